@@ -1,0 +1,5 @@
+#![forbid(unsafe_code)]
+//! kioskd.
+
+pub mod http;
+pub mod resp;
