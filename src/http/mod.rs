@@ -1,1 +1,26 @@
-//! HTTP messages.
+//! HTTP/1.1 messages: bytes in, values out, and back. No sockets, no threads, no clocks.
+//!
+//! ```text
+//! bytes ─▶ HeadParser ─▶ Head ─▶ Framing ─▶ ChunkedDecoder or a plain count ─▶ Request
+//!          (head.rs)     (message.rs)  (body.rs)
+//! bytes ◀─ print ◀──────────────────────────────────────────────────────────── Response
+//!          (print.rs)
+//! ```
+//!
+//! Everything here obeys RFC 9112 strictly and judges in byte order: what an input is worth, a
+//! value or an error, never depends on how the network cut it into pieces. Deadlines, and whether
+//! to close after an error, belong to the front; what a method or a path means, to the service.
+//!
+//! Reading order: `error` (what can be wrong), `bytes` (the alphabets), `request_line` and `field`
+//! (one line each), `head` (the lines together), `target` and `authority`, `message`, `body`, then
+//! the way out: `problem`, `date`, `print`.
+
+mod date;
+mod problem;
+
+pub use date::{DateCache, http_date};
+pub use problem::{checked_header, empty, header, json, problem, text};
+pub use tiny_http::{HTTPVersion, Header, Method, StatusCode};
+
+/// A response whose body is bytes in memory, so that its length is always known.
+pub type Response = tiny_http::Response<std::io::Cursor<Vec<u8>>>;
