@@ -15,11 +15,25 @@
 //! (one line each), `head` (the lines together), `target` and `authority`, `message`, `body`, then
 //! the way out: `problem`, `date`, `print`.
 
+mod authority;
+mod body;
+mod bytes;
 mod date;
+mod error;
+mod field;
+mod head;
+mod message;
 mod problem;
+mod request_line;
+mod target;
 
+pub use body::{Framing, framing};
 pub use date::{DateCache, http_date};
+pub use error::ParseError;
+pub use head::{HeadLimits, HeadParser};
+pub use message::{Head, Request};
 pub use problem::{checked_header, empty, header, json, problem, text};
+pub use target::{BadEscape, Target, percent_decode, query_pairs, query_values};
 pub use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 
 /// A response whose body is bytes in memory, so that its length is always known.

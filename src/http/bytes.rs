@@ -1,0 +1,82 @@
+//! The alphabets of HTTP/1.1 as one table: which bytes may stand where.
+//!
+//! A scanner asks `run` for the longest prefix in an alphabet and judges the one byte that stopped
+//! it. That is a table look-up per byte, and it makes every fault belong to exactly one byte.
+
+use super::ParseError;
+
+/// `tchar`: methods and field names (RFC 9110 §5.6.2).
+pub(super) const TOKEN: u8 = 1;
+/// Visible ASCII without `#`: a fragment is never sent to a server (RFC 9110 §7.1).
+pub(super) const TARGET: u8 = 2;
+/// `field-content`: HTAB, SP, visible ASCII and obs-text (RFC 9110 §5.5).
+pub(super) const VALUE: u8 = 4;
+
+const ALPHABETS: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        let byte = i as u8;
+        if byte.is_ascii_alphanumeric() {
+            table[i] |= TOKEN;
+        }
+        if byte.is_ascii_graphic() && byte != b'#' {
+            table[i] |= TARGET;
+        }
+        if byte == b'\t' || byte == b' ' || byte.is_ascii_graphic() || byte >= 0x80 {
+            table[i] |= VALUE;
+        }
+        i += 1;
+    }
+    let marks = b"!#$%&'*+-.^_`|~";
+    let mut i = 0;
+    while i < marks.len() {
+        table[marks[i] as usize] |= TOKEN;
+        i += 1;
+    }
+    table
+};
+
+/// How many bytes at the front of `bytes` belong to `alphabet`.
+pub(super) fn run(bytes: &[u8], alphabet: u8) -> usize {
+    let stop = |&byte: &u8| ALPHABETS[usize::from(byte)] & alphabet == 0;
+    bytes.iter().position(stop).unwrap_or(bytes.len())
+}
+
+/// Names the fault of a byte out of place: its own, or that of the `place` it stands in.
+///
+/// CR is left to the place, which knows whether a line may end there.
+pub(super) fn misplaced(byte: u8, place: ParseError) -> ParseError {
+    match byte {
+        b'\n' => ParseError::BareLf,
+        b'\t' | b'\r' => place,
+        _ if byte.is_ascii_control() => ParseError::ControlByte,
+        _ => place,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(alphabet: u8) -> Vec<u8> {
+        (0..=255)
+            .filter(|&byte| run(&[byte], alphabet) == 1)
+            .collect()
+    }
+
+    #[test]
+    fn alphabets_are_those_of_the_rfc() {
+        let token = members(TOKEN);
+        assert_eq!(token.len(), 26 + 26 + 10 + 15);
+        assert!(!token.iter().any(|b| b"\"(),/:;<=>?@[\\]{} ".contains(b)));
+
+        let target = members(TARGET);
+        assert_eq!(target.len(), 0x7E - 0x21);
+        assert!(!target.contains(&b'#') && !target.contains(&b' '));
+
+        let value = members(VALUE);
+        assert_eq!(value.len(), 1 + (0x7F - 0x20) + 128);
+        assert!(!value.contains(&0x7F) && !value.contains(&b'\r'));
+    }
+}
