@@ -1,10 +1,29 @@
-//! Where a request body ends (RFC 9112 §6).
+//! Where a request body ends (RFC 9112 §6–7), and how to take it out of its chunks.
 //!
 //! Content-Length beside Transfer-Encoding is refused: two readers could disagree about where the
 //! request stops, and that disagreement is request smuggling. For the same reason a length is
 //! refused twice even if both agree, and no coding but a single `chunked` is known.
+//!
+//! ```text
+//! 5;a=b␍␊     size in hexadecimal, extensions ignored
+//! hello␍␊     exactly that many bytes
+//! 0␍␊         the last chunk
+//! Md5: x␍␊    trailer fields: judged like headers, then dropped
+//! ␍␊
+//! ```
+//!
+//! Nothing is reserved for a declared size: memory grows with bytes that came.
 
+use super::bytes::{VALUE, misplaced, run};
+use super::field::{FieldLine, Line};
 use super::{HTTPVersion, Header, ParseError};
+
+/// What one body may spend on chunk extensions and trailers together, the closing empty line
+/// included. Nobody we know sends either; without a bound they are a body nobody counts.
+const OVERHEAD_BYTES_MAX: usize = 8 * 1024;
+
+/// As many as a head may have by default.
+const TRAILERS_MAX: usize = 100;
 
 /// How the end of a body is found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +68,153 @@ fn parse_length(digits: &str) -> Result<Framing, ParseError> {
     }
     let length = digits.parse().map_err(|_| ParseError::BodyTooLarge)?;
     Ok(Framing::Length(length))
+}
+
+/// Joins the chunks of one body (RFC 9112 §7.1). Make a new one for each.
+#[derive(Debug, Default)]
+pub struct ChunkedDecoder {
+    state: State,
+    /// The size of the current chunk, then what of it is still to come.
+    chunk_left: u64,
+    /// Body bytes in the chunks announced so far.
+    body_bytes: u64,
+    overhead_bytes: usize,
+    trailers: usize,
+    trailer: FieldLine,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    /// After this many digits of a size.
+    Size(u8),
+    Extension,
+    SizeLineFeed,
+    Data,
+    DataReturn,
+    DataLineFeed,
+    Trailers,
+    Done,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::Size(0)
+    }
+}
+
+impl ChunkedDecoder {
+    /// Takes what it can from `input`, the bytes not yet consumed, and appends body bytes to `out`.
+    ///
+    /// Gives the bytes consumed, and whether the body is finished; what is left over then belongs
+    /// to the next request. A body of exactly `body_bytes_max` passes. A chunk that would take it
+    /// further is 413 as soon as its size line is read, before any of its data.
+    pub fn decode(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        body_bytes_max: usize,
+    ) -> Result<(usize, bool), ParseError> {
+        let mut at = 0;
+        while let Some(&byte) = input.get(at) {
+            match self.state {
+                State::Size(digits) => {
+                    self.state = self.size_byte(digits, byte)?;
+                    at += 1;
+                }
+                State::Extension => {
+                    let len = run(&input[at..], VALUE);
+                    self.overhead_bytes += len;
+                    at += len;
+                    if self.overhead_bytes > OVERHEAD_BYTES_MAX {
+                        return Err(ParseError::ChunkExtensionsTooLarge);
+                    }
+                    match input.get(at) {
+                        None => break,
+                        Some(b'\r') => self.state = State::SizeLineFeed,
+                        Some(&byte) => return Err(misplaced(byte, ParseError::ControlByte)),
+                    }
+                    at += 1;
+                }
+                State::SizeLineFeed if byte == b'\n' => {
+                    self.state = self.announce(body_bytes_max as u64)?;
+                    at += 1;
+                }
+                State::SizeLineFeed => return Err(ParseError::BareCr),
+                State::Data => {
+                    let rest = &input[at..];
+                    let len = rest
+                        .len()
+                        .min(usize::try_from(self.chunk_left).unwrap_or(usize::MAX));
+                    out.extend_from_slice(&rest[..len]);
+                    self.chunk_left -= len as u64;
+                    at += len;
+                    if self.chunk_left == 0 {
+                        self.state = State::DataReturn;
+                    }
+                }
+                State::DataReturn if byte == b'\r' => {
+                    self.state = State::DataLineFeed;
+                    at += 1;
+                }
+                State::DataLineFeed if byte == b'\n' => {
+                    self.state = State::Size(0);
+                    at += 1;
+                }
+                State::DataReturn | State::DataLineFeed => return Err(ParseError::BadChunkEnd),
+                State::Trailers => at += self.trailer_bytes(&input[at..])?,
+                State::Done => break,
+            }
+        }
+        Ok((at, matches!(self.state, State::Done)))
+    }
+
+    /// One byte of a size line. Sixteen digits fill a `u64` and cannot overflow it.
+    fn size_byte(&mut self, digits: u8, byte: u8) -> Result<State, ParseError> {
+        match (char::from(byte).to_digit(16), byte) {
+            (Some(digit), _) if digits < 16 => {
+                self.chunk_left = self.chunk_left << 4 | u64::from(digit);
+                Ok(State::Size(digits + 1))
+            }
+            (None, b'\r') if digits > 0 => Ok(State::SizeLineFeed),
+            (None, b';') if digits > 0 => {
+                self.overhead_bytes += 1;
+                Ok(State::Extension)
+            }
+            _ => Err(misplaced(byte, ParseError::BadChunkSize)),
+        }
+    }
+
+    /// Judges the size of the chunk that comes next. `body_bytes` is within the limit already, so
+    /// the subtraction holds unless a caller lowers the limit midway.
+    fn announce(&mut self, body_bytes_max: u64) -> Result<State, ParseError> {
+        if self.chunk_left > body_bytes_max.saturating_sub(self.body_bytes) {
+            return Err(ParseError::BodyTooLarge);
+        }
+        self.body_bytes += self.chunk_left;
+        Ok(if self.chunk_left == 0 {
+            State::Trailers
+        } else {
+            State::Data
+        })
+    }
+
+    /// Reads trailers up to a line end, never looking beyond the overhead allowed.
+    fn trailer_bytes(&mut self, input: &[u8]) -> Result<usize, ParseError> {
+        let window = &input[..input.len().min(OVERHEAD_BYTES_MAX - self.overhead_bytes)];
+        let (taken, line) = self
+            .trailer
+            .advance(window, self.trailers == TRAILERS_MAX)?;
+        self.overhead_bytes += taken;
+        match line {
+            Some(Line::Empty) => self.state = State::Done,
+            _ if self.overhead_bytes == OVERHEAD_BYTES_MAX => {
+                return Err(ParseError::TrailersTooLarge);
+            }
+            Some(Line::Field { .. }) => self.trailers += 1,
+            None => {}
+        }
+        Ok(taken)
+    }
 }
 
 #[cfg(test)]
@@ -127,5 +293,153 @@ mod tests {
         let chunked = headers(&["Transfer-Encoding: chunked"]);
         assert_eq!(framing(&HTTPVersion(1, 0), &chunked), Err(EncodingInHttp10));
         assert_eq!(framing(&HTTPVersion(1, 2), &chunked), Ok(Framing::Chunked));
+    }
+
+    /// The joined body and the bytes it took; `None` if it is not finished.
+    type Decoded = Result<Option<(Vec<u8>, usize)>, ParseError>;
+
+    fn decode_in_pieces(input: &[u8], piece: usize, max: usize) -> Decoded {
+        let mut decoder = ChunkedDecoder::default();
+        let (mut out, mut at) = (Vec::new(), 0);
+        for bytes in input.chunks(piece.max(1)) {
+            let (taken, finished) = decoder.decode(bytes, &mut out, max)?;
+            at += taken;
+            if finished {
+                return Ok(Some((out, at)));
+            }
+            assert_eq!(taken, bytes.len(), "an unfinished body takes all there is");
+        }
+        Ok(None)
+    }
+
+    /// Decodes whole, in pieces of each small size and with trailing bytes; all must agree.
+    fn decode(input: &[u8], max: usize) -> Decoded {
+        let result = decode_in_pieces(input, input.len(), max);
+        for piece in 1..8 {
+            let pieces = decode_in_pieces(input, piece, max);
+            assert_eq!(pieces, result, "{}", input.escape_ascii());
+        }
+        if result != Ok(None) {
+            let trailing = [input, b"\nGET / HTTP/1.1\0"].concat();
+            assert_eq!(decode_in_pieces(&trailing, trailing.len(), max), result);
+        }
+        result
+    }
+
+    #[test]
+    fn joins_chunks_and_refuses_malformed_ones() {
+        let body = |text: &str| Ok(Some(text.as_bytes().to_vec()));
+        for (input, wanted) in [
+            (&b"0\r\n\r\n"[..], body("")),
+            (b"5\r\nhello\r\n0\r\n\r\n", body("hello")),
+            (b"1\r\na\r\n0002\r\n\r\n\r\n000\r\n\r\n", body("a\r\n")),
+            (b"A\r\n0123456789\r\n0\r\n\r\n", body("0123456789")),
+            (b"a\r\n0123456789\r\n0\r\n\r\n", body("0123456789")),
+            (b"0000000000000001\r\na\r\n0\r\n\r\n", body("a")),
+            (b"1;x=\"y;\";z\t\xff\r\na\r\n0;\r\n\r\n", body("a")),
+            (b"0\r\nMd5: x\r\nContent-Length: 9\r\n\r\n", body("")),
+            (b"5\r\nhello\r\n0\r\n\r", Ok(None)),
+            (b"5\r\nhell", Ok(None)),
+            (b"", Ok(None)),
+            (b"00000000000000001", Err(BadChunkSize)),
+            (b"\r", Err(BadChunkSize)),
+            (b";", Err(BadChunkSize)),
+            (b" 5", Err(BadChunkSize)),
+            (b"5 ", Err(BadChunkSize)),
+            (b"5\t", Err(BadChunkSize)),
+            (b"+5", Err(BadChunkSize)),
+            (b"-5", Err(BadChunkSize)),
+            (b"0x5", Err(BadChunkSize)),
+            (b"5g", Err(BadChunkSize)),
+            (b"5\n", Err(BareLf)),
+            (b"5\r\r", Err(BareCr)),
+            (b"5;a\n", Err(BareLf)),
+            (b"5;a\0", Err(ControlByte)),
+            (b"5;a\rb", Err(BareCr)),
+            (b"5\0", Err(ControlByte)),
+            (b"5\r\nhello!", Err(BadChunkEnd)),
+            (b"5\r\nhello\n", Err(BadChunkEnd)),
+            (b"5\r\nhello\r\r", Err(BadChunkEnd)),
+            (b"1\r\na0", Err(BadChunkEnd)),
+            (b"0\r\n a: b", Err(FoldedLine)),
+            (b"0\r\na : b", Err(SpaceBeforeColon)),
+            (b"0\r\n0\r", Err(BadFieldName)),
+            (b"0\r\n\n", Err(BareLf)),
+            (b"0\r\na: \0", Err(ControlByte)),
+        ] {
+            let result = decode(input, 100);
+            if let Ok(Some((_, taken))) = &result {
+                assert_eq!(*taken, input.len());
+            }
+            let out = result.map(|done| done.map(|(out, _)| out));
+            assert_eq!(out, wanted, "{}", input.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_body_of_exactly_the_limit_passes() {
+        let input = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
+        assert_eq!(decode(input, 6).unwrap().unwrap().0, b"abcde");
+        assert_eq!(decode(input, 5).unwrap().unwrap().0, b"abcde");
+        assert_eq!(decode(input, 4), Err(BodyTooLarge));
+        assert_eq!(decode(b"0\r\n\r\n", 0).unwrap().unwrap().0, b"");
+    }
+
+    #[test]
+    fn a_size_beyond_the_limit_is_refused_before_its_data() {
+        assert_eq!(decode(b"3\r\nabc\r\n3\r", 5), Ok(None));
+        assert_eq!(decode(b"3\r\nabc\r\n3\r\n", 5), Err(BodyTooLarge));
+        assert_eq!(
+            decode(b"1\r\na\r\nffffffffffffffff\r\n", 5),
+            Err(BodyTooLarge)
+        );
+        assert_eq!(decode(b"ffffffffffffffff\r\n", usize::MAX), Ok(None));
+    }
+
+    #[test]
+    fn extensions_are_bounded_over_the_whole_body() {
+        let body = |len: usize| format!("1;{0}\r\na\r\n1;{0}\r\nb\r\n1\r\n", "x".repeat(len));
+        assert_eq!(decode(body(4095).as_bytes(), 9), Ok(None));
+        assert_eq!(
+            decode(body(4096).as_bytes(), 9),
+            Err(ChunkExtensionsTooLarge)
+        );
+    }
+
+    #[test]
+    fn trailers_are_bounded_in_bytes_and_number() {
+        // "a:", the value, two line ends: 6 bytes beside the value.
+        let bytes = |len: usize| format!("0\r\na:{}\r\n\r\n", "x".repeat(len));
+        for (len, passes) in [(8185, true), (8186, true), (8187, false)] {
+            let result = decode(bytes(len).as_bytes(), 9);
+            assert_eq!(result.is_ok(), passes, "{len}");
+            assert!(passes || result == Err(TrailersTooLarge));
+        }
+        let number = |n: usize| format!("0\r\n{}\r\n", "a: b\r\n".repeat(n));
+        for (n, passes) in [(99, true), (100, true), (101, false)] {
+            let result = decode(number(n).as_bytes(), 9);
+            assert_eq!(result.is_ok(), passes, "{n}");
+            assert!(passes || result == Err(TooManyHeaders));
+        }
+    }
+
+    #[test]
+    fn extensions_leave_less_for_trailers() {
+        let body = |len: usize| format!("0;{}\r\na: b\r\n\r\n", "x".repeat(len));
+        // The semicolon is one byte, the trailer and the empty line eight.
+        assert!(matches!(decode(body(8192 - 9).as_bytes(), 9), Ok(Some(_))));
+        assert_eq!(decode(body(8192 - 8).as_bytes(), 9), Err(TrailersTooLarge));
+        assert_eq!(decode(body(8192 - 1).as_bytes(), 9), Err(TrailersTooLarge));
+    }
+
+    #[test]
+    fn a_finished_decoder_takes_nothing_more() {
+        let mut decoder = ChunkedDecoder::default();
+        let mut out = Vec::new();
+        assert_eq!(
+            decoder.decode(b"0\r\n\r\n5\r\n", &mut out, 9),
+            Ok((5, true))
+        );
+        assert_eq!(decoder.decode(b"5\r\n", &mut out, 9), Ok((0, true)));
     }
 }

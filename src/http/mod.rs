@@ -27,7 +27,7 @@ mod problem;
 mod request_line;
 mod target;
 
-pub use body::{Framing, framing};
+pub use body::{ChunkedDecoder, Framing, framing};
 pub use date::{DateCache, http_date};
 pub use error::ParseError;
 pub use head::{HeadLimits, HeadParser};
