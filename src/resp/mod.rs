@@ -1,1 +1,8 @@
 //! Redis.
+
+pub mod codec;
+mod encode;
+mod header;
+mod limits;
+mod protocol_error;
+mod value;

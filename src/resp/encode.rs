@@ -1,0 +1,219 @@
+//! Writes commands: arrays of bulk strings, the only form a Redis server needs to read.
+//!
+//! ```
+//! let mut out = Vec::new();
+//! kioskd::resp::codec::encode(&mut out, &[b"GET", b"k"]);
+//! assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
+//! ```
+//!
+//! The command is appended to the connection's output buffer, and nothing that can fail happens
+//! between the first byte and the last: half a command in the buffer would shift every reply
+//! after it. So the checks come first, the memory is reserved next, and then only copies follow.
+
+use super::value::Reply;
+
+/// The most words a command of ours may have. The longest we send, a script call, has about ten.
+pub const COMMAND_WORDS_MAX: usize = 64;
+
+/// The most bytes of a command's words together: what Redis accepts for a single one of them
+/// (`proto-max-bulk-len`, 512 MiB).
+pub const COMMAND_BYTES_MAX: usize = 512 << 20;
+
+/// Appends one command to `out`.
+///
+/// # Panics
+///
+/// Before it has written anything, if there are no words (Redis would send no reply, and the next
+/// command would take its place), more than [`COMMAND_WORDS_MAX`] or more than
+/// [`COMMAND_BYTES_MAX`] bytes. Bodies are bounded where they enter, far below; getting here is a
+/// mistake of ours.
+pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) {
+    assert!(
+        is_sendable(args),
+        "BUG: a command of no or too many words or bytes"
+    );
+    out.reserve(
+        args.iter()
+            .map(|arg| arg.len() + BULK_FRAMING_BYTES)
+            .sum::<usize>()
+            + BULK_FRAMING_BYTES,
+    );
+    push_header(out, b'*', args.len() as u64);
+    for arg in args {
+        push_bulk(out, b'$', arg);
+    }
+}
+
+/// `$`, up to 9 digits (512 MiB), and two CRLFs.
+const BULK_FRAMING_BYTES: usize = 1 + 9 + 2 + 2;
+
+fn is_sendable(args: &[&[u8]]) -> bool {
+    let bytes = args
+        .iter()
+        .fold(0_usize, |sum, arg| sum.saturating_add(arg.len()));
+    (1..=COMMAND_WORDS_MAX).contains(&args.len()) && bytes <= COMMAND_BYTES_MAX
+}
+
+fn push_bulk(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+    push_header(out, kind, payload.len() as u64);
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_header(out: &mut Vec<u8>, kind: u8, number: u64) {
+    out.push(kind);
+    push_decimal(out, number);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Digits by hand: `write!` costs about as much as the rest of a small command.
+fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+/// Appends `reply` as a RESP3 server would send it: the other direction, for tests, fuzzing and
+/// benchmarks, so it favours plainness over speed.
+///
+/// An error whose text holds CR or LF goes out as a bulk error. A simple string or big number is
+/// written as it stands, even if a line cannot carry it. [`Reply::TooLarge`] becomes a bulk of
+/// that many `x`.
+pub fn encode_reply(out: &mut Vec<u8>, reply: &Reply) {
+    match reply {
+        Reply::Simple(text) => push_line(out, b'+', text),
+        Reply::Error(error) if error.message.iter().any(|byte| b"\r\n".contains(byte)) => {
+            push_bulk(out, b'!', &error.message);
+        }
+        Reply::Error(error) => push_line(out, b'-', &error.message),
+        Reply::Integer(number) => push_line(out, b':', number.to_string().as_bytes()),
+        Reply::Bulk(payload) => push_bulk(out, b'$', payload),
+        Reply::Null => push_line(out, b'_', b""),
+        Reply::Array(items) => push_aggregate(out, b'*', items),
+        Reply::Set(items) => push_aggregate(out, b'~', items),
+        Reply::Map(pairs) => {
+            push_header(out, b'%', pairs.len() as u64);
+            for (key, value) in pairs {
+                encode_reply(out, key);
+                encode_reply(out, value);
+            }
+        }
+        Reply::Double(number) => {
+            push_line(
+                out,
+                b',',
+                number.to_string().to_ascii_lowercase().as_bytes(),
+            );
+        }
+        Reply::Boolean(true) => push_line(out, b'#', b"t"),
+        Reply::Boolean(false) => push_line(out, b'#', b"f"),
+        Reply::BigNumber(digits) => push_line(out, b'(', digits),
+        Reply::Verbatim(payload) => push_bulk(out, b'=', &[b"txt:", &payload[..]].concat()),
+        Reply::TooLarge(length) => {
+            let length = usize::try_from(*length).expect("BUG: a test payload larger than memory");
+            push_bulk(out, b'$', &vec![b'x'; length]);
+        }
+    }
+}
+
+fn push_aggregate(out: &mut Vec<u8>, kind: u8, items: &[Reply]) {
+    push_header(out, kind, items.len() as u64);
+    for item in items {
+        encode_reply(out, item);
+    }
+}
+
+fn push_line(out: &mut Vec<u8>, kind: u8, text: &[u8]) {
+    out.push(kind);
+    out.extend_from_slice(text);
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(args: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode(&mut out, args);
+        out
+    }
+
+    #[test]
+    fn writes_commands_as_arrays_of_bulk_strings() {
+        for (args, wire) in [
+            (
+                &[b"PING" as &[u8]] as &[&[u8]],
+                b"*1\r\n$4\r\nPING\r\n" as &[u8],
+            ),
+            (&[b"GET", b""], b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n"),
+            (
+                &[b"SET", b"\r\n", b"\0\xff"],
+                b"*3\r\n$3\r\nSET\r\n$2\r\n\r\n\r\n$2\r\n\0\xff\r\n",
+            ),
+            (&[&[b'x'; 10]], b"*1\r\n$10\r\nxxxxxxxxxx\r\n"),
+        ] {
+            assert_eq!(encoded(args), wire);
+        }
+    }
+
+    #[test]
+    fn appends_and_reserves_once() {
+        let mut out = b"before".to_vec();
+        encode(&mut out, &[b"PING"]);
+        assert_eq!(out, b"before*1\r\n$4\r\nPING\r\n");
+
+        let value = vec![b'v'; 100_000];
+        let wire = encoded(&[b"SET", b"key", &value]);
+        assert!(wire.capacity() < wire.len() + 4 * BULK_FRAMING_BYTES);
+    }
+
+    #[test]
+    fn sends_1_to_64_words_of_up_to_512_mib_together() {
+        // The same slice many times over, so that the test needs no half gigabyte.
+        let eighth = vec![0; COMMAND_BYTES_MAX / 8];
+        let mut full = vec![&eighth[..]; 8];
+        let word: &[u8] = b"w";
+        assert!(is_sendable(&full));
+        full[7] = &eighth[1..];
+        assert!(is_sendable(&full));
+        full[7] = &eighth;
+        full.push(word);
+        assert!(!is_sendable(&full));
+
+        for (words, sendable) in [(0, false), (1, true), (63, true), (64, true), (65, false)] {
+            assert_eq!(is_sendable(&vec![word; words]), sendable, "{words} words");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "BUG: ")]
+    fn refuses_a_command_that_redis_would_not_answer() {
+        encode(&mut Vec::new(), &[]);
+    }
+
+    #[test]
+    fn writes_decimals_of_every_width() {
+        let mut power = 1_u64;
+        for number in std::iter::from_fn(|| {
+            let current = power;
+            power = power.checked_mul(10)?;
+            Some(current)
+        })
+        .flat_map(|power| [power - 1, power, power + 1])
+        .chain([u64::MAX])
+        {
+            let mut out = Vec::new();
+            push_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Reads one RESP line: the type byte, the text after it, and CRLF.
+//!
+//! ```text
+//! $5\r\nhello\r\n
+//! ^^       the line: type `$`, text `5`
+//! ```
+//!
+//! The grammar is narrower than most clients': what no Redis server sends is refused, because a
+//! stream that contains it is more likely out of step than creative. Numbers have no `+`, no
+//! space and no leading zero; a bare CR or LF inside a line ends the connection; streamed
+//! lengths (`$?`), which no released server sends, are refused.
+//!
+//! Types: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. What the values mean
+//! for a reply, and all limits on the reply as a whole, are `codec`'s.
+
+use super::protocol_error::{Excerpt, ProtocolError};
+use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Reply};
+
+/// What one line says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Header {
+    /// The line is the whole value.
+    Value(Reply),
+    /// So many bytes and a CRLF follow.
+    Bulk(BulkKind, u64),
+    /// So many elements follow; for maps and attributes, so many pairs.
+    Aggregate(AggregateKind, u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum BulkKind {
+    String,
+    Error,
+    /// Its first four bytes, `txt:` or the like, are counted in the length.
+    Verbatim,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum AggregateKind {
+    Array,
+    Map,
+    Set,
+    Push,
+    Attribute,
+}
+
+/// Most bytes between the type byte and CRLF. A length or integer needs 20; 64 is generous.
+const TEXT_BYTES_MAX: usize = 64;
+/// The same for doubles, which some servers print without an exponent: 1e-300 has 302 digits.
+const DOUBLE_BYTES_MAX: usize = 512;
+/// The same for big numbers: about 13,600 bits.
+const BIG_NUMBER_BYTES_MAX: usize = 4096;
+
+/// The longest text a line of this type may have; `None` if there is no such type.
+/// `status_bytes_max` is the limit of simple strings and errors.
+pub(super) fn text_bytes_max(kind: u8, status_bytes_max: usize) -> Option<usize> {
+    match kind {
+        b'+' | b'-' => Some(status_bytes_max),
+        b',' => Some(DOUBLE_BYTES_MAX),
+        b'(' => Some(BIG_NUMBER_BYTES_MAX),
+        b':' | b'$' | b'*' | b'%' | b'~' | b'>' | b'|' | b'=' | b'!' | b'#' | b'_' => {
+            Some(TEXT_BYTES_MAX)
+        }
+        _ => None,
+    }
+}
+
+/// Finds the end of the line that starts `input` with type byte `kind`: the length of its text,
+/// or `None` while CRLF has not come.
+///
+/// `scanned` is how much of the line an earlier call has looked at, type byte included, and is
+/// moved on: a line that comes a byte at a time is still scanned once.
+pub(super) fn find_line_end(
+    input: &[u8],
+    scanned: &mut usize,
+    kind: u8,
+    text_bytes_max: usize,
+) -> Result<Option<usize>, ProtocolError> {
+    const AFTER_KIND: usize = 1;
+    let from = (*scanned).max(AFTER_KIND).min(input.len());
+    // The byte after the longest text must be the CR, so there is no reason to look further.
+    let window = &input[from..input.len().min(AFTER_KIND + text_bytes_max + 1)];
+    match window.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
+        Some(offset) if window[offset] == b'\n' => Err(ProtocolError::BareLineBreak { kind }),
+        Some(offset) => {
+            let cr = from + offset;
+            *scanned = cr;
+            match input.get(cr + 1) {
+                Some(b'\n') => Ok(Some(cr - AFTER_KIND)),
+                Some(_) => Err(ProtocolError::BareLineBreak { kind }),
+                None => Ok(None),
+            }
+        }
+        None if input.len() > AFTER_KIND + text_bytes_max => Err(ProtocolError::LineTooLong {
+            kind,
+            limit: text_bytes_max,
+        }),
+        None => {
+            *scanned = input.len();
+            Ok(None)
+        }
+    }
+}
+
+/// Understands a whole line.
+pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError> {
+    let bad = || ProtocolError::BadLine {
+        kind,
+        text: Excerpt::of(text),
+    };
+    let length = || {
+        parse_integer(text)
+            .and_then(|n| u64::try_from(n).ok())
+            .ok_or_else(bad)
+    };
+    let aggregate = |kind| Ok(Header::Aggregate(kind, length()?));
+    let value = |reply: Option<Reply>| reply.map(Header::Value).ok_or_else(bad);
+    match kind {
+        b'$' | b'*' if text == b"-1" => Ok(Header::Value(Reply::Null)),
+        b'$' => Ok(Header::Bulk(BulkKind::String, length()?)),
+        b'!' => Ok(Header::Bulk(BulkKind::Error, length()?)),
+        b'=' => match length()? {
+            0..4 => Err(bad()),
+            length => Ok(Header::Bulk(BulkKind::Verbatim, length)),
+        },
+        b'*' => aggregate(AggregateKind::Array),
+        b'%' => aggregate(AggregateKind::Map),
+        b'~' => aggregate(AggregateKind::Set),
+        b'>' => aggregate(AggregateKind::Push),
+        b'|' => aggregate(AggregateKind::Attribute),
+        b'+' => {
+            let kept = text.len().min(ERROR_MESSAGE_BYTES_MAX);
+            value(Some(Reply::Simple(text[..kept].to_vec())))
+        }
+        b'-' => value(Some(Reply::Error(ErrorReply::parse(text)))),
+        b':' => value(parse_integer(text).map(Reply::Integer)),
+        b',' => value(parse_double(text).map(Reply::Double)),
+        b'(' => value(is_big_number(text).then(|| Reply::BigNumber(text.to_vec()))),
+        b'_' => value(text.is_empty().then_some(Reply::Null)),
+        b'#' => value(match text {
+            b"t" => Some(Reply::Boolean(true)),
+            b"f" => Some(Reply::Boolean(false)),
+            _ => None,
+        }),
+        byte => Err(ProtocolError::UnknownType { byte }),
+    }
+}
+
+/// Whether the CRLF after a bulk has come. A wrong byte is refused as soon as it is seen.
+pub(super) fn is_bulk_ended(after: &[u8]) -> Result<bool, ProtocolError> {
+    match after {
+        [] | [b'\r'] => Ok(false),
+        [b'\r', b'\n', ..] => Ok(true),
+        [b'\r', byte, ..] | [byte, ..] => Err(ProtocolError::UnterminatedBulk { byte: *byte }),
+    }
+}
+
+/// Whether the first four bytes of a verbatim payload name a format: three bytes and a colon.
+pub(super) fn check_verbatim_format(format: &[u8]) -> Result<(), ProtocolError> {
+    match format {
+        [_, _, _, b':'] => Ok(()),
+        _ => Err(ProtocolError::BadLine {
+            kind: b'=',
+            text: Excerpt::of(format),
+        }),
+    }
+}
+
+/// Optional `-`, then 1–19 digits without a leading zero, within i64. `-0` is not a number either.
+fn parse_integer(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        digits => (false, digits),
+    };
+    match digits {
+        [b'0'] if !negative => return Some(0),
+        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
+        _ => return None,
+    }
+    // Downwards, because i64::MIN has no positive counterpart.
+    let below_zero = digits.iter().try_fold(0_i64, |sum, digit| match digit {
+        b'0'..=b'9' => sum.checked_mul(10)?.checked_sub(i64::from(digit - b'0')),
+        _ => None,
+    })?;
+    if negative {
+        Some(below_zero)
+    } else {
+        below_zero.checked_neg()
+    }
+}
+
+/// `inf`, `-inf`, `nan`, or a decimal with optional fraction and exponent that is finite.
+fn parse_double(text: &[u8]) -> Option<f64> {
+    match text {
+        b"inf" => return Some(f64::INFINITY),
+        b"-inf" => return Some(f64::NEG_INFINITY),
+        b"nan" => return Some(f64::NAN),
+        _ => {}
+    }
+    // `str::parse` also takes `+1`, `.5`, `5.` and `Infinity`.
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    let rest = skip_digits(unsigned)?;
+    let rest = match rest {
+        [b'.', fraction @ ..] => skip_digits(fraction)?,
+        rest => rest,
+    };
+    let rest = match rest {
+        [b'e' | b'E', b'+' | b'-', exponent @ ..] | [b'e' | b'E', exponent @ ..] => {
+            skip_digits(exponent)?
+        }
+        rest => rest,
+    };
+    let number: f64 = str::from_utf8(text).ok()?.parse().ok()?;
+    (rest.is_empty() && number.is_finite()).then_some(number)
+}
+
+/// What follows one digit or more.
+fn skip_digits(text: &[u8]) -> Option<&[u8]> {
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    (digits > 0).then(|| &text[digits..])
+}
+
+fn is_big_number(text: &[u8]) -> bool {
+    let unsigned = text.strip_prefix(b"-").unwrap_or(text);
+    skip_digits(unsigned).is_some_and(<[u8]>::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Accepted and refused texts of each type stand side by side: moving one to the other column
+    // is a change of grammar.
+    #[test]
+    fn accepts_and_refuses_the_texts_of_each_type() {
+        type Row = (u8, &'static [&'static str], &'static [&'static str]);
+        let grammar: &[Row] = &[
+            (
+                b':',
+                &[
+                    "0",
+                    "1",
+                    "-1",
+                    "10",
+                    "9223372036854775807",
+                    "-9223372036854775808",
+                ],
+                &[
+                    "",
+                    "-",
+                    "+5",
+                    " 5",
+                    "5 ",
+                    "05",
+                    "-05",
+                    "-0",
+                    "00",
+                    "5a",
+                    "1.0",
+                    "0x1",
+                    "9223372036854775808",
+                    "-9223372036854775809",
+                    "12345678901234567890",
+                ],
+            ),
+            (
+                b'$',
+                &["-1", "0", "5", "9223372036854775807"],
+                &[
+                    "",
+                    "-2",
+                    "+5",
+                    " 5",
+                    "05",
+                    "-0",
+                    "-01",
+                    "?",
+                    "9223372036854775808",
+                ],
+            ),
+            (
+                b'*',
+                &["-1", "0", "5", "4294967295"],
+                &["", "-2", "+5", " 5", "05", "?", "9223372036854775808"],
+            ),
+            (
+                b'%',
+                &["0", "7", "9223372036854775807"],
+                &["", "-1", "-2", "+1", "01", "?"],
+            ),
+            (b'~', &["0", "7"], &["", "-1", "+1", "01", "?"]),
+            (b'>', &["0", "7"], &["", "-1", "+1", "01", "?"]),
+            (b'|', &["0", "7"], &["", "-1", "+1", "01", "?"]),
+            (
+                b'=',
+                &["4", "5", "40"],
+                &["", "-1", "0", "3", "+4", "04", "?"],
+            ),
+            (b'!', &["0", "21"], &["", "-1", "+1", "021", "?"]),
+            (b'_', &[""], &[" ", "0", "null"]),
+            (b'#', &["t", "f"], &["", "T", "true", "1", "tf"]),
+            (
+                b',',
+                &[
+                    "0",
+                    "-0",
+                    "3.141",
+                    "-3.5",
+                    "1e+20",
+                    "1E5",
+                    "1.5000000000000001e-300",
+                    "10",
+                    "inf",
+                    "-inf",
+                    "nan",
+                    "1e-999",
+                    "007",
+                ],
+                &[
+                    "", "-", "+1", ".5", "5.", "1e", "1e+", "1e999", "-1e999", "Inf", "infinity",
+                    "-nan", "NaN", "+inf", "1,5", "1 ", "0x1p3", "1.2.3", "1e5.5",
+                ],
+            ),
+            (
+                b'(',
+                &["0", "-1", "1234567999999999999999999999999999999"],
+                &["", "-", "+1", "1.5", "1e5", " 1", "--1"],
+            ),
+            (b'+', &["", "OK", "any text \u{1}"], &[]),
+            (b'-', &["", "ERR", "any text"], &[]),
+        ];
+        for (kind, accepted, refused) in grammar {
+            for text in *accepted {
+                let parsed = parse_line(*kind, text.as_bytes());
+                assert!(parsed.is_ok(), "{}{text}: {parsed:?}", char::from(*kind));
+            }
+            for text in *refused {
+                let parsed = parse_line(*kind, text.as_bytes());
+                assert!(parsed.is_err(), "{}{text}: {parsed:?}", char::from(*kind));
+            }
+        }
+    }
+
+    #[test]
+    fn reads_numbers_at_the_edges() {
+        for number in [
+            0,
+            1,
+            -1,
+            9,
+            10,
+            i64::MAX,
+            i64::MIN,
+            i64::MAX - 1,
+            i64::MIN + 1,
+        ] {
+            assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
+        }
+        assert_eq!(
+            parse_double(b"-0").map(f64::to_bits),
+            Some((-0.0_f64).to_bits())
+        );
+        assert_eq!(parse_double(b"1.5000000000000001e-300"), Some(1.5e-300));
+    }
+
+    #[test]
+    fn knows_exactly_the_type_bytes_of_resp2_and_resp3() {
+        let known: Vec<u8> = (0..=255)
+            .filter(|&byte| text_bytes_max(byte, 1).is_some())
+            .collect();
+        assert_eq!(known, b"!#$%(*+,-:=>_|~");
+        for byte in 0..=255 {
+            let refused = parse_line(byte, b"") == Err(ProtocolError::UnknownType { byte });
+            assert_eq!(refused, !known.contains(&byte), "{byte}");
+        }
+    }
+
+    #[test]
+    fn a_line_may_be_as_long_as_its_limit() {
+        for (kind, limit) in [
+            (b'+', 100),
+            (b'-', 100),
+            (b':', 64),
+            (b',', 512),
+            (b'(', 4096),
+        ] {
+            assert_eq!(text_bytes_max(kind, 100), Some(limit));
+            for length in [limit - 1, limit] {
+                let mut line = vec![b'1'; length + 1];
+                line.extend_from_slice(b"\r\n");
+                assert_eq!(find_line_end(&line, &mut 0, kind, limit), Ok(Some(length)));
+                let cut = &line[..length + 1];
+                assert_eq!(find_line_end(cut, &mut 0, kind, limit), Ok(None));
+            }
+            let long = vec![b'1'; limit + 2];
+            let refused = ProtocolError::LineTooLong { kind, limit };
+            assert_eq!(find_line_end(&long, &mut 0, kind, limit), Err(refused));
+        }
+    }
+}

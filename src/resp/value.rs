@@ -1,0 +1,144 @@
+//! What Redis says, as values: one [`Reply`] per command, and the [`Frame`]s of a connection.
+//!
+//! Payloads are bytes. Nothing here or in the codec looks for UTF-8: what a key holds is the
+//! business of whoever stored it.
+//!
+//! RESP2 and RESP3 share these types. RESP2 spells a map as a flat array and a missing value as
+//! `$-1` or `*-1`; both nulls become [`Reply::Null`], the array stays an array.
+
+use std::fmt;
+
+/// How much of an error's text is kept. Redis writes at most a line or two; a Lua script can make
+/// it as long as it likes.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 256;
+
+/// The longest error code. Redis's own longest, `UNKILLABLE`, is 10.
+const ERROR_CODE_BYTES_MAX: usize = 32;
+
+/// One complete frame of a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Frame {
+    /// Belongs to the oldest command still unanswered.
+    Reply(Reply),
+    /// Sent unasked (RESP3 `>`): it answers no command. The first element names its kind.
+    Push(Vec<Reply>),
+}
+
+/// The reply to one command, or a part of one.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// `+OK`. Only the first 256 bytes are kept; no status we ask for comes near.
+    Simple(Vec<u8>),
+    /// `-ERR …` or its bulk form `!`. Inside an aggregate it is a value like any other: a failed
+    /// command of a transaction does not fail its neighbours.
+    Error(ErrorReply),
+    /// `:42`
+    Integer(i64),
+    /// `$5`, five bytes. Any bytes.
+    Bulk(Vec<u8>),
+    /// `_`, `$-1` or `*-1`: there is no such value.
+    Null,
+    /// `*2`, two replies.
+    Array(Vec<Reply>),
+    /// `%2`, two pairs in the order sent. A key that comes twice stays twice.
+    Map(Vec<(Reply, Reply)>),
+    /// `~2`, two replies. Nothing checks that they differ.
+    Set(Vec<Reply>),
+    /// `,3.25`, `,inf`, `,-inf` or `,nan`
+    Double(f64),
+    /// `#t` or `#f`
+    Boolean(bool),
+    /// `(123…`: its decimal digits, with a `-` before them if it is negative.
+    BigNumber(Vec<u8>),
+    /// `=9`, `txt:hello`: the payload, without the four bytes that name its format.
+    Verbatim(Vec<u8>),
+    /// A bulk or verbatim payload over [`Limits::value_bytes_max`](super::codec::Limits): its
+    /// length. The bytes were read and thrown away, so the connection is still in step.
+    TooLarge(u64),
+}
+
+/// Redis's refusal of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorReply {
+    /// The first word if it looks like a code (1–32 of `A-Z`, `0-9`, `_`), otherwise `ERR`.
+    pub code: String,
+    /// The text as sent, code included, cut to 256 bytes. It may hold control bytes and whatever a
+    /// script was fed: escape it (as `Display` does) before it meets a log or a header.
+    pub message: Vec<u8>,
+}
+
+impl ErrorReply {
+    /// Takes the text of an error: what stands between `-` and CRLF, or in a bulk error.
+    pub fn parse(text: &[u8]) -> Self {
+        let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
+        let is_code = (1..=ERROR_CODE_BYTES_MAX).contains(&word.len())
+            && word
+                .iter()
+                .all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+        let code = if is_code { word } else { b"ERR" };
+        ErrorReply {
+            code: code.iter().copied().map(char::from).collect(),
+            message: text[..text.len().min(ERROR_MESSAGE_BYTES_MAX)].to_vec(),
+        }
+    }
+
+    /// The message after its code: `3999 10.0.0.7:6379` of `MOVED 3999 10.0.0.7:6379`. The whole
+    /// message if it had no code, nothing if it was only a code.
+    pub fn detail(&self) -> &[u8] {
+        match self.message.strip_prefix(self.code.as_bytes()) {
+            Some([b' ', detail @ ..]) => detail,
+            Some([]) => &[],
+            _ => &self.message,
+        }
+    }
+}
+
+impl fmt::Display for ErrorReply {
+    /// The message with everything but printable ASCII escaped: safe on one line of a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message.escape_ascii().fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_code_is_the_first_word_if_it_looks_like_one() {
+        let long = "A".repeat(32);
+        let too_long = "A".repeat(33);
+        for (text, code, detail) in [
+            ("MOVED 1 h:2", "MOVED", "1 h:2"),
+            ("ERR", "ERR", ""),
+            ("ERR ", "ERR", ""),
+            ("ERR max number", "ERR", "max number"),
+            ("E_2 x", "E_2", "x"),
+            ("Err lower", "ERR", "Err lower"),
+            (" leading", "ERR", " leading"),
+            ("ERRÖR x", "ERR", "ERRÖR x"),
+            ("WRONG: x", "ERR", "WRONG: x"),
+            ("", "ERR", ""),
+            (&long, &long, ""),
+            (&too_long, "ERR", &too_long),
+        ] {
+            let error = ErrorReply::parse(text.as_bytes());
+            assert_eq!(error.code, code, "{text:?}");
+            assert_eq!(error.detail(), detail.as_bytes(), "{text:?}");
+            assert_eq!(error.message, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn error_message_is_cut_at_256_bytes() {
+        for (sent, kept) in [(255, 255), (256, 256), (257, 256)] {
+            assert_eq!(ErrorReply::parse(&vec![b'x'; sent]).message.len(), kept);
+        }
+    }
+
+    #[test]
+    fn displays_control_bytes_escaped() {
+        let error = ErrorReply::parse(b"ERR \x1b[2J\r\nset-cookie: \xff");
+        assert_eq!(error.to_string(), r"ERR \x1b[2J\r\nset-cookie: \xff");
+    }
+}
