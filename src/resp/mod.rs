@@ -5,4 +5,5 @@ mod encode;
 mod header;
 mod limits;
 mod protocol_error;
+pub mod slot;
 mod value;
