@@ -6,4 +6,5 @@ mod header;
 mod limits;
 mod protocol_error;
 pub mod slot;
+pub mod url;
 mod value;
