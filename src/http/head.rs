@@ -15,7 +15,7 @@ use super::authority::Authority;
 use super::body::{Framing, framing};
 use super::field::{FieldLine, Line, to_header};
 use super::request_line::RequestLine;
-use super::{Head, Header, ParseError};
+use super::{HTTPVersion, Head, Header, Method, ParseError, Target};
 
 /// How many empty lines before a request line are forgiven.
 ///
@@ -173,6 +173,35 @@ impl HeadParser {
             }
         }
         Ok(false)
+    }
+}
+
+impl Head {
+    /// A head from parts that somebody else has taken apart, judged by the same rules.
+    ///
+    /// For the front on `tiny_http`, which parses heads in its own, more lenient way.
+    ///
+    /// # Errors
+    /// What the parser here would have said of its `Host` and its framing.
+    pub fn judge(
+        method: Method,
+        target: Target,
+        version: HTTPVersion,
+        headers: Vec<Header>,
+    ) -> Result<Head, ParseError> {
+        let mut head = Head {
+            method,
+            target,
+            version,
+            headers: Vec::with_capacity(headers.len()),
+            framing: Framing::Length(0),
+        };
+        for header in headers {
+            judge_host(&head, &header)?;
+            head.headers.push(header);
+        }
+        finish(&mut head)?;
+        Ok(head)
     }
 }
 

@@ -1,0 +1,99 @@
+//! How long to wait before the next try: exponential, with full jitter.
+//!
+//! `random(0, min(cap, base * 2^n))`, never below a floor. Full jitter, because replicas that lost
+//! the same server at the same moment must not come back to it at the same moment (the AWS
+//! Architecture Blog, "Exponential Backoff And Jitter", compares the kinds).
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
+
+/// The state of one series of tries.
+#[derive(Debug)]
+pub struct Backoff {
+    floor: Duration,
+    base: Duration,
+    cap: Duration,
+    tries: u32,
+    random: u64,
+}
+
+impl Backoff {
+    /// A fresh series: waits of up to `base`, doubling up to `cap`, none below `floor`.
+    pub fn new(floor: Duration, base: Duration, cap: Duration) -> Backoff {
+        // The only source of randomness in std; it differs for every instance and process.
+        let random = RandomState::new().build_hasher().finish() | 1;
+        Backoff {
+            floor,
+            base,
+            cap,
+            tries: 0,
+            random,
+        }
+    }
+
+    /// The next wait.
+    pub fn next_wait(&mut self) -> Duration {
+        let top = self
+            .base
+            .saturating_mul(1 << self.tries.min(16))
+            .min(self.cap);
+        self.tries = self.tries.saturating_add(1);
+        let wait = Duration::from_nanos(self.draw() % (top.as_nanos() as u64).max(1));
+        wait.max(self.floor)
+    }
+
+    /// The longest wait there is: for faults that trying again will not cure.
+    pub fn longest(&self) -> Duration {
+        self.cap
+    }
+
+    /// Starts the series anew.
+    pub fn reset(&mut self) {
+        self.tries = 0;
+    }
+
+    /// xorshift64 (Marsaglia 2003): jitter needs spread, not secrecy.
+    fn draw(&mut self) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn waits_stay_between_floor_and_a_doubling_top() {
+        let mut b = Backoff::new(10 * MS, 50 * MS, 1000 * MS);
+        for n in 0..40u32 {
+            let wait = b.next_wait();
+            let top = (50 * MS * (1 << n.min(10))).min(1000 * MS);
+            assert!(wait >= 10 * MS && wait <= top, "try {n}: {wait:?}");
+        }
+    }
+
+    #[test]
+    fn waits_differ_between_series() {
+        let series = || {
+            let mut b = Backoff::new(MS, 1000 * MS, 60_000 * MS);
+            [b.next_wait(), b.next_wait(), b.next_wait()]
+        };
+        assert_ne!(series(), series());
+    }
+
+    #[test]
+    fn reset_starts_small_again() {
+        let mut b = Backoff::new(MS, 10 * MS, 10_000 * MS);
+        for _ in 0..20 {
+            b.next_wait();
+        }
+        b.reset();
+        assert!(b.next_wait() <= 10 * MS);
+    }
+}

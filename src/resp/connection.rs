@@ -1,0 +1,320 @@
+//! One pipelined socket to one Redis server.
+//!
+//! Replies carry no name: the n-th reply belongs to the n-th command. So a connection is either in
+//! step, or it is dead. A reply of the wrong type, a reply nobody asked for, garbage, or an I/O
+//! error ends it at once, and everything that waited on it is told how far its command had got.
+//!
+//! ```text
+//! push ─▶ out  ░░░░▓▓▓▓▓▓▓▓   ▓ = not yet taken by the kernel (sent .. queued)
+//!         slots [a][b][c][d]  each remembers where its last byte is in the stream, so
+//!                             a, b: unknown outcome    c, d: certainly did not run
+//! ```
+//!
+//! A command whose requester gave up keeps its slot: its reply is read and dropped in its turn
+//! (the famous leak of 2023 was a client that did not). Reading never waits for writing, so a
+//! server that will not read until it has written cannot lock us up with it.
+
+use super::codec::{Decoder, Frame, Limits, ProtocolError, Reply, encode};
+use crate::stream::Stream;
+use mio::event::Event;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::time::{Duration, Instant};
+
+/// A connection quiet for this long is probed before it is written to: a server or a NAT box may
+/// have closed it, and a command written into a closed connection has an unknown outcome.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Replies are read in pieces of this size. Idle memory is part of the promise, so not more.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The out buffer is given back when it has grown beyond this and is empty again.
+const OUT_KEPT_BYTES: usize = 64 * 1024;
+
+/// The reply a command may have; anything else but an error means we are out of step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// GET: a bulk string or null.
+    Value,
+    /// SET with an option: `+OK`, or null when the condition did not hold.
+    Stored,
+    /// A script's yes (1) or no (0): a conditional SET.
+    StoredFlag,
+    /// A script's -1 (condition did not hold), 0 (nothing there) or 1 (removed).
+    DeletedFlag,
+    /// DEL: how many keys were removed.
+    Count,
+    /// Two integers in an array.
+    Pair,
+    /// AUTH, SELECT: `+OK`.
+    Ok,
+    /// PING: `+PONG`.
+    Pong,
+}
+
+impl Shape {
+    fn fits(self, reply: &Reply) -> bool {
+        match (self, reply) {
+            (_, Reply::Error(_)) => true,
+            (Shape::Value, Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)) => true,
+            (Shape::Stored, Reply::Simple(s)) => s == b"OK",
+            (Shape::Stored, Reply::Null) => true,
+            (Shape::StoredFlag, Reply::Integer(0 | 1)) => true,
+            (Shape::DeletedFlag, Reply::Integer(-1..=1)) => true,
+            (Shape::Count, Reply::Integer(0..)) => true,
+            (Shape::Pair, Reply::Array(items)) => {
+                matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])
+            }
+            (Shape::Ok, Reply::Simple(s)) => s == b"OK",
+            (Shape::Pong, Reply::Simple(s)) => s == b"PONG",
+            _ => false,
+        }
+    }
+}
+
+/// A command that waits for its reply.
+#[derive(Debug)]
+pub struct Slot {
+    /// Who asked; may be gone by now.
+    pub id: u64,
+    /// What it may be answered with.
+    pub shape: Shape,
+    end: u64,
+}
+
+/// Why a connection died.
+#[derive(Debug)]
+pub enum Fault {
+    /// The server closed it.
+    Closed,
+    /// The operating system reported an error.
+    Io(io::Error),
+    /// The server sent something that is not RESP.
+    Protocol(ProtocolError),
+    /// A reply of a type the command cannot have.
+    WrongType(Shape),
+    /// A reply with nothing in flight.
+    Stray,
+    /// Commands waited and nothing moved for this long.
+    Stalled(Duration),
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Closed => f.write_str("closed by the server"),
+            Fault::Io(e) => write!(f, "{e}"),
+            Fault::Protocol(e) => write!(f, "{e}"),
+            Fault::WrongType(shape) => write!(f, "reply of the wrong type ({shape:?} expected)"),
+            Fault::Stray => f.write_str("a reply that nobody asked for"),
+            Fault::Stalled(d) => write!(f, "nothing moved for {} ms", d.as_millis()),
+        }
+    }
+}
+
+/// See the module's text.
+pub struct Connection {
+    stream: Stream,
+    readable: bool,
+    writable: bool,
+    /// The peer has closed, or the socket has an error: read on until it shows.
+    ended: bool,
+    out: Vec<u8>,
+    out_at: usize,
+    queued: u64,
+    sent: u64,
+    scratch: Box<[u8]>,
+    input: Vec<u8>,
+    decoder: Decoder,
+    slots: VecDeque<Slot>,
+    moved: Instant,
+}
+
+impl Connection {
+    /// Takes over a stream that is registered for both directions, connected or still connecting.
+    pub fn new(stream: Stream, limits: Limits, now: Instant) -> Connection {
+        Connection {
+            stream,
+            readable: false,
+            writable: false,
+            ended: false,
+            out: Vec::new(),
+            out_at: 0,
+            queued: 0,
+            sent: 0,
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            input: Vec::new(),
+            decoder: Decoder::new(limits),
+            slots: VecDeque::new(),
+            moved: now,
+        }
+    }
+
+    /// The socket, to finish connecting or to deregister it.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// The loop saw readiness.
+    pub fn ready(&mut self, event: &Event) {
+        self.readable |= event.is_readable();
+        self.writable |= event.is_writable();
+        self.ended |= event.is_read_closed() || event.is_error();
+    }
+
+    /// Queues one command. Nothing between its bytes and its slot can fail, so they cannot part.
+    pub fn push(&mut self, now: Instant, id: u64, shape: Shape, args: &[&[u8]]) {
+        let before = self.out.len();
+        encode(&mut self.out, args);
+        self.enqueue(now, id, shape, before);
+    }
+
+    /// As [`push`](Connection::push), for a command that is encoded already.
+    pub fn push_encoded(&mut self, now: Instant, id: u64, shape: Shape, bytes: &[u8]) {
+        let before = self.out.len();
+        self.out.extend_from_slice(bytes);
+        self.enqueue(now, id, shape, before);
+    }
+
+    fn enqueue(&mut self, now: Instant, id: u64, shape: Shape, before: usize) {
+        if self.slots.is_empty() {
+            if now.saturating_duration_since(self.moved) > QUIET {
+                self.readable = true;
+            }
+            // Silence is counted from here: before, nobody waited.
+            self.moved = now;
+        }
+        self.queued += (self.out.len() - before) as u64;
+        self.slots.push_back(Slot {
+            id,
+            shape,
+            end: self.queued,
+        });
+    }
+
+    /// Reads, then writes, as far as both go without waiting. Replies go to `replies` in order.
+    ///
+    /// Reading comes first so that a connection the server has closed is found dead before
+    /// anything is written to it.
+    ///
+    /// # Errors
+    /// The connection is dead; call [`into_slots`](Connection::into_slots) next.
+    pub fn progress(
+        &mut self,
+        now: Instant,
+        replies: &mut Vec<(u64, Shape, Reply)>,
+    ) -> Result<(), Fault> {
+        self.read(now, replies)?;
+        self.write(now)
+    }
+
+    fn read(&mut self, now: Instant, replies: &mut Vec<(u64, Shape, Reply)>) -> Result<(), Fault> {
+        self.readable |= self.ended;
+        while self.readable {
+            match self.stream.read(&mut self.scratch) {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(n) => {
+                    self.moved = now;
+                    // Edge-triggered: a short read means drained, and saves the call that would
+                    // say so. But the edge may have told of a close as well; it comes only once.
+                    self.readable = n == self.scratch.len() || self.ended;
+                    self.take(n, replies)?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Fault::Io(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes `n` fresh bytes, straight from the scratch buffer when nothing was left over.
+    fn take(&mut self, n: usize, replies: &mut Vec<(u64, Shape, Reply)>) -> Result<(), Fault> {
+        let Connection {
+            scratch,
+            input,
+            decoder,
+            slots,
+            ..
+        } = self;
+        let fresh = &scratch[..n];
+        if input.is_empty() {
+            let taken = decode(decoder, fresh, slots, replies)?;
+            input.extend_from_slice(&fresh[taken..]);
+        } else {
+            input.extend_from_slice(fresh);
+            let taken = decode(decoder, input, slots, replies)?;
+            input.drain(..taken);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, now: Instant) -> Result<(), Fault> {
+        while self.writable && self.out_at < self.out.len() {
+            match self.stream.write(&self.out[self.out_at..]) {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(n) => {
+                    self.moved = now;
+                    self.out_at += n;
+                    self.sent += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Fault::Io(e)),
+            }
+        }
+        if self.out_at == self.out.len() {
+            self.out_at = 0;
+            self.out.clear();
+            self.out.shrink_to(OUT_KEPT_BYTES);
+        }
+        Ok(())
+    }
+
+    /// How many commands wait for their replies, given up ones included.
+    pub fn in_flight(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// When commands wait: since when nothing has moved.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        (!self.slots.is_empty()).then_some(self.moved)
+    }
+
+    /// Ends a dead connection: its waiting commands, each with whether the kernel had taken all
+    /// of it (then nobody can know whether it ran; otherwise it certainly did not).
+    pub fn into_slots(self) -> impl Iterator<Item = (Slot, bool)> {
+        let sent = self.sent;
+        self.slots.into_iter().map(move |slot| {
+            let complete = slot.end <= sent;
+            (slot, complete)
+        })
+    }
+}
+
+fn decode(
+    decoder: &mut Decoder,
+    mut input: &[u8],
+    slots: &mut VecDeque<Slot>,
+    replies: &mut Vec<(u64, Shape, Reply)>,
+) -> Result<usize, Fault> {
+    let whole = input.len();
+    while !input.is_empty() {
+        let (taken, frame) = decoder.decode(input).map_err(Fault::Protocol)?;
+        input = &input[taken..];
+        match frame {
+            // Nobody subscribes to anything here yet: a push is consumed, and that is all.
+            Some(Frame::Push(_)) => {}
+            Some(Frame::Reply(reply)) => {
+                let slot = slots.pop_front().ok_or(Fault::Stray)?;
+                if !slot.shape.fits(&reply) {
+                    return Err(Fault::WrongType(slot.shape));
+                }
+                replies.push((slot.id, slot.shape, reply));
+            }
+            None => break,
+        }
+    }
+    Ok(whole - input.len())
+}
