@@ -1,0 +1,193 @@
+//! The rules: what a request means and what it is answered. No sockets, no threads, no clocks.
+//!
+//! The life of a request, top to bottom, in two functions a front calls in turn:
+//!
+//! ```text
+//! head ─▶ admit ─┬▶ Err(Problem)              refused from the head alone, its body never read
+//!                └▶ Ok(Call) ─ body ─▶ perform ─▶ Step::Ask ⇄ store … ─▶ Step::Done
+//! either way ─▶ seal ─▶ Response              the headers every response carries
+//! ```
+//!
+//! Read [`step`] first (how a handler asks the store without calling it), then this file, then
+//! [`items`].
+
+pub mod etag;
+pub mod health;
+pub mod items;
+pub mod problem;
+pub mod step;
+pub mod trace;
+
+use crate::http::{self, Framing, Head, Method, Request, Response};
+use items::{Collection, ItemCall};
+use problem::Problem;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use step::{Outcome, Step};
+use trace::{Ids, Trace};
+
+/// What the rules can be told by the operator.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time to live of an item without `?ttl=` (`ITEM_TTL`, 30 minutes).
+    pub item_ttl: Duration,
+    /// Time to live of a session, renewed by every read (`SESSION_TTL`, 30 minutes).
+    pub session_ttl: Duration,
+    /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
+    pub max_ttl: Duration,
+    /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
+    /// length before any of it is read.
+    pub body_bytes_max: usize,
+}
+
+/// How the process is, as far as the probes want to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vitals {
+    /// Started and not draining.
+    pub ready: bool,
+    /// Every worker's loop turns.
+    pub turning: bool,
+}
+
+/// The rules, as one worker holds them.
+pub struct Service {
+    options: Arc<Options>,
+    vitals: Arc<dyn Fn() -> Vitals + Send + Sync>,
+    ids: Ids,
+}
+
+/// Each worker clones its own: request ids are counted without sharing anything.
+impl Clone for Service {
+    fn clone(&self) -> Self {
+        Service {
+            options: Arc::clone(&self.options),
+            vitals: Arc::clone(&self.vitals),
+            ids: Ids::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Service")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request that is understood and allowed; what is missing is its body.
+#[derive(Debug)]
+pub struct Call(Route);
+
+#[derive(Debug)]
+enum Route {
+    Item(ItemCall),
+    Live,
+    Ready { verbose: bool },
+    Options { allow: &'static str },
+}
+
+impl Service {
+    /// The rules with these options; `vitals` is asked by the probes.
+    pub fn new(options: Options, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Service {
+        Service {
+            options: Arc::new(options),
+            vitals: Arc::new(vitals),
+            ids: Ids::default(),
+        }
+    }
+
+    /// The ids of a request, to be kept until its response is sealed.
+    pub fn trace(&self, head: Option<&Head>) -> Trace {
+        head.map_or_else(
+            || Trace::unread(&self.ids),
+            |head| Trace::of(head, &self.ids),
+        )
+    }
+
+    /// Judges a request by its head.
+    ///
+    /// # Errors
+    /// Whatever can be refused without its body: an unknown path or method, a missing or bad id,
+    /// a body declared too large.
+    pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
+        const UNKNOWN: Problem = Problem::new(404, "not_found", "no such path");
+        if matches!(head.method, Method::NonStandard(_)) {
+            return Err(Problem::new(
+                501,
+                "not_implemented",
+                "method not implemented",
+            ));
+        }
+        if head.target.is_asterisk() {
+            return Ok(Call(Route::Options {
+                allow: "GET, HEAD, POST, OPTIONS",
+            }));
+        }
+        if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
+            return Err(http::ParseError::BodyTooLarge.into());
+        }
+        let path = head.target.path();
+        let probe = match path {
+            "/livez" | "/healthz" => Route::Live,
+            "/readyz" | "/ready" => Route::Ready {
+                verbose: health::verbose(head),
+            },
+            _ => {
+                let (collection, rest) = Collection::of(path).ok_or(UNKNOWN)?;
+                return match allowed(&head.method, collection.allow())? {
+                    Some(options) => Ok(Call(options)),
+                    None => ItemCall::read(&self.options, head, collection, rest)
+                        .map(|call| Call(Route::Item(call))),
+                };
+            }
+        };
+        Ok(Call(
+            allowed(&head.method, "GET, HEAD, OPTIONS")?.unwrap_or(probe),
+        ))
+    }
+
+    /// Runs an admitted request, now that its body is there.
+    pub fn perform(&self, Call(route): Call, body: Vec<u8>) -> Step {
+        match route {
+            Route::Item(call) => call.perform(body),
+            Route::Live => health::live((self.vitals)()),
+            Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
+            Route::Options { allow } => Step::Done(Ok(
+                http::empty(204).with_header(http::header("Allow", allow))
+            )),
+        }
+    }
+
+    /// Both at once, for a request that is here as a whole.
+    pub fn handle(&self, request: Request) -> Step {
+        match self.admit(&request.head) {
+            Ok(call) => self.perform(call, request.body),
+            Err(problem) => problem.into(),
+        }
+    }
+
+    /// Turns the end of a request into its response, with the headers every response carries.
+    pub fn seal(&self, outcome: Outcome, trace: &Trace) -> Response {
+        let mut response = outcome.unwrap_or_else(|problem| problem.respond(&trace.request_id));
+        // The id is one of ours or has passed `fit`, so it is a header value.
+        response.add_header(http::header("X-Request-Id", &trace.request_id));
+        response.add_header(http::header("X-Content-Type-Options", "nosniff"));
+        response
+    }
+}
+
+/// Whether the path has the method: `None` to go on, the answer to OPTIONS, or 405.
+fn allowed(method: &Method, allow: &'static str) -> Result<Option<Route>, Problem> {
+    if *method == Method::Options {
+        return Ok(Some(Route::Options { allow }));
+    }
+    match allow.split(", ").any(|m| m == method.as_str()) {
+        true => Ok(None),
+        false => Err(Problem::method_not_allowed(allow)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What went wrong, as a value: the texts and codes of API.md, "Errors", in one place.
+//!
+//! A problem is a plain value for as long as it can be, so that rules can return it with `?` and
+//! tests compare it; [`Problem::respond`] prints it as `application/problem+json` (RFC 9457).
+
+use crate::http::{self, ParseError, Response};
+use crate::store::{Answer, StoreError};
+use std::borrow::Cow;
+
+/// A refusal or a failure, on its way to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: u16,
+    /// A stable word for programs, in snake case.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub detail: Cow<'static, str>,
+    /// `Allow`, for 405.
+    pub allow: Option<&'static str>,
+    /// `Retry-After`, in seconds.
+    pub retry_after: Option<u32>,
+}
+
+impl Problem {
+    /// A problem with no header of its own.
+    pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Problem {
+        Problem {
+            status,
+            code,
+            detail: Cow::Borrowed(detail),
+            allow: None,
+            retry_after: None,
+        }
+    }
+
+    /// 405 with the methods the path does have.
+    pub fn method_not_allowed(allow: &'static str) -> Problem {
+        Problem {
+            allow: Some(allow),
+            ..Problem::new(405, "method_not_allowed", "method not allowed")
+        }
+    }
+
+    /// 503: come back in a second.
+    pub fn overloaded(detail: &'static str) -> Problem {
+        Problem {
+            retry_after: Some(1),
+            ..Problem::new(503, "overloaded", detail)
+        }
+    }
+
+    /// A handler panicked; the log knows more.
+    pub const INTERNAL: Problem = Problem::new(500, "internal_error", "internal error");
+
+    /// The response, with the request's id in it.
+    pub fn respond(&self, request_id: &str) -> Response {
+        let mut response = http::problem(self.status, self.code, &self.detail, request_id);
+        if let Some(allow) = self.allow {
+            response.add_header(http::header("Allow", allow));
+        }
+        if let Some(seconds) = self.retry_after {
+            response.add_header(http::header("Retry-After", &seconds.to_string()));
+        }
+        response
+    }
+}
+
+impl From<ParseError> for Problem {
+    fn from(e: ParseError) -> Problem {
+        Problem {
+            detail: Cow::Owned(e.to_string()),
+            ..Problem::new(e.status(), e.code(), "")
+        }
+    }
+}
+
+/// Store trouble is never a 404 and never a success.
+impl From<StoreError> for Problem {
+    fn from(e: StoreError) -> Problem {
+        let (status, code, retry_after) = match &e {
+            StoreError::Timeout => (504, "store_timeout", None),
+            StoreError::Unreachable(_) | StoreError::Broken(_) => (502, "store_unreachable", None),
+            StoreError::Refused(_) => (502, "store_error", None),
+            StoreError::Overloaded | StoreError::Unavailable(_) => {
+                (503, "store_unavailable", Some(1))
+            }
+            StoreError::Full => (507, "store_full", None),
+        };
+        // What the store said goes to the log, not to the client: it names our insides.
+        let detail = match &e {
+            StoreError::Timeout => "store error: no answer in time",
+            StoreError::Unreachable(_) => "store error: cannot be reached",
+            StoreError::Broken(_) => "store error: the connection broke, the outcome is unknown",
+            StoreError::Refused(_) => "store error: it answered with an error",
+            StoreError::Overloaded => "store error: too many requests are waiting for it",
+            StoreError::Unavailable(_) => "store error: it cannot serve this now",
+            StoreError::Full => "store error: memory limit reached",
+        };
+        if !matches!(e, StoreError::Overloaded) {
+            log::debug!("store: {e}");
+        }
+        Problem {
+            retry_after,
+            ..Problem::new(status, code, detail)
+        }
+    }
+}
+
+/// A store that answers something else than it was asked. A bug of ours, but one that costs one
+/// request a 502 and not everybody the process.
+pub fn unexpected(answer: &Answer) -> Problem {
+    log::error!("BUG: the store gave an answer to another question: {answer:?}");
+    Problem::new(502, "store_error", "store error: unexpected answer")
+}
