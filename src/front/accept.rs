@@ -1,0 +1,220 @@
+//! Takes new clients in and hands each to the worker with the fewest.
+//!
+//! One thread accepts for all workers. If each of them waited on the listener, the kernel would
+//! wake them all for every client, and the first to run would take most; handed out like this,
+//! sixteen connections on two workers are eight each, every time.
+//!
+//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503; up to [`SPARE`] at a time,
+//! and those beyond that are closed at once. When the process has no file descriptor left, the one
+//! kept back for this moment is given up, the client accepted and closed, and the descriptor taken
+//! back: the queue of the listener empties, and nothing spins.
+
+use super::Board;
+use super::listen::{Listen, clear_stale_socket};
+use crate::lifecycle::{Lifecycle, State};
+use crate::stream::Stream;
+use mio::net::{TcpListener, UnixListener};
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+const LISTENER: Token = Token(0);
+const WAKE: Token = Token(1);
+
+/// Clients above `MAX_CONNECTIONS` that may be hearing their 503 at a time.
+const SPARE: usize = 64;
+
+/// After an accept that failed for want of a resource, for edge-triggered readiness will not tell
+/// again of clients that wait already.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A client on its way to a worker.
+pub struct Newcomer {
+    /// Its socket.
+    pub stream: Stream,
+    /// There is no room for it: it gets 503 whatever it asks.
+    pub refused: bool,
+}
+
+/// A way to a worker: its inbox, and what wakes it.
+pub struct Door {
+    /// Where newcomers go.
+    pub inbox: Sender<Newcomer>,
+    /// To be woken when one is there.
+    pub waker: Arc<Waker>,
+}
+
+/// The listener of either kind.
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, and the path to remove at the end.
+    Unix(UnixListener, PathBuf),
+}
+
+impl Listener {
+    /// Binds and listens.
+    ///
+    /// # Errors
+    /// The address is taken, or not ours, or not allowed.
+    pub fn bind(listen: &Listen) -> io::Result<Listener> {
+        match listen {
+            Listen::Tcp(address) => TcpListener::bind(*address).map(Listener::Tcp),
+            Listen::Unix(path) => {
+                clear_stale_socket(path)?;
+                UnixListener::bind(path).map(|l| Listener::Unix(l, path.clone()))
+            }
+        }
+    }
+
+    /// The address it really got, as `LISTEN` would spell it.
+    ///
+    /// # Errors
+    /// When the operating system will not say.
+    pub fn address(&self) -> io::Result<String> {
+        Ok(match self {
+            Listener::Tcp(l) => l.local_addr()?.to_string(),
+            Listener::Unix(_, path) => Listen::Unix(path.clone()).to_string(),
+        })
+    }
+
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Tcp(l) => l.accept().map(|(s, _)| Stream::Tcp(s)),
+            Listener::Unix(l, _) => l.accept().map(|(s, _)| Stream::Unix(s)),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Listener::Unix(_, path) = self {
+            // Left behind it would do no harm: the next start clears it.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// The accepting thread.
+pub struct Acceptor {
+    poll: Poll,
+    waker: Arc<Waker>,
+    listener: Listener,
+    doors: Vec<Door>,
+    board: Arc<Board>,
+    connections_max: usize,
+    turn: usize,
+    /// A descriptor kept back for the moment when there is none.
+    reserve: Option<File>,
+}
+
+impl Acceptor {
+    /// An acceptor that hands clients to `doors`.
+    ///
+    /// # Errors
+    /// When the operating system refuses a poll or a waker.
+    pub fn new(
+        mut listener: Listener,
+        doors: Vec<Door>,
+        board: Arc<Board>,
+        connections_max: usize,
+    ) -> io::Result<Acceptor> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        match &mut listener {
+            Listener::Tcp(l) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
+            Listener::Unix(l, _) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
+        }
+        Ok(Acceptor {
+            poll,
+            waker,
+            listener,
+            doors,
+            board,
+            connections_max,
+            turn: 0,
+            reserve: reserve(),
+        })
+    }
+
+    /// Wakes it, so that it sees that the lifecycle has moved on.
+    pub fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    /// Accepts until the lifecycle says stop.
+    pub fn run(mut self, lifecycle: &Lifecycle) {
+        let mut events = Events::with_capacity(8);
+        let mut retry = None;
+        loop {
+            if let Err(e) = self.poll.poll(&mut events, retry.take())
+                && e.kind() != io::ErrorKind::Interrupted
+            {
+                log::error!("failed to wait for clients: {e}");
+                return;
+            }
+            if lifecycle.state() >= State::Stopped {
+                return;
+            }
+            if let Err(e) = self.accept_all() {
+                log::error!("failed to accept a client: {e}");
+                retry = Some(RETRY);
+            }
+        }
+    }
+
+    /// Empties the listener's queue. An error means that it may not be empty.
+    fn accept_all(&mut self) -> io::Result<()> {
+        loop {
+            match self.listener.accept() {
+                Ok(stream) => self.hand_over(stream),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // The client has gone already, or a signal came: the next one.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        io::ErrorKind::ConnectionAborted
+                            | io::ErrorKind::ConnectionReset
+                            | io::ErrorKind::Interrupted
+                    ) => {}
+                Err(e) => {
+                    // Most likely no descriptor is left. Turn one client away with the reserve; if
+                    // there was none, or it did not help, come back later.
+                    let had = self.reserve.take().is_some();
+                    let turned_away = had && self.listener.accept().is_ok();
+                    self.reserve = reserve();
+                    if !turned_away {
+                        return Err(e);
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_over(&mut self, stream: Stream) {
+        let open = self.board.connections();
+        if open >= self.connections_max + SPARE {
+            return;
+        }
+        // A client that has gone already is found out by its worker.
+        let _ = stream.set_nodelay();
+        let worker = self.board.least_busy(self.turn);
+        self.turn = (worker + 1) % self.doors.len();
+        self.board.line(worker).connected();
+        let door = &self.doors[worker];
+        // A worker that has ended has taken the process with it, or is about to.
+        let _ = door.inbox.send(Newcomer {
+            stream,
+            refused: open >= self.connections_max,
+        });
+        let _ = door.waker.wake();
+    }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
+}

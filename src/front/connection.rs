@@ -1,0 +1,425 @@
+//! One client of the poll front: its socket, its phase, its deadline.
+//!
+//! ```text
+//!          ┌──────────────────── response written, connection kept ───────────────────┐
+//!          ▼                                                                          │
+//!   Idle ─▶ Head ─▶ Body ─▶ Answering (the service, the store) ─▶ Writing ────────────┤
+//!    75 s    10 s    30 s    REQUEST_TIMEOUT, by the store          10 s              ▼
+//!                                                                     Lingering ─▶ closed
+//! ```
+//!
+//! Each phase has one deadline, set when it begins: bytes that trickle in do not renew it. At most
+//! one request is in flight; what a client sends behind it waits, first in `input` and then, when
+//! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
+//! what time it is.
+//!
+//! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
+//! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
+//! reset, and a reset can destroy the response before the client has read it.
+
+use super::Options;
+use crate::http::{self, ChunkedDecoder, Framing, Head, HeadParser, ParseError};
+use crate::service::Call;
+use crate::service::step::Next;
+use crate::service::trace::Trace;
+use crate::stream::Stream;
+use mio::event::Event;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown};
+use std::time::{Duration, Instant};
+
+/// How long, and for how many bytes, a connection is drained before it is closed.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// Scratch buffers' worth of bytes one client may bring in before the others have their turn.
+const READS_PER_TURN: usize = 2;
+
+/// A request in the hands of the service.
+pub struct Exchange {
+    /// Its head.
+    pub head: Head,
+    /// Its ids.
+    pub trace: Trace,
+    /// When its head was complete.
+    pub began: Instant,
+    /// What to do with the store's answer, while the store has the word.
+    pub next: Option<Next>,
+}
+
+/// See the module's text.
+pub struct Connection {
+    stream: Stream,
+    /// Who it is; `None` on a Unix socket.
+    pub peer: Option<IpAddr>,
+    phase: Phase,
+    deadline: Instant,
+    readable: bool,
+    /// The peer has shut down its sending half: read on until the end shows. It still listens.
+    ended: bool,
+    /// Both directions are dead; nobody will read an answer.
+    broken: bool,
+    input: Input,
+    parser: HeadParser,
+    output: Vec<u8>,
+    sent: usize,
+    close: bool,
+    /// The request being served.
+    pub exchange: Option<Box<Exchange>>,
+}
+
+enum Phase {
+    Idle,
+    Head,
+    Body(Box<Body>),
+    Answering,
+    Writing,
+    Lingering { left: usize },
+}
+
+struct Body {
+    call: Call,
+    framing: BodyFraming,
+    bytes: Vec<u8>,
+}
+
+enum BodyFraming {
+    Length(usize),
+    Chunked(ChunkedDecoder),
+}
+
+/// What a client has for its worker.
+pub enum Turn {
+    /// Nothing until its socket is ready again.
+    Wait,
+    /// Nothing yet, but there is more to read: the others first.
+    Again,
+    /// A head. Answer with [`Connection::expect`] or [`Connection::respond`].
+    Head(Head),
+    /// The whole request. Answer with [`Connection::respond`].
+    Body(Call, Vec<u8>),
+    /// No request, and no way to find the next one. Answer with [`Connection::respond`] and close.
+    Malformed(ParseError),
+    /// The client closed its half in the middle of a request. As `Malformed`.
+    Truncated,
+    /// A deadline has passed in the middle of a request. As `Malformed`; 408.
+    TimedOut,
+    /// It is over: drop the connection.
+    Gone,
+}
+
+impl Connection {
+    /// A client that has just been accepted and registered.
+    pub fn new(stream: Stream, options: &Options, now: Instant) -> Connection {
+        Connection {
+            peer: stream.peer_ip(),
+            stream,
+            phase: Phase::Idle,
+            deadline: now + options.idle_timeout,
+            // Data may have come before the registration, and with it the edge.
+            readable: true,
+            ended: false,
+            broken: false,
+            input: Input::default(),
+            parser: HeadParser::new(),
+            output: Vec::new(),
+            sent: 0,
+            close: false,
+            exchange: None,
+        }
+    }
+
+    /// The loop saw readiness.
+    pub fn ready(&mut self, event: &Event) {
+        self.readable |= event.is_readable();
+        self.ended |= event.is_read_closed();
+        self.broken |= event.is_error() || event.is_write_closed();
+    }
+
+    /// When its phase must be over; `None` while the store has the word, for then its deadline
+    /// counts.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!matches!(self.phase, Phase::Answering)).then_some(self.deadline)
+    }
+
+    /// Whether it waits for a request, so that closing it cuts nothing.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && self.input.is_empty()
+    }
+
+    /// Reads and parses until there is something for the worker to do.
+    pub fn advance(&mut self, now: Instant, scratch: &mut [u8], options: &Options) -> Turn {
+        if self.broken || self.flush().is_err() {
+            return Turn::Gone;
+        }
+        if matches!(self.phase, Phase::Writing) {
+            if !self.output.is_empty() {
+                return Turn::Wait;
+            }
+            if !self.written(now, options) {
+                return Turn::Gone;
+            }
+        }
+        let mut reads = 0;
+        loop {
+            match &mut self.phase {
+                Phase::Answering | Phase::Writing => return Turn::Wait,
+                Phase::Lingering { .. } => return self.linger(scratch),
+                Phase::Idle | Phase::Head => {
+                    self.input.skip_lone_empty_lines(&self.phase);
+                    if !self.input.is_empty() {
+                        match self.parser.parse(self.input.bytes(), &options.head) {
+                            Ok(Some((head, length))) => {
+                                self.input.consume(length);
+                                self.phase = Phase::Answering;
+                                return Turn::Head(head);
+                            }
+                            Ok(None) if matches!(self.phase, Phase::Idle) => {
+                                self.phase = Phase::Head;
+                                self.deadline = now + options.head_timeout;
+                            }
+                            Ok(None) => {}
+                            Err(e) => return Turn::Malformed(e),
+                        }
+                    }
+                }
+                Phase::Body(body) => match body.take(&mut self.input, options.body_bytes_max) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let Phase::Body(body) =
+                            std::mem::replace(&mut self.phase, Phase::Answering)
+                        else {
+                            return Turn::Gone;
+                        };
+                        return Turn::Body(body.call, body.bytes);
+                    }
+                    Err(e) => return Turn::Malformed(e),
+                },
+            }
+            if reads == READS_PER_TURN {
+                return Turn::Again;
+            }
+            reads += 1;
+            match self.read(scratch) {
+                Ok(Some(0)) if matches!(self.phase, Phase::Idle) => return Turn::Gone,
+                Ok(Some(0)) => return Turn::Truncated,
+                Ok(Some(n)) => self.input.push(&scratch[..n]),
+                Ok(None) => return Turn::Wait,
+                Err(_) => return Turn::Gone,
+            }
+        }
+    }
+
+    /// The request is admitted: read its body next. A client that asked gets `100 Continue`.
+    pub fn expect(&mut self, call: Call, head: &Head, now: Instant, options: &Options) {
+        // Nothing has come behind the head, so the client may really be waiting.
+        if head.framing != Framing::Length(0) && head.expects_continue() && self.input.is_empty() {
+            self.output.extend_from_slice(http::CONTINUE);
+            // A failure shows again at the next read.
+            let _ = self.flush();
+        }
+        let framing = match head.framing {
+            Framing::Length(n) => BodyFraming::Length(usize::try_from(n).unwrap_or(usize::MAX)),
+            Framing::Chunked => BodyFraming::Chunked(ChunkedDecoder::default()),
+        };
+        self.phase = Phase::Body(Box::new(Body {
+            call,
+            framing,
+            bytes: Vec::new(),
+        }));
+        self.deadline = now + options.body_timeout;
+    }
+
+    /// Sends a response; with `close` the connection ends behind it. Says whether the connection
+    /// lives on, be it only to linger.
+    pub fn respond(&mut self, bytes: &[u8], close: bool, now: Instant, options: &Options) -> bool {
+        self.exchange = None;
+        self.close = close;
+        self.phase = Phase::Writing;
+        self.deadline = now + options.write_timeout;
+        let written = if self.output.is_empty() {
+            match write_some(&mut self.stream, bytes) {
+                Ok(n) => n,
+                Err(_) => return false,
+            }
+        } else {
+            0
+        };
+        if written < bytes.len() {
+            self.output.extend_from_slice(&bytes[written..]);
+            return true;
+        }
+        self.written(now, options)
+    }
+
+    /// Whether bytes wait that may be a request already.
+    pub fn has_more(&self) -> bool {
+        matches!(self.phase, Phase::Idle) && (!self.input.is_empty() || self.readable || self.ended)
+            || matches!(self.phase, Phase::Lingering { .. }) && (self.readable || self.ended)
+    }
+
+    /// A deadline has passed: what it means depends on the phase.
+    pub fn expired(&mut self) -> Turn {
+        match self.phase {
+            Phase::Head | Phase::Body(_) => Turn::TimedOut,
+            Phase::Idle | Phase::Writing | Phase::Lingering { .. } => Turn::Gone,
+            // The store's deadline answers it.
+            Phase::Answering => Turn::Wait,
+        }
+    }
+
+    /// The socket, to deregister it.
+    pub fn stream(&mut self) -> &mut Stream {
+        &mut self.stream
+    }
+
+    /// The response is out. False when nothing is left to do.
+    fn written(&mut self, now: Instant, options: &Options) -> bool {
+        if !self.close {
+            self.phase = Phase::Idle;
+            self.deadline = now + options.idle_timeout;
+            return true;
+        }
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return false;
+        }
+        self.input = Input::default();
+        self.phase = Phase::Lingering { left: LINGER_BYTES };
+        self.deadline = now + LINGER_TIME;
+        true
+    }
+
+    /// Reads and drops until the client closes too, or has had its share.
+    fn linger(&mut self, scratch: &mut [u8]) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            let Phase::Lingering { left } = &mut self.phase else {
+                return Turn::Gone;
+            };
+            let enough = *left == 0;
+            match self.read(scratch) {
+                Ok(Some(n)) if n > 0 && !enough => {
+                    if let Phase::Lingering { left } = &mut self.phase {
+                        *left = left.saturating_sub(n);
+                    }
+                }
+                Ok(None) => return Turn::Wait,
+                _ => return Turn::Gone,
+            }
+        }
+        Turn::Again
+    }
+
+    /// `Some(0)` is the end of the stream, `None` that there is nothing now.
+    fn read(&mut self, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        while self.readable || self.ended {
+            match self.stream.read(scratch) {
+                Ok(n) => {
+                    // Edge-triggered: a short read means drained, and saves the call that would
+                    // say so; but a close that came with the data is told only once (`ended`).
+                    self.readable = n == scratch.len();
+                    return Ok(Some(n));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(None);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(None)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        self.sent += write_some(&mut self.stream, &self.output[self.sent..])?;
+        if self.sent == self.output.len() {
+            // Given back: most connections are idle most of the time.
+            self.output = Vec::new();
+            self.sent = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what the kernel takes now.
+fn write_some(stream: &mut Stream, bytes: &[u8]) -> io::Result<usize> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match stream.write(&bytes[at..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(at)
+}
+
+impl Body {
+    /// Takes what `input` has of the body; true when it is whole.
+    fn take(&mut self, input: &mut Input, body_bytes_max: usize) -> Result<bool, ParseError> {
+        match &mut self.framing {
+            BodyFraming::Length(length) => {
+                // The service has refused a length above the limit. The room grows with what
+                // comes, never with what was declared.
+                let n = (*length - self.bytes.len()).min(input.bytes().len());
+                self.bytes.extend_from_slice(&input.bytes()[..n]);
+                input.consume(n);
+                Ok(self.bytes.len() == *length)
+            }
+            BodyFraming::Chunked(decoder) => {
+                let (n, whole) = decoder.decode(input.bytes(), &mut self.bytes, body_bytes_max)?;
+                input.consume(n);
+                Ok(whole)
+            }
+        }
+    }
+}
+
+/// Bytes read and not yet taken. Empty, it holds no memory.
+#[derive(Debug, Default)]
+struct Input {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Input {
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.at..]
+    }
+
+    fn is_empty(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+
+    fn push(&mut self, fresh: &[u8]) {
+        // Moving the rest to the front is paid for by the bytes taken before it.
+        if self.at > self.bytes.len() / 2 {
+            self.bytes.drain(..self.at);
+            self.at = 0;
+        }
+        self.bytes.extend_from_slice(fresh);
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+        if self.is_empty() {
+            *self = Input::default();
+        }
+    }
+
+    /// Some clients send an empty line behind a body (RFC 9112 §2.2). On its own it begins no
+    /// request, so it must not start the clock of a head.
+    fn skip_lone_empty_lines(&mut self, phase: &Phase) {
+        if matches!(phase, Phase::Idle)
+            && self.bytes().len().is_multiple_of(2)
+            && self.bytes().chunks(2).all(|line| line == b"\r\n")
+        {
+            *self = Input::default();
+        }
+    }
+}

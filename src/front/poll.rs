@@ -1,0 +1,471 @@
+//! The front to face a network with: `WORKERS` loops that never block.
+//!
+//! Each worker owns a poll, its clients and a session of the store; nothing is shared on the way of
+//! a request. One tick:
+//!
+//! ```text
+//! 1  wait for readiness, or for the earliest deadline
+//! 2  newcomers, and every ready client: read, parse, run the service ──▶ commands queue up
+//! 3  the store: everything queued goes out in one write; replies that are there come in
+//! 4  their requests go on: another question, or a response, written at once
+//! 5  deadlines that have passed
+//! ```
+//!
+//! Batching falls out of it: the busier the worker, the more requests share a write to Redis. A
+//! client has at most one request in each tick, however many it has sent, so nobody starves.
+
+use super::accept::{Acceptor, Door, Listener, Newcomer};
+use super::access::Entry;
+use super::connection::{Connection, Exchange, Turn};
+use super::{Board, Options, Running};
+use crate::http::{self, DateCache, Framing, Head, Method, Printing};
+use crate::lifecycle::{Lifecycle, State};
+use crate::service::Service;
+use crate::service::problem::Problem;
+use crate::service::step::{Outcome, Step};
+use crate::slab::Slab;
+use crate::store::{Done, Session, Store, Wiring};
+use crate::stream::BOTH;
+use mio::{Events, Poll, Token, Waker};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Events taken in one tick; the rest are there in the next.
+const EVENTS_PER_TICK: usize = 256;
+
+/// Bytes read in one go, for whichever client is next.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// The print buffer is given back when a response has made it larger than this.
+const PRINTED_KEPT_BYTES: usize = 256 * 1024;
+
+/// Tokens: a client has the number of its place; the store's are far above any place.
+const STORE: usize = usize::MAX / 2;
+const WAKE: Token = Token(usize::MAX);
+
+/// Deadlines are looked at no more often than this.
+const DEADLINE_STEP: Duration = Duration::from_millis(10);
+
+/// Starts the workers and the thread that accepts.
+///
+/// # Errors
+/// When the address cannot be bound or the operating system refuses threads or descriptors.
+pub fn start(
+    options: Options,
+    service: Service,
+    store: Arc<dyn Store>,
+    board: Arc<Board>,
+    lifecycle: &Arc<Lifecycle>,
+) -> io::Result<Running> {
+    let listener = Listener::bind(&options.listen)?;
+    let address = listener.address()?;
+    let options = Arc::new(options);
+    let mut wakers = Vec::new();
+    let mut doors = Vec::new();
+    for n in 0..options.workers {
+        let (inbox, newcomers) = channel();
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let worker = Worker {
+            n,
+            options: Arc::clone(&options),
+            service: service.clone(),
+            board: Arc::clone(&board),
+            lifecycle: Arc::clone(lifecycle),
+            newcomers,
+            poll,
+            clients: Slab::default(),
+            again: Vec::new(),
+            next_check: None,
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            printed: Vec::new(),
+            date: DateCache::default(),
+        };
+        wakers.push(Arc::clone(&waker));
+        doors.push(Door {
+            inbox,
+            waker: Arc::clone(&waker),
+        });
+        let store = Arc::clone(&store);
+        lifecycle.spawn(format!("worker-{n}"), move || {
+            // Opened here, because a session belongs to its thread.
+            let wiring = Wiring {
+                registry: worker.poll.registry(),
+                first_token: STORE,
+                waker,
+            };
+            match store.session(wiring) {
+                Ok(session) => worker.run(session),
+                Err(e) => log::error!("failed to open a session of the store: {e}"),
+            }
+        })?;
+    }
+    let acceptor = Acceptor::new(listener, doors, board, options.connections_max)?;
+    wakers.push(acceptor.waker());
+    lifecycle.spawn("acceptor".to_owned(), {
+        let lifecycle = Arc::clone(lifecycle);
+        move || acceptor.run(&lifecycle)
+    })?;
+    let wake = move || {
+        for waker in &wakers {
+            // A loop that cannot be woken has ended.
+            let _ = waker.wake();
+        }
+    };
+    Ok(Running {
+        address,
+        threads: options.workers + 1,
+        wake: Box::new(wake),
+    })
+}
+
+struct Worker {
+    n: usize,
+    options: Arc<Options>,
+    service: Service,
+    board: Arc<Board>,
+    lifecycle: Arc<Lifecycle>,
+    newcomers: Receiver<Newcomer>,
+    poll: Poll,
+    clients: Slab<Connection>,
+    /// Clients with more to do in the next tick, whether or not their sockets say so.
+    again: Vec<u64>,
+    /// No client's deadline is before this. It may lie: deadlines move on without raising it.
+    next_check: Option<Instant>,
+    scratch: Box<[u8]>,
+    printed: Vec<u8>,
+    date: DateCache,
+}
+
+impl Worker {
+    fn run(mut self, mut session: Box<dyn Session>) {
+        let mut events = Events::with_capacity(EVENTS_PER_TICK);
+        let mut ready = Vec::new();
+        let mut done = Done::new();
+        loop {
+            self.board.wait(self.n);
+            let wait = self.wait(session.next_deadline());
+            if let Err(e) = self.poll.poll(&mut events, wait)
+                && e.kind() != io::ErrorKind::Interrupted
+            {
+                // Without its poll a worker is deaf; its end ends the process.
+                log::error!("failed to wait for events: {e}");
+                return;
+            }
+            let now = Instant::now();
+            self.board.begin(self.n, now);
+
+            // All events first: none of them can then mean a client that sits in a place whose
+            // last owner has left in this very tick.
+            ready.append(&mut self.again);
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(t) if t >= STORE => session.ready(event),
+                    Token(place) => {
+                        if let Some(key) = self.clients.key_at(place)
+                            && let Some(client) = self.clients.get_mut(key)
+                        {
+                            client.ready(event);
+                            ready.push(key);
+                        }
+                    }
+                }
+            }
+            self.welcome(now, &mut ready);
+            for key in ready.drain(..) {
+                self.turn(key, now, &mut *session);
+            }
+            loop {
+                session.progress(now, &mut done);
+                if done.is_empty() {
+                    break;
+                }
+                for (key, answer) in done.drain(..) {
+                    // Nobody there: the client left before its answer came.
+                    let next = self
+                        .clients
+                        .get_mut(key)
+                        .and_then(|c| c.exchange.as_mut())
+                        .and_then(|e| e.next.take());
+                    if let Some(next) = next {
+                        self.drive(key, guarded(|| next(answer)), now, &mut *session);
+                    }
+                }
+            }
+            self.check_deadlines(now);
+            if self.lifecycle.state() >= State::Stopped && self.leave(now, &mut *session) {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self, store: Option<Instant>) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let earliest = [store, self.next_check].into_iter().flatten().min()?;
+        Some(earliest.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes in the clients that the acceptor has sent.
+    fn welcome(&mut self, now: Instant, ready: &mut Vec<u64>) {
+        while let Ok(Newcomer { stream, refused }) = self.newcomers.try_recv() {
+            let key = self
+                .clients
+                .insert(Connection::new(stream, &self.options, now));
+            let Some(client) = self.clients.get_mut(key) else {
+                continue;
+            };
+            if let Err(e) = self.poll.registry().register(
+                client.stream(),
+                Token(Slab::<Connection>::place(key)),
+                BOTH,
+            ) {
+                log::error!("failed to watch a client: {e}");
+                self.remove(key);
+            } else if refused {
+                let problem = Problem::overloaded("too many connections");
+                self.finish(key, Err(problem), true, Some("too many connections"), now);
+            } else {
+                ready.push(key);
+                self.note_deadline(key);
+            }
+        }
+    }
+
+    /// Lets one client go as far as it can: to the store, to its answer, or until it needs to read
+    /// more than there is.
+    fn turn(&mut self, key: u64, now: Instant, session: &mut dyn Session) {
+        while let Some(client) = self.clients.get_mut(key) {
+            match client.advance(now, &mut self.scratch, &self.options) {
+                Turn::Wait => return self.note_deadline(key),
+                Turn::Again => {
+                    self.again.push(key);
+                    return self.note_deadline(key);
+                }
+                Turn::Gone => return self.remove(key),
+                Turn::Head(head) => {
+                    if !self.head(key, head, now, session) {
+                        return;
+                    }
+                }
+                Turn::Body(call, body) => {
+                    let step = guarded(|| self.service.perform(call, body));
+                    return self.drive(key, step, now, session);
+                }
+                Turn::Malformed(e) => return self.refuse(key, e.into(), now),
+                Turn::Truncated => {
+                    return self.refuse(
+                        key,
+                        Problem::new(400, "bad_request", "request ended early"),
+                        now,
+                    );
+                }
+                Turn::TimedOut => return self.refuse(key, TOO_SLOW, now),
+            }
+        }
+    }
+
+    /// A request has begun. True when its body has to be read next.
+    fn head(&mut self, key: u64, head: Head, now: Instant, session: &mut dyn Session) -> bool {
+        let trace = self.service.trace(Some(&head));
+        let admitted = catch_unwind(AssertUnwindSafe(|| self.service.admit(&head)))
+            .unwrap_or(Err(Problem::INTERNAL));
+        let Some(client) = self.clients.get_mut(key) else {
+            return false;
+        };
+        self.board.line(self.n).request_began();
+        let has_body = head.framing != Framing::Length(0);
+        if let (Ok(_), true) = (&admitted, has_body) {
+            // Borrowed before it is boxed away with the rest.
+            let Ok(call) = admitted else { return false };
+            client.expect(call, &head, now, &self.options);
+            client.exchange = Some(Box::new(Exchange {
+                head,
+                trace,
+                began: now,
+                next: None,
+            }));
+            return true;
+        }
+        client.exchange = Some(Box::new(Exchange {
+            head,
+            trace,
+            began: now,
+            next: None,
+        }));
+        match admitted {
+            Ok(call) => {
+                let step = guarded(|| self.service.perform(call, Vec::new()));
+                self.drive(key, step, now, session);
+            }
+            // Its body is not read, so the next request cannot be found: the connection ends.
+            Err(problem) => self.finish(key, Err(problem), has_body, None, now),
+        }
+        false
+    }
+
+    /// Follows a request one step further.
+    fn drive(&mut self, key: u64, step: Step, now: Instant, session: &mut dyn Session) {
+        match step {
+            Step::Done(outcome) => self.finish(key, outcome, false, None, now),
+            Step::Ask(command, next) => {
+                let Some(exchange) = self.clients.get_mut(key).and_then(|c| c.exchange.as_mut())
+                else {
+                    return;
+                };
+                exchange.next = Some(next);
+                session.submit(
+                    now,
+                    key,
+                    command,
+                    exchange.began + self.options.request_timeout,
+                );
+            }
+        }
+    }
+
+    /// The protocol was broken: answer, and close, because what follows cannot be trusted.
+    fn refuse(&mut self, key: u64, problem: Problem, now: Instant) {
+        let why = problem.detail.clone();
+        self.finish(key, Err(problem), true, Some(&why), now);
+    }
+
+    fn finish(
+        &mut self,
+        key: u64,
+        outcome: Outcome,
+        close: bool,
+        refused: Option<&str>,
+        now: Instant,
+    ) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let exchange = client.exchange.take();
+        let line = self.board.line(self.n);
+        let (head, trace, began) = match exchange {
+            Some(exchange) => {
+                line.request_ended();
+                let Exchange {
+                    head, trace, began, ..
+                } = *exchange;
+                (Some(head), trace, began)
+            }
+            None => (None, self.service.trace(None), now),
+        };
+        let response = self.service.seal(outcome, &trace);
+        let status = response.status_code().0;
+        let keep_alive = head.as_ref().is_some_and(Head::keep_alive);
+        let close = close || !keep_alive || self.lifecycle.state() >= State::Draining;
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let printing = Printing {
+            head_only: head.as_ref().is_some_and(|h| h.method == Method::Head),
+            close,
+            keep_alive_1_0: head.as_ref().is_some_and(|h| h.version < (1, 1)),
+            date: self.date.at(seconds),
+        };
+        self.printed.clear();
+        self.printed.shrink_to(PRINTED_KEPT_BYTES);
+        http::print(response, &printing, &mut self.printed);
+        let lives = client.respond(&self.printed, close, now, &self.options);
+        let more = client.has_more();
+        self.options.access_log.record(&Entry {
+            method: head.as_ref().map_or("-", |h| h.method.as_str()),
+            target: head.as_ref().map_or("-", |h| h.target.as_str()),
+            status,
+            refused,
+            took: now.saturating_duration_since(began),
+            trace: &trace,
+            peer: client.peer,
+        });
+        if !lives {
+            return self.remove(key);
+        }
+        if more {
+            self.again.push(key);
+        }
+        self.note_deadline(key);
+    }
+
+    fn note_deadline(&mut self, key: u64) {
+        let Some(deadline) = self.clients.get_mut(key).and_then(|c| c.deadline()) else {
+            return;
+        };
+        self.next_check = Some(self.next_check.map_or(deadline, |t| t.min(deadline)));
+    }
+
+    /// One pass over all clients, when the earliest deadline may have come. Deadlines are seconds
+    /// away and mostly never reached, so this costs less than any structure that keeps them sorted.
+    fn check_deadlines(&mut self, now: Instant) {
+        if self.next_check.is_none_or(|t| t > now) {
+            return;
+        }
+        let is_due = |c: &Connection| c.deadline().is_some_and(|t| t <= now);
+        let due: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| is_due(c))
+            .map(|(key, _)| key)
+            .collect();
+        for key in due {
+            let Some(client) = self.clients.get_mut(key) else {
+                continue;
+            };
+            match client.expired() {
+                Turn::TimedOut => self.refuse(key, TOO_SLOW, now),
+                _ => self.remove(key),
+            }
+        }
+        let earliest = self.clients.iter().filter_map(|(_, c)| c.deadline()).min();
+        self.next_check = earliest.map(|t| t.max(now + DEADLINE_STEP));
+    }
+
+    /// The service has stopped: idle clients are sent home, the others are finished. True when
+    /// nobody is left.
+    fn leave(&mut self, now: Instant, session: &mut dyn Session) -> bool {
+        let idle: Vec<u64> = self
+            .clients
+            .iter()
+            .filter(|(_, c)| c.is_idle())
+            .map(|(key, _)| key)
+            .collect();
+        for key in idle {
+            // A request may be there that no event has told of yet.
+            self.turn(key, now, session);
+            if self.clients.get_mut(key).is_some_and(|c| c.is_idle()) {
+                self.remove(key);
+            }
+        }
+        self.clients.is_empty()
+    }
+
+    fn remove(&mut self, key: u64) {
+        let Some(mut client) = self.clients.remove(key) else {
+            return;
+        };
+        // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
+        let _ = self.poll.registry().deregister(client.stream());
+        let line = self.board.line(self.n);
+        line.disconnected();
+        if client.exchange.is_some() {
+            line.request_ended();
+        }
+    }
+}
+
+const TOO_SLOW: Problem =
+    Problem::new(408, "request_timeout", "the request did not arrive in time");
+
+/// A panic in a rule costs its own request a 500 and nobody else anything: rules own what they
+/// work on, so there is nothing half-changed to see.
+fn guarded(run: impl FnOnce() -> Step) -> Step {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Problem::INTERNAL.into())
+}

@@ -1,0 +1,234 @@
+//! The plain front: `tiny_http::Server`, and `WORKERS` threads that take a request, run it to its
+//! end and answer it. Read this one first.
+//!
+//! For use behind a proxy that sanitises requests: tiny_http's own connection handling has faults
+//! that no application can mend (README, "Why two fronts"). What can be refused from outside is
+//! refused here: the head is judged again by the rules of [`crate::http`].
+//!
+//! tiny_http prints responses in its own way; we take its writer and print in ours, so that both
+//! fronts say the same. It keeps the connection open, whatever we say about closing it.
+
+use super::access::Entry;
+use super::listen::{Listen, clear_stale_socket};
+use super::{Board, Options, Running};
+use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
+use crate::lifecycle::{Lifecycle, State};
+use crate::service::Service;
+use crate::service::problem::Problem;
+use crate::service::step::{Outcome, Step};
+use crate::service::trace::Trace;
+use crate::store::blocking::Blocking;
+use crate::store::{Store, StoreError};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tiny_http::Server;
+
+/// Starts the server and its workers.
+///
+/// # Errors
+/// When the address cannot be bound or the operating system refuses threads or descriptors.
+pub fn start(
+    options: Options,
+    service: Service,
+    store: Arc<dyn Store>,
+    board: Arc<Board>,
+    lifecycle: &Arc<Lifecycle>,
+) -> io::Result<Running> {
+    let (server, address) = listen(&options.listen)?;
+    let server = Arc::new(server);
+    let options = Arc::new(options);
+    for n in 0..options.workers {
+        let worker = Worker {
+            n,
+            options: Arc::clone(&options),
+            service: service.clone(),
+            board: Arc::clone(&board),
+            lifecycle: Arc::clone(lifecycle),
+            server: Arc::clone(&server),
+            date: DateCache::default(),
+        };
+        let store = Arc::clone(&store);
+        lifecycle.spawn(format!("worker-{n}"), move || {
+            match Blocking::new(&*store) {
+                Ok(store) => worker.run(store),
+                Err(e) => log::error!("failed to open a session of the store: {e}"),
+            }
+        })?;
+    }
+    let workers = options.workers;
+    let wake = move || (0..workers).for_each(|_| server.unblock());
+    Ok(Running {
+        address,
+        threads: workers,
+        wake: Box::new(wake),
+    })
+}
+
+fn listen(listen: &Listen) -> io::Result<(Server, String)> {
+    let (server, address) = match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address)?;
+            let address = listener.local_addr()?.to_string();
+            (Server::from_listener(listener, None), address)
+        }
+        Listen::Unix(path) => {
+            clear_stale_socket(path)?;
+            (
+                Server::from_listener(UnixListener::bind(path)?, None),
+                listen.to_string(),
+            )
+        }
+    };
+    Ok((server.map_err(io::Error::other)?, address))
+}
+
+struct Worker {
+    n: usize,
+    options: Arc<Options>,
+    service: Service,
+    board: Arc<Board>,
+    lifecycle: Arc<Lifecycle>,
+    server: Arc<Server>,
+    date: DateCache,
+}
+
+impl Worker {
+    fn run(mut self, mut store: Blocking) {
+        while self.lifecycle.state() < State::Stopped {
+            match self.server.recv() {
+                Ok(request) => {
+                    self.board.begin(self.n, Instant::now());
+                    self.board.line(self.n).request_began();
+                    self.serve(request, &mut store);
+                    self.board.line(self.n).request_ended();
+                    self.board.wait(self.n);
+                }
+                // `unblock`, to look at the lifecycle; and the last word of a dead accept loop,
+                // which cannot be told from it here.
+                Err(e) => log::debug!("woken: {e}"),
+            }
+        }
+    }
+
+    /// The life of a request, top to bottom.
+    fn serve(&mut self, mut request: tiny_http::Request, store: &mut Blocking) {
+        let began = Instant::now();
+        let head = match read_head(&request) {
+            Ok(head) => head,
+            Err(e) => {
+                let trace = self.service.trace(None);
+                return self.respond(request, None, &trace, Err(e.into()), began);
+            }
+        };
+        let trace = self.service.trace(Some(&head));
+        let step = match self.service.admit(&head) {
+            Err(problem) => problem.into(),
+            Ok(call) => match read_body(&mut request, &head, self.options.body_bytes_max) {
+                Err(e) => Step::from(Problem::from(e)),
+                Ok(body) => guarded(|| self.service.perform(call, body)),
+            },
+        };
+        let outcome = finish(step, store, began + self.options.request_timeout);
+        self.respond(request, Some(&head), &trace, outcome, began);
+    }
+
+    fn respond(
+        &mut self,
+        request: tiny_http::Request,
+        head: Option<&Head>,
+        trace: &Trace,
+        outcome: Outcome,
+        began: Instant,
+    ) {
+        let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip());
+        let refused = match &outcome {
+            Err(problem) if head.is_none() => Some(problem.detail.clone()),
+            _ => None,
+        };
+        let response = self.service.seal(outcome, trace);
+        let status = response.status_code().0;
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let printing = Printing {
+            head_only: head.is_some_and(|h| h.method == Method::Head),
+            close: head.is_none_or(|h| !h.keep_alive())
+                || self.lifecycle.state() >= State::Draining,
+            keep_alive_1_0: head.is_some_and(|h| h.version < (1, 1)),
+            date: self.date.at(seconds),
+        };
+        let mut bytes = Vec::new();
+        http::print(response, &printing, &mut bytes);
+        let mut writer = request.into_writer();
+        if let Err(e) = writer.write_all(&bytes).and_then(|()| writer.flush()) {
+            log::debug!("a client did not take its response: {e}");
+        }
+        self.options.access_log.record(&Entry {
+            method: head.map_or("-", |h| h.method.as_str()),
+            target: head.map_or("-", |h| h.target.as_str()),
+            status,
+            refused: refused.as_deref(),
+            took: began.elapsed(),
+            trace,
+            peer,
+        });
+    }
+}
+
+/// Judges again what tiny_http let pass. What it has done with the bytes cannot be undone: a body
+/// behind a bad length may be read as a request all the same.
+fn read_head(request: &tiny_http::Request) -> Result<Head, ParseError> {
+    let (method, version) = (request.method().clone(), request.http_version().clone());
+    let target = Target::parse(&method, request.url())?;
+    let headers = request.headers().to_vec();
+    Head::judge(method, target, version, headers)
+}
+
+/// Reads the body, one byte beyond the limit at most.
+fn read_body(
+    request: &mut tiny_http::Request,
+    head: &Head,
+    body_bytes_max: usize,
+) -> Result<Vec<u8>, ParseError> {
+    let mut body = Vec::new();
+    if head.framing == Framing::Length(0) {
+        return Ok(body);
+    }
+    let limit = body_bytes_max as u64 + 1;
+    match request.as_reader().take(limit).read_to_end(&mut body) {
+        Ok(_) if body.len() > body_bytes_max => Err(ParseError::BodyTooLarge),
+        Ok(n) if matches!(head.framing, Framing::Length(length) if length != n as u64) => {
+            Err(ParseError::BadContentLength)
+        }
+        Ok(_) => Ok(body),
+        Err(_) => Err(ParseError::BadChunkEnd),
+    }
+}
+
+/// Asks the store what the rules want to know, until they know what to answer.
+fn finish(mut step: Step, store: &mut Blocking, deadline: Instant) -> Outcome {
+    loop {
+        match step {
+            Step::Done(outcome) => return outcome,
+            Step::Ask(command, next) => {
+                let late = Instant::now() >= deadline + Duration::from_millis(1);
+                let answer = if late {
+                    Err(StoreError::Timeout)
+                } else {
+                    store.call(command, deadline)
+                };
+                step = guarded(|| next(answer));
+            }
+        }
+    }
+}
+
+/// As in the poll front: a panic in a rule costs one request a 500.
+fn guarded(run: impl FnOnce() -> Step) -> Step {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Problem::INTERNAL.into())
+}
