@@ -1,5 +1,38 @@
 #![forbid(unsafe_code)]
-//! kioskd.
+//! **kioskd**: a stateless HTTP service for JSON items, with its state outside, in Redis.
+//!
+//! A kiosk keeps nothing: it fetches every hot dog from outside and hands it over. Any replica can
+//! answer any request, and any replica can die.
+//!
+//! ```text
+//! bytes in ─▶ http ─▶ Request ─▶ service ─▶ Step::Ask(Command) ─▶ store session ─▶ redis | memory | noop
+//!                                   ▲                                  │
+//!                                   └────────────── Answer ◀───────────┘
+//! bytes out ◀─ http ◀─ Response ◀─ Step::Done
+//! ```
+//!
+//! Three kinds of code, and data flows one way through them:
+//!
+//! - **Pure core**: [`http`] (bytes and messages), [`resp`] codec (bytes and Redis replies),
+//!   [`service`] (requests and steps). No sockets, no threads, no clocks: everything is an argument.
+//! - **Thin shells**: [`front`] (sockets and the core), [`store`] sessions (the core and Redis).
+//!   They move bytes and keep deadlines, and know no rule.
+//! - **Assembly**: [`config`], [`lifecycle`], [`mod@log`], and `main`.
+//!
+//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, in a hundred lines),
+//! [`http::HeadParser`], [`service::step`], [`service`], [`service::items`], [`store`],
+//! [`store::memory`]; then the same again through [`front::poll`], [`front::connection`],
+//! [`store::redis`], [`resp::client`], [`resp::link`], [`resp::connection`], [`resp::codec`].
+//!
+//! The layers, and what each may name, are a table in `tests/layers.rs`, which is a test.
 
+pub mod config;
+pub mod front;
 pub mod http;
+pub mod lifecycle;
+pub mod log;
 pub mod resp;
+pub mod service;
+pub mod slab;
+pub mod store;
+pub mod stream;

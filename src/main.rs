@@ -1,2 +1,246 @@
-//! The process.
-fn main() {}
+//! The process: arguments, assembly, and the way out.
+//!
+//! Exit codes: 0 a clean drain (or `--help`), 1 a drain cut short or a failure at run time, 2 bad
+//! configuration or arguments.
+
+use kioskd::config::{Config, SETTINGS, StoreChoice};
+use kioskd::front::{self, Board, Kind, Running};
+use kioskd::lifecycle::{Event, Lifecycle, State};
+use kioskd::log::Log;
+use kioskd::service::{Service, Vitals};
+use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
+
+fn main() -> ExitCode {
+    if let Some(code) = arguments() {
+        return code;
+    }
+    let config = match Config::read(|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(mistakes) => {
+            for mistake in mistakes {
+                eprintln!("kioskd: {mistake}");
+            }
+            return ExitCode::from(2);
+        }
+    };
+    let log = match kioskd::log::start(config.log.clone()) {
+        Ok(log) => log,
+        Err(e) => {
+            eprintln!("kioskd: failed to start the log: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log_panics();
+    let code = run(config, &log);
+    log.flush();
+    code
+}
+
+/// There are no options but these: all else comes from the environment.
+fn arguments() -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => None,
+        ["--version" | "-V"] => {
+            println!("{VERSION}");
+            Some(ExitCode::SUCCESS)
+        }
+        ["--help" | "-h"] => {
+            println!(
+                "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n"
+            );
+            println!("usage: kioskd [--help | --version]\n\nsettings, from the environment:");
+            for (name, default, meaning) in SETTINGS {
+                println!("  {name:22} {meaning} [{default}]");
+            }
+            println!("\ndurations: 250ms, 2s, 30m, 24h, 7d");
+            println!(
+                "exit codes: 0 clean drain, 1 drain cut short or run-time failure, 2 bad configuration or arguments"
+            );
+            Some(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("kioskd: unknown arguments {arguments:?}; see kioskd --help");
+            Some(ExitCode::from(2))
+        }
+    }
+}
+
+/// A panic is a bug; its message belongs with everything else that is logged.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current().name().unwrap_or("?").to_owned();
+        log::error!("BUG: panic in thread {thread}: {panic}");
+    }));
+}
+
+fn run(config: Config, log: &Log) -> ExitCode {
+    let (lifecycle, events) = Lifecycle::new();
+    let running = match assemble(&config, &lifecycle) {
+        Ok(running) => running,
+        Err(e) => {
+            log::error!("failed to start on {}: {e}", config.front.listen);
+            return ExitCode::FAILURE;
+        }
+    };
+    lifecycle.advance(State::Ready);
+    let Front {
+        running,
+        board,
+        store,
+    } = running;
+    announce(&config, &running, &*store);
+    let signal = match events.recv() {
+        Ok(Event::Signal(name)) => name,
+        Ok(Event::Ended { thread, panicked }) => {
+            let how = if panicked { "died of a panic" } else { "ended" };
+            log::error!(
+                "thread {thread} {how}; a service without it would accept and never answer: exiting"
+            );
+            return ExitCode::FAILURE;
+        }
+        Err(_) => return ExitCode::FAILURE,
+    };
+    log::info!(
+        "shutting down on {signal}: draining for {:?}, then finishing for up to {:?}",
+        config.drain_delay,
+        config.drain_timeout
+    );
+    let code = drain(&config, &lifecycle, &events, &running, &board);
+    if log.dropped() > 0 {
+        log::warn!("{} log lines were dropped in all", log.dropped());
+    }
+    code
+}
+
+struct Front {
+    running: Running,
+    board: Arc<Board>,
+    store: Arc<dyn Store>,
+}
+
+fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Front> {
+    // Before anything else: a signal that comes during the start must find its handler.
+    lifecycle.watch_signals()?;
+    let store: Arc<dyn Store> = match &config.store {
+        StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
+        StoreChoice::Noop => Arc::new(Noop),
+        StoreChoice::Redis(endpoint, options) => {
+            Arc::new(Redis::new(endpoint.clone(), (**options).clone()))
+        }
+    };
+    let tick = match config.kind {
+        Kind::Poll => Duration::ZERO,
+        // A thread of the plain front is at one request for as long as that takes.
+        Kind::TinyHttp => config.front.request_timeout + config.front.body_timeout,
+    };
+    let board = Arc::new(Board::new(config.front.workers, tick));
+    let service = Service::new(config.service.clone(), {
+        let (board, lifecycle) = (Arc::clone(&board), Arc::clone(lifecycle));
+        move || Vitals {
+            ready: lifecycle.state() == State::Ready,
+            turning: board.turning(Instant::now()),
+        }
+    });
+    let running = front::start(
+        config.kind,
+        config.front.clone(),
+        service,
+        Arc::clone(&store),
+        Arc::clone(&board),
+        lifecycle,
+    )?;
+    Ok(Front {
+        running,
+        board,
+        store,
+    })
+}
+
+/// The one start-up line, and what an operator should know once.
+fn announce(config: &Config, running: &Running, store: &dyn Store) {
+    let mut place = String::new();
+    if let Some(pod) = &config.pod_name {
+        place.push_str(&format!(" pod={pod}"));
+    }
+    if let Some(namespace) = &config.namespace {
+        place.push_str(&format!(" namespace={namespace}"));
+    }
+    log::info!(
+        "{VERSION} listening on {} front={} workers={} store={} at {}{place}",
+        running.address,
+        config.kind.name(),
+        config.front.workers,
+        store.kind(),
+        store.place(),
+    );
+    if matches!(config.store, StoreChoice::Memory(_)) {
+        log::warn!(
+            "the memory store loses everything on restart and is not shared between replicas; set REDIS_ADDR"
+        );
+    }
+    if config.front.listen.is_loopback() && config.pod_name.is_some() {
+        log::warn!("listening on loopback inside a pod: no Service can reach it");
+    }
+}
+
+/// From the first signal to the exit code.
+fn drain(
+    config: &Config,
+    lifecycle: &Lifecycle,
+    events: &Receiver<Event>,
+    running: &Running,
+    board: &Board,
+) -> ExitCode {
+    let mut threads = running.threads;
+    lifecycle.advance(State::Draining);
+    if wait(events, Instant::now() + config.drain_delay, &mut threads) == Waited::Signal {
+        return cut("a second signal came", board);
+    }
+    lifecycle.advance(State::Stopped);
+    let deadline = Instant::now() + config.drain_timeout;
+    running.wake();
+    match wait(events, deadline, &mut threads) {
+        Waited::Ended => {
+            log::info!("drained: every request was answered");
+            ExitCode::SUCCESS
+        }
+        Waited::Signal => cut("a second signal came", board),
+        Waited::TimedOut => cut("DRAIN_TIMEOUT has passed", board),
+    }
+}
+
+#[derive(PartialEq)]
+enum Waited {
+    Ended,
+    Signal,
+    TimedOut,
+}
+
+/// Waits for all threads to end, a signal, or the deadline.
+fn wait(events: &Receiver<Event>, deadline: Instant, threads: &mut usize) -> Waited {
+    while *threads > 0 {
+        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(Event::Signal(_)) => return Waited::Signal,
+            Ok(Event::Ended { .. }) => *threads -= 1,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Waited::TimedOut;
+            }
+        }
+    }
+    Waited::Ended
+}
+
+fn cut(why: &str, board: &Board) -> ExitCode {
+    log::error!(
+        "shutdown failed: {why}; {} requests in flight were cut",
+        board.in_flight()
+    );
+    ExitCode::FAILURE
+}

@@ -1,0 +1,167 @@
+//! From start to exit: four states, the signals that move between them, and every long-lived thread.
+//!
+//! ```text
+//! Starting ─▶ Ready ─▶ Draining ─▶ Stopped
+//!             │        │           └ accepts nothing more; finishes what is in flight; exits
+//!             │        └ SIGTERM or SIGINT: /readyz is 503, every response says `Connection: close`,
+//!             │          and for DRAIN_DELAY all else goes on, while load balancers take note
+//!             └ accepts and answers
+//! ```
+//!
+//! The state is one byte that anyone may read and only `main` moves. Threads are started here so
+//! that their end, wanted or not, arrives as an event in the same queue as the signals: a worker
+//! that dies takes the process with it instead of leaving a zombie that accepts and never answers.
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+/// Where the process is in its life. The order is the order of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum State {
+    /// Not accepting yet.
+    Starting,
+    /// Accepting and answering.
+    Ready,
+    /// Still accepting and answering, and telling everybody to go elsewhere.
+    Draining,
+    /// Accepting nothing more, finishing what is in flight.
+    Stopped,
+}
+
+/// Something `main` has to react to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// SIGTERM or SIGINT has come.
+    Signal(&'static str),
+    /// A thread has ended; with `panicked`, by a bug.
+    Ended {
+        /// Its name.
+        thread: String,
+        /// Whether it died.
+        panicked: bool,
+    },
+}
+
+/// The shared state and the queue of events.
+#[derive(Debug)]
+pub struct Lifecycle {
+    state: AtomicU8,
+    events: Sender<Event>,
+}
+
+impl Lifecycle {
+    /// In `Starting`, and the receiving end of its events.
+    pub fn new() -> (Arc<Lifecycle>, Receiver<Event>) {
+        let (events, queue) = channel();
+        (
+            Arc::new(Lifecycle {
+                state: AtomicU8::new(State::Starting as u8),
+                events,
+            }),
+            queue,
+        )
+    }
+
+    /// The present state.
+    pub fn state(&self) -> State {
+        // Relaxed: the state guards no other memory, and a response more or less that says
+        // `close` is no matter.
+        match self.state.load(Ordering::Relaxed) {
+            0 => State::Starting,
+            1 => State::Ready,
+            2 => State::Draining,
+            _ => State::Stopped,
+        }
+    }
+
+    /// Moves on; never back.
+    pub fn advance(&self, state: State) {
+        self.state.fetch_max(state as u8, Ordering::Relaxed);
+    }
+
+    /// Turns SIGTERM and SIGINT into events from now on.
+    ///
+    /// # Errors
+    /// When the operating system refuses the handlers or the thread that waits for them.
+    pub fn watch_signals(&self) -> io::Result<()> {
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let events = self.events.clone();
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for signal in signals.forever() {
+                    let name = if signal == SIGINT {
+                        "SIGINT"
+                    } else {
+                        "SIGTERM"
+                    };
+                    if events.send(Event::Signal(name)).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        Ok(())
+    }
+
+    /// Starts a thread whose end is an event.
+    ///
+    /// # Errors
+    /// When the operating system has no room for another thread.
+    pub fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let events = self.events.clone();
+        thread::Builder::new().name(name.clone()).spawn(move || {
+            let panicked = catch_unwind(AssertUnwindSafe(run)).is_err();
+            // Nobody listens only when `main` has gone already.
+            let _ = events.send(Event::Ended {
+                thread: name,
+                panicked,
+            });
+        })?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moves_on_and_never_back() {
+        let (lifecycle, _events) = Lifecycle::new();
+        assert_eq!(lifecycle.state(), State::Starting);
+        for state in [State::Ready, State::Stopped, State::Draining] {
+            lifecycle.advance(state);
+        }
+        assert_eq!(lifecycle.state(), State::Stopped);
+    }
+
+    #[test]
+    fn the_end_of_a_thread_is_an_event_also_when_it_panics() {
+        let (lifecycle, events) = Lifecycle::new();
+        lifecycle.spawn("a".to_owned(), || {}).unwrap();
+        assert_eq!(
+            events.recv(),
+            Ok(Event::Ended {
+                thread: "a".to_owned(),
+                panicked: false
+            })
+        );
+        lifecycle
+            .spawn("b".to_owned(), || panic!("a panic this test wants"))
+            .unwrap();
+        assert_eq!(
+            events.recv(),
+            Ok(Event::Ended {
+                thread: "b".to_owned(),
+                panicked: true
+            })
+        );
+    }
+}
