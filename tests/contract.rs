@@ -1,0 +1,732 @@
+//! What a client may rely on, as a table of requests and answers, run against both fronts on every store.
+//!
+//! Each test starts from an empty service and says one rule. What the rules do not mention (the order of headers, the
+//! wording of `title`) is not looked at, so that it can change.
+
+mod support;
+
+use support::{Kioskd, Reply, for_each_front, for_each_service};
+
+/// The table test of the service this one replaces, under its own names.
+#[test]
+fn test_create_validation() {
+    struct Case {
+        name: &'static str,
+        path: &'static str,
+        body: &'static str,
+        code: &'static str,
+    }
+    let cases = [
+        Case {
+            name: "missing id",
+            path: "/items",
+            body: r#"{"a":1}"#,
+            code: "missing_id",
+        },
+        Case {
+            name: "bad json",
+            path: "/items?id=1",
+            body: "oops",
+            code: "bad_json",
+        },
+    ];
+    for_each_service(&[], |kioskd| {
+        for case in &cases {
+            eprintln!("-- {}", case.name);
+            assert_problem(
+                &kioskd.connect().post(case.path, case.body),
+                400,
+                case.code,
+                case.name,
+            );
+        }
+    });
+}
+
+#[test]
+fn an_item_is_the_same_in_both_path_forms() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for (written, read) in [("/items?id=a1", "/items/a1"), ("/items/a2", "/items?id=a2")] {
+            assert_eq!(client.post(written, r#"{"n":1}"#).status, 201);
+            for path in [written, read] {
+                assert_document(&client.get(path), r#"{"n":1}"#);
+            }
+        }
+    });
+}
+
+#[test]
+fn post_answers_where_the_item_is() {
+    // Location is a path form of the same id: whatever was written there comes back.
+    let ids = [
+        ("42", "/items/42"),
+        ("a%2Fb", "/items/a%2Fb"),
+        ("a+b", "/items/a%20b"),
+        ("%C3%A9", "/items/%C3%A9"),
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for (id, location) in ids {
+            let reply = client.post(&format!("/items?id={id}"), r#"{"n":1}"#);
+            assert_eq!(reply.status, 201, "{reply:?}");
+            assert_eq!(reply.header("location"), Some(location), "{reply:?}");
+            assert_document(&client.get(location), r#"{"n":1}"#);
+        }
+    });
+}
+
+#[test]
+fn post_replaces_what_was_there() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for body in [r#"{"v":1,"long":"long"}"#, r#"{"v":2}"#, "{}"] {
+            assert_eq!(client.post("/items?id=1", body).status, 201);
+            assert_document(&client.get("/items?id=1"), body);
+        }
+    });
+}
+
+#[test]
+fn an_absent_item_is_not_found() {
+    for_each_service(&[], |kioskd| {
+        for path in ["/items?id=nobody", "/items/nobody"] {
+            assert_problem(&kioskd.connect().get(path), 404, "not_found", "not found");
+        }
+    });
+}
+
+#[test]
+fn an_unknown_path_is_404() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in ["/", "/item", "/itemss?id=1", "/ITEMS?id=1", "/livez/x"] {
+            let reply = client.get(path);
+            assert_eq!(reply.status, 404, "{path}: {reply:?}");
+            reply.problem();
+        }
+    });
+}
+
+#[test]
+fn get_and_head_carry_the_same_headers() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.post("/items?id=1", r#"{"name":"Alice"}"#);
+        for (path, status) in [
+            ("/items?id=1", 200),
+            ("/items/1", 200),
+            ("/items/none", 404),
+            ("/livez", 200),
+        ] {
+            let id = [("X-Request-Id", "same-for-both")];
+            let get = client.request("GET", path, &id, b"");
+            let head = client.request("HEAD", path, &id, b"");
+            assert_eq!((get.status, head.status), (status, status), "{path}");
+            // A body after HEAD would be the start of the next response, and the next GET would fail on it.
+            assert_eq!(
+                comparable_headers(&get),
+                comparable_headers(&head),
+                "{path}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_document_may_not_be_cached_or_sniffed() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.post("/items?id=1", "{}");
+        let found = client.get("/items?id=1");
+        assert_eq!(found.header("cache-control"), Some("no-store"), "{found:?}");
+        for reply in [
+            found,
+            client.get("/items?id=none"),
+            client.post("/items?id=1", "oops"),
+        ] {
+            assert_eq!(
+                reply.header("x-content-type-options"),
+                Some("nosniff"),
+                "{reply:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn etag_is_strong_and_of_the_document() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        let tags = ["/items?id=1", "/items?id=2"].map(|path| {
+            let posted = client.post(path, r#"{"n":1}"#);
+            let tag = posted
+                .header("etag")
+                .unwrap_or_else(|| panic!("no ETag: {posted:?}"))
+                .to_owned();
+            assert!(
+                tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'),
+                "not a strong tag: {tag}"
+            );
+            assert_eq!(client.get(path).header("etag"), Some(&*tag));
+            assert_eq!(client.head(path).header("etag"), Some(&*tag));
+            tag
+        });
+        assert_eq!(tags[0], tags[1], "one document, two tags");
+        let other = client.post("/items?id=1", r#"{"n":2}"#);
+        assert_ne!(
+            other.header("etag"),
+            Some(&*tags[0]),
+            "two documents, one tag"
+        );
+    });
+}
+
+#[test]
+fn a_known_method_out_of_place_is_405_with_allow() {
+    let cases: [(&str, &str, &[&str]); 5] = [
+        ("TRACE", "/items?id=1", &["GET", "HEAD", "POST"]),
+        ("TRACE", "/items/1", &["GET", "HEAD", "POST"]),
+        ("DELETE", "/livez", &["GET", "HEAD"]),
+        ("POST", "/readyz", &["GET", "HEAD"]),
+        ("PATCH", "/healthz", &["GET", "HEAD"]),
+    ];
+    for_each_service(&[], |kioskd| {
+        for (method, path, allowed) in cases {
+            let reply = kioskd.connect().request(method, path, &[], b"");
+            assert_eq!(reply.status, 405, "{method} {path}: {reply:?}");
+            let allow = reply
+                .header("allow")
+                .unwrap_or_else(|| panic!("no Allow: {reply:?}"));
+            let listed: Vec<&str> = allow.split(',').map(str::trim).collect();
+            assert!(
+                allowed.iter().all(|wanted| listed.contains(wanted)),
+                "{method} {path}: Allow: {allow}"
+            );
+            assert!(!listed.contains(&method), "{method} {path}: Allow: {allow}");
+            assert_eq!(reply.problem().0, "method_not_allowed");
+        }
+    });
+}
+
+#[test]
+fn a_method_no_one_defined_is_501() {
+    for_each_service(&[], |kioskd| {
+        for path in ["/items?id=1", "/livez"] {
+            let reply = kioskd.connect().request("BREW", path, &[], b"");
+            assert_eq!(reply.status, 501, "{reply:?}");
+            reply.problem();
+        }
+    });
+}
+
+#[test]
+fn a_missing_or_empty_id_is_refused() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in [
+            "/items",
+            "/items?",
+            "/items?id",
+            "/items?id=",
+            "/items?ID=1",
+            "/items/",
+            "/items?x=1&id=",
+        ] {
+            assert_problem(&client.get(path), 400, "missing_id", "missing id");
+            assert_problem(&client.post(path, "{}"), 400, "missing_id", "missing id");
+        }
+    });
+}
+
+#[test]
+fn a_bad_id_is_refused() {
+    let too_long = "x".repeat(513);
+    let too_long_by_a_character = format!("{}%C3%A9", "x".repeat(511));
+    let bad = [
+        "%00",
+        "%0A",
+        "a%1Fb",
+        "%7F",
+        "%C2%85", // control characters, C1 included
+        "%",
+        "a%4",
+        "%zz",
+        "%+1", // not percent-encoding
+        "%FF",
+        "%C3",
+        "%ED%A0%80",
+        "%C0%AF", // not UTF-8: stray, cut, a surrogate, overlong
+        &too_long,
+        &too_long_by_a_character,
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in bad
+            .iter()
+            .flat_map(|id| [format!("/items?id={id}"), format!("/items/{id}")])
+        {
+            assert_problem(&client.get(&path), 400, "bad_id", "bad id");
+            assert_problem(&client.post(&path, "{}"), 400, "bad_id", "bad id");
+        }
+        assert_problem(&client.get("/items/_x"), 400, "bad_id", "bad id");
+    });
+}
+
+#[test]
+fn an_id_given_twice_is_refused() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in [
+            "/items?id=1&id=2",
+            "/items?id=1&id=1",
+            "/items?id=1&x=y&%69d=2",
+        ] {
+            for reply in [client.get(path), client.post(path, "{}")] {
+                assert_eq!(reply.status, 400, "{path}: {reply:?}");
+                reply.problem();
+            }
+        }
+    });
+}
+
+#[test]
+fn an_id_is_any_text_of_1_to_512_bytes() {
+    let longest = "x".repeat(512);
+    // Written and read in different spellings of one id: what `+` means differs between query and path.
+    let ids = [
+        ("/items?id=a+b", "/items/a%20b"),
+        ("/items/a+b", "/items?id=a%2Bb"),
+        ("/items/a%2Fb", "/items?id=a/b"),
+        ("/items?id=%C3%A9%E2%82%AC", "/items/%c3%a9%e2%82%ac"),
+        ("/items?id=..%2F..", "/items/..%2F.."),
+        ("/items?id=%69%64&other=1", "/items/id"),
+        ("/items?id=_x", "/items?id=%5Fx"),
+        ("/items?id=item:1", "/items/item:1"),
+        (
+            &*format!("/items?id={longest}"),
+            &*format!("/items/{longest}"),
+        ),
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for (number, (written, read)) in ids.iter().enumerate() {
+            let document = format!("{{\"n\":{number}}}");
+            assert_eq!(client.post(written, &document).status, 201, "{written}");
+            assert_document(&client.get(read), &document);
+        }
+        // None of them was another's: the first is still itself.
+        assert_document(&client.get("/items?id=a%20b"), "{\"n\":0}");
+    });
+}
+
+#[test]
+fn a_body_that_is_not_one_object_is_bad_json() {
+    let bodies: [&[u8]; 16] = [
+        b"oops",
+        b"",
+        b" ",
+        b"null",
+        b"[]",
+        b"[{}]",
+        b"1",
+        b"\"text\"",
+        b"true",
+        b"{\"a\":1} junk",
+        b"{\"a\":1}{}",
+        b"{\"a\":1",
+        b"{\"a\":01}",
+        b"{'a':1}",
+        b"{\"a\":1,}",
+        b"{\"a\":\"\xff\"}",
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for body in bodies {
+            eprintln!("-- {}", String::from_utf8_lossy(body));
+            assert_problem(
+                &client.post("/items?id=1", body),
+                400,
+                "bad_json",
+                "bad json",
+            );
+        }
+        assert_eq!(
+            client.get("/items?id=1").status,
+            404,
+            "a refused body was stored"
+        );
+    });
+}
+
+#[test]
+fn a_document_comes_back_byte_for_byte() {
+    let documents = [
+        r#"{"n":12345678901234567890,"m":1.10}"#,
+        r#"{"z":1,"a":2,"z":3}"#,
+        r#"{"e":1E400,"tiny":-0.0e-7,"zeros":1.000000000000000000000000000000000}"#,
+        r#"{"text":"\u00e9\/ é €"}"#,
+        "{ \"space\" :\t[ 1 ,\r\n 2 ] }",
+        "{}",
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for document in documents {
+            assert_eq!(
+                client.post("/items?id=1", document).status,
+                201,
+                "{document}"
+            );
+            assert_document(&client.get("/items?id=1"), document);
+        }
+        // Whitespace at the ends is not part of the document; whether it is kept is nobody's business.
+        assert_eq!(client.post("/items?id=1", " \r\n{\"a\":1}\t\n").status, 201);
+        assert_eq!(client.get("/items?id=1").text().trim(), "{\"a\":1}");
+    });
+}
+
+#[test]
+fn ttl_is_1_to_max_ttl_seconds() {
+    for_each_service(&[("MAX_TTL", "1h")], |kioskd| {
+        let mut client = kioskd.connect();
+        for ttl in ["1", "2", "3599", "3600"] {
+            assert_eq!(
+                client.post(&format!("/items?id=1&ttl={ttl}"), "{}").status,
+                201,
+                "{ttl}"
+            );
+        }
+        for ttl in [
+            "0",
+            "-1",
+            "3601",
+            "",
+            "x",
+            "1.5",
+            "1e3",
+            "%2B5",
+            "+5",
+            "0x10",
+            "1m",
+            "99999999999999999999",
+        ] {
+            let reply = client.post(&format!("/items?id=1&ttl={ttl}"), "{}");
+            assert_problem(&reply, 400, "bad_ttl", "bad ttl");
+        }
+    });
+}
+
+#[test]
+fn an_item_expires_after_its_ttl() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items?id=1&ttl=1", "{}").status, 201);
+        support::eventually("the item to expire", || {
+            client.get("/items?id=1").status == 404
+        });
+    });
+}
+
+#[test]
+fn a_request_id_is_taken_or_made() {
+    let longest = "x".repeat(128);
+    let too_long = "x".repeat(129);
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for id in ["a", "A-b_c.9", &longest] {
+            let reply = client.request("GET", "/items?id=none", &[("X-Request-Id", id)], b"");
+            assert_eq!(reply.header("x-request-id"), Some(id), "{reply:?}");
+            reply.problem();
+        }
+        let mut made = Vec::new();
+        for id in [
+            None,
+            Some("a b"),
+            Some("a\"b"),
+            Some("<a>"),
+            Some(&*too_long),
+        ] {
+            let headers: Vec<_> = id.map(|id| ("X-Request-Id", id)).into_iter().collect();
+            let reply = client.request("GET", "/livez", &headers, b"");
+            let own = reply
+                .header("x-request-id")
+                .unwrap_or_else(|| panic!("none: {reply:?}"))
+                .to_owned();
+            assert!((1..=128).contains(&own.len()), "{own}");
+            assert!(
+                own.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
+                "{own}"
+            );
+            assert_ne!(Some(&*own), id);
+            assert!(!made.contains(&own), "{own} was made twice");
+            made.push(own);
+        }
+    });
+}
+
+#[test]
+fn probes_answer_ok() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in ["/livez", "/healthz", "/readyz", "/ready"] {
+            let reply = client.get(path);
+            assert_eq!(
+                (reply.status, reply.text().trim()),
+                (200, "ok"),
+                "{path}: {reply:?}"
+            );
+            assert_eq!(client.head(path).status, 200, "{path}");
+        }
+    });
+}
+
+#[test]
+fn noop_accepts_everything_and_has_nothing() {
+    for_each_front(|front| {
+        let kioskd = Kioskd::start(&[("FRONT", front), ("STORE", "noop")]);
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items?id=1", "{}").status, 201);
+        assert_problem(&client.get("/items?id=1"), 404, "not_found", "not found");
+        assert_problem(
+            &client.post("/items?id=1", "oops"),
+            400,
+            "bad_json",
+            "bad json",
+        );
+        assert_eq!(client.get("/readyz").status, 200);
+    });
+}
+
+#[test]
+fn http_1_1_keeps_the_connection_and_close_closes_it() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for _ in 0..3 {
+            assert_eq!(client.get("/livez").status, 200);
+        }
+        assert_eq!(
+            client
+                .request("GET", "/livez", &[("Connection", "close")], b"")
+                .status,
+            200
+        );
+        assert!(client.is_closed());
+    });
+}
+
+#[test]
+fn http_1_0_closes_unless_asked_to_keep() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.send("GET /livez HTTP/1.0\r\n\r\n");
+        assert_eq!(client.read_response().status, 200);
+        assert!(client.is_closed());
+
+        let mut client = kioskd.connect();
+        for _ in 0..2 {
+            client.send("GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+            assert_eq!(client.read_response().status, 200);
+        }
+    });
+}
+
+#[test]
+fn a_chunked_body_is_read() {
+    let head = "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        // Whole, then cut at places where a careless reader stumbles: in a size, after a CR, in the last chunk.
+        for pieces in [
+            &["8\r\n{\"name\":\r\n7\r\n\"Alice\"\r\n1\r\n}\r\n0\r\n\r\n"][..],
+            &[
+                "8",
+                "\r\n{\"na",
+                "me\":\r",
+                "\n7\r\n\"Alice\"",
+                "\r\n1\r\n}",
+                "\r\n0",
+                "\r\n\r",
+                "\n",
+            ][..],
+        ] {
+            client.send(head);
+            for piece in pieces {
+                client.send(piece);
+            }
+            assert_eq!(client.read_response().status, 201);
+            assert_document(&client.get("/items?id=1"), r#"{"name":"Alice"}"#);
+        }
+    });
+}
+
+#[test]
+fn a_request_may_arrive_a_byte_at_a_time() {
+    let request = "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 7\r\n\r\n{\"a\":1}";
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for byte in request.bytes() {
+            client.send([byte]);
+        }
+        assert_eq!(client.read_response().status, 201);
+        assert_document(&client.get("/items?id=1"), r#"{"a":1}"#);
+    });
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.send(concat!(
+            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 7\r\n\r\n{\"a\":1}",
+            "GET /items?id=none HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+            "GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+        ));
+        let statuses = [(); 3].map(|()| client.read_response().status);
+        assert_eq!(statuses, [201, 404, 200]);
+        assert_document(&client.get("/items?id=1"), r#"{"a":1}"#);
+    });
+}
+
+/// The half-closing client of `printf … | nc`: its last bytes and its end of file arrive together.
+#[test]
+fn a_client_that_has_said_all_is_still_answered() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.send("GET /items?id=none HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+        client.close_write();
+        assert_eq!(client.read_response().status, 404);
+        assert!(client.is_closed());
+    });
+}
+
+#[test]
+fn expect_continue_is_answered_before_the_body() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        client.send("POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
+        assert_eq!(client.read_response().status, 100);
+        client.send("{}");
+        assert_eq!(client.read_response().status, 201);
+    });
+}
+
+#[test]
+fn the_body_limit_is_exact() {
+    let body = |length: usize| format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
+    for_each_service(&[("MAX_BODY_BYTES", "100")], |kioskd| {
+        for (length, status) in [(99, 201), (100, 201), (101, 413)] {
+            let reply = kioskd.connect().post("/items?id=1", body(length));
+            assert_eq!(reply.status, status, "{length} bytes declared: {reply:?}");
+
+            let mut client = kioskd.connect();
+            let chunked = format!("{length:x}\r\n{}\r\n0\r\n\r\n", body(length));
+            client.send(
+                "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n",
+            );
+            // Refused half way, the connection may be closed before the end is sent.
+            let _ = client.try_send(chunked);
+            assert_eq!(
+                client.read_response().status,
+                status,
+                "{length} bytes in a chunk"
+            );
+        }
+    });
+}
+
+/// RFC 9112, on the front that reads its own requests: tiny_http is lenient here and no application can change that.
+#[test]
+fn the_poll_front_refuses_what_two_readers_could_read_differently() {
+    let cases = [
+        ("400", "GET /livez HTTP/1.1\r\n\r\n"),
+        ("400", "GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"),
+        ("400", "GET /livez HTTP/1.1\nHost: a\n\n"),
+        ("400", "GET /livez HTTP/1.1\r\nHost : a\r\n\r\n"),
+        (
+            "400",
+            "GET /livez HTTP/1.1\r\nHost: a\r\nX: 1\r\n folded\r\n\r\n",
+        ),
+        ("400", "GET /livez HTTP/1.1\r\nHost: a\r\nX: \0\r\n\r\n"),
+        (
+            "400",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n\r\n{}",
+        ),
+        (
+            "400",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: +2\r\n\r\n{}",
+        ),
+        (
+            "400",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{} ",
+        ),
+        (
+            "400",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        ),
+        (
+            "400",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        ),
+        ("505", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        (
+            "413",
+            "POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 70368744177664\r\n\r\nx",
+        ),
+    ];
+    let kioskd = Kioskd::start(&[("FRONT", "poll")]);
+    for (status, request) in cases {
+        let mut client = kioskd.connect();
+        // A second request behind each: it must not be answered, for nobody knows where the first one ended.
+        client.send(format!("{request}GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let reply = client.read_response();
+        assert_eq!(reply.status.to_string(), status, "{request:?}: {reply:?}");
+        assert!(client.is_closed(), "{request:?} left the connection open");
+    }
+    let mut client = kioskd.connect();
+    let _ = client.try_send(format!(
+        "GET /livez HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n",
+        "x".repeat(16 * 1024)
+    ));
+    assert_eq!(client.read_response().status, 431);
+    let mut client = kioskd.connect();
+    client.send(format!(
+        "GET /items?id={} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "x".repeat(9 * 1024)
+    ));
+    assert_eq!(client.read_response().status, 414);
+    assert_eq!(kioskd.connect().get("/livez").status, 200);
+}
+
+#[track_caller]
+fn assert_document(reply: &Reply, document: &str) {
+    assert_eq!(
+        (reply.status, reply.text()),
+        (200, document.to_owned()),
+        "{reply:?}"
+    );
+    assert_eq!(
+        reply.header("content-type"),
+        Some("application/json"),
+        "{reply:?}"
+    );
+}
+
+#[track_caller]
+fn assert_problem(reply: &Reply, status: u16, code: &str, detail: &str) {
+    assert_eq!(reply.status, status, "wanted {detail}: {reply:?}");
+    assert_eq!(reply.problem(), (code.to_owned(), detail.to_owned()));
+}
+
+/// All headers but `Date`, which may tick between two requests; names in lower case, sorted.
+fn comparable_headers(reply: &Reply) -> Vec<(String, String)> {
+    let lower = |(name, value): &(String, String)| (name.to_ascii_lowercase(), value.clone());
+    let mut headers: Vec<_> = reply
+        .headers
+        .iter()
+        .map(lower)
+        .filter(|(name, _)| name != "date")
+        .collect();
+    headers.sort();
+    headers
+}

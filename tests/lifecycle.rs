@@ -1,0 +1,462 @@
+//! From the environment to the exit code: what a start says, what a bad one refuses, and how a signal is obeyed.
+//!
+//! A request is known to be in flight when [`FakeRedis`] has received its command and holds the reply; a drain is known
+//! to have begun when the log says so. Nothing here guesses how long either takes.
+
+mod support;
+
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use support::{Act, Client, FakeRedis, Finished, Kioskd, eventually, for_each_front, temp_dir};
+
+/// What the log says when a drain begins (and at no other time; the settings' names contain `drain` too).
+const DRAINING: &str = "draining";
+
+#[test]
+fn a_signal_ends_an_idle_service_with_0() {
+    for_each_front(|front| {
+        for signal in ["TERM", "INT"] {
+            let mut kioskd = Kioskd::start(&[("FRONT", front)]);
+            kioskd.signal(signal);
+            assert_eq!(
+                kioskd.wait_exit().code(),
+                Some(0),
+                "{signal}:\n{}",
+                kioskd.log()
+            );
+        }
+    });
+}
+
+/// `IDLE_TIMEOUT` is 75 s; a drain that waited for it would end as cut short.
+#[test]
+fn a_drain_closes_idle_connections() {
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[("FRONT", front)]);
+        let (mut used, mut unused) = (kioskd.connect(), kioskd.connect());
+        assert_eq!(used.get("/livez").status, 200);
+        kioskd.signal("TERM");
+        assert!(used.is_closed());
+        assert!(unused.is_closed());
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+    });
+}
+
+#[test]
+fn drain_finishes_requests_in_flight() {
+    for_each_front(|front| {
+        let (mut kioskd, fake, mut client) =
+            with_a_request_in_flight(front, &[("DRAIN_TIMEOUT", "50s")]);
+        kioskd.signal("TERM");
+        kioskd.wait_for_log(DRAINING);
+        fake.release();
+        let reply = client.read_response();
+        assert_eq!((reply.status, &*reply.text()), (200, r#"{"a":1}"#));
+        assert!(client.is_closed());
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+    });
+}
+
+/// The port must be free for others as soon as the drain begins. tiny_http closes its listener only when its server is
+/// dropped, at the end, so this is the poll front's promise.
+#[test]
+fn drain_stops_accepting_while_it_finishes() {
+    let (mut kioskd, fake, mut client) =
+        with_a_request_in_flight("poll", &[("DRAIN_TIMEOUT", "50s")]);
+    kioskd.signal("TERM");
+    eventually("connections to be refused", || {
+        TcpStream::connect(kioskd.addr()).is_err()
+    });
+    fake.release();
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+}
+
+#[test]
+fn a_drain_cut_short_exits_1_and_says_how_many() {
+    for_each_front(|front| {
+        let (mut kioskd, _fake, mut client) =
+            with_a_request_in_flight(front, &[("DRAIN_TIMEOUT", "300ms")]);
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(1), "{}", kioskd.log());
+        assert!(client.is_closed());
+        let log = kioskd.log();
+        let says_1 = |line: &str| {
+            line.split(|c: char| !c.is_alphanumeric())
+                .any(|word| word == "1")
+        };
+        let said = log.lines().any(|line| line.contains("cut") && says_1(line));
+        assert!(said, "no line says that 1 request was cut:\n{log}");
+    });
+}
+
+#[test]
+fn during_drain_delay_it_answers_but_is_not_ready() {
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("STORE", "memory"),
+            ("DRAIN_DELAY", "50s"),
+        ]);
+        let mut old = kioskd.connect();
+        assert_eq!(old.post("/items?id=1", "{}").status, 201);
+        kioskd.signal("TERM");
+        kioskd.wait_for_log(DRAINING);
+
+        let not_ready = kioskd.connect().get("/readyz");
+        assert_eq!(not_ready.status, 503, "{not_ready:?}");
+        let found = old.get("/items?id=1");
+        assert_eq!(found.status, 200, "{found:?}");
+        // A client that connects only now is one whom the load balancer's news has not reached: it is served too.
+        let alive = kioskd.connect().get("/livez");
+        assert_eq!(alive.status, 200, "{alive:?}");
+        // tiny_http drops a `Connection` header that a handler sets, so only the poll front can ask to reconnect.
+        if front == "poll" {
+            for reply in [not_ready, found, alive] {
+                assert!(reply.says_close(), "{reply:?}");
+            }
+            assert!(old.is_closed());
+        }
+        assert!(kioskd.is_running());
+    });
+}
+
+#[test]
+fn drain_delay_passes() {
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[("FRONT", front), ("DRAIN_DELAY", "300ms")]);
+        let start = Instant::now();
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        assert!(
+            start.elapsed() > Duration::from_millis(250),
+            "it left after {:?}",
+            start.elapsed()
+        );
+    });
+}
+
+#[test]
+fn a_second_signal_exits_at_once() {
+    for_each_front(|front| {
+        for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
+            let mut kioskd = Kioskd::start(&[("FRONT", front), ("DRAIN_DELAY", "50s")]);
+            kioskd.signal(first);
+            kioskd.wait_for_log(DRAINING);
+            let start = Instant::now();
+            kioskd.signal(second);
+            assert_eq!(
+                kioskd.wait_exit().code(),
+                Some(1),
+                "{first} {second}:\n{}",
+                kioskd.log()
+            );
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "it took {:?}",
+                start.elapsed()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_port_in_use_exits_1_and_says_which() {
+    for_each_front(|front| {
+        let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = taken
+            .local_addr()
+            .expect("a bound socket has an address")
+            .to_string();
+        let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address)], &[]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(
+            all(&ended).contains(&address),
+            "the message does not name {address}: {ended:?}"
+        );
+    });
+}
+
+#[test]
+fn port_binds_every_interface() {
+    for_each_front(|front| {
+        let kioskd = Kioskd::start(&[("FRONT", front), ("PORT", "0")]);
+        assert!(kioskd.addr().starts_with("0.0.0.0:"), "{}", kioskd.addr());
+        let mut client = Client::connect(&format!("127.0.0.1:{}", kioskd.port()));
+        assert_eq!(client.get("/livez").status, 200);
+    });
+}
+
+#[test]
+fn it_listens_on_a_unix_socket() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let listen = format!("unix:{}", dir.join("kioskd.sock").display());
+        let mut kioskd = Kioskd::start(&[("FRONT", front), ("LISTEN", &listen)]);
+        assert_eq!(
+            Client::connect(&listen).post("/items?id=1", "{}").status,
+            201
+        );
+        assert_eq!(Client::connect(&listen).get("/items?id=1").status, 200);
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+#[test]
+fn every_bad_setting_is_told_at_once_on_a_line_of_its_own() {
+    let bad = [
+        ("FRONT", "nginx"),
+        ("STORE", "mongo"),
+        ("LISTEN", "nowhere"),
+        ("WORKERS", "many"),
+        ("REQUEST_TIMEOUT", "2 parsecs"),
+        ("ITEM_TTL", "-5s"),
+        ("MAX_BODY_BYTES", "lots"),
+        ("DRAIN_DELAY", "soon"),
+        ("LOG_FORMAT", "xml"),
+        ("REDIS_URL", "redis://user:hunter2@host:notaport/0"),
+    ];
+    let ended = Kioskd::run(&bad, &[]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    for (name, value) in bad {
+        let lines: Vec<_> = ended
+            .stderr
+            .lines()
+            .filter(|line| line.contains(name))
+            .collect();
+        assert_eq!(
+            lines.len(),
+            1,
+            "{name} on {} lines of:\n{}",
+            lines.len(),
+            ended.stderr
+        );
+        if name != "REDIS_URL" {
+            assert!(
+                lines[0].contains(value),
+                "{name} without `{value}`: {}",
+                lines[0]
+            );
+        }
+    }
+    assert!(
+        !all(&ended).contains("hunter2"),
+        "the password is told:\n{}",
+        all(&ended)
+    );
+}
+
+#[test]
+fn each_bad_value_ends_the_start_with_2() {
+    let bad = [
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("WORKERS", "0"),
+        ("REQUEST_TIMEOUT", "0s"),
+        ("REQUEST_TIMEOUT", "2"),
+        ("ITEM_TTL", "99999999999999999999d"),
+        ("REDIS_ADDR", "no-port"),
+        ("REDIS_URL", "http://host"),
+    ];
+    for (name, value) in bad {
+        let ended = Kioskd::run(&[(name, value)], &[]);
+        assert_eq!(ended.code, Some(2), "{name}={value}: {ended:?}");
+        assert!(ended.stderr.contains(name), "{name}={value}: {ended:?}");
+    }
+    // Each is good alone; together nobody can say which one is meant.
+    let ended = Kioskd::run(&[("STORE", "redis")], &[]);
+    assert_eq!(
+        ended.code,
+        Some(2),
+        "STORE=redis without an address: {ended:?}"
+    );
+}
+
+#[test]
+fn an_empty_value_counts_as_unset() {
+    let empty = [
+        "STORE",
+        "REDIS_ADDR",
+        "REDIS_URL",
+        "FRONT",
+        "WORKERS",
+        "REQUEST_TIMEOUT",
+        "LOG",
+        "LOG_FORMAT",
+    ];
+    let settings: Vec<_> = empty.iter().map(|&name| (name, "")).collect();
+    let kioskd = Kioskd::start(&settings);
+    assert_eq!(kioskd.connect().get("/readyz").status, 200);
+}
+
+/// Kubernetes injects `REDIS_PORT=tcp://…` into every pod beside a Service named `redis`.
+#[test]
+fn names_that_kubernetes_injects_are_not_read() {
+    let injected = [
+        ("REDIS_PORT", "tcp://10.0.0.1:6379"),
+        ("REDIS_HOST", "10.0.0.1"),
+        ("REDIS_SERVICE_HOST", "x"),
+    ];
+    let kioskd = Kioskd::start(&injected);
+    assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
+}
+
+#[test]
+fn help_lists_every_setting() {
+    let ended = Kioskd::run(&[], &["--help"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let names = [
+        "PORT",
+        "LISTEN",
+        "STORE",
+        "REDIS_ADDR",
+        "REDIS_URL",
+        "FRONT",
+        "WORKERS",
+        "REQUEST_TIMEOUT",
+        "REDIS_CONNECT_TIMEOUT",
+        "ITEM_TTL",
+        "MAX_TTL",
+        "MEMORY_MAX_BYTES",
+        "MAX_BODY_BYTES",
+        "DRAIN_DELAY",
+        "DRAIN_TIMEOUT",
+        "LOG",
+        "LOG_FORMAT",
+        "POD_NAME",
+        "NAMESPACE",
+    ];
+    for name in names {
+        assert!(
+            ended.stdout.contains(name),
+            "no {name} in:\n{}",
+            ended.stdout
+        );
+    }
+}
+
+#[test]
+fn version_is_the_crates() {
+    let ended = Kioskd::run(&[], &["--version"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(
+        ended
+            .stdout
+            .starts_with(concat!("kioskd ", env!("CARGO_PKG_VERSION"))),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn an_unknown_argument_exits_2() {
+    let ended = Kioskd::run(&[], &["--nonsense"]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("--nonsense"), "{ended:?}");
+}
+
+#[test]
+fn the_start_up_line_says_what_runs_where() {
+    for_each_front(|front| {
+        let fake = FakeRedis::start(|_| Act::Usual);
+        let url = format!("redis://user:hunter2@{}/0", fake.addr());
+        let kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("WORKERS", "3"),
+            ("REDIS_URL", &url),
+            ("POD_NAME", "kiosk-7"),
+            ("NAMESPACE", "prod"),
+        ]);
+        let log = kioskd.log();
+        let line = log
+            .lines()
+            .find(|line| line.contains("listening on"))
+            .expect("start() waited for it");
+        for wanted in [
+            env!("CARGO_PKG_VERSION"),
+            front,
+            "3",
+            "redis",
+            "kiosk-7",
+            "prod",
+        ] {
+            assert!(line.contains(wanted), "no {wanted} in: {line}");
+        }
+        assert!(
+            !log.contains("hunter2"),
+            "the log tells the password:\n{log}"
+        );
+    });
+}
+
+#[test]
+fn the_memory_store_comes_with_a_warning() {
+    let has_warning = |kioskd: &Kioskd| {
+        let log = kioskd.log().to_lowercase();
+        log.lines()
+            .any(|line| line.contains("warn") && line.contains("memory"))
+    };
+    let memory = Kioskd::start(&[]);
+    // It may be written after the start-up line; a request that was answered came after both.
+    assert_eq!(memory.connect().get("/readyz").status, 200);
+    eventually("the warning", || has_warning(&memory));
+    let noop = Kioskd::start(&[("STORE", "noop")]);
+    assert_eq!(noop.connect().get("/readyz").status, 200);
+    assert!(!has_warning(&noop), "{}", noop.log());
+}
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("LOG", "debug"),
+            ("LOG_FORMAT", "json"),
+            ("ACCESS_LOG", "all"),
+            ("POD_NAME", "kiosk-\"7\""),
+            ("NAMESPACE", "prod"),
+        ]);
+        assert_eq!(kioskd.connect().get("/items?id=%22quoted%22").status, 404);
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        for line in kioskd.log().lines() {
+            let object: serde_json::Value = serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
+            let members = object
+                .as_object()
+                .unwrap_or_else(|| panic!("not an object: {line}"));
+            for wanted in ["kiosk-\"7\"", "prod"] {
+                assert!(
+                    members.values().any(|value| value == wanted),
+                    "no {wanted} in: {line}"
+                );
+            }
+        }
+    });
+}
+
+/// A kioskd whose only request waits for the reply to its GET.
+fn with_a_request_in_flight(front: &str, settings: &[(&str, &str)]) -> (Kioskd, FakeRedis, Client) {
+    let fake = FakeRedis::start(|command| match &*command[0] {
+        "GET" | "GETEX" => Act::Hold(b"$7\r\n{\"a\":1}\r\n".to_vec()),
+        _ => Act::Usual,
+    });
+    let addr = fake.addr();
+    let mut all = vec![
+        ("FRONT", front),
+        ("REDIS_ADDR", &*addr),
+        ("REQUEST_TIMEOUT", "50s"),
+    ];
+    all.extend_from_slice(settings);
+    let kioskd = Kioskd::start(&all);
+    let mut client = kioskd.connect();
+    client.send("GET /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+    fake.wait_for("GET");
+    (kioskd, fake, client)
+}
+
+fn all(ended: &Finished) -> String {
+    format!("{}{}", ended.stdout, ended.stderr)
+}

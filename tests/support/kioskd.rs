@@ -1,0 +1,293 @@
+//! The binary under test, started the way an operator starts it: settings in the environment, log on stdout.
+//!
+//! The start-up line carries `listening on ADDRESS:PORT`. The harness binds port 0 and reads the port from there, so
+//! no test can lose a port to another one between choosing and binding it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
+
+use super::process::{Process, tethered};
+use super::{Client, PATIENCE};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_kioskd");
+
+/// A running kioskd.
+pub struct Kioskd {
+    process: Process,
+    log: Arc<Log>,
+    address: String,
+}
+
+/// What a kioskd that was not meant to stay left behind.
+#[derive(Debug)]
+pub struct Finished {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Kioskd {
+    /// Starts kioskd with these settings and nothing else in its environment but `PATH`, and returns when it listens.
+    ///
+    /// `LISTEN` is `127.0.0.1:0` unless the settings name `LISTEN` or `PORT`.
+    #[track_caller]
+    pub fn start(settings: &[(&str, &str)]) -> Kioskd {
+        let mut process = Process::spawn(&mut command(settings, &[]));
+        let log = Log::new();
+        let stdout = process.child().stdout.take().expect("stdout is piped");
+        let stderr = process.child().stderr.take().expect("stderr is piped");
+        log.follow(stdout);
+        log.follow(stderr);
+        let mut kioskd = Kioskd {
+            process,
+            log,
+            address: String::new(),
+        };
+        kioskd.wait_for_log("listening on ");
+        kioskd.address =
+            listening_address(&kioskd.log()).expect("an address follows `listening on `");
+        kioskd
+    }
+
+    /// Runs kioskd with these settings and arguments to its end, for starts that must fail and for `--help`.
+    #[track_caller]
+    pub fn run(settings: &[(&str, &str)], arguments: &[&str]) -> Finished {
+        let mut process = Process::spawn(&mut command(settings, arguments));
+        let stdout = read_on_thread(process.child().stdout.take().expect("stdout is piped"));
+        let stderr = read_on_thread(process.child().stderr.take().expect("stderr is piped"));
+        let ended = process.wait();
+        process.kill();
+        let [stdout, stderr] =
+            [stdout, stderr].map(|thread| thread.join().expect("the reader does not panic"));
+        let Some(status) = ended else {
+            panic!(
+                "kioskd {arguments:?} with {settings:?} did not end; stdout:\n{stdout}\nstderr:\n{stderr}"
+            );
+        };
+        Finished {
+            code: status.code(),
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Where it listens, as the start-up line says: `127.0.0.1:41234`.
+    pub fn addr(&self) -> String {
+        self.address.clone()
+    }
+
+    pub fn port(&self) -> u16 {
+        let (_, port) = self
+            .address
+            .rsplit_once(':')
+            .expect("a TCP address has a port");
+        port.parse()
+            .unwrap_or_else(|_| panic!("no port in `{}`", self.address))
+    }
+
+    /// A new connection.
+    #[track_caller]
+    pub fn connect(&self) -> Client {
+        Client::connect(&self.address)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// All it has written so far, stdout and stderr together.
+    pub fn log(&self) -> String {
+        self.log
+            .text
+            .lock()
+            .expect("no reader panics")
+            .lines
+            .clone()
+    }
+
+    /// Waits until its output contains `text`.
+    #[track_caller]
+    pub fn wait_for_log(&mut self, text: &str) {
+        if let Err(reason) = self.log.wait_for(text) {
+            let status = if self.log.ended() {
+                self.process.wait()
+            } else {
+                self.process.exited()
+            };
+            panic!(
+                "no `{text}` from kioskd: {reason} (exit status: {status:?}). It wrote:\n{}",
+                self.log()
+            );
+        }
+    }
+
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits for the process to end by itself. Afterwards [`Kioskd::log`] is complete.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let Some(status) = self.process.wait() else {
+            panic!(
+                "kioskd is still running after {PATIENCE:?}. It wrote:\n{}",
+                self.log()
+            );
+        };
+        self.log.wait_for_end();
+        status
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.process.exited().is_none()
+    }
+
+    /// Resident memory in KiB (Linux).
+    pub fn rss_kib(&self) -> u64 {
+        self.status_field("VmRSS:")
+    }
+
+    pub fn thread_count(&self) -> u64 {
+        self.status_field("Threads:")
+    }
+
+    pub fn fd_count(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.pid());
+        std::fs::read_dir(&folder)
+            .unwrap_or_else(|error| panic!("failed to read {folder}: {error}"))
+            .count()
+    }
+
+    fn status_field(&self, name: &str) -> u64 {
+        let file = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("failed to read {file}: {error}"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("the kernel writes this field");
+        line.split_whitespace()
+            .next()
+            .and_then(|number| number.parse().ok())
+            .expect("a number")
+    }
+}
+
+fn command(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut command = tethered(BINARY);
+    command.env_clear().env("PATH", path).args(arguments);
+    if !settings
+        .iter()
+        .any(|(name, _)| ["LISTEN", "PORT"].contains(name))
+    {
+        command.env("LISTEN", "127.0.0.1:0");
+    }
+    command
+        .envs(settings.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    // A process that panics tells where; the log of a failed test shows it.
+    command
+        .env("RUST_BACKTRACE", "1")
+        .current_dir(Path::new("/"));
+    command
+}
+
+/// `… listening on 127.0.0.1:41234 …`, in text or inside a JSON string, becomes `127.0.0.1:41234`.
+fn listening_address(log: &str) -> Option<String> {
+    let (_, rest) = log.split_once("listening on ")?;
+    let end = rest
+        .find(|c: char| c.is_whitespace() || ",;\"\\".contains(c))
+        .unwrap_or(rest.len());
+    Some(rest[..end].to_owned())
+}
+
+fn read_on_thread(mut stream: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// The lines of one process, growing while it runs.
+struct Log {
+    text: Mutex<Text>,
+    grew: Condvar,
+}
+
+#[derive(Default)]
+struct Text {
+    lines: String,
+    open_streams: usize,
+}
+
+impl Log {
+    fn new() -> Arc<Log> {
+        Arc::new(Log {
+            text: Mutex::default(),
+            grew: Condvar::new(),
+        })
+    }
+
+    /// Copies a stream into the log, a line at a time so that two streams do not mix within one.
+    fn follow(self: &Arc<Log>, stream: impl Read + Send + 'static) {
+        let log = Arc::clone(self);
+        log.text.lock().expect("no reader panics").open_streams += 1;
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(stream);
+            let mut line = Vec::new();
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|length| length > 0)
+            {
+                log.text
+                    .lock()
+                    .expect("no reader panics")
+                    .lines
+                    .push_str(&String::from_utf8_lossy(&line));
+                log.grew.notify_all();
+                line.clear();
+            }
+            log.text.lock().expect("no reader panics").open_streams -= 1;
+            log.grew.notify_all();
+        });
+    }
+
+    fn wait_for(&self, wanted: &str) -> Result<(), &'static str> {
+        let start = Instant::now();
+        let mut text = self.text.lock().expect("no reader panics");
+        loop {
+            if text.lines.contains(wanted) {
+                return Ok(());
+            }
+            if text.open_streams == 0 {
+                return Err("it has ended");
+            }
+            let Some(left) = PATIENCE.checked_sub(start.elapsed()) else {
+                return Err("it stays silent");
+            };
+            text = self
+                .grew
+                .wait_timeout(text, left)
+                .expect("no reader panics")
+                .0;
+        }
+    }
+
+    fn wait_for_end(&self) {
+        let text = self.text.lock().expect("no reader panics");
+        let _ = self
+            .grew
+            .wait_timeout_while(text, PATIENCE, |text| text.open_streams > 0);
+    }
+
+    fn ended(&self) -> bool {
+        self.text.lock().expect("no reader panics").open_streams == 0
+    }
+}

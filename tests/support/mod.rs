@@ -1,0 +1,74 @@
+//! The harness: real processes on real sockets, and nothing left behind.
+//!
+//! [`Kioskd`] is the binary under test, [`Redis`] a real redis-server in a temporary directory, [`FakeRedis`] a Redis
+//! that says what a test tells it to, [`Client`] an HTTP client that shows the bytes instead of hiding them.
+//!
+//! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
+//! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
+//! and shows all it has seen. Ports come from the kernel: kioskd binds port 0 and its start-up line tells which it got.
+
+// Every suite is its own crate and uses its own part of the harness.
+#![allow(dead_code, unused_imports)]
+
+mod client;
+mod fake_redis;
+mod kioskd;
+mod process;
+mod redis;
+
+pub use client::{Client, Reply};
+pub use fake_redis::{Act, FakeRedis};
+pub use kioskd::{Finished, Kioskd};
+pub use process::{on_path, temp_dir};
+pub use redis::Redis;
+
+use std::time::{Duration, Instant};
+
+/// How long a wait may last before the test fails: far longer than anything here takes, so that only a real fault
+/// reaches it, and short enough that a hang is reported before the job that runs the tests is cut off.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The values of `FRONT`. What a client sees must not depend on it.
+pub const FRONTS: [&str; 2] = ["poll", "tiny_http"];
+
+/// Runs `test` once for each front, and says in the captured output which one is on.
+pub fn for_each_front(test: impl Fn(&str)) {
+    for front in FRONTS {
+        eprintln!("== FRONT={front}");
+        test(front);
+    }
+}
+
+/// Runs `test` against a new kioskd for each front on each store that keeps what it is given (`noop` does not).
+///
+/// `settings` are added to each start. All starts share one Redis, flushed before each.
+pub fn for_each_service(settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
+    let redis = Redis::start();
+    for front in FRONTS {
+        for store in ["memory", "redis"] {
+            eprintln!("== FRONT={front} STORE={store}");
+            redis.command(&["FLUSHALL"]);
+            let addr = redis.addr();
+            let mut all = vec![("FRONT", front), ("STORE", store)];
+            if store == "redis" {
+                all.push(("REDIS_ADDR", &addr));
+            }
+            all.extend_from_slice(settings);
+            test(&Kioskd::start(&all));
+        }
+    }
+}
+
+/// Asks `holds` until it says yes, for things that send no event of their own (another process's recovery).
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "still waiting after {PATIENCE:?}: {what}"
+        );
+        // Not a guess at how long it takes: only a pause that leaves the processor to the processes waited for.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
