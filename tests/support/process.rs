@@ -110,10 +110,34 @@ pub fn on_path(program: &str) -> bool {
 pub fn temp_dir() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let path = std::env::temp_dir().join(format!("kioskd-test-{}-{number}", std::process::id()));
-    // A killed run may have left one under the same process id.
-    let _ = std::fs::remove_dir_all(&path);
+    if number == 0 {
+        remove_dirs_of_the_dead();
+    }
+    let path = std::env::temp_dir().join(format!("{DIR_PREFIX}{}-{number}", std::process::id()));
     std::fs::create_dir_all(&path)
         .unwrap_or_else(|error| panic!("failed to create {path:?}: {error}"));
     path
+}
+
+const DIR_PREFIX: &str = "kioskd-test-";
+
+/// A run that was killed could not remove its directories; the next one does. Their names carry its process id.
+fn remove_dirs_of_the_dead() {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name
+            .strip_prefix(DIR_PREFIX)
+            .and_then(|rest| rest.split('-').next());
+        let lives = |pid: &str| {
+            pid == std::process::id().to_string()
+                || std::path::Path::new("/proc").join(pid).exists()
+        };
+        // Without /proc nobody can be declared dead.
+        if pid.is_some_and(|pid| !lives(pid)) && std::path::Path::new("/proc/self").exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
