@@ -12,12 +12,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every layer and the layers of ours it may name. `main` and `lib` put the house together and name what they like.
-const MAY_NAME: [(&str, &[&str]); 8] = [
+const MAY_NAME: [(&str, &[&str]); 10] = [
+    ("slab", &[]),
+    ("stream", &[]),
     ("http", &[]),
-    ("resp", &[]),
+    ("resp", &["slab", "stream"]),
     ("store", &["resp"]),
     ("service", &["http", "store"]),
-    ("front", &["http", "service", "store", "lifecycle"]),
+    (
+        "front",
+        &["http", "service", "store", "lifecycle", "slab", "stream"],
+    ),
     ("lifecycle", &[]),
     ("log", &[]),
     (
@@ -49,7 +54,7 @@ const SOCKETS: [&str; 9] = [
     "mio",
     "OwnedFd",
 ];
-const MAY_NAME_SOCKETS: [&str; 5] = ["front", "resp", "store", "main", "lifecycle"];
+const MAY_NAME_SOCKETS: [&str; 6] = ["front", "resp", "store", "stream", "main", "lifecycle"];
 
 const THREAD_STARTS: [&str; 3] = ["spawn", "Builder", "scope"];
 const MAY_START_THREADS: [&str; 5] = ["front", "log", "resp", "lifecycle", "main"];

@@ -258,7 +258,7 @@ fn each_bad_value_ends_the_start_with_2() {
         ("REQUEST_TIMEOUT", "0s"),
         ("REQUEST_TIMEOUT", "2"),
         ("ITEM_TTL", "99999999999999999999d"),
-        ("REDIS_ADDR", "no-port"),
+        ("REDIS_ADDR", "host:port"),
         ("REDIS_URL", "http://host"),
     ];
     for (name, value) in bad {

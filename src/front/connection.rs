@@ -13,6 +13,9 @@
 //! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
 //! what time it is.
 //!
+//! The body of a request refused by its head is skipped when it is small, so that a client with a
+//! mistake in its id keeps its connection; a large one ends it.
+//!
 //! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
 //! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
 //! reset, and a reset can destroy the response before the client has read it.
@@ -63,7 +66,7 @@ pub struct Connection {
     parser: HeadParser,
     output: Vec<u8>,
     sent: usize,
-    close: bool,
+    after: After,
     /// The request being served.
     pub exchange: Option<Box<Exchange>>,
 }
@@ -74,6 +77,7 @@ enum Phase {
     Body(Box<Body>),
     Answering,
     Writing,
+    Skipping { left: usize },
     Lingering { left: usize },
 }
 
@@ -86,6 +90,17 @@ struct Body {
 enum BodyFraming {
     Length(usize),
     Chunked(ChunkedDecoder),
+}
+
+/// What becomes of a connection when the response is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// The next request may come.
+    Keep,
+    /// So may it, behind this many bytes of a body that nobody wants.
+    Skip(usize),
+    /// It ends.
+    Close,
 }
 
 /// What a client has for its worker.
@@ -124,7 +139,7 @@ impl Connection {
             parser: HeadParser::new(),
             output: Vec::new(),
             sent: 0,
-            close: false,
+            after: After::Keep,
             exchange: None,
         }
     }
@@ -165,6 +180,16 @@ impl Connection {
             match &mut self.phase {
                 Phase::Answering | Phase::Writing => return Turn::Wait,
                 Phase::Lingering { .. } => return self.linger(scratch),
+                Phase::Skipping { left } => {
+                    let n = (*left).min(self.input.bytes().len());
+                    self.input.consume(n);
+                    *left -= n;
+                    if *left == 0 {
+                        self.phase = Phase::Idle;
+                        self.deadline = now + options.idle_timeout;
+                        continue;
+                    }
+                }
                 Phase::Idle | Phase::Head => {
                     self.input.skip_lone_empty_lines(&self.phase);
                     if !self.input.is_empty() {
@@ -201,7 +226,9 @@ impl Connection {
             }
             reads += 1;
             match self.read(scratch) {
-                Ok(Some(0)) if matches!(self.phase, Phase::Idle) => return Turn::Gone,
+                Ok(Some(0)) if matches!(self.phase, Phase::Idle | Phase::Skipping { .. }) => {
+                    return Turn::Gone;
+                }
                 Ok(Some(0)) => return Turn::Truncated,
                 Ok(Some(n)) => self.input.push(&scratch[..n]),
                 Ok(None) => return Turn::Wait,
@@ -230,11 +257,10 @@ impl Connection {
         self.deadline = now + options.body_timeout;
     }
 
-    /// Sends a response; with `close` the connection ends behind it. Says whether the connection
-    /// lives on, be it only to linger.
-    pub fn respond(&mut self, bytes: &[u8], close: bool, now: Instant, options: &Options) -> bool {
+    /// Sends a response. Says whether the connection lives on, be it only to linger.
+    pub fn respond(&mut self, bytes: &[u8], after: After, now: Instant, options: &Options) -> bool {
         self.exchange = None;
-        self.close = close;
+        self.after = after;
         self.phase = Phase::Writing;
         self.deadline = now + options.write_timeout;
         let written = if self.output.is_empty() {
@@ -254,15 +280,22 @@ impl Connection {
 
     /// Whether bytes wait that may be a request already.
     pub fn has_more(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && (!self.input.is_empty() || self.readable || self.ended)
-            || matches!(self.phase, Phase::Lingering { .. }) && (self.readable || self.ended)
+        match self.phase {
+            Phase::Idle | Phase::Skipping { .. } => {
+                !self.input.is_empty() || self.readable || self.ended
+            }
+            Phase::Lingering { .. } => self.readable || self.ended,
+            _ => false,
+        }
     }
 
     /// A deadline has passed: what it means depends on the phase.
     pub fn expired(&mut self) -> Turn {
         match self.phase {
             Phase::Head | Phase::Body(_) => Turn::TimedOut,
-            Phase::Idle | Phase::Writing | Phase::Lingering { .. } => Turn::Gone,
+            Phase::Idle | Phase::Writing | Phase::Skipping { .. } | Phase::Lingering { .. } => {
+                Turn::Gone
+            }
             // The store's deadline answers it.
             Phase::Answering => Turn::Wait,
         }
@@ -275,10 +308,18 @@ impl Connection {
 
     /// The response is out. False when nothing is left to do.
     fn written(&mut self, now: Instant, options: &Options) -> bool {
-        if !self.close {
-            self.phase = Phase::Idle;
-            self.deadline = now + options.idle_timeout;
-            return true;
+        match self.after {
+            After::Keep => {
+                self.phase = Phase::Idle;
+                self.deadline = now + options.idle_timeout;
+                return true;
+            }
+            After::Skip(left) => {
+                self.phase = Phase::Skipping { left };
+                self.deadline = now + options.body_timeout;
+                return true;
+            }
+            After::Close => {}
         }
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return false;

@@ -16,7 +16,7 @@
 
 use super::accept::{Acceptor, Door, Listener, Newcomer};
 use super::access::Entry;
-use super::connection::{Connection, Exchange, Turn};
+use super::connection::{After, Connection, Exchange, Turn};
 use super::{Board, Options, Running};
 use crate::http::{self, DateCache, Framing, Head, Method, Printing};
 use crate::lifecycle::{Lifecycle, State};
@@ -41,6 +41,9 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// The print buffer is given back when a response has made it larger than this.
 const PRINTED_KEPT_BYTES: usize = 256 * 1024;
+
+/// A refused body of up to this many bytes is read and dropped to keep the connection.
+const SKIP_BYTES_MAX: u64 = 64 * 1024;
 
 /// Tokens: a client has the number of its place; the store's are far above any place.
 const STORE: usize = usize::MAX / 2;
@@ -229,7 +232,13 @@ impl Worker {
                 self.remove(key);
             } else if refused {
                 let problem = Problem::overloaded("too many connections");
-                self.finish(key, Err(problem), true, Some("too many connections"), now);
+                self.finish(
+                    key,
+                    Err(problem),
+                    After::Close,
+                    Some("too many connections"),
+                    now,
+                );
             } else {
                 ready.push(key);
                 self.note_deadline(key);
@@ -280,6 +289,15 @@ impl Worker {
         };
         self.board.line(self.n).request_began();
         let has_body = head.framing != Framing::Length(0);
+        let after = match head.framing {
+            Framing::Length(0) => After::Keep,
+            // Who expects 100 and sees a final status may keep the body to itself (RFC 9110
+            // §10.1.1): nobody could tell where the next request begins.
+            Framing::Length(n) if n <= SKIP_BYTES_MAX && !head.expects_continue() => {
+                After::Skip(n as usize)
+            }
+            _ => After::Close,
+        };
         if let (Ok(_), true) = (&admitted, has_body) {
             // Borrowed before it is boxed away with the rest.
             let Ok(call) = admitted else { return false };
@@ -303,8 +321,7 @@ impl Worker {
                 let step = guarded(|| self.service.perform(call, Vec::new()));
                 self.drive(key, step, now, session);
             }
-            // Its body is not read, so the next request cannot be found: the connection ends.
-            Err(problem) => self.finish(key, Err(problem), has_body, None, now),
+            Err(problem) => self.finish(key, Err(problem), after, None, now),
         }
         false
     }
@@ -312,7 +329,7 @@ impl Worker {
     /// Follows a request one step further.
     fn drive(&mut self, key: u64, step: Step, now: Instant, session: &mut dyn Session) {
         match step {
-            Step::Done(outcome) => self.finish(key, outcome, false, None, now),
+            Step::Done(outcome) => self.finish(key, outcome, After::Keep, None, now),
             Step::Ask(command, next) => {
                 let Some(exchange) = self.clients.get_mut(key).and_then(|c| c.exchange.as_mut())
                 else {
@@ -332,14 +349,14 @@ impl Worker {
     /// The protocol was broken: answer, and close, because what follows cannot be trusted.
     fn refuse(&mut self, key: u64, problem: Problem, now: Instant) {
         let why = problem.detail.clone();
-        self.finish(key, Err(problem), true, Some(&why), now);
+        self.finish(key, Err(problem), After::Close, Some(&why), now);
     }
 
     fn finish(
         &mut self,
         key: u64,
         outcome: Outcome,
-        close: bool,
+        after: After,
         refused: Option<&str>,
         now: Instant,
     ) {
@@ -361,21 +378,25 @@ impl Worker {
         let response = self.service.seal(outcome, &trace);
         let status = response.status_code().0;
         let keep_alive = head.as_ref().is_some_and(Head::keep_alive);
-        let close = close || !keep_alive || self.lifecycle.state() >= State::Draining;
+        let after = match self.lifecycle.state() {
+            State::Draining | State::Stopped => After::Close,
+            _ if !keep_alive => After::Close,
+            _ => after,
+        };
         let seconds = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
         let printing = Printing {
             head_only: head.as_ref().is_some_and(|h| h.method == Method::Head),
-            close,
+            close: after == After::Close,
             keep_alive_1_0: head.as_ref().is_some_and(|h| h.version < (1, 1)),
             date: self.date.at(seconds),
         };
         self.printed.clear();
         self.printed.shrink_to(PRINTED_KEPT_BYTES);
         http::print(response, &printing, &mut self.printed);
-        let lives = client.respond(&self.printed, close, now, &self.options);
+        let lives = client.respond(&self.printed, after, now, &self.options);
         let more = client.has_more();
         self.options.access_log.record(&Entry {
             method: head.as_ref().map_or("-", |h| h.method.as_str()),

@@ -17,7 +17,7 @@
 
 use super::codec::Reply;
 use super::connection::Shape;
-use super::link::{Away, Events, Link, Options};
+use super::link::{Away, Events, Link, Lost, Options};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
@@ -172,8 +172,8 @@ impl Client {
                 self.done.push((entry.request.tag, shape, Ok(reply)));
             }
         }
-        for (slot, sent, why) in events.lost.drain(..) {
-            self.lost(slot.id, sent, why);
+        for lost in events.lost.drain(..) {
+            self.lost(lost);
         }
         // Kept for its room: no allocation in the next tick.
         self.events = events;
@@ -193,23 +193,31 @@ impl Client {
     }
 
     /// The connection was lost with this request in its order of replies.
-    fn lost(&mut self, key: u64, sent: bool, why: String) {
-        let Some(entry) = self.table.get_mut(key) else {
+    fn lost(
+        &mut self,
+        Lost {
+            id,
+            sent,
+            again,
+            why,
+        }: Lost,
+    ) {
+        let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let again = (!sent || entry.request.read_only) && entry.tries < TRIES_MAX;
-        if again {
+        if again && (!sent || entry.request.read_only) && entry.tries < TRIES_MAX {
             entry.sent = false;
-            self.waiting.push_back(key);
-        } else if let Some(entry) = self.remove(key) {
-            let failure = if sent {
-                Failure::Broken(why)
-            } else {
-                Failure::Unreachable(why)
-            };
-            self.done
-                .push((entry.request.tag, entry.request.shape, Err(failure)));
+            return self.waiting.push_back(id);
         }
+        let Some(entry) = self.remove(id) else {
+            return;
+        };
+        let failure = match why {
+            Away::Unreachable(why) if sent => Failure::Broken(why),
+            why => failure(&why),
+        };
+        self.done
+            .push((entry.request.tag, entry.request.shape, Err(failure)));
     }
 
     /// Fails what waits for a server that is known to be away.

@@ -100,6 +100,17 @@ pub enum Fault {
     Stalled(Duration),
 }
 
+impl Fault {
+    /// The server, or something in its place, does not speak as it should. Asking it the same
+    /// again would only bring the same again.
+    pub fn is_nonsense(&self) -> bool {
+        matches!(
+            self,
+            Fault::Protocol(_) | Fault::WrongType(_) | Fault::Stray
+        )
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -16,7 +16,7 @@
 
 use super::backoff::Backoff;
 use super::codec::{Limits, Reply};
-use super::connection::{Connection, Fault, Shape, Slot};
+use super::connection::{Connection, Fault, Shape};
 use super::resolve::Lookup;
 use super::url::{Credentials, Endpoint};
 use crate::stream::{BOTH, Stream};
@@ -79,8 +79,21 @@ pub enum Away {
 pub struct Events {
     /// Replies, in order.
     pub replies: Vec<(u64, Shape, Reply)>,
-    /// Commands that lost their connection: (slot, whether it may have run), and why.
-    pub lost: Vec<(Slot, bool, String)>,
+    /// Commands that lost their connection.
+    pub lost: Vec<Lost>,
+}
+
+/// A command that lost its connection.
+#[derive(Debug)]
+pub struct Lost {
+    /// The request it belongs to.
+    pub id: u64,
+    /// The kernel had taken all of it, so it may have run; otherwise it certainly did not.
+    pub sent: bool,
+    /// It may be sent again, as far as the connection is concerned.
+    pub again: bool,
+    /// What happened to the connection.
+    pub why: Away,
 }
 
 /// See the module's text.
@@ -231,7 +244,7 @@ impl Link {
                             )),
                         };
                         let rest = std::mem::take(rest);
-                        self.drop_connection(now, events, "");
+                        self.drop_connection(now);
                         self.connect(rest, now, why)
                     }
                 },
@@ -239,7 +252,7 @@ impl Link {
                     Ok(None) => return,
                     Ok(Some(up)) => Ok(up),
                     Err(away) => {
-                        self.drop_connection(now, events, "");
+                        self.drop_connection(now);
                         self.fail(now, away)
                     }
                 },
@@ -266,16 +279,25 @@ impl Link {
                         self.endpoint,
                         connection.in_flight()
                     );
-                    let why = fault.to_string();
-                    self.drop_connection(now, events, &why);
-                    self.fail(
-                        now,
-                        if matches!(fault, Fault::Stalled(_)) {
-                            Away::Silent(why)
-                        } else {
-                            Away::Unreachable(why)
-                        },
-                    )
+                    let why = match fault {
+                        Fault::Stalled(_) => Away::Silent(fault.to_string()),
+                        _ => Away::Unreachable(fault.to_string()),
+                    };
+                    let again = !fault.is_nonsense();
+                    if let Some(connection) = self.drop_connection(now) {
+                        events
+                            .lost
+                            .extend(connection.into_slots().map(|(slot, sent)| {
+                                let why = why.clone();
+                                Lost {
+                                    id: slot.id,
+                                    sent,
+                                    again,
+                                    why,
+                                }
+                            }));
+                    }
+                    self.fail(now, why)
                 }
             };
             match next {
@@ -446,17 +468,12 @@ impl Link {
         }
     }
 
-    /// Takes the dead connection out of the poll and tells its commands.
-    fn drop_connection(&mut self, now: Instant, events: &mut Events, why: &str) {
-        let Some(mut connection) = self.take_connection(now) else {
-            return;
-        };
+    /// Takes the dead connection out of the poll.
+    fn drop_connection(&mut self, now: Instant) -> Option<Connection> {
+        let mut connection = self.take_connection(now)?;
         // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
         let _ = self.registry.deregister(connection.stream());
-        let lost = connection.into_slots().filter(|(slot, _)| slot.id != OURS);
-        events
-            .lost
-            .extend(lost.map(|(slot, sent)| (slot, sent, why.to_owned())));
+        Some(connection)
     }
 
     /// Notes the failure; returns when to try again (an `Err`, so that callers can hand it on).
