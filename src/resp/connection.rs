@@ -74,7 +74,7 @@ impl Shape {
 }
 
 /// A command that waits for its reply.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Slot {
     /// Who asked; may be gone by now.
     pub id: u64,
@@ -318,11 +318,13 @@ fn decode(
             // Nobody subscribes to anything here yet: a push is consumed, and that is all.
             Some(Frame::Push(_)) => {}
             Some(Frame::Reply(reply)) => {
-                let slot = slots.pop_front().ok_or(Fault::Stray)?;
-                if !slot.shape.fits(&reply) {
-                    return Err(Fault::WrongType(slot.shape));
+                // Taken out only when its reply is good: otherwise it is lost with the rest.
+                let Slot { id, shape, .. } = *slots.front().ok_or(Fault::Stray)?;
+                if !shape.fits(&reply) {
+                    return Err(Fault::WrongType(shape));
                 }
-                replies.push((slot.id, slot.shape, reply));
+                slots.pop_front();
+                replies.push((id, shape, reply));
             }
             None => break,
         }
