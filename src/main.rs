@@ -146,6 +146,8 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Fron
         move || Vitals {
             ready: lifecycle.state() == State::Ready,
             turning: board.turning(Instant::now()),
+            connections: board.connections(),
+            in_flight: board.in_flight(),
         }
     });
     let running = front::start(

@@ -151,7 +151,7 @@ impl Acceptor {
         let mut events = Events::with_capacity(8);
         let mut retry = None;
         loop {
-            if let Err(e) = self.poll.poll(&mut events, retry.take())
+            if let Err(e) = self.poll.poll(&mut events, retry)
                 && e.kind() != io::ErrorKind::Interrupted
             {
                 log::error!("failed to wait for clients: {e}");
@@ -160,9 +160,15 @@ impl Acceptor {
             if lifecycle.state() >= State::Stopped {
                 return;
             }
-            if let Err(e) = self.accept_all() {
-                log::error!("failed to accept a client: {e}");
-                retry = Some(RETRY);
+            match self.accept_all() {
+                Ok(()) => retry = None,
+                Err(e) => {
+                    // Told once, not ten times a second for as long as it lasts.
+                    if retry.is_none() {
+                        log::error!("failed to accept a client: {e}");
+                    }
+                    retry = Some(RETRY);
+                }
             }
         }
     }

@@ -17,10 +17,12 @@ pub mod tiny;
 use crate::http::HeadLimits;
 use crate::lifecycle::Lifecycle;
 use crate::service::Service;
+use crate::service::problem::Problem;
 use crate::store::Store;
 use access::AccessLog;
 use listen::Listen;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -212,6 +214,15 @@ impl Line {
     fn request_ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A panic in a rule costs its own request a 500 and nobody else anything: rules own what they
+/// work on, so there is nothing half-changed to see.
+fn guarded<T>(service: &Service, run: impl FnOnce() -> T) -> Result<T, Problem> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
+        service.shard().panicked();
+        Problem::INTERNAL
+    })
 }
 
 #[cfg(test)]

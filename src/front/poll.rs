@@ -17,7 +17,7 @@
 use super::accept::{Acceptor, Door, Listener, Newcomer};
 use super::access::Entry;
 use super::connection::{After, Connection, Exchange, Turn};
-use super::{Board, Options, Running};
+use super::{Board, Options, Running, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, Printing};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -28,7 +28,6 @@ use crate::store::{Done, Session, Store, Wiring};
 use crate::stream::BOTH;
 use mio::{Events, Poll, Token, Waker};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -195,7 +194,12 @@ impl Worker {
                         .and_then(|c| c.exchange.as_mut())
                         .and_then(|e| e.next.take());
                     if let Some(next) = next {
-                        self.drive(key, guarded(|| next(answer)), now, &mut *session);
+                        self.drive(
+                            key,
+                            guarded(&self.service, || next(answer)).unwrap_or_else(Step::from),
+                            now,
+                            &mut *session,
+                        );
                     }
                 }
             }
@@ -217,6 +221,7 @@ impl Worker {
     /// Takes in the clients that the acceptor has sent.
     fn welcome(&mut self, now: Instant, ready: &mut Vec<u64>) {
         while let Ok(Newcomer { stream, refused }) = self.newcomers.try_recv() {
+            self.service.shard().connected();
             let key = self
                 .clients
                 .insert(Connection::new(stream, &self.options, now));
@@ -232,6 +237,7 @@ impl Worker {
                 self.remove(key);
             } else if refused {
                 let problem = Problem::overloaded("too many connections");
+                self.service.shard().refused(problem.code);
                 self.finish(
                     key,
                     Err(problem),
@@ -263,7 +269,8 @@ impl Worker {
                     }
                 }
                 Turn::Body(call, body) => {
-                    let step = guarded(|| self.service.perform(call, body));
+                    let step = guarded(&self.service, || self.service.perform(call, body))
+                        .unwrap_or_else(Step::from);
                     return self.drive(key, step, now, session);
                 }
                 Turn::Malformed(e) => return self.refuse(key, e.into(), now),
@@ -282,8 +289,8 @@ impl Worker {
     /// A request has begun. True when its body has to be read next.
     fn head(&mut self, key: u64, head: Head, now: Instant, session: &mut dyn Session) -> bool {
         let trace = self.service.trace(Some(&head));
-        let admitted = catch_unwind(AssertUnwindSafe(|| self.service.admit(&head)))
-            .unwrap_or(Err(Problem::INTERNAL));
+        let admitted =
+            guarded(&self.service, || self.service.admit(&head)).and_then(|admitted| admitted);
         let Some(client) = self.clients.get_mut(key) else {
             return false;
         };
@@ -318,7 +325,8 @@ impl Worker {
         }));
         match admitted {
             Ok(call) => {
-                let step = guarded(|| self.service.perform(call, Vec::new()));
+                let step = guarded(&self.service, || self.service.perform(call, Vec::new()))
+                    .unwrap_or_else(Step::from);
                 self.drive(key, step, now, session);
             }
             Err(problem) => self.finish(key, Err(problem), after, None, now),
@@ -349,6 +357,7 @@ impl Worker {
     /// The protocol was broken: answer, and close, because what follows cannot be trusted.
     fn refuse(&mut self, key: u64, problem: Problem, now: Instant) {
         let why = problem.detail.clone();
+        self.service.shard().refused(problem.code);
         self.finish(key, Err(problem), After::Close, Some(&why), now);
     }
 
@@ -484,9 +493,3 @@ impl Worker {
 
 const TOO_SLOW: Problem =
     Problem::new(408, "request_timeout", "the request did not arrive in time");
-
-/// A panic in a rule costs its own request a 500 and nobody else anything: rules own what they
-/// work on, so there is nothing half-changed to see.
-fn guarded(run: impl FnOnce() -> Step) -> Step {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Problem::INTERNAL.into())
-}

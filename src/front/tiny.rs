@@ -10,7 +10,7 @@
 
 use super::access::Entry;
 use super::listen::{Listen, clear_stale_socket};
-use super::{Board, Options, Running};
+use super::{Board, Options, Running, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -22,7 +22,6 @@ use crate::store::{Store, StoreError};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tiny_http::Server;
@@ -98,18 +97,32 @@ struct Worker {
 
 impl Worker {
     fn run(mut self, mut store: Blocking) {
-        while self.lifecycle.state() < State::Stopped {
-            match self.server.recv() {
-                Ok(request) => {
+        loop {
+            let stopped = self.lifecycle.state() >= State::Stopped;
+            // What has been read by then is still answered.
+            let next = if stopped {
+                self.server.try_recv()
+            } else {
+                self.server.recv().map(Some)
+            };
+            match next {
+                Ok(Some(request)) => {
                     self.board.begin(self.n, Instant::now());
                     self.board.line(self.n).request_began();
                     self.serve(request, &mut store);
                     self.board.line(self.n).request_ended();
                     self.board.wait(self.n);
                 }
-                // `unblock`, to look at the lifecycle; and the last word of a dead accept loop,
-                // which cannot be told from it here.
-                Err(e) => log::debug!("woken: {e}"),
+                // `try_recv` may have eaten the wake-up of another worker: pass it on.
+                Ok(None) => return self.server.unblock(),
+                // An error number is the last word of tiny_http's accept loop, which has ended for
+                // good: so does this worker, and with it the process, for somebody to restart.
+                Err(e) if e.raw_os_error().is_some() => {
+                    log::error!("failed to accept a client: {e}");
+                    return;
+                }
+                // Woken by `unblock`, to look at the lifecycle.
+                Err(_) => {}
             }
         }
     }
@@ -125,14 +138,22 @@ impl Worker {
             }
         };
         let trace = self.service.trace(Some(&head));
-        let step = match self.service.admit(&head) {
+        let step = match guarded(&self.service, || self.service.admit(&head))
+            .and_then(|admitted| admitted)
+        {
             Err(problem) => problem.into(),
             Ok(call) => match read_body(&mut request, &head, self.options.body_bytes_max) {
                 Err(e) => Step::from(Problem::from(e)),
-                Ok(body) => guarded(|| self.service.perform(call, body)),
+                Ok(body) => guarded(&self.service, || self.service.perform(call, body))
+                    .unwrap_or_else(Step::from),
             },
         };
-        let outcome = finish(step, store, began + self.options.request_timeout);
+        let outcome = finish(
+            &self.service,
+            step,
+            store,
+            began + self.options.request_timeout,
+        );
         self.respond(request, Some(&head), &trace, outcome, began);
     }
 
@@ -149,6 +170,9 @@ impl Worker {
             Err(problem) if head.is_none() => Some(problem.detail.clone()),
             _ => None,
         };
+        if let (Err(problem), None) = (&outcome, head) {
+            self.service.shard().refused(problem.code);
+        }
         let response = self.service.seal(outcome, trace);
         let status = response.status_code().0;
         let seconds = SystemTime::now()
@@ -211,7 +235,7 @@ fn read_body(
 }
 
 /// Asks the store what the rules want to know, until they know what to answer.
-fn finish(mut step: Step, store: &mut Blocking, deadline: Instant) -> Outcome {
+fn finish(service: &Service, mut step: Step, store: &mut Blocking, deadline: Instant) -> Outcome {
     loop {
         match step {
             Step::Done(outcome) => return outcome,
@@ -222,13 +246,8 @@ fn finish(mut step: Step, store: &mut Blocking, deadline: Instant) -> Outcome {
                 } else {
                     store.call(command, deadline)
                 };
-                step = guarded(|| next(answer));
+                step = guarded(service, || next(answer)).unwrap_or_else(Step::from);
             }
         }
     }
-}
-
-/// As in the poll front: a panic in a rule costs one request a 500.
-fn guarded(run: impl FnOnce() -> Step) -> Step {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Problem::INTERNAL.into())
 }

@@ -14,12 +14,14 @@
 pub mod etag;
 pub mod health;
 pub mod items;
+pub mod metrics;
 pub mod problem;
 pub mod step;
 pub mod trace;
 
 use crate::http::{self, Framing, Head, Method, Request, Response};
 use items::{Collection, ItemCall};
+use metrics::{Metrics, Shard};
 use problem::Problem;
 use std::fmt;
 use std::sync::Arc;
@@ -48,6 +50,10 @@ pub struct Vitals {
     pub ready: bool,
     /// Every worker's loop turns.
     pub turning: bool,
+    /// Open connections of clients.
+    pub connections: usize,
+    /// Requests begun and not answered.
+    pub in_flight: usize,
 }
 
 /// The rules, as one worker holds them.
@@ -55,15 +61,19 @@ pub struct Service {
     options: Arc<Options>,
     vitals: Arc<dyn Fn() -> Vitals + Send + Sync>,
     ids: Ids,
+    metrics: Arc<Metrics>,
+    shard: Arc<Shard>,
 }
 
-/// Each worker clones its own: request ids are counted without sharing anything.
+/// Each worker clones its own: request ids and metrics are counted without sharing anything.
 impl Clone for Service {
     fn clone(&self) -> Self {
         Service {
             options: Arc::clone(&self.options),
             vitals: Arc::clone(&self.vitals),
             ids: Ids::default(),
+            metrics: Arc::clone(&self.metrics),
+            shard: self.metrics.shard(),
         }
     }
 }
@@ -85,16 +95,20 @@ enum Route {
     Item(ItemCall),
     Live,
     Ready { verbose: bool },
+    Metrics,
     Options { allow: &'static str },
 }
 
 impl Service {
     /// The rules with these options; `vitals` is asked by the probes.
     pub fn new(options: Options, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Service {
+        let metrics = Arc::new(Metrics::default());
         Service {
             options: Arc::new(options),
             vitals: Arc::new(vitals),
             ids: Ids::default(),
+            shard: metrics.shard(),
+            metrics,
         }
     }
 
@@ -134,6 +148,7 @@ impl Service {
             "/readyz" | "/ready" => Route::Ready {
                 verbose: health::verbose(head),
             },
+            "/metrics" => Route::Metrics,
             _ => {
                 let (collection, rest) = Collection::of(path).ok_or(UNKNOWN)?;
                 return match allowed(&head.method, collection.allow())? {
@@ -154,6 +169,7 @@ impl Service {
             Route::Item(call) => call.perform(body),
             Route::Live => health::live((self.vitals)()),
             Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
+            Route::Metrics => Step::Done(Ok(self.scrape())),
             Route::Options { allow } => Step::Done(Ok(
                 http::empty(204).with_header(http::header("Allow", allow))
             )),
@@ -168,12 +184,28 @@ impl Service {
         }
     }
 
+    /// Where this worker counts.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    fn scrape(&self) -> Response {
+        // A content type of its own: without the version Prometheus has to guess.
+        http::text(200, &self.metrics.render((self.vitals)()))
+            .with_header(http::header(
+                "Content-Type",
+                "text/plain; version=0.0.4; charset=utf-8",
+            ))
+            .with_header(http::header("Cache-Control", "no-store"))
+    }
+
     /// Turns the end of a request into its response, with the headers every response carries.
     pub fn seal(&self, outcome: Outcome, trace: &Trace) -> Response {
         let mut response = outcome.unwrap_or_else(|problem| problem.respond(&trace.request_id));
         // The id is one of ours or has passed `fit`, so it is a header value.
         response.add_header(http::header("X-Request-Id", &trace.request_id));
         response.add_header(http::header("X-Content-Type-Options", "nosniff"));
+        self.shard.responded(response.status_code().0);
         response
     }
 }
