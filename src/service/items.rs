@@ -205,15 +205,19 @@ fn path_form_id(collection: Collection, raw: &str, query: &str) -> Result<String
     if raw.is_empty() {
         return Err(collection.missing_id());
     }
-    // Two ids in one request, or a word kept for paths like `/items/_get`.
+    // Two ids in one request.
     if http::query_values(query, collection.id_parameter())
         .next()
         .is_some()
-        || raw.starts_with('_')
     {
         return Err(BAD_ID);
     }
-    checked_id(http::percent_decode(raw, false).map_err(|_| BAD_ID)?)
+    let id = checked_id(http::percent_decode(raw, false).map_err(|_| BAD_ID)?)?;
+    // A word kept for paths like `/items/_get`, judged after decoding: `%5F` is `_`.
+    if id.starts_with('_') {
+        return Err(BAD_ID);
+    }
+    Ok(id)
 }
 
 fn query_form_id(collection: Collection, query: &str) -> Result<String, Problem> {
