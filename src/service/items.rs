@@ -93,14 +93,16 @@ impl Collection {
         }
     }
 
-    /// Where the item can be found: the path form, unless the id would be a reserved word there.
+    /// Where the item can be found: the path form, unless the id would mean something else there:
+    /// a reserved word, or a dot segment, which a client takes out of the path before it asks
+    /// (RFC 3986 §5.2.4), escaped or not.
     fn location(self, id: &str) -> String {
         let (path, parameter) = match self {
             Collection::Items => ("/items", "id"),
             Collection::Sessions => ("/sess", "sid"),
         };
         let mut location = path.to_owned();
-        match id.starts_with('_') {
+        match id.starts_with('_') || matches!(id, "." | "..") {
             true => location.extend(["?", parameter, "="]),
             false => location.push('/'),
         }
