@@ -115,7 +115,7 @@ impl Table {
                 Ok(Answer::Stored)
             }
             Command::Delete { key, when } => {
-                if !self.holds(now, &key, &when) {
+                if when == When::Absent || !self.holds(now, &key, &when) {
                     return Ok(Answer::Unmet);
                 }
                 let there = self.live(now, &key).is_some();
