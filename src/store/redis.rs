@@ -30,11 +30,12 @@ if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
 return 1";
 
-const DELETE_UNCHANGED: &[u8] = b"#!lua
+/// `allow-oom`: as DEL, it passes when memory is full. It is the way out.
+const DELETE_UNCHANGED: &[u8] = b"#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
 return redis.call('DEL', KEYS[1])";
 
-const DELETE_PRESENT: &[u8] = b"#!lua
+const DELETE_PRESENT: &[u8] = b"#!lua flags=allow-oom
 if redis.call('DEL', KEYS[1]) == 0 then return -1 end
 return 1";
 
