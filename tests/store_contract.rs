@@ -733,6 +733,39 @@ fn a_plain_set_is_one_command_with_its_ttl() {
     );
 }
 
+/// It is the question behind /readyz: would a write sent here now be served? A plain PING says yes to all of these.
+#[test]
+fn ping_fails_where_a_write_would() {
+    let redis = Redis::start();
+    let mut line = Line::open(&store_on(&redis.addr()));
+    for (trouble, cure, code) in [
+        (
+            ["CONFIG", "SET", "maxmemory", "1"],
+            ["CONFIG", "SET", "maxmemory", "0"],
+            "OOM",
+        ),
+        (
+            ["CONFIG", "SET", "min-replicas-to-write", "1"],
+            ["CONFIG", "SET", "min-replicas-to-write", "0"],
+            "NOREPLICAS",
+        ),
+    ] {
+        redis.command(&trouble);
+        assert_unavailable(&mut line, Command::Ping, code);
+        redis.command(&cure);
+        assert_eq!(line.ask(Command::Ping), Ok(Answer::Pong));
+    }
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_unavailable(&mut line, Command::Ping, "READONLY");
+    redis.command(&["REPLICAOF", "NO", "ONE"]);
+    assert_eq!(line.ask(Command::Ping), Ok(Answer::Pong));
+    assert_eq!(
+        redis.command(&["DBSIZE"]),
+        "0",
+        "asking leaves nothing behind"
+    );
+}
+
 /// Somebody else's list under our key will not go away by waiting.
 #[test]
 fn a_key_of_another_type_is_refused() {

@@ -51,6 +51,8 @@ pub enum Shape {
     Ok,
     /// PING: `+PONG`.
     Pong,
+    /// A SET that only asks whether it could: `+OK` or null.
+    Probe,
 }
 
 impl Shape {
@@ -58,8 +60,8 @@ impl Shape {
         match (self, reply) {
             (_, Reply::Error(_)) => true,
             (Shape::Value, Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)) => true,
-            (Shape::Stored, Reply::Simple(s)) => s == b"OK",
-            (Shape::Stored, Reply::Null) => true,
+            (Shape::Stored | Shape::Probe, Reply::Simple(s)) => s == b"OK",
+            (Shape::Stored | Shape::Probe, Reply::Null) => true,
             (Shape::StoredFlag, Reply::Integer(0 | 1)) => true,
             (Shape::DeletedFlag, Reply::Integer(-1..=1)) => true,
             (Shape::Count, Reply::Integer(0..)) => true,
