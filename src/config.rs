@@ -11,12 +11,16 @@ use crate::front::listen::Listen;
 use crate::front::{self, Kind};
 use crate::http::HeadLimits;
 use crate::log;
-use crate::resp::codec::Limits;
+use crate::resp::client::Target;
+use crate::resp::codec::{Limits, Protocol};
 use crate::resp::link;
-use crate::resp::url::{Endpoint, RedisUrl, Secret, Topology};
+use crate::resp::resolve::read_password;
+use crate::resp::sign_on::{self, Purpose};
+use crate::resp::url::{Credentials, RedisUrl, Secret, Topology};
 use crate::service;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Every setting: name, default, meaning.
@@ -40,7 +44,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "REDIS_URL",
         "unset",
-        "redis://user:password@host:port/db or unix:///path",
+        "redis://user:password@host:port/db, unix:///path, redis+sentinel://h1,h2/name or redis+cluster://h1,h2",
     ),
     (
         "REDIS_PASSWORD_FILE",
@@ -157,8 +161,8 @@ pub enum StoreChoice {
     Memory(usize),
     /// Nowhere.
     Noop,
-    /// A Redis server.
-    Redis(Endpoint, Box<link::Options>),
+    /// A Redis server, or several.
+    Redis(Target, Box<link::Options>),
 }
 
 /// A setting that cannot be used.
@@ -294,36 +298,19 @@ impl Env<'_> {
 
     fn store(&mut self, body_bytes_max: usize, request_timeout: Duration) -> StoreChoice {
         let url = self.redis_url();
+        let password_file = self.password_file();
         let memory = StoreChoice::Memory(self.bytes("MEMORY_MAX_BYTES", 64 * 1024 * 1024));
         let connect_timeout = self.duration("REDIS_CONNECT_TIMEOUT", Duration::from_millis(500));
-        let password = self.password();
         match (self.text("STORE").as_deref(), url) {
             (Some("memory"), _) | (None, None) => memory,
             (Some("noop"), _) => StoreChoice::Noop,
-            (Some("redis") | None, Some(url)) => {
-                let Topology::Single(endpoint) = url.topology else {
-                    self.mistake(
-                        "REDIS_URL",
-                        "…".to_owned(),
-                        "Sentinel and Cluster are not supported yet: redis:// or unix://",
-                    );
-                    return memory;
-                };
-                let mut credentials = url.credentials;
-                credentials.password = password.or(credentials.password);
-                let limits = Limits {
-                    value_bytes_max: body_bytes_max + 64 * 1024,
-                    ..Limits::default()
-                };
-                let options = link::Options {
-                    connect_timeout: url.options.connect_timeout.unwrap_or(connect_timeout),
-                    stall_timeout: request_timeout,
-                    credentials,
-                    database: u32::from(url.database),
-                    limits,
-                };
-                StoreChoice::Redis(endpoint, Box::new(options))
-            }
+            (Some("redis") | None, Some(url)) => self.redis(
+                url,
+                password_file,
+                connect_timeout,
+                request_timeout,
+                body_bytes_max,
+            ),
             (Some("redis"), None) => {
                 self.mistake("STORE", "redis".to_owned(), "needs REDIS_ADDR or REDIS_URL");
                 memory
@@ -334,6 +321,75 @@ impl Env<'_> {
                 memory
             }
         }
+    }
+
+    fn redis(
+        &mut self,
+        url: RedisUrl,
+        password_file: Option<(PathBuf, Secret)>,
+        connect_timeout: Duration,
+        request_timeout: Duration,
+        body_bytes_max: usize,
+    ) -> StoreChoice {
+        if url.options.timeout.is_some() {
+            self.mistake(
+                "REDIS_URL",
+                "?timeout=".to_owned(),
+                "set REQUEST_TIMEOUT instead: it covers everything",
+            );
+        }
+        let mut credentials = url.credentials;
+        if let Some((_, password)) = &password_file {
+            credentials.password = Some(password.clone());
+        }
+        let data = link::Options {
+            connect_timeout: url.options.connect_timeout.unwrap_or(connect_timeout),
+            stall_timeout: request_timeout,
+            sign_on: sign_on::Options {
+                credentials,
+                database: url.database,
+                client_name: url
+                    .options
+                    .client_name
+                    .unwrap_or_else(|| "kioskd".to_owned()),
+                protocol: url.options.protocol.unwrap_or(Protocol::Resp3),
+                purpose: match &url.topology {
+                    Topology::Single(_) => Purpose::Single,
+                    Topology::Sentinel { .. } => Purpose::Master,
+                    Topology::Cluster { .. } => Purpose::ClusterNode,
+                },
+            },
+            password_file: password_file.map(|(path, _)| path),
+            limits: Limits {
+                value_bytes_max: body_bytes_max + 64 * 1024,
+                ..Limits::default()
+            },
+        };
+        let target = match url.topology {
+            Topology::Single(endpoint) => Target::Single(endpoint),
+            Topology::Cluster { seeds } => Target::Cluster { seeds },
+            Topology::Sentinel {
+                seeds,
+                name,
+                user,
+                password_file,
+            } => {
+                let mut options = data.clone();
+                options.sign_on.credentials = Credentials {
+                    user,
+                    password: None,
+                };
+                options.sign_on.database = 0;
+                options.sign_on.purpose = Purpose::Sentinel;
+                options.password_file = password_file;
+                Target::Sentinel {
+                    seeds,
+                    name,
+                    options: Box::new(options),
+                }
+            }
+        };
+        StoreChoice::Redis(target, Box::new(data))
     }
 
     fn redis_url(&mut self) -> Option<RedisUrl> {
@@ -375,22 +431,16 @@ impl Env<'_> {
         }
     }
 
-    fn password(&mut self) -> Option<Secret> {
-        let path = self.text("REDIS_PASSWORD_FILE")?;
-        match std::fs::read_to_string(&path) {
-            // Editors and `echo` end files with a line break that is no part of the password.
-            Ok(text) if !text.trim_end_matches(['\r', '\n']).is_empty() => {
-                Some(Secret::new(text.trim_end_matches(['\r', '\n'])))
-            }
-            Ok(_) => {
-                self.mistake("REDIS_PASSWORD_FILE", path, "the file is empty");
-                None
-            }
+    /// The file is read again for every connection; here, to report a mistake at the start.
+    fn password_file(&mut self) -> Option<(PathBuf, Secret)> {
+        let path = PathBuf::from(self.text("REDIS_PASSWORD_FILE")?);
+        match read_password(&path) {
+            Ok(password) => Some((path, password)),
             Err(e) => {
                 self.mistake(
                     "REDIS_PASSWORD_FILE",
-                    path,
-                    &format!("failed to read it: {e}"),
+                    path.display().to_string(),
+                    &e.to_string(),
                 );
                 None
             }
@@ -590,7 +640,7 @@ mod tests {
     fn an_address_chooses_redis_and_store_overrules_it() {
         let store = |settings: &[(&str, &str)]| read(settings).unwrap().store;
         assert!(
-            matches!(store(&[("REDIS_ADDR", "redis.local:6380")]), StoreChoice::Redis(e, _) if e.to_string() == "redis.local:6380")
+            matches!(store(&[("REDIS_ADDR", "redis.local:6380")]), StoreChoice::Redis(Target::Single(e), _) if e.to_string() == "redis.local:6380")
         );
         assert!(matches!(
             store(&[("REDIS_ADDR", "redis.local:6380"), ("STORE", "memory")]),
@@ -600,8 +650,8 @@ mod tests {
         let StoreChoice::Redis(_, options) = store(&[("REDIS_URL", "redis://u:p%40@h/3")]) else {
             panic!()
         };
-        assert_eq!(options.database, 3);
-        assert_eq!(options.credentials.password.unwrap().expose(), "p@");
+        assert_eq!(options.sign_on.database, 3);
+        assert_eq!(options.sign_on.credentials.password.unwrap().expose(), "p@");
         let service_of_kubernetes = [("REDIS_PORT", "tcp://10.0.0.1:6379")];
         assert!(matches!(
             store(&service_of_kubernetes),

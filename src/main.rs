@@ -131,8 +131,8 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Fron
     let store: Arc<dyn Store> = match &config.store {
         StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
         StoreChoice::Noop => Arc::new(Noop),
-        StoreChoice::Redis(endpoint, options) => {
-            Arc::new(Redis::new(endpoint.clone(), (**options).clone()))
+        StoreChoice::Redis(target, options) => {
+            Arc::new(Redis::new(target.clone(), (**options).clone()))
         }
     };
     let tick = match config.kind {

@@ -63,12 +63,20 @@ impl<T> Slab<T> {
         }
     }
 
+    /// As [`get_mut`](Slab::get_mut), to look at.
+    pub fn get(&self, key: u64) -> Option<&T> {
+        let (generation, place) = split(key);
+        let p = self.places.get(place)?;
+        if p.generation == generation {
+            p.value.as_ref()
+        } else {
+            None
+        }
+    }
+
     /// Whether there is something under `key`.
     pub fn contains(&self, key: u64) -> bool {
-        let (generation, place) = split(key);
-        self.places
-            .get(place)
-            .is_some_and(|p| p.generation == generation && p.value.is_some())
+        self.get(key).is_some()
     }
 
     /// Takes out what is under `key`.
@@ -104,6 +112,16 @@ impl<T> Slab<T> {
     /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The keys of all there is now, to walk over a table that changes meanwhile.
+    pub fn keys(&self) -> Vec<u64> {
+        self.iter().map(|(key, _)| key).collect()
+    }
+
+    /// Everything in the table, to change.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.places.iter_mut().filter_map(|p| p.value.as_mut())
     }
 
     /// Everything in the table, with its key, in no useful order.

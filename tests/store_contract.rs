@@ -16,9 +16,9 @@
 
 mod support;
 
-use kioskd::resp::codec::Limits;
+use kioskd::resp::client::Target;
 use kioskd::resp::link::Options;
-use kioskd::resp::url::{Credentials, Endpoint};
+use kioskd::resp::url::Endpoint;
 use kioskd::store::blocking::Blocking;
 use kioskd::store::memory::Memory;
 use kioskd::store::noop::Noop;
@@ -725,6 +725,7 @@ fn a_plain_set_is_one_command_with_its_ttl() {
     assert_eq!(
         sent.iter().filter(|c| *c != "PING").collect::<Vec<_>>(),
         [
+            "HELLO 3 SETNAME kioskd",
             "SET item:7 {} EX 3600",
             "SET item:7 {} PX 500 NX",
             "SET item:7 {} KEEPTTL XX",
@@ -865,11 +866,9 @@ fn store_on(address: &str) -> RedisStore {
     let options = Options {
         connect_timeout: PATIENCE,
         stall_timeout: PATIENCE,
-        credentials: Credentials::default(),
-        database: 0,
-        limits: Limits::default(),
+        ..Options::default()
     };
-    RedisStore::new(endpoint, options)
+    RedisStore::new(Target::Single(endpoint), options)
 }
 
 /// A session that waits, and the commands as calls.

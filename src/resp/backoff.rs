@@ -32,20 +32,23 @@ impl Backoff {
         }
     }
 
-    /// The next wait.
+    /// The next wait of the series.
     pub fn next_wait(&mut self) -> Duration {
-        let top = self
-            .base
-            .saturating_mul(1 << self.tries.min(16))
-            .min(self.cap);
+        let wait = self.wait_of(self.tries);
         self.tries = self.tries.saturating_add(1);
+        wait
+    }
+
+    /// The wait after this many tries of something that counts its tries itself.
+    pub fn wait_of(&mut self, tries: u32) -> Duration {
+        let top = self.base.saturating_mul(1 << tries.min(16)).min(self.cap);
         let wait = Duration::from_nanos(self.draw() % (top.as_nanos() as u64).max(1));
         wait.max(self.floor)
     }
 
-    /// The longest wait there is: for faults that trying again will not cure.
-    pub fn longest(&self) -> Duration {
-        self.cap
+    /// A random number in 0..1.
+    pub fn unit(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Starts the series anew.

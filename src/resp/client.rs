@@ -1,30 +1,37 @@
-//! Requests to Redis: who to ask, until when, and what may be asked again.
+//! Requests to Redis: until when, over which node, and what may be asked again.
 //!
 //! A [`Client`] belongs to one worker. It gives each request a place in a table, pushes its bytes
-//! into the link when that is up, and answers it exactly once: with its reply, or with an honest
-//! error when its deadline comes first.
+//! into the link of the right node when that is up, and answers it exactly once: with its reply,
+//! or with an honest error when its deadline comes first.
 //!
 //! ```text
-//! submit ─▶ table ─┬─ link up ───▶ connection ─▶ reply ─▶ done
-//!                  ├─ link coming ▶ waiting ─────┘   │
-//!                  └─ known away ──▶ done (at once)  └─ connection lost:
-//!                                                       not sent, or only reads ▶ waiting
-//!                                                       a write that was sent    ▶ done (Broken)
+//! submit ─▶ table ─┬─ link up ────▶ connection ─▶ reply ─┬─▶ done
+//!                  ├─ link coming ▶ waiting ─────┘       └─ an error with a remedy ─▶ again
+//!                  └─ known away ─▶ done, at once
+//!
+//! connection lost:  not sent, or a read that was sent   ─▶ waiting
+//!                   a write that was sent               ─▶ done (Broken: nobody knows)
 //! ```
 //!
-//! A request that gave up leaves the table but not the connection's order of replies: its slot
-//! stays there, and the reply finds nobody under its key.
+//! Three outcomes of a try, not two: it did not reach the server, the server proved that it did
+//! not run, or nobody knows. The first two may be tried again, whatever it was; the third only
+//! if it was a read. A request that gave up leaves the table but not the connection's order of
+//! replies: its slot stays there, and the reply finds nobody under its key.
 
-use super::codec::Reply;
+use super::backoff::Backoff;
+use super::cluster::{read_redirect, read_slots};
+use super::codec::{ErrorReply, Reply};
 use super::connection::Shape;
-use super::link::{Away, Events, Link, Lost, Options};
+use super::guide::{Guide, Map, Origin, ROUND, Watch, Wish};
+use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
+use super::remedy::{Remedy, is_shebang_unknown, remedy};
+use super::request::{Failure, Outcome, Request, Spelling, Wire};
+use super::sentinel::{is_switch, read_master};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
-use mio::{Registry, Waker};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Commands that may be under way or waiting in one client; one more is refused.
 pub const COMMANDS_MAX: usize = 10_000;
@@ -32,78 +39,129 @@ pub const COMMANDS_MAX: usize = 10_000;
 /// Bytes of commands that may be under way or waiting in one client; one more is refused.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// Nodes of a cluster that are kept in mind; more than any has.
+const NODES_MAX: usize = 1024;
+
 /// How often one request is sent at the most, its first time included.
-const TRIES_MAX: u32 = 3;
+const TRIES_MAX: u32 = 16;
 
-/// One command, encoded, and how it may be treated.
-#[derive(Debug)]
-pub struct Request {
-    /// The requester's name for it; comes back with the outcome.
-    pub tag: u64,
-    /// The command as it goes on the wire.
-    pub bytes: Vec<u8>,
-    /// What its reply may be.
-    pub shape: Shape,
-    /// It changes nothing, so it may be sent again even when its first outcome is unknown.
-    pub read_only: bool,
-    /// The outcome is due then.
-    pub deadline: Instant,
+/// Redirects that one request follows; a cluster in its senses needs one or two.
+const HOPS_MAX: u32 = 5;
+
+/// Waits before another try of a request that was refused.
+const AGAIN_FLOOR: Duration = Duration::from_millis(2);
+const AGAIN_BASE: Duration = Duration::from_millis(10);
+const AGAIN_CAP: Duration = Duration::from_millis(200);
+
+/// For the guide's own questions.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Where the data is.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// On one server.
+    Single(Endpoint),
+    /// On the master that these sentinels call by this name.
+    Sentinel {
+        /// The sentinels.
+        seeds: Vec<Endpoint>,
+        /// The master's name.
+        name: String,
+        /// How the sentinels are reached; they have passwords of their own.
+        options: Box<Options>,
+    },
+    /// On a cluster that has these nodes, among others.
+    Cluster {
+        /// The nodes to begin with.
+        seeds: Vec<Endpoint>,
+    },
 }
-
-/// Why a request has no reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// Its deadline came first. It may have run.
-    Timeout,
-    /// There is no connection. It did not run.
-    Unreachable(String),
-    /// The connection was lost after it had been sent. It may have run.
-    Broken(String),
-    /// [`COMMANDS_MAX`] or [`BYTES_MAX`] is reached. It did not run.
-    Overloaded,
-    /// The server does not let us in. It did not run.
-    Refused(String),
-}
-
-/// The end of a request: its tag, its shape, and the reply or the reason there is none.
-pub type Outcome = (u64, Shape, Result<Reply, Failure>);
 
 /// See the module's text.
 pub struct Client {
-    link: Link,
+    nodes: Slab<Node>,
+    options: Options,
+    wires: Wires,
+    guide: Guide,
     table: Slab<Entry>,
     bytes: usize,
-    /// Keys of requests that no connection has, oldest first.
-    waiting: VecDeque<u64>,
+    /// Keys of requests for which no node is known.
+    homeless: VecDeque<u64>,
+    /// Keys of requests that wait before another try, and until when.
+    delayed: Vec<(Instant, u64)>,
     /// No deadline in the table is before this. It may lie: entries leave without raising it.
     earliest: Option<Instant>,
+    began: Instant,
+    /// Something was pushed into a link, or a link was made, since they were last driven.
+    pushed: bool,
+    backoff: Backoff,
+    budget: Budget,
+    /// The servers do not know `#!lua`.
+    plain_scripts: bool,
     events: Events,
     done: Vec<Outcome>,
+}
+
+struct Node {
+    link: Link,
+    /// Keys of requests that wait for the link, oldest first.
+    waiting: VecDeque<u64>,
 }
 
 #[derive(Debug)]
 struct Entry {
     request: Request,
+    origin: Origin,
     tries: u32,
+    hops: u32,
+    /// A connection has it; whether it ran is then unknown.
     sent: bool,
+    /// The node an ASK has named; the command goes there once, behind ASKING.
+    asking: Option<u64>,
+    /// The server did not know the script.
+    as_text: bool,
+    /// What it was refused with the last time.
+    refusal: Option<ErrorReply>,
 }
 
 impl Client {
-    /// A client for one server. Connects at the first `progress`.
-    pub fn new(
-        endpoint: Endpoint,
-        options: Options,
-        registry: Registry,
-        waker: Arc<Waker>,
-        first_token: usize,
-        now: Instant,
-    ) -> Client {
+    /// A client for `target`. Connects at the first `progress`.
+    pub fn new(target: Target, options: Options, wires: Wires, now: Instant) -> Client {
+        let mut nodes = Slab::default();
+        let mut open = |endpoint, options: &Options| {
+            let link = Link::new(endpoint, options.clone(), wires.clone(), now);
+            nodes.insert(Node {
+                link,
+                waiting: VecDeque::new(),
+            })
+        };
+        let guide = match target {
+            Target::Single(endpoint) => Guide::Single(open(endpoint, &options)),
+            Target::Sentinel {
+                seeds,
+                name,
+                options,
+            } => {
+                let sentinels = seeds.into_iter().map(|seed| open(seed, &options)).collect();
+                Guide::Sentinel(Watch::new(name, sentinels, now))
+            }
+            Target::Cluster { seeds } => Guide::Cluster(Map::new(seeds, now)),
+        };
         Client {
-            link: Link::new(endpoint, options, registry, waker, first_token, now),
+            nodes,
+            options,
+            wires,
+            guide,
             table: Slab::default(),
             bytes: 0,
-            waiting: VecDeque::new(),
+            homeless: VecDeque::new(),
+            delayed: Vec::new(),
             earliest: None,
+            began: now,
+            pushed: false,
+            backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP),
+            budget: Budget::default(),
+            plain_scripts: false,
             events: Events::default(),
             done: Vec::new(),
         }
@@ -111,44 +169,35 @@ impl Client {
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
     pub fn submit(&mut self, now: Instant, request: Request) {
-        if self.table.len() >= COMMANDS_MAX || self.bytes + request.bytes.len() > BYTES_MAX {
+        if self.table.len() >= COMMANDS_MAX || self.bytes + request.command.len() > BYTES_MAX {
             return self
                 .done
                 .push((request.tag, request.shape, Err(Failure::Overloaded)));
         }
-        if let Some(away) = self.link.known_away(now) {
-            return self
-                .done
-                .push((request.tag, request.shape, Err(failure(away))));
-        }
-        self.earliest = Some(
-            self.earliest
-                .map_or(request.deadline, |t| t.min(request.deadline)),
-        );
-        self.bytes += request.bytes.len();
-        let key = self.table.insert(Entry {
-            request,
-            tries: 0,
-            sent: false,
-        });
-        self.waiting.push_back(key);
-        // Written by the next `progress`, in one write with all its neighbours.
-        self.push_waiting(now);
+        let origin = Origin::Requester(request.tag);
+        let key = self.enter(request, origin);
+        self.place(now, key);
     }
 
     /// The loop saw readiness on one of our tokens.
     pub fn ready(&mut self, event: &Event) {
-        self.link.ready(event);
+        for node in self.nodes.iter_mut() {
+            node.link.ready(event);
+        }
     }
 
     /// Moves what can be moved and collects the outcomes.
     pub fn progress(&mut self, now: Instant, done: &mut Vec<Outcome>) {
-        self.turn(now);
-        if !self.waiting.is_empty() {
-            // The link may have come up just now, or been lost for good.
-            self.push_waiting(now);
-            self.turn_away(now);
-            self.turn(now);
+        self.drive(now);
+        self.follow_guide(now);
+        self.wake_delayed(now);
+        if !self.homeless.is_empty() {
+            for key in std::mem::take(&mut self.homeless) {
+                self.place(now, key);
+            }
+        }
+        if self.pushed {
+            self.drive(now);
         }
         self.time_out(now);
         done.append(&mut self.done);
@@ -156,38 +205,245 @@ impl Client {
 
     /// When `progress` must be called again if nothing becomes ready before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [self.link.next_deadline(), self.earliest]
-            .into_iter()
-            .flatten()
-            .min()
+        let guide = match &self.guide {
+            Guide::Single(_) => None,
+            Guide::Sentinel(watch) => Some(watch.next_deadline()),
+            Guide::Cluster(map) => map.next_deadline(),
+        };
+        let links = self
+            .nodes
+            .iter()
+            .filter_map(|(_, node)| node.link.next_deadline());
+        let delayed = self.delayed.iter().map(|(until, _)| *until);
+        links.chain(delayed).chain(guide).chain(self.earliest).min()
     }
 
-    /// One step of the link, and what came of it.
-    fn turn(&mut self, now: Instant) {
+    /// Drives every link until none has anything new to send.
+    fn drive(&mut self, now: Instant) {
         let mut events = std::mem::take(&mut self.events);
-        self.link.progress(now, &mut events);
-        for (key, shape, reply) in events.replies.drain(..) {
-            // Nobody there: it gave up, and this is its reply, read and dropped in its turn.
-            if let Some(entry) = self.remove(key) {
-                self.done.push((entry.request.tag, shape, Ok(reply)));
+        loop {
+            self.pushed = false;
+            for node_key in self.nodes.keys() {
+                let Some(node) = self.nodes.get_mut(node_key) else {
+                    continue;
+                };
+                node.link.progress(now, &mut events);
+                for push in events.heard.pushes.drain(..) {
+                    if let Guide::Sentinel(watch) = &mut self.guide
+                        && is_switch(&push, &watch.name)
+                    {
+                        watch.hurry(now);
+                    }
+                }
+                for (key, _, reply) in events.heard.replies.drain(..) {
+                    self.answered(now, node_key, key, reply);
+                }
+                for lost in events.lost.drain(..) {
+                    self.lost(now, lost);
+                }
+                self.serve_waiting(now, node_key);
             }
-        }
-        for lost in events.lost.drain(..) {
-            self.lost(lost);
+            if !self.pushed {
+                break;
+            }
         }
         // Kept for its room: no allocation in the next tick.
         self.events = events;
     }
 
-    fn push_waiting(&mut self, now: Instant) {
-        let Some(connection) = self.link.up() else {
+    /// What waits for this link goes out if it is up, and is turned away if it is known to be away.
+    fn serve_waiting(&mut self, now: Instant, node_key: u64) {
+        let Some(node) = self.nodes.get_mut(node_key) else {
             return;
         };
-        while let Some(key) = self.waiting.pop_front() {
-            if let Some(entry) = self.table.get_mut(key) {
-                entry.tries += 1;
-                entry.sent = true;
-                connection.push_encoded(now, key, entry.request.shape, &entry.request.bytes);
+        let away = node.link.known_away(now).is_some();
+        if node.waiting.is_empty() || (node.link.up().is_none() && !away) {
+            return;
+        }
+        for key in std::mem::take(&mut node.waiting) {
+            self.place(now, key);
+        }
+    }
+
+    /// Finds the node for a request, and sends it or lets it wait.
+    fn place(&mut self, now: Instant, key: u64) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let node_key = match (&self.guide, entry.origin) {
+            (_, Origin::Master(sentinel)) => Some(sentinel),
+            (_, Origin::Map) => entry.asking,
+            _ if entry.asking.is_some() => entry.asking,
+            (Guide::Single(node), _) => Some(*node),
+            (Guide::Sentinel(watch), _) => watch.master,
+            (Guide::Cluster(map), _) => map.node(entry.request.slot),
+        };
+        let Some(node) = node_key.and_then(|n| self.nodes.get_mut(n)) else {
+            return self.shelter(now, key);
+        };
+        if let Some(away) = node.link.known_away(now) {
+            let failure = Failure::from(away);
+            return self.fail(now, key, failure);
+        }
+        let Some(connection) = node.link.up() else {
+            entry.sent = false;
+            return node.waiting.push_back(key);
+        };
+        entry.tries += 1;
+        entry.sent = true;
+        let asking = entry.asking.take().is_some() && matches!(entry.origin, Origin::Requester(_));
+        if asking {
+            // Adjacent, in one push: ASKING counts for the very next command and no other.
+            connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
+        }
+        // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
+        let spelling = Spelling {
+            text: entry.as_text || asking,
+            plain: self.plain_scripts,
+        };
+        connection.push_with(now, key, entry.request.shape, |out| {
+            entry.request.command.write(out, spelling)
+        });
+        self.pushed = true;
+    }
+
+    /// No node is known for this request: it waits for the guide, but not for ever.
+    fn shelter(&mut self, now: Instant, key: u64) {
+        // Somebody who was there for a while and whom nobody can find is away.
+        let long = now.saturating_duration_since(self.began) >= super::link::PATIENCE;
+        if !long || matches!(self.guide, Guide::Cluster(ref map) if !map.members().is_empty()) {
+            return self.homeless.push_back(key);
+        }
+        let reason = self
+            .nodes
+            .iter()
+            .find_map(|(_, node)| node.link.known_away(now))
+            .map(Failure::from);
+        match reason {
+            Some(failure) => self.fail(now, key, failure),
+            None => self.homeless.push_back(key),
+        }
+    }
+
+    /// A reply has come for the request under `key`.
+    fn answered(&mut self, now: Instant, node_key: u64, key: u64, reply: Reply) {
+        // Nobody there: it gave up, and this is its reply, read and dropped in its turn.
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        entry.sent = false;
+        if !matches!(entry.origin, Origin::Requester(_)) {
+            return self.guide_answered(now, node_key, key, Some(reply));
+        }
+        let e = match reply {
+            Reply::Error(e) => e,
+            reply => {
+                self.budget.earn();
+                return self.finish(key, Ok(reply));
+            }
+        };
+        match remedy(&e) {
+            Remedy::Report if is_shebang_unknown(&e) && !self.plain_scripts => {
+                log::warn!(
+                    "redis is older than 7.0: scripts cannot tell a stale replica from its master"
+                );
+                self.plain_scripts = true;
+                self.place(now, key);
+            }
+            Remedy::SendScript if !entry.as_text => {
+                entry.as_text = true;
+                self.place(now, key);
+            }
+            Remedy::Report | Remedy::SendScript => self.finish(key, Ok(Reply::Error(e))),
+            Remedy::Wait => self.try_again(now, key, e),
+            Remedy::Rediscover => {
+                self.rediscover(now, node_key);
+                self.try_again(now, key, e);
+            }
+            Remedy::Reconnect => {
+                if let Some(node) = self.nodes.get_mut(node_key) {
+                    node.link.renew(now);
+                }
+                self.try_again(now, key, e);
+            }
+            Remedy::Moved | Remedy::Ask => self.redirect(now, node_key, key, e),
+        }
+    }
+
+    /// Tries a refused request again after a wait, if there is time and the budget allows it. It
+    /// did not run, so that is safe for writes too.
+    fn try_again(&mut self, now: Instant, key: u64, e: ErrorReply) {
+        let wait = self
+            .backoff
+            .wait_of(self.table.get_mut(key).map_or(0, |entry| entry.tries));
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        if entry.tries >= TRIES_MAX || now + wait >= entry.request.deadline || !self.budget.spend()
+        {
+            return self.finish(key, Ok(Reply::Error(e)));
+        }
+        entry.refusal = Some(e);
+        self.delayed.push((now + wait, key));
+    }
+
+    /// This server may not be the right one any more.
+    fn rediscover(&mut self, now: Instant, node_key: u64) {
+        let jitter = self.backoff.unit();
+        match &mut self.guide {
+            // The name may mean another address by now.
+            Guide::Single(_) => {
+                if let Some(node) = self.nodes.get_mut(node_key) {
+                    node.link.renew(now);
+                }
+            }
+            Guide::Sentinel(watch) => watch.hurry_soon(now),
+            Guide::Cluster(map) => map.doubt(now, jitter),
+        }
+    }
+
+    fn redirect(&mut self, now: Instant, node_key: u64, key: u64, e: ErrorReply) {
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
+        };
+        let asked = self
+            .nodes
+            .get_mut(node_key)
+            .map(|node| node.link.endpoint().clone());
+        let redirect = asked.as_ref().and_then(|asked| read_redirect(&e, asked));
+        let (Guide::Cluster(_), Some(redirect)) = (&self.guide, redirect) else {
+            return self.finish(key, Ok(Reply::Error(e)));
+        };
+        entry.hops += 1;
+        if entry.hops > HOPS_MAX || entry.request.slot != Some(redirect.slot) {
+            return self.finish(key, Ok(Reply::Error(e)));
+        }
+        let is_ask = remedy(&e) == Remedy::Ask;
+        let jitter = self.backoff.unit();
+        let to = redirect
+            .to
+            .as_ref()
+            .filter(|to| Some(*to) != asked.as_ref());
+        let to = to.cloned().and_then(|to| self.node_at(to, now));
+        let Guide::Cluster(map) = &mut self.guide else {
+            return;
+        };
+        match to {
+            Some(node) if is_ask => {
+                if let Some(entry) = self.table.get_mut(key) {
+                    entry.asking = Some(node);
+                }
+                self.place(now, key);
+            }
+            Some(node) => {
+                map.moved(redirect.slot, node);
+                map.doubt(now, jitter);
+                self.place(now, key);
+            }
+            // To nowhere, or to itself: only a new map can tell.
+            None => {
+                map.doubt(now, 0.0);
+                self.try_again(now, key, e);
             }
         }
     }
@@ -195,6 +451,7 @@ impl Client {
     /// The connection was lost with this request in its order of replies.
     fn lost(
         &mut self,
+        now: Instant,
         Lost {
             id,
             sent,
@@ -202,74 +459,329 @@ impl Client {
             why,
         }: Lost,
     ) {
+        if let Guide::Cluster(map) = &mut self.guide {
+            map.doubt(now, 0.0);
+        }
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
+        entry.sent = false;
         if again && (!sent || entry.request.read_only) && entry.tries < TRIES_MAX {
-            entry.sent = false;
-            return self.waiting.push_back(id);
+            return self.place(now, id);
         }
-        let Some(entry) = self.remove(id) else {
-            return;
-        };
         let failure = match why {
             Away::Unreachable(why) if sent => Failure::Broken(why),
-            why => failure(&why),
+            why => Failure::from(&why),
         };
-        self.done
-            .push((entry.request.tag, entry.request.shape, Err(failure)));
+        self.fail(now, id, failure);
     }
 
-    /// Fails what waits for a server that is known to be away.
-    fn turn_away(&mut self, now: Instant) {
-        let Some(failure) = self.link.known_away(now).map(failure) else {
-            return;
-        };
-        while let Some(key) = self.waiting.pop_front() {
-            if let Some(entry) = self.remove(key) {
-                self.done
-                    .push((entry.request.tag, entry.request.shape, Err(failure.clone())));
+    /// Lets the guide find out what it wants to know.
+    fn follow_guide(&mut self, now: Instant) {
+        match &mut self.guide {
+            Guide::Single(_) => {}
+            Guide::Sentinel(_) => self.follow_sentinels(now),
+            Guide::Cluster(map) => {
+                if let Some(turn) = map.fetch(now) {
+                    self.fetch_map(now, turn);
+                }
             }
         }
     }
 
-    /// Fails what is due. A request that was never sent says why: nothing could have run.
+    fn follow_sentinels(&mut self, now: Instant) {
+        loop {
+            let Guide::Sentinel(watch) = &mut self.guide else {
+                return;
+            };
+            let healthy = watch
+                .master
+                .and_then(|m| self.nodes.get_mut(m))
+                .is_some_and(|node| node.link.up().is_some());
+            if !healthy {
+                watch.hurry_soon(now);
+            }
+            let nodes = &self.nodes;
+            let state = |key| {
+                let link = nodes.get(key).map(|node| &node.link)?;
+                if link.is_up() {
+                    Some(true)
+                } else {
+                    link.away().map(|_| false)
+                }
+            };
+            match watch.step(now, healthy, state) {
+                None => return,
+                Some(Wish::Ask(sentinel)) => {
+                    let command = Wire::plain(&[b"SENTINEL", b"MASTER", watch.name.as_bytes()]);
+                    self.ask(now, Origin::Master(sentinel), None, command, now + ROUND);
+                }
+                Some(Wish::Follow(endpoint)) => self.follow_master(now, endpoint),
+            }
+        }
+    }
+
+    fn follow_master(&mut self, now: Instant, endpoint: Endpoint) {
+        let Guide::Sentinel(watch) = &mut self.guide else {
+            return;
+        };
+        let old = watch.master;
+        if old
+            .and_then(|old| self.nodes.get(old))
+            .is_some_and(|node| *node.link.endpoint() == endpoint)
+        {
+            return;
+        }
+        log::info!("redis: the master of {:?} is {endpoint}", watch.name);
+        let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
+        watch.master = Some(self.nodes.insert(Node {
+            link,
+            waiting: VecDeque::new(),
+        }));
+        self.pushed = true;
+        if let Some(old) = old {
+            self.close(now, old, "the master was replaced");
+        }
+    }
+
+    fn fetch_map(&mut self, now: Instant, turn: usize) {
+        let Guide::Cluster(map) = &self.guide else {
+            return;
+        };
+        let n = map.members().len();
+        let node = match turn % (n + map.seeds.len()) {
+            i if i < n => Some(map.members()[i]),
+            i => {
+                let seed = map.seeds[i - n].clone();
+                self.node_at(seed, now)
+            }
+        };
+        let command = Wire::plain(&[b"CLUSTER", b"SLOTS"]);
+        self.ask(now, Origin::Map, node, command, now + QUESTION_TIMEOUT);
+    }
+
+    /// A question of the guide's own.
+    fn ask(
+        &mut self,
+        now: Instant,
+        origin: Origin,
+        node: Option<u64>,
+        command: Wire,
+        deadline: Instant,
+    ) {
+        let request = Request {
+            tag: 0,
+            command,
+            shape: Shape::Any,
+            slot: None,
+            read_only: true,
+            deadline,
+        };
+        let key = self.enter(request, origin);
+        if let Some(entry) = self.table.get_mut(key) {
+            entry.asking = node;
+        }
+        self.place(now, key);
+    }
+
+    /// What came of it; `None` when nothing did.
+    fn guide_answered(&mut self, now: Instant, node_key: u64, key: u64, reply: Option<Reply>) {
+        if self.remove(key).is_none() {
+            return;
+        }
+        let jitter = self.backoff.unit();
+        if let Guide::Sentinel(watch) = &mut self.guide {
+            return watch.heard(reply.as_ref().and_then(read_master));
+        }
+        let asked = self
+            .nodes
+            .get(node_key)
+            .map(|node| node.link.endpoint().clone());
+        let rows = reply
+            .zip(asked)
+            .and_then(|(reply, asked)| read_slots(&reply, &asked));
+        let Guide::Cluster(mut map) = std::mem::replace(&mut self.guide, Guide::Single(NOBODY))
+        else {
+            return;
+        };
+        map.fetched(now, rows.is_some(), jitter);
+        if let Some(rows) = rows {
+            map.replace(&rows, |endpoint| {
+                self.node_at(endpoint.clone(), now).unwrap_or(NOBODY)
+            });
+            self.guide = Guide::Cluster(map);
+            self.regroup(now);
+        } else {
+            self.guide = Guide::Cluster(map);
+        }
+    }
+
+    /// After a new map: what waits may have another node now, and nodes without slots may go.
+    fn regroup(&mut self, now: Instant) {
+        for node_key in self.nodes.keys() {
+            let Some(node) = self.nodes.get_mut(node_key) else {
+                continue;
+            };
+            for key in std::mem::take(&mut node.waiting) {
+                self.place(now, key);
+            }
+            let Guide::Cluster(map) = &self.guide else {
+                return;
+            };
+            let idle = self
+                .nodes
+                .get(node_key)
+                .is_some_and(|n| n.waiting.is_empty() && n.link.in_flight() == 0);
+            if idle && !map.members().contains(&node_key) {
+                self.close(now, node_key, "no slots are there any more");
+            }
+        }
+    }
+
+    /// The node at `endpoint`, made if there is none; `None` when there are too many already.
+    fn node_at(&mut self, endpoint: Endpoint, now: Instant) -> Option<u64> {
+        if let Some((key, _)) = self
+            .nodes
+            .iter()
+            .find(|(_, node)| *node.link.endpoint() == endpoint)
+        {
+            return Some(key);
+        }
+        if self.nodes.len() >= NODES_MAX {
+            return None;
+        }
+        self.pushed = true;
+        let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
+        Some(self.nodes.insert(Node {
+            link,
+            waiting: VecDeque::new(),
+        }))
+    }
+
+    fn close(&mut self, now: Instant, node_key: u64, why: &str) {
+        let Some(node) = self.nodes.remove(node_key) else {
+            return;
+        };
+        for lost in node.link.close(now, why) {
+            self.lost(now, lost);
+        }
+        for key in node.waiting {
+            self.place(now, key);
+        }
+    }
+
+    fn wake_delayed(&mut self, now: Instant) {
+        if self.delayed.iter().all(|(until, _)| *until > now) {
+            return;
+        }
+        for (until, key) in std::mem::take(&mut self.delayed) {
+            if until <= now {
+                self.place(now, key);
+            } else {
+                self.delayed.push((until, key));
+            }
+        }
+    }
+
+    /// Fails what is due. What no connection has says why it waited: it certainly did not run.
     fn time_out(&mut self, now: Instant) {
         if self.earliest.is_none_or(|t| t > now) {
             return;
         }
-        let due: Vec<u64> = self
-            .table
-            .iter()
-            .filter(|(_, e)| e.request.deadline <= now)
-            .map(|(key, _)| key)
-            .collect();
+        let due = |(key, entry): (u64, &Entry)| (entry.request.deadline <= now).then_some(key);
+        let due: Vec<u64> = self.table.iter().filter_map(due).collect();
         for key in due {
-            let Some(entry) = self.remove(key) else {
-                continue;
-            };
-            let failure = match self.link.away() {
-                Some(away) if !entry.sent => failure(away),
-                _ => Failure::Timeout,
-            };
-            self.done
-                .push((entry.request.tag, entry.request.shape, Err(failure)));
+            let waits_on = self
+                .nodes
+                .iter()
+                .find(|(_, node)| node.waiting.contains(&key));
+            let away = waits_on
+                .and_then(|(_, node)| node.link.away())
+                .map(Failure::from);
+            match self.table.get_mut(key) {
+                Some(Entry {
+                    sent: false,
+                    refusal: Some(e),
+                    ..
+                }) => {
+                    let e = e.clone();
+                    self.finish(key, Ok(Reply::Error(e)));
+                }
+                _ => self.fail(now, key, away.unwrap_or(Failure::Timeout)),
+            }
         }
-        self.waiting.retain(|key| self.table.contains(*key));
+        for node in self.nodes.iter_mut() {
+            node.waiting.retain(|key| self.table.contains(*key));
+        }
+        self.homeless.retain(|key| self.table.contains(*key));
+        self.delayed.retain(|(_, key)| self.table.contains(*key));
         self.earliest = self.table.iter().map(|(_, e)| e.request.deadline).min();
+    }
+
+    fn enter(&mut self, request: Request, origin: Origin) -> u64 {
+        self.earliest = Some(
+            self.earliest
+                .map_or(request.deadline, |t| t.min(request.deadline)),
+        );
+        self.bytes += request.command.len();
+        let entry = Entry {
+            request,
+            origin,
+            tries: 0,
+            hops: 0,
+            sent: false,
+            asking: None,
+            as_text: false,
+            refusal: None,
+        };
+        self.table.insert(entry)
+    }
+
+    fn fail(&mut self, now: Instant, key: u64, failure: Failure) {
+        match self.table.get(key).map(|entry| entry.origin) {
+            Some(Origin::Requester(_)) => self.finish(key, Err(failure)),
+            Some(_) => self.guide_answered(now, NOBODY, key, None),
+            None => {}
+        }
+    }
+
+    fn finish(&mut self, key: u64, result: Result<Reply, Failure>) {
+        if let Some(entry) = self.remove(key) {
+            self.done
+                .push((entry.request.tag, entry.request.shape, result));
+        }
     }
 
     fn remove(&mut self, key: u64) -> Option<Entry> {
         let entry = self.table.remove(key)?;
-        self.bytes -= entry.request.bytes.len();
+        self.bytes -= entry.request.command.len();
         Some(entry)
     }
 }
 
-fn failure(away: &Away) -> Failure {
-    match away {
-        Away::Unreachable(why) => Failure::Unreachable(why.clone()),
-        Away::Silent(_) => Failure::Timeout,
-        Away::Refused(why) => Failure::Refused(why.clone()),
+/// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double
+/// the load on what is left. A few are free, so that a quiet service can ride out a hiccup.
+#[derive(Debug)]
+struct Budget {
+    tenths: u32,
+}
+
+const BUDGET_MAX: u32 = 500;
+
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget { tenths: BUDGET_MAX }
+    }
+}
+
+impl Budget {
+    fn earn(&mut self) {
+        self.tenths = (self.tenths + 1).min(BUDGET_MAX);
+    }
+
+    fn spend(&mut self) -> bool {
+        let paid = self.tenths >= 10;
+        self.tenths -= if paid { 10 } else { 0 };
+        paid
     }
 }

@@ -14,7 +14,7 @@
 //! (the famous leak of 2023 was a client that did not). Reading never waits for writing, so a
 //! server that will not read until it has written cannot lock us up with it.
 
-use super::codec::{Decoder, Frame, Limits, ProtocolError, Reply, encode};
+use super::codec::{Decoder, Frame, Limits, Protocol, ProtocolError, Reply, encode};
 use crate::stream::Stream;
 use mio::event::Event;
 use std::collections::VecDeque;
@@ -49,16 +49,18 @@ pub enum Shape {
     Pair,
     /// AUTH, SELECT: `+OK`.
     Ok,
-    /// PING: `+PONG`.
-    Pong,
     /// A SET that only asks whether it could: `+OK` or null.
     Probe,
+    /// Whatever it is: the asker will judge.
+    Any,
+    /// No reply at all: in RESP3 SUBSCRIBE is answered by a push.
+    Pushed,
 }
 
 impl Shape {
     fn fits(self, reply: &Reply) -> bool {
         match (self, reply) {
-            (_, Reply::Error(_)) => true,
+            (_, Reply::Error(_)) | (Shape::Any, _) => true,
             (Shape::Value, Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)) => true,
             (Shape::Stored | Shape::Probe, Reply::Simple(s)) => s == b"OK",
             (Shape::Stored | Shape::Probe, Reply::Null) => true,
@@ -69,7 +71,6 @@ impl Shape {
                 matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])
             }
             (Shape::Ok, Reply::Simple(s)) => s == b"OK",
-            (Shape::Pong, Reply::Simple(s)) => s == b"PONG",
             _ => false,
         }
     }
@@ -124,6 +125,15 @@ impl fmt::Display for Fault {
             Fault::Stalled(d) => write!(f, "nothing moved for {} ms", d.as_millis()),
         }
     }
+}
+
+/// What a connection has said.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Replies, in order, each with the command it belongs to.
+    pub replies: Vec<(u64, Shape, Reply)>,
+    /// What was sent unasked.
+    pub pushes: Vec<Vec<Reply>>,
 }
 
 /// See the module's text.
@@ -183,10 +193,16 @@ impl Connection {
         self.enqueue(now, id, shape, before);
     }
 
-    /// As [`push`](Connection::push), for a command that is encoded already.
-    pub fn push_encoded(&mut self, now: Instant, id: u64, shape: Shape, bytes: &[u8]) {
+    /// As [`push`](Connection::push), for a command that writes itself.
+    pub fn push_with(
+        &mut self,
+        now: Instant,
+        id: u64,
+        shape: Shape,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         let before = self.out.len();
-        self.out.extend_from_slice(bytes);
+        write(&mut self.out);
         self.enqueue(now, id, shape, before);
     }
 
@@ -199,6 +215,9 @@ impl Connection {
             self.moved = now;
         }
         self.queued += (self.out.len() - before) as u64;
+        if shape == Shape::Pushed {
+            return;
+        }
         self.slots.push_back(Slot {
             id,
             shape,
@@ -206,23 +225,19 @@ impl Connection {
         });
     }
 
-    /// Reads, then writes, as far as both go without waiting. Replies go to `replies` in order.
+    /// Reads, then writes, as far as both go without waiting. What was said goes to `heard`.
     ///
     /// Reading comes first so that a connection the server has closed is found dead before
     /// anything is written to it.
     ///
     /// # Errors
     /// The connection is dead; call [`into_slots`](Connection::into_slots) next.
-    pub fn progress(
-        &mut self,
-        now: Instant,
-        replies: &mut Vec<(u64, Shape, Reply)>,
-    ) -> Result<(), Fault> {
-        self.read(now, replies)?;
+    pub fn progress(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
+        self.read(now, heard)?;
         self.write(now)
     }
 
-    fn read(&mut self, now: Instant, replies: &mut Vec<(u64, Shape, Reply)>) -> Result<(), Fault> {
+    fn read(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
         self.readable |= self.ended;
         while self.readable {
             match self.stream.read(&mut self.scratch) {
@@ -232,7 +247,7 @@ impl Connection {
                     // Edge-triggered: a short read means drained, and saves the call that would
                     // say so. But the edge may have told of a close as well; it comes only once.
                     self.readable = n == self.scratch.len() || self.ended;
-                    self.take(n, replies)?;
+                    self.take(n, heard)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -243,7 +258,7 @@ impl Connection {
     }
 
     /// Decodes `n` fresh bytes, straight from the scratch buffer when nothing was left over.
-    fn take(&mut self, n: usize, replies: &mut Vec<(u64, Shape, Reply)>) -> Result<(), Fault> {
+    fn take(&mut self, n: usize, heard: &mut Heard) -> Result<(), Fault> {
         let Connection {
             scratch,
             input,
@@ -253,11 +268,11 @@ impl Connection {
         } = self;
         let fresh = &scratch[..n];
         if input.is_empty() {
-            let taken = decode(decoder, fresh, slots, replies)?;
+            let taken = decode(decoder, fresh, slots, heard)?;
             input.extend_from_slice(&fresh[taken..]);
         } else {
             input.extend_from_slice(fresh);
-            let taken = decode(decoder, input, slots, replies)?;
+            let taken = decode(decoder, input, slots, heard)?;
             input.drain(..taken);
         }
         Ok(())
@@ -285,6 +300,11 @@ impl Connection {
         Ok(())
     }
 
+    /// From here on the server speaks this protocol.
+    pub fn set_protocol(&mut self, protocol: Protocol) {
+        self.decoder.set_protocol(protocol);
+    }
+
     /// How many commands wait for their replies, given up ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
@@ -310,15 +330,14 @@ fn decode(
     decoder: &mut Decoder,
     mut input: &[u8],
     slots: &mut VecDeque<Slot>,
-    replies: &mut Vec<(u64, Shape, Reply)>,
+    heard: &mut Heard,
 ) -> Result<usize, Fault> {
     let whole = input.len();
     while !input.is_empty() {
         let (taken, frame) = decoder.decode(input).map_err(Fault::Protocol)?;
         input = &input[taken..];
         match frame {
-            // Nobody subscribes to anything here yet: a push is consumed, and that is all.
-            Some(Frame::Push(_)) => {}
+            Some(Frame::Push(push)) => heard.pushes.push(push),
             Some(Frame::Reply(reply)) => {
                 // Taken out only when its reply is good: otherwise it is lost with the rest.
                 let Slot { id, shape, .. } = *slots.front().ok_or(Fault::Stray)?;
@@ -326,7 +345,7 @@ fn decode(
                     return Err(Fault::WrongType(shape));
                 }
                 slots.pop_front();
-                replies.push((id, shape, reply));
+                heard.replies.push((id, shape, reply));
             }
             None => break,
         }

@@ -6,9 +6,7 @@
 //!   Down ─▶ Resolving ─▶ Connecting (each address in turn) ─▶ SigningOn ─▶ Up ─┘
 //! ```
 //!
-//! There is never more than one attempt under way, and every step has a deadline. Signing on goes
-//! one command at a time, each awaited: some servers drop the error of a failed AUTH that is part
-//! of a batch, and what followed would then be answered one place off.
+//! There is never more than one attempt under way, and every step has a deadline.
 //!
 //! After [`PATIENCE`] without a connection the server is *known to be away*: the client then fails
 //! requests at once instead of letting each of them wait out its deadline, and the next attempt
@@ -16,16 +14,20 @@
 
 use super::backoff::Backoff;
 use super::codec::{Limits, Reply};
-use super::connection::{Connection, Fault, Shape};
+use super::connection::{Connection, Fault, Heard, Shape};
 use super::resolve::Lookup;
-use super::url::{Credentials, Endpoint};
+use super::sign_on::{self, SignOn};
+use super::url::{Endpoint, Secret};
 use crate::stream::{BOTH, Stream};
 use mio::event::Event;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Registry, Token, Waker};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,14 +41,19 @@ const RETRY_FLOOR: Duration = Duration::from_millis(10);
 const RETRY_BASE: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(1);
 
-/// A connection that has lived this long starts the series of waits anew when it is lost.
+/// After a refusal: a wrong password stays wrong, some servers lock out those who hammer, and one
+/// that is full gets no emptier by being asked.
+const REFUSED_WAIT: Duration = Duration::from_secs(2);
+
+/// A connection that has lived this long starts the series of waits anew when it is lost, and may
+/// be renewed; a younger one would be thrown away as fast as it is made.
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 
 /// All of signing on, however many commands it takes.
 const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The `id` of signing-on commands; no request has it (keys of a `Slab` count up from zero).
-const OURS: u64 = u64::MAX;
+/// The `id` of commands that belong to no request (keys of a `Slab` count up from zero).
+pub const NOBODY: u64 = u64::MAX;
 
 /// How one server is reached and what may pass.
 #[derive(Debug, Clone)]
@@ -55,12 +62,37 @@ pub struct Options {
     pub connect_timeout: Duration,
     /// A connection on which commands wait and nothing moves for this long is replaced.
     pub stall_timeout: Duration,
-    /// User and password for AUTH, if there are any.
-    pub credentials: Credentials,
-    /// For SELECT; 0 needs none.
-    pub database: u32,
+    /// Who we are and what the server has to be.
+    pub sign_on: sign_on::Options,
+    /// Where the password is; read again for every connection, so that it can be changed.
+    pub password_file: Option<PathBuf>,
     /// What a reply may be.
     pub limits: Limits,
+}
+
+impl Default for Options {
+    /// One server without a password, and the times of API.md.
+    fn default() -> Options {
+        Options {
+            connect_timeout: Duration::from_millis(500),
+            stall_timeout: Duration::from_secs(2),
+            sign_on: sign_on::Options::default(),
+            password_file: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What every link of a worker shares: the worker's poll.
+#[derive(Debug, Clone)]
+pub struct Wires {
+    /// Where sockets are registered.
+    pub registry: Rc<Registry>,
+    /// Wakes the worker from a resolver thread.
+    pub waker: Arc<Waker>,
+    /// The next free token. Every connection gets one of its own, so that a late event of one is
+    /// not taken for one of the next.
+    pub next_token: Rc<Cell<usize>>,
 }
 
 /// Why there is no connection.
@@ -77,8 +109,8 @@ pub enum Away {
 /// What happened on the link since it was last asked.
 #[derive(Debug, Default)]
 pub struct Events {
-    /// Replies, in order.
-    pub replies: Vec<(u64, Shape, Reply)>,
+    /// What the server said.
+    pub heard: Heard,
     /// Commands that lost their connection.
     pub lost: Vec<Lost>,
 }
@@ -100,16 +132,14 @@ pub struct Lost {
 pub struct Link {
     endpoint: Endpoint,
     options: Options,
-    registry: Registry,
-    waker: Arc<Waker>,
-    /// Every connection gets a token of its own, so that a late event of the last one is not
-    /// taken for one of the next.
-    next_token: usize,
+    wires: Wires,
     token: Token,
     state: State,
     backoff: Backoff,
     away_since: Option<Instant>,
     away: Option<Away>,
+    /// Take no more commands, and connect anew when the present ones are answered.
+    renew: bool,
 }
 
 enum State {
@@ -124,10 +154,11 @@ enum State {
         connection: Connection,
         rest: VecDeque<SocketAddr>,
         until: Instant,
+        password: Option<Secret>,
     },
     SigningOn {
         connection: Connection,
-        steps: VecDeque<(&'static str, Shape, Vec<Vec<u8>>)>,
+        sign_on: SignOn,
         until: Instant,
     },
     Up {
@@ -138,33 +169,44 @@ enum State {
 
 impl Link {
     /// A link that is down; the first [`progress`](Link::progress) starts to bring it up.
-    pub fn new(
-        endpoint: Endpoint,
-        options: Options,
-        registry: Registry,
-        waker: Arc<Waker>,
-        first_token: usize,
-        now: Instant,
-    ) -> Link {
+    pub fn new(endpoint: Endpoint, options: Options, wires: Wires, now: Instant) -> Link {
         Link {
             endpoint,
             options,
-            registry,
-            waker,
-            next_token: first_token,
-            token: Token(first_token),
+            wires,
+            // Nobody's, until there is a socket.
+            token: Token(usize::MAX),
             state: State::Down { until: now },
             backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP),
             away_since: None,
             away: None,
+            renew: false,
         }
+    }
+
+    /// The server at the other end.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// The connection, when commands can be pushed into it.
     pub fn up(&mut self) -> Option<&mut Connection> {
         match &mut self.state {
-            State::Up { connection, .. } => Some(connection),
+            State::Up { connection, .. } if !self.renew => Some(connection),
             _ => None,
+        }
+    }
+
+    /// Whether commands can be pushed.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up { .. }) && !self.renew
+    }
+
+    /// Commands that wait for their replies on this link.
+    pub fn in_flight(&self) -> usize {
+        match &self.state {
+            State::Up { connection, .. } => connection.in_flight(),
+            _ => 0,
         }
     }
 
@@ -182,6 +224,16 @@ impl Link {
             .away_since
             .is_some_and(|t| now.saturating_duration_since(t) >= PATIENCE);
         (long || matches!(away, Away::Refused(_))).then_some(away)
+    }
+
+    /// Makes a new connection, once what is under way on this one is answered: the server behind
+    /// the name may be another by now, or the connection may have lost its standing. A connection
+    /// that was made a moment ago is kept, or a server that always refuses would have us connect
+    /// without end.
+    pub fn renew(&mut self, now: Instant) {
+        if let State::Up { since, .. } = &self.state {
+            self.renew |= now.saturating_duration_since(*since) >= HEALTHY_AFTER;
+        }
     }
 
     /// The loop saw readiness on one of our tokens.
@@ -204,18 +256,11 @@ impl Link {
         loop {
             let next = match &mut self.state {
                 State::Down { until } if now < *until => return,
-                State::Down { .. } => self.resolve(now),
+                State::Down { .. } => Ok(self.look_up(now)),
                 State::Resolving { lookup, until } => match lookup.poll() {
-                    Some(Ok(addresses)) => self.connect(
-                        addresses.into(),
-                        now,
-                        Away::Unreachable("the name has no address".to_owned()),
-                    ),
-                    Some(Err(e)) => self.fail(
-                        now,
-                        Away::Unreachable(format!("failed to resolve the name: {e}")),
-                    ),
-                    // The look-up itself cannot be stopped, and no second one is started beside it.
+                    Some(Ok(found)) => self.first_address(found.addresses, found.password, now),
+                    Some(Err(e)) => self.fail(now, Away::Unreachable(e.to_string())),
+                    // The errand itself cannot be stopped, and no second one is started beside it.
                     None => {
                         if now >= *until {
                             self.note(now, Away::Silent("the name is not resolved yet".to_owned()));
@@ -224,29 +269,14 @@ impl Link {
                     }
                 },
                 State::Connecting {
-                    connection,
-                    rest,
-                    until,
+                    connection, until, ..
                 } => match connected(connection.stream()) {
-                    Ok(true) => {
-                        let Some(connection) = self.take_connection(now) else {
-                            return;
-                        };
-                        Ok(self.sign_on(connection, now))
-                    }
+                    Ok(true) => match self.sign_on(now) {
+                        Some(state) => Ok(state),
+                        None => return,
+                    },
                     Ok(false) if now < *until => return,
-                    outcome => {
-                        let why = match outcome {
-                            Err(e) => Away::Unreachable(e.to_string()),
-                            Ok(_) => Away::Silent(format!(
-                                "no connection within {} ms",
-                                self.options.connect_timeout.as_millis()
-                            )),
-                        };
-                        let rest = std::mem::take(rest);
-                        self.drop_connection(now);
-                        self.connect(rest, now, why)
-                    }
+                    outcome => self.next_address(outcome, now),
                 },
                 State::SigningOn { .. } => match self.signing_on(now) {
                     Ok(None) => return,
@@ -256,49 +286,10 @@ impl Link {
                         self.fail(now, away)
                     }
                 },
-                State::Up { connection, since } => {
-                    let healthy = now.saturating_duration_since(*since) >= HEALTHY_AFTER;
-                    let outcome = connection
-                        .progress(now, &mut events.replies)
-                        .and_then(|()| {
-                            let stalled = connection.waiting_since().is_some_and(|t| {
-                                now.saturating_duration_since(t) >= self.options.stall_timeout
-                            });
-                            if stalled {
-                                Err(Fault::Stalled(self.options.stall_timeout))
-                            } else {
-                                Ok(())
-                            }
-                        });
-                    let Err(fault) = outcome else { return };
-                    if healthy {
-                        self.backoff.reset();
-                    }
-                    log::warn!(
-                        "redis {}: {fault}; {} commands were in flight",
-                        self.endpoint,
-                        connection.in_flight()
-                    );
-                    let why = match fault {
-                        Fault::Stalled(_) => Away::Silent(fault.to_string()),
-                        _ => Away::Unreachable(fault.to_string()),
-                    };
-                    let again = !fault.is_nonsense();
-                    if let Some(connection) = self.drop_connection(now) {
-                        events
-                            .lost
-                            .extend(connection.into_slots().map(|(slot, sent)| {
-                                let why = why.clone();
-                                Lost {
-                                    id: slot.id,
-                                    sent,
-                                    again,
-                                    why,
-                                }
-                            }));
-                    }
-                    self.fail(now, why)
-                }
+                State::Up { .. } => match self.serve(now, events) {
+                    Some(next) => next,
+                    None => return,
+                },
             };
             match next {
                 Ok(state) => self.state = state,
@@ -316,7 +307,7 @@ impl Link {
             State::Down { until }
             | State::Connecting { until, .. }
             | State::SigningOn { until, .. } => Some(*until),
-            // Its end wakes the loop; the first time limit only lets requests know.
+            // Its end wakes the loop; the time limit only lets requests know.
             State::Resolving { until, .. } => self.away.is_none().then_some(*until),
             State::Up { connection, .. } => connection
                 .waiting_since()
@@ -324,13 +315,26 @@ impl Link {
         }
     }
 
-    fn resolve(&mut self, now: Instant) -> Result<State, Instant> {
-        match &self.endpoint {
-            Endpoint::Tcp { host, port } => Ok(State::Resolving {
-                lookup: Lookup::start(host, *port, &self.waker),
-                until: now + self.options.connect_timeout,
-            }),
-            Endpoint::Unix(path) => match UnixStream::connect(path)
+    fn look_up(&self, now: Instant) -> State {
+        let lookup = Lookup::start(
+            &self.endpoint,
+            self.options.password_file.as_ref(),
+            &self.wires.waker,
+        );
+        State::Resolving {
+            lookup,
+            until: now + self.options.connect_timeout,
+        }
+    }
+
+    fn first_address(
+        &mut self,
+        addresses: Vec<SocketAddr>,
+        password: Option<Secret>,
+        now: Instant,
+    ) -> Result<State, Instant> {
+        if let Endpoint::Unix(path) = &self.endpoint {
+            return match UnixStream::connect(path)
                 .map(Stream::Unix)
                 .and_then(|s| self.adopt(s, now))
             {
@@ -338,16 +342,41 @@ impl Link {
                     connection,
                     rest: VecDeque::new(),
                     until: now + self.options.connect_timeout,
+                    password,
                 }),
                 Err(e) => self.fail(now, Away::Unreachable(e.to_string())),
-            },
+            };
         }
+        self.connect(
+            addresses.into(),
+            password,
+            now,
+            Away::Unreachable("the name has no address".to_owned()),
+        )
+    }
+
+    /// The last address did not work out: tries the next.
+    fn next_address(&mut self, outcome: io::Result<bool>, now: Instant) -> Result<State, Instant> {
+        let why = match outcome {
+            Err(e) => Away::Unreachable(e.to_string()),
+            Ok(_) => Away::Silent(format!(
+                "no connection within {} ms",
+                self.options.connect_timeout.as_millis()
+            )),
+        };
+        let (rest, password) = match &mut self.state {
+            State::Connecting { rest, password, .. } => (std::mem::take(rest), password.take()),
+            _ => (VecDeque::new(), None),
+        };
+        self.drop_connection(now);
+        self.connect(rest, password, now, why)
     }
 
     /// Tries the addresses in turn; `why` is what to say when there is none left.
     fn connect(
         &mut self,
         mut rest: VecDeque<SocketAddr>,
+        password: Option<Secret>,
         now: Instant,
         mut why: Away,
     ) -> Result<State, Instant> {
@@ -361,6 +390,7 @@ impl Link {
                         connection,
                         rest,
                         until: now + self.options.connect_timeout,
+                        password,
                     });
                 }
                 Err(e) => why = Away::Unreachable(e.to_string()),
@@ -370,47 +400,40 @@ impl Link {
     }
 
     fn adopt(&mut self, mut stream: Stream, now: Instant) -> io::Result<Connection> {
-        self.token = Token(self.next_token);
-        self.next_token += 1;
-        self.registry.register(&mut stream, self.token, BOTH)?;
+        let token = self.wires.next_token.get();
+        self.wires.next_token.set(token + 1);
+        self.token = Token(token);
+        self.wires
+            .registry
+            .register(&mut stream, self.token, BOTH)?;
         Ok(Connection::new(stream, self.options.limits.clone(), now))
     }
 
-    fn sign_on(&self, mut connection: Connection, now: Instant) -> State {
+    fn sign_on(&mut self, now: Instant) -> Option<State> {
+        let mut options = self.options.sign_on.clone();
+        if let State::Connecting {
+            password: Some(password),
+            ..
+        } = &self.state
+        {
+            options.credentials.password = Some(password.clone());
+        }
+        let mut connection = self.take_connection(now)?;
         // Without it, small commands would wait for the acknowledgement of the ones before; but a
         // socket that refuses the option still works.
         let _ = connection.stream().set_nodelay();
-        let mut steps = VecDeque::new();
-        let Credentials { user, password } = &self.options.credentials;
-        if let Some(password) = password {
-            let mut args = vec![b"AUTH".to_vec()];
-            args.extend(user.iter().map(|u| u.clone().into_bytes()));
-            args.push(password.expose().as_bytes().to_vec());
-            steps.push_back(("AUTH", Shape::Ok, args));
-        }
-        if self.options.database != 0 {
-            steps.push_back((
-                "SELECT",
-                Shape::Ok,
-                vec![
-                    b"SELECT".to_vec(),
-                    self.options.database.to_string().into_bytes(),
-                ],
-            ));
-        }
-        steps.push_back(("PING", Shape::Pong, vec![b"PING".to_vec()]));
-        State::SigningOn {
+        Some(State::SigningOn {
             connection,
-            steps,
+            sign_on: SignOn::new(options),
             until: now + SIGN_ON_TIMEOUT,
-        }
+        })
     }
 
     /// One command after the other. `Ok(Some)` when the last has its answer.
     fn signing_on(&mut self, now: Instant) -> Result<Option<State>, Away> {
         let State::SigningOn {
             connection,
-            steps,
+            sign_on,
             until,
         } = &mut self.state
         else {
@@ -422,41 +445,102 @@ impl Link {
                 SIGN_ON_TIMEOUT.as_millis()
             )));
         }
-        loop {
+        let mut heard = Heard::default();
+        while let Some((shape, args)) = sign_on.next() {
             if connection.in_flight() == 0 {
-                let Some((_, shape, args)) = steps.front() else {
-                    break;
-                };
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                connection.push(now, OURS, *shape, &args);
+                connection.push(now, NOBODY, shape, &args);
             }
-            let mut replies = Vec::new();
             connection
-                .progress(now, &mut replies)
+                .progress(now, &mut heard)
                 .map_err(|fault| Away::Unreachable(fault.to_string()))?;
-            let Some((.., reply)) = replies.pop() else {
-                return Ok(None);
+            let reply = match (shape, heard.replies.pop()) {
+                (Shape::Pushed, None) => Reply::Null,
+                (_, Some((.., reply))) => reply,
+                (_, None) => return Ok(None),
             };
-            let Some((name, ..)) = steps.pop_front() else {
-                return Ok(None);
-            };
-            if let Reply::Error(e) = reply {
-                // PING is the last step: a server that is loading or busy answers it with an
-                // error and is up all the same; the requests get their own such answers.
-                let lets_us_in =
-                    name == "PING" && !matches!(e.code.as_str(), "NOAUTH" | "WRONGPASS");
-                if !lets_us_in {
-                    return Err(Away::Refused(format!("{name}: {e}")));
-                }
-            }
+            sign_on.answered(reply)?;
+            connection.set_protocol(sign_on.protocol());
+        }
+        // What has come behind the last answer would be nobody's.
+        if !heard.replies.is_empty() || connection.in_flight() > 0 {
+            return Err(Away::Unreachable(Fault::Stray.to_string()));
         }
         log::info!("redis {}: connected", self.endpoint);
         self.away = None;
         self.away_since = None;
+        self.renew = false;
         Ok(self.take_connection(now).map(|connection| State::Up {
             connection,
             since: now,
         }))
+    }
+
+    /// Moves bytes on the connection. `Some` when it has ended: the next state.
+    fn serve(&mut self, now: Instant, events: &mut Events) -> Option<Result<State, Instant>> {
+        let State::Up { connection, since } = &mut self.state else {
+            return None;
+        };
+        let healthy = now.saturating_duration_since(*since) >= HEALTHY_AFTER;
+        let stall = self.options.stall_timeout;
+        let outcome = connection.progress(now, &mut events.heard).and_then(|()| {
+            let stalled = connection
+                .waiting_since()
+                .is_some_and(|t| now.saturating_duration_since(t) >= stall);
+            if stalled {
+                Err(Fault::Stalled(stall))
+            } else {
+                Ok(())
+            }
+        });
+        let fault = match outcome {
+            Ok(()) if self.renew && connection.in_flight() == 0 => {
+                self.drop_connection(now);
+                return Some(Ok(State::Down { until: now }));
+            }
+            Ok(()) => return None,
+            Err(fault) => fault,
+        };
+        if healthy {
+            self.backoff.reset();
+        }
+        log::warn!(
+            "redis {}: {fault}; {} commands were in flight",
+            self.endpoint,
+            connection.in_flight()
+        );
+        let why = match fault {
+            Fault::Stalled(_) => Away::Silent(fault.to_string()),
+            _ => Away::Unreachable(fault.to_string()),
+        };
+        let again = !fault.is_nonsense();
+        let connection = self.drop_connection(now)?;
+        events
+            .lost
+            .extend(connection.into_slots().map(|(slot, sent)| Lost {
+                id: slot.id,
+                sent,
+                again,
+                why: why.clone(),
+            }));
+        Some(self.fail(now, why))
+    }
+
+    /// Closes the link for good; what waits on it is lost.
+    pub fn close(mut self, now: Instant, why: &str) -> Vec<Lost> {
+        let lost = |connection: Connection| {
+            let why = Away::Unreachable(why.to_owned());
+            connection
+                .into_slots()
+                .map(|(slot, sent)| Lost {
+                    id: slot.id,
+                    sent,
+                    again: true,
+                    why: why.clone(),
+                })
+                .collect()
+        };
+        self.drop_connection(now).map_or_else(Vec::new, lost)
     }
 
     fn take_connection(&mut self, now: Instant) -> Option<Connection> {
@@ -468,24 +552,21 @@ impl Link {
         }
     }
 
-    /// Takes the dead connection out of the poll.
+    /// Takes the connection out of the poll.
     fn drop_connection(&mut self, now: Instant) -> Option<Connection> {
         let mut connection = self.take_connection(now)?;
+        self.token = Token(usize::MAX);
         // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
-        let _ = self.registry.deregister(connection.stream());
+        let _ = self.wires.registry.deregister(connection.stream());
         Some(connection)
     }
 
     /// Notes the failure; returns when to try again (an `Err`, so that callers can hand it on).
     fn fail(&mut self, now: Instant, away: Away) -> Result<State, Instant> {
-        // A wrong password stays wrong, and some servers lock out those who hammer.
-        let wait = if matches!(away, Away::Refused(_)) {
-            self.backoff.longest()
-        } else {
-            self.backoff.next_wait()
-        };
+        let refused = matches!(away, Away::Refused(_));
+        let wait = self.backoff.next_wait();
         self.note(now, away);
-        Err(now + wait)
+        Err(now + if refused { REFUSED_WAIT + wait } else { wait })
     }
 
     fn note(&mut self, now: Instant, away: Away) {

@@ -1,25 +1,34 @@
 //! Redis on the wire: a minimal client, from the bytes up.
 //!
 //! ```text
-//! client      requests, deadlines, retries     one for each worker
-//!   └ link    resolve, connect, sign on        one server, kept up
-//!       └ connection   one socket              replies matched by position
-//!           └ codec    bytes and replies       RESP2 and RESP3, within limits
+//! client       requests, deadlines, retries        one for each worker
+//!   ├ guide    who to ask: Single | Sentinel | Cluster
+//!   └ link     resolve, connect, sign on            one for each server, kept up
+//!       └ connection   one socket                   replies matched by position
+//!           └ codec    bytes and replies            RESP2 and RESP3, within limits
 //! ```
 //!
-//! Beside them: [`url`] (where to connect), [`resolve`] (names, off the loop), [`backoff`] (when to
-//! try again), [`slot`] (which part of a cluster a key belongs to). Read [`codec`] first.
+//! Pure, and readable alone: [`codec`], [`slot`], [`url`], [`remedy`] (what to do about an error
+//! reply), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
+//! [`backoff`]. With sockets: [`connection`], [`link`], [`client`]; and [`resolve`], off the loop.
+//! Read [`codec`] first, then [`connection`], then up.
 
 pub mod backoff;
 pub mod client;
+pub mod cluster;
 pub mod codec;
 pub mod connection;
 mod encode;
+pub mod guide;
 mod header;
 mod limits;
 pub mod link;
 mod protocol_error;
+pub mod remedy;
+pub mod request;
 pub mod resolve;
+pub mod sentinel;
+pub mod sign_on;
 pub mod slot;
 pub mod url;
 mod value;

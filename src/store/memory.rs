@@ -108,7 +108,9 @@ impl Table {
                 ttl,
                 when,
             } => {
-                if !self.holds(now, &key, &when) {
+                // What is absent has no time left that could be kept.
+                let keeps_nothing = ttl.is_none() && self.live(now, &key).is_none();
+                if keeps_nothing || !self.holds(now, &key, &when) {
                     return Ok(Answer::Unmet);
                 }
                 self.set(now, &key, value, ttl)?;
@@ -148,8 +150,7 @@ impl Table {
         if after > self.bytes_max {
             return Err(StoreError::Full);
         }
-        // Keeping the time left of nothing means the entry is new: it has no time, and no entry
-        // here may live for ever, so it is gone at once. The service never asks this.
+        // `run` has seen to it that there is one or the other; no entry here lives for ever.
         let until = ttl.map(|t| now + t).or(left).unwrap_or(now);
         self.remove(key);
         self.bytes += cost(key, &value);

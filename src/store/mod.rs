@@ -89,7 +89,8 @@ pub enum Command {
         key: Vec<u8>,
         /// The bytes to store.
         value: Vec<u8>,
-        /// The time to live from now; `None` keeps what is left of the present one.
+        /// The time to live from now; `None` keeps what is left of the present one, and acts only
+        /// if there is one.
         ttl: Option<Duration>,
         /// The condition under which to do it.
         when: When,

@@ -4,6 +4,7 @@
 //! Get                     GET key                       or GETEX key EX n (a read that renews)
 //! Set Always              SET key value EX n            exactly what the Go service writes
 //! Set Absent / Present    SET key value EX n NX | XX
+//! … with no TTL of its own SET key value KEEPTTL XX      what is absent has no time to keep
 //! Set Unchanged(old)      a script: compare, then SET
 //! Delete Always           DEL key
 //! Delete Present          a script, as Unchanged: so that "was not there" is an answer
@@ -16,50 +17,74 @@
 //! judges the condition on stale data and says "no"; with it, it says READONLY.
 
 use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
-use crate::resp::client::{Client, Failure, Outcome, Request};
-use crate::resp::codec::{ErrorReply, Reply, encode};
+use crate::resp::client::{Client, Target};
+use crate::resp::codec::Reply;
 use crate::resp::connection::Shape;
-use crate::resp::link::Options as LinkOptions;
-use crate::resp::url::Endpoint;
+use crate::resp::link::{Options as LinkOptions, Wires};
+use crate::resp::remedy::is_passing;
+use crate::resp::request::{Failure, Outcome, Request, Script, Wire};
 use mio::event::Event;
+use std::cell::Cell;
 use std::io;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-const SET_UNCHANGED: &[u8] = b"#!lua
+static SET_UNCHANGED: Script = Script {
+    text: "#!lua
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1";
+return 1",
+    sha: "62abfb06eb24daef27eaec9153735e86b9718377",
+    plain_sha: "d18de07389fc7289b49b389df061eb11a6a80923",
+};
 
 /// `allow-oom`: as DEL, it passes when memory is full. It is the way out.
-const DELETE_UNCHANGED: &[u8] = b"#!lua flags=allow-oom
+static DELETE_UNCHANGED: Script = Script {
+    text: "#!lua flags=allow-oom
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-return redis.call('DEL', KEYS[1])";
+return redis.call('DEL', KEYS[1])",
+    sha: "7ab541dfb4389b188970ae12bcb2e208b4ff6f06",
+    plain_sha: "f562e2ec351a2144b5a60a9de8012910e9622579",
+};
 
-const DELETE_PRESENT: &[u8] = b"#!lua flags=allow-oom
+static DELETE_PRESENT: Script = Script {
+    text: "#!lua flags=allow-oom
 if redis.call('DEL', KEYS[1]) == 0 then return -1 end
-return 1";
+return 1",
+    sha: "b6b4fe59132132fa75caa39231eb2467be99b4b3",
+    plain_sha: "4abb66c8eb41d45f9be2152f2ca6514d5b589cc2",
+};
 
-const TAKE: &[u8] = b"#!lua
+static TAKE: Script = Script {
+    text: "#!lua
 local n = redis.call('INCR', KEYS[1])
 if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return {n, redis.call('PTTL', KEYS[1])}";
+return {n, redis.call('PTTL', KEYS[1])}",
+    sha: "4fbf5b3ecc36c7085db564721f2e95ca526ec1d6",
+    plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
+};
+
+/// The scripts, for the test that asks a real server for their names.
+pub fn scripts() -> [&'static Script; 4] {
+    [&SET_UNCHANGED, &DELETE_UNCHANGED, &DELETE_PRESENT, &TAKE]
+}
 
 /// The key of no item, since an id has a byte at least; but with an item's prefix, so that whoever
 /// may write items may ask it.
 const NO_ITEM: &[u8] = b"item:";
 
-/// A Redis server, or anything that speaks its protocol.
+/// A Redis server, a master behind sentinels, or a cluster.
 #[derive(Debug)]
 pub struct Redis {
-    endpoint: Endpoint,
+    target: Target,
     options: LinkOptions,
 }
 
 impl Redis {
-    /// The store on the server at `endpoint`. Nothing is connected yet.
-    pub fn new(endpoint: Endpoint, options: LinkOptions) -> Redis {
-        Redis { endpoint, options }
+    /// The store at `target`. Nothing is connected yet.
+    pub fn new(target: Target, options: LinkOptions) -> Redis {
+        Redis { target, options }
     }
 }
 
@@ -69,23 +94,36 @@ impl Store for Redis {
     }
 
     fn place(&self) -> String {
-        self.endpoint.to_string()
+        let list = |seeds: &[_]| {
+            seeds
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        match &self.target {
+            Target::Single(endpoint) => endpoint.to_string(),
+            Target::Sentinel { seeds, name, .. } => format!("{name} by sentinels {}", list(seeds)),
+            Target::Cluster { seeds } => format!("cluster {}", list(seeds)),
+        }
     }
 
     fn session(&self, wiring: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        let registry = wiring.registry.try_clone()?;
+        let wires = Wires {
+            registry: Rc::new(wiring.registry.try_clone()?),
+            waker: wiring.waker,
+            next_token: Rc::new(Cell::new(wiring.first_token)),
+        };
         let client = Client::new(
-            self.endpoint.clone(),
+            self.target.clone(),
             self.options.clone(),
-            registry,
-            wiring.waker,
-            wiring.first_token,
+            wires,
             Instant::now(),
         );
         Ok(Box::new(RedisSession {
             client,
             outcomes: Vec::new(),
-            refused: Vec::new(),
+            early: Vec::new(),
         }))
     }
 }
@@ -93,27 +131,28 @@ impl Store for Redis {
 struct RedisSession {
     client: Client,
     outcomes: Vec<Outcome>,
-    refused: Done,
+    /// Answered without asking.
+    early: Done,
 }
 
 impl Session for RedisSession {
     fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
-        let mut bytes = Vec::new();
-        match write_command(&mut bytes, &command) {
-            Some(shape) => {
-                let read_only = matches!(command, Command::Get { .. } | Command::Ping);
+        match wire(&command) {
+            Some((command, shape, slot)) => {
+                let read_only = matches!(shape, Shape::Value | Shape::Probe);
                 self.client.submit(
                     now,
                     Request {
                         tag,
-                        bytes,
+                        command,
                         shape,
+                        slot,
                         read_only,
                         deadline,
                     },
                 );
             }
-            None => self.refused.push((tag, Ok(Answer::Unmet))),
+            None => self.early.push((tag, Ok(Answer::Unmet))),
         }
     }
 
@@ -122,7 +161,7 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, now: Instant, done: &mut Done) {
-        done.append(&mut self.refused);
+        done.append(&mut self.early);
         self.client.progress(now, &mut self.outcomes);
         done.extend(
             self.outcomes
@@ -136,33 +175,24 @@ impl Session for RedisSession {
     }
 }
 
-/// The command on the wire; `None` for the one that can never act (delete what is absent).
-fn write_command(out: &mut Vec<u8>, command: &Command) -> Option<Shape> {
-    match command {
+/// The command on the wire, the shape of its reply, and its slot; `None` for the one that can
+/// never act (delete what is absent).
+fn wire(command: &Command) -> Option<(Wire, Shape, Option<u16>)> {
+    let (key, wire, shape) = match command {
         Command::Get { key, touch: None } => {
-            encode(out, &[b"GET", key]);
-            Some(Shape::Value)
+            (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value)
         }
         Command::Get {
             key,
             touch: Some(ttl),
         } => {
             let (unit, n) = time(*ttl);
-            encode(out, &[b"GETEX", key, unit, n.as_bytes()]);
-            Some(Shape::Value)
-        }
-        Command::Set {
-            key,
-            value,
-            ttl,
-            when: When::Unchanged(old),
-        } => {
-            let ms = ttl.map_or(String::new(), |t| millis(t).to_string());
-            encode(
-                out,
-                &[b"EVAL", SET_UNCHANGED, b"1", key, old, value, ms.as_bytes()],
-            );
-            Some(Shape::StoredFlag)
+            // To renew twice is to renew: it may be asked again like any read.
+            (
+                key.as_slice(),
+                Wire::plain(&[b"GETEX", key, unit, n.as_bytes()]),
+                Shape::Value,
+            )
         }
         Command::Set {
             key,
@@ -170,63 +200,61 @@ fn write_command(out: &mut Vec<u8>, command: &Command) -> Option<Shape> {
             ttl,
             when,
         } => {
-            let (unit, n) = ttl.map_or((&b"KEEPTTL"[..], String::new()), time);
-            let mut args: Vec<&[u8]> = vec![b"SET", key, value, unit];
-            if !n.is_empty() {
-                args.push(n.as_bytes());
-            }
-            match when {
-                When::Absent => args.push(b"NX"),
-                When::Present => args.push(b"XX"),
-                When::Always | When::Unchanged(_) => {}
-            }
-            encode(out, &args);
-            Some(Shape::Stored)
+            let (wire, shape) = set(key, value, *ttl, when);
+            (key.as_slice(), wire, shape)
         }
-        Command::Delete {
-            key,
-            when: When::Always,
-        } => {
-            encode(out, &[b"DEL", key]);
-            Some(Shape::Count)
+        Command::Delete { key, when } => {
+            let (wire, shape) = match when {
+                When::Always => (Wire::plain(&[b"DEL", key]), Shape::Count),
+                When::Present => (Wire::script(&DELETE_PRESENT, key, &[]), Shape::DeletedFlag),
+                When::Unchanged(old) => (
+                    Wire::script(&DELETE_UNCHANGED, key, &[old]),
+                    Shape::DeletedFlag,
+                ),
+                When::Absent => return None,
+            };
+            (key.as_slice(), wire, shape)
         }
-        Command::Delete {
-            key,
-            when: When::Present,
-        } => {
-            encode(out, &[b"EVAL", DELETE_PRESENT, b"1", key]);
-            Some(Shape::DeletedFlag)
-        }
-        Command::Delete {
-            key,
-            when: When::Unchanged(old),
-        } => {
-            encode(out, &[b"EVAL", DELETE_UNCHANGED, b"1", key, old]);
-            Some(Shape::DeletedFlag)
-        }
-        Command::Delete {
-            when: When::Absent, ..
-        } => None,
         Command::Take { key, window } => {
-            encode(
-                out,
-                &[
-                    b"EVAL",
-                    TAKE,
-                    b"1",
-                    key,
-                    millis(*window).to_string().as_bytes(),
-                ],
-            );
-            Some(Shape::Pair)
+            let ms = millis(*window).to_string();
+            (
+                key.as_slice(),
+                Wire::script(&TAKE, key, &[ms.as_bytes()]),
+                Shape::Pair,
+            )
         }
-        Command::Ping => {
-            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A
-            // SET is refused there before its condition is looked at, and XX never holds.
-            encode(out, &[b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"]);
-            Some(Shape::Probe)
-        }
+        // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
+        // refused there before its condition is looked at, and XX never holds.
+        Command::Ping => (
+            NO_ITEM,
+            Wire::plain(&[b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"]),
+            Shape::Probe,
+        ),
+    };
+    Some((wire, shape, Request::slot_of(key)))
+}
+
+fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: &When) -> (Wire, Shape) {
+    if let When::Unchanged(old) = when {
+        let ms = ttl.map_or(String::new(), |t| millis(t).to_string());
+        return (
+            Wire::script(&SET_UNCHANGED, key, &[old, value, ms.as_bytes()]),
+            Shape::StoredFlag,
+        );
     }
+    let (unit, n) = ttl.map_or((&b"KEEPTTL"[..], String::new()), time);
+    let mut words: Vec<&[u8]> = vec![b"SET", key, value, unit];
+    if !n.is_empty() {
+        words.push(n.as_bytes());
+    }
+    match when {
+        When::Absent => words.push(b"NX"),
+        When::Present => words.push(b"XX"),
+        // A key with no time to keep would live for ever.
+        When::Always | When::Unchanged(_) if ttl.is_none() => words.push(b"XX"),
+        When::Always | When::Unchanged(_) => {}
+    }
+    (Wire::plain(&words), Shape::Stored)
 }
 
 /// `EX seconds` where it comes out even, as the Go service writes it, else `PX milliseconds`.
@@ -252,7 +280,10 @@ fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreE
         Failure::Refused(why) => StoreError::Refused(why),
     })?;
     Ok(match (shape, reply) {
-        (_, Reply::Error(e)) => return Err(refusal(&e)),
+        (_, Reply::Error(e)) if is_passing(&e) => {
+            return Err(StoreError::Unavailable(e.to_string()));
+        }
+        (_, Reply::Error(e)) => return Err(StoreError::Refused(e.to_string())),
         (_, Reply::TooLarge(n)) => {
             return Err(StoreError::Refused(format!(
                 "a value of {n} bytes is larger than any document of ours"
@@ -280,13 +311,4 @@ fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreE
             )));
         }
     })
-}
-
-/// What an error reply means for the client. Those that pass by themselves are 503.
-fn refusal(e: &ErrorReply) -> StoreError {
-    match e.code.as_str() {
-        "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "READONLY"
-        | "NOREPLICAS" | "OOM" | "MISCONF" => StoreError::Unavailable(e.to_string()),
-        _ => StoreError::Refused(e.to_string()),
-    }
 }

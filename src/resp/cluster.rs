@@ -1,0 +1,217 @@
+//! Which node of a Redis Cluster has which slot: the answers of a cluster as values. Pure.
+//!
+//! ```text
+//! CLUSTER SLOTS ─▶ [[0, 5460, ["10.0.0.1", 6379, id, meta], replicas…], [5461, …]]
+//! -MOVED 3999 10.0.0.2:6379        from now on, this slot is there
+//! -ASK 3999 10.0.0.2:6379          this time, this key is there
+//! ```
+//!
+//! Rows that make no sense are passed over and the rest is used: half a map with redirects is
+//! better than none. Slots and the hashing of keys are in [`slot`](super::slot); see the Redis
+//! Cluster specification, "Redirection and resharding".
+
+use super::codec::{ErrorReply, Reply};
+use super::sign_on::{field, text};
+use super::slot::SLOTS;
+use super::url::Endpoint;
+use std::ops::RangeInclusive;
+
+/// More rows than any cluster has, and few enough to be read in a tick.
+const ROWS_MAX: usize = 16_384;
+
+/// One row of the map: slots, and their master.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// First and last slot.
+    pub slots: RangeInclusive<u16>,
+    /// Their master.
+    pub master: Endpoint,
+}
+
+/// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for it may leave out its
+/// own host. `None` when nothing in it can be used.
+pub fn read_slots(reply: &Reply, asked: &Endpoint) -> Option<Vec<Row>> {
+    let Reply::Array(rows) = reply else {
+        return None;
+    };
+    let rows: Vec<Row> = rows
+        .iter()
+        .take(ROWS_MAX)
+        .filter_map(|row| read_row(row, asked))
+        .collect();
+    (!rows.is_empty()).then_some(rows)
+}
+
+fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
+    let Reply::Array(parts) = row else {
+        return None;
+    };
+    let [
+        Reply::Integer(first),
+        Reply::Integer(last),
+        Reply::Array(master),
+        ..,
+    ] = &parts[..]
+    else {
+        return None;
+    };
+    let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
+    if first > last || last >= SLOTS {
+        return None;
+    }
+    let Reply::Integer(port) = master.get(1)? else {
+        return None;
+    };
+    // The fourth part tells the IP address when the first does not (`?`, or NULL).
+    let ip = master.get(3).and_then(|meta| field(meta, b"ip"));
+    let host = match master.first().map(|host| text(host).unwrap_or("")) {
+        Some("?") => ip?,
+        Some("") | None => ip.unwrap_or(""),
+        Some(host) => host,
+    };
+    Some(Row {
+        slots: first..=last,
+        master: endpoint(host, u16::try_from(*port).ok()?, asked)?,
+    })
+}
+
+/// Where a MOVED or an ASK points. No host means that of the node that said so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The slot it speaks of.
+    pub slot: u16,
+    /// Where to; `None` when the node does not know itself (`?`), and only a new map can tell.
+    pub to: Option<Endpoint>,
+}
+
+/// Reads `MOVED slot host:port` or `ASK slot host:port`. The host may be an IPv6 address without
+/// brackets, so the port begins behind the last colon.
+pub fn read_redirect(e: &ErrorReply, asked: &Endpoint) -> Option<Redirect> {
+    let detail = std::str::from_utf8(e.detail()).ok()?;
+    let (slot, address) = detail.split_once(' ')?;
+    let slot: u16 = slot.parse().ok().filter(|slot| *slot < SLOTS)?;
+    let (host, port) = address.rsplit_once(':')?;
+    let port: u16 = port.parse().ok()?;
+    let to = if host == "?" {
+        None
+    } else {
+        Some(endpoint(host, port, asked)?)
+    };
+    Some(Redirect { slot, to })
+}
+
+fn endpoint(host: &str, port: u16, asked: &Endpoint) -> Option<Endpoint> {
+    let Endpoint::Tcp {
+        host: asked_host,
+        port: asked_port,
+    } = asked
+    else {
+        return None;
+    };
+    let host = if host.is_empty() { asked_host } else { host };
+    // Redis says 0 when the port in question is not open (TLS only, or plain only).
+    let port = if port == 0 { *asked_port } else { port };
+    let plausible = host.len() <= 255
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
+    plausible.then(|| Endpoint::Tcp {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(host: &str, port: u16) -> Endpoint {
+        Endpoint::Tcp {
+            host: host.to_owned(),
+            port,
+        }
+    }
+
+    fn bulk(s: &str) -> Reply {
+        Reply::Bulk(s.into())
+    }
+
+    fn row(first: i64, last: i64, host: Reply, port: i64, meta: Reply) -> Reply {
+        let node = Reply::Array(vec![host, Reply::Integer(port), bulk("0123"), meta]);
+        Reply::Array(vec![Reply::Integer(first), Reply::Integer(last), node])
+    }
+
+    #[test]
+    fn a_map_is_read_and_rows_that_make_no_sense_are_passed_over() {
+        let none = || Reply::Array(vec![]);
+        let meta2 = Reply::Array(vec![bulk("ip"), bulk("10.0.0.9")]);
+        let meta3 = Reply::Map(vec![(bulk("ip"), bulk("10.0.0.9"))]);
+        let reply = Reply::Array(vec![
+            row(0, 99, bulk("10.0.0.1"), 7000, none()),
+            row(100, 100, bulk(""), 7001, none()),
+            row(101, 101, Reply::Null, 7001, meta2.clone()),
+            row(102, 102, bulk("?"), 7001, meta3),
+            row(103, 103, bulk("?"), 7001, none()),
+            row(104, 104, bulk("10.0.0.1"), 0, none()),
+            row(105, 16_384, bulk("10.0.0.1"), 7000, none()),
+            row(-1, 3, bulk("10.0.0.1"), 7000, none()),
+            row(9, 8, bulk("10.0.0.1"), 7000, none()),
+            row(9, 9, bulk("10.0.0.1"), 70_000, none()),
+            row(9, 9, bulk("no host\r\n"), 7000, none()),
+            Reply::Integer(7),
+            Reply::Array(vec![]),
+        ]);
+        let rows = read_slots(&reply, &at("asked", 6379)).unwrap();
+        let seen: Vec<(u16, String)> = rows
+            .iter()
+            .map(|r| (*r.slots.start(), r.master.to_string()))
+            .collect();
+        let expected = [
+            (0, "10.0.0.1:7000"),
+            (100, "asked:7001"),
+            (101, "10.0.0.9:7001"),
+            (102, "10.0.0.9:7001"),
+            (104, "10.0.0.1:6379"),
+        ];
+        assert_eq!(seen, expected.map(|(slot, e)| (slot, e.to_owned())));
+        assert_eq!(read_slots(&Reply::Array(vec![]), &at("asked", 6379)), None);
+        assert_eq!(read_slots(&Reply::Null, &at("asked", 6379)), None);
+    }
+
+    #[test]
+    fn redirects_point_where_they_say() {
+        for (text, slot, to) in [
+            (
+                "MOVED 3999 127.0.0.1:6381",
+                Some(3999),
+                Some("127.0.0.1:6381"),
+            ),
+            (
+                "ASK 0 redis-1.local:6381",
+                Some(0),
+                Some("redis-1.local:6381"),
+            ),
+            ("MOVED 16383 :6381", Some(16_383), Some("asked:6381")),
+            ("MOVED 1 ?:6381", Some(1), None),
+            ("MOVED 1 ::1:6381", Some(1), Some("[::1]:6381")),
+            ("MOVED 16384 127.0.0.1:6381", None, None),
+            ("MOVED x 127.0.0.1:6381", None, None),
+            ("MOVED 1 127.0.0.1", None, None),
+            ("MOVED 1 127.0.0.1:65536", None, None),
+            ("MOVED 1 a b:1", None, None),
+            ("MOVED 1", None, None),
+            ("MOVED", None, None),
+        ] {
+            let redirect = read_redirect(&ErrorReply::parse(text.as_bytes()), &at("asked", 6379));
+            assert_eq!(redirect.as_ref().map(|r| r.slot), slot, "{text}");
+            assert_eq!(
+                redirect
+                    .and_then(|r| r.to)
+                    .map(|e| e.to_string())
+                    .as_deref(),
+                to,
+                "{text}"
+            );
+        }
+    }
+}

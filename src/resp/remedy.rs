@@ -1,0 +1,210 @@
+//! What to do about an error reply: the table.
+//!
+//! An error reply proves that the command did not run, so sending it again is safe even for a
+//! write; whether it is also useful depends on the code. Texts and codes are those of Redis 7.0
+//! (`grep addReplyError`), and what they mean to a requester in the end is the last column.
+//!
+//! Scripts are covered too: ours begin with `#!lua`, so Redis judges their first write before it
+//! runs them, and those that do not write at all cannot half-run.
+
+use super::codec::ErrorReply;
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Hand the error to the requester: no other try would end better.
+    Report,
+    /// It passes: wait a little, then ask the same server again.
+    Wait,
+    /// As `Wait`, and this server may be the wrong one by now: look for the right one meanwhile.
+    Rediscover,
+    /// This connection has lost its standing: make a new one and ask again.
+    Reconnect,
+    /// The slot has moved for good: the cluster's map changes.
+    Moved,
+    /// This key has moved already, its slot has not: once, elsewhere, behind ASKING.
+    Ask,
+    /// The server has never seen the script, or has forgotten it: send its text.
+    SendScript,
+}
+
+struct Row {
+    code: &'static str,
+    remedy: Remedy,
+    /// It will pass, or somebody is at work on it: 503 and not 502, if it comes to that.
+    passing: bool,
+}
+
+const fn row(code: &'static str, remedy: Remedy, passing: bool) -> Row {
+    Row {
+        code,
+        remedy,
+        passing,
+    }
+}
+
+/// Everything else is `Report`, and not passing.
+const TABLE: &[Row] = &[
+    // Starting, or busy with a script or a module. Never answered with SCRIPT KILL: it is not ours.
+    row("LOADING", Remedy::Wait, true),
+    row("BUSY", Remedy::Wait, true),
+    // A slot in motion, and a key that is on neither side right now.
+    row("TRYAGAIN", Remedy::Wait, true),
+    row("NOREPLICAS", Remedy::Wait, true),
+    // A cluster that is electing; its map is about to change.
+    row("CLUSTERDOWN", Remedy::Rediscover, true),
+    // A master that is none any more.
+    row("READONLY", Remedy::Rediscover, true),
+    row("MASTERDOWN", Remedy::Rediscover, true),
+    row("MOVED", Remedy::Moved, true),
+    row("ASK", Remedy::Ask, true),
+    row("NOSCRIPT", Remedy::SendScript, true),
+    // The password was changed under us, or a server answers that knows nothing of our AUTH.
+    row("NOAUTH", Remedy::Reconnect, false),
+    // For an operator to mend. A retry would only be refused again.
+    row("OOM", Remedy::Report, true),
+    row("MISCONF", Remedy::Report, true),
+    row("WRONGPASS", Remedy::Report, false),
+    row("NOPERM", Remedy::Report, false),
+    row("WRONGTYPE", Remedy::Report, false),
+    row("CROSSSLOT", Remedy::Report, false),
+];
+
+/// What to do about `e`.
+pub fn remedy(e: &ErrorReply) -> Remedy {
+    find(e).map_or(Remedy::Report, |row| row.remedy)
+}
+
+/// Whether `e` will pass by itself, or is being worked on.
+pub fn is_passing(e: &ErrorReply) -> bool {
+    find(e).is_some_and(|row| row.passing)
+}
+
+/// Redis before 7.0 does not know `#!lua` and stumbles over the `#`.
+pub fn is_shebang_unknown(e: &ErrorReply) -> bool {
+    let text = e.to_string();
+    text.contains("compiling script") && text.contains("unexpected symbol near")
+}
+
+/// All places are taken. Said right after the connect, and then the connection is closed.
+pub fn is_max_clients(e: &ErrorReply) -> bool {
+    e.to_string().contains("max number of clients reached")
+}
+
+fn find(e: &ErrorReply) -> Option<&'static Row> {
+    if let Some(row) = TABLE.iter().find(|row| row.code == e.code) {
+        return Some(row);
+    }
+    // Redis 6.2 wraps what a script met: `-ERR Error running script (…): … -READONLY You can't …`.
+    let text = e.to_string();
+    let inner = |row: &&Row| text.contains(&format!(" -{} ", row.code));
+    (e.code == "ERR" && text.contains("running script"))
+        .then(|| TABLE.iter().find(inner))
+        .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_of_a_real_server_has_its_remedy() {
+        for (text, expected, passing) in [
+            (
+                "LOADING Redis is loading the dataset in memory",
+                Remedy::Wait,
+                true,
+            ),
+            (
+                "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+                Remedy::Wait,
+                true,
+            ),
+            (
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                Remedy::Wait,
+                true,
+            ),
+            (
+                "NOREPLICAS Not enough good replicas to write.",
+                Remedy::Wait,
+                true,
+            ),
+            ("CLUSTERDOWN The cluster is down", Remedy::Rediscover, true),
+            ("CLUSTERDOWN Hash slot not served", Remedy::Rediscover, true),
+            (
+                "READONLY You can't write against a read only replica.",
+                Remedy::Rediscover,
+                true,
+            ),
+            (
+                "READONLY You can't write against a read only replica. script: 9f7a, on @user_script:1.",
+                Remedy::Rediscover,
+                true,
+            ),
+            (
+                "ERR Error running script (call to f_9f7a): @user_script:1: @user_script: 1: -READONLY You can't write against a read only replica. ",
+                Remedy::Rediscover,
+                true,
+            ),
+            (
+                "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+                Remedy::Rediscover,
+                true,
+            ),
+            ("MOVED 10114 127.0.0.1:17011", Remedy::Moved, true),
+            ("ASK 10114 127.0.0.1:17011", Remedy::Ask, true),
+            (
+                "NOSCRIPT No matching script. Please use EVAL.",
+                Remedy::SendScript,
+                true,
+            ),
+            ("NOAUTH Authentication required.", Remedy::Reconnect, false),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Remedy::Report,
+                true,
+            ),
+            (
+                "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+                Remedy::Report,
+                true,
+            ),
+            (
+                "WRONGPASS invalid username-password pair or user is disabled.",
+                Remedy::Report,
+                false,
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'get' command",
+                Remedy::Report,
+                false,
+            ),
+            (
+                "WRONGTYPE Operation against a key holding the wrong kind of value",
+                Remedy::Report,
+                false,
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand script",
+                Remedy::Report,
+                false,
+            ),
+            ("ERR syntax error", Remedy::Report, false),
+            ("something else entirely", Remedy::Report, false),
+        ] {
+            let e = ErrorReply::parse(text.as_bytes());
+            assert_eq!((remedy(&e), is_passing(&e)), (expected, passing), "{text}");
+        }
+    }
+
+    #[test]
+    fn servers_that_do_not_know_the_shebang_are_told_apart() {
+        let old =
+            "ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'";
+        let typo =
+            "ERR Error compiling script (new function): user_script:1: '=' expected near 'x'";
+        assert!(is_shebang_unknown(&ErrorReply::parse(old.as_bytes())));
+        assert!(!is_shebang_unknown(&ErrorReply::parse(typo.as_bytes())));
+    }
+}
