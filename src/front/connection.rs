@@ -159,7 +159,7 @@ impl Connection {
 
     /// Whether it waits for a request, so that closing it cuts nothing.
     pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.input.is_empty()
+        matches!(self.phase, Phase::Idle) && self.input.is_blank()
     }
 
     /// Reads and parses until there is something for the worker to do.
@@ -191,7 +191,6 @@ impl Connection {
                     }
                 }
                 Phase::Idle | Phase::Head => {
-                    self.input.skip_lone_empty_lines(&self.phase);
                     if !self.input.is_empty() {
                         match self.parser.parse(self.input.bytes(), &options.head) {
                             Ok(Some((head, length))) => {
@@ -200,8 +199,13 @@ impl Connection {
                                 return Turn::Head(head);
                             }
                             Ok(None) if matches!(self.phase, Phase::Idle) => {
-                                self.phase = Phase::Head;
-                                self.deadline = now + options.head_timeout;
+                                self.input.compact();
+                                // Empty lines begin no request, so they start no clock. The
+                                // parser keeps count of them.
+                                if self.parser.has_begun() {
+                                    self.phase = Phase::Head;
+                                    self.deadline = now + options.head_timeout;
+                                }
                             }
                             Ok(None) => {}
                             Err(e) => return Turn::Malformed(e),
@@ -437,6 +441,11 @@ impl Input {
         self.at == self.bytes.len()
     }
 
+    /// Nothing but line ends: some clients send an empty line behind a body (RFC 9112 §2.2).
+    fn is_blank(&self) -> bool {
+        self.bytes().iter().all(|byte| b"\r\n".contains(byte))
+    }
+
     fn push(&mut self, fresh: &[u8]) {
         // Moving the rest to the front is paid for by the bytes taken before it.
         if self.at > self.bytes.len() / 2 {
@@ -446,20 +455,16 @@ impl Input {
         self.bytes.extend_from_slice(fresh);
     }
 
+    /// Gives back the room of what was taken: the rest may have to wait for long.
+    fn compact(&mut self) {
+        self.bytes.drain(..self.at);
+        self.at = 0;
+        self.bytes.shrink_to_fit();
+    }
+
     fn consume(&mut self, n: usize) {
         self.at += n;
         if self.is_empty() {
-            *self = Input::default();
-        }
-    }
-
-    /// Some clients send an empty line behind a body (RFC 9112 §2.2). On its own it begins no
-    /// request, so it must not start the clock of a head.
-    fn skip_lone_empty_lines(&mut self, phase: &Phase) {
-        if matches!(phase, Phase::Idle)
-            && self.bytes().len().is_multiple_of(2)
-            && self.bytes().chunks(2).all(|line| line == b"\r\n")
-        {
             *self = Input::default();
         }
     }

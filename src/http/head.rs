@@ -90,6 +90,11 @@ impl HeadParser {
         HeadParser::default()
     }
 
+    /// Whether a byte of the request line has been seen: empty lines before it begin no request.
+    pub fn has_begun(&self) -> bool {
+        !matches!(self.stage, Stage::Before(_) | Stage::EmptyLine(_))
+    }
+
     /// Judges what is new in `input`, the whole message so far from its first byte.
     ///
     /// `Ok(None)` means "read more". A head comes with its length in bytes, and leaves the parser
