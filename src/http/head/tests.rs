@@ -179,6 +179,7 @@ fn host_is_there_once_and_well_formed() {
         ("GET / HTTP/1.1", "Host: a:65536\r\n", BadHost),
         ("GET / HTTP/1.0", "Host: a b\r\n", BadHost),
         ("GET http://a/ HTTP/1.1", "Host:\r\n", BadHost),
+        ("GET / HTTP/1.1", "Host: k\u{f6}sk\r\n", BadHost),
     ] {
         assert_refuses(format!("{start}\r\n{fields}"), error);
     }
