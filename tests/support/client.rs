@@ -60,6 +60,14 @@ impl Client {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
+    /// As [`Client::send`], each byte in a write of its own, so that the server may see any of them alone.
+    #[track_caller]
+    pub fn send_by_byte(&mut self, bytes: impl AsRef<[u8]>) {
+        for byte in bytes.as_ref() {
+            self.send([*byte]);
+        }
+    }
+
     /// Sends GET and returns the response; the connection stays open.
     #[track_caller]
     pub fn get(&mut self, path: &str) -> Reply {
@@ -172,6 +180,17 @@ impl Client {
             ),
             _ => bytes,
         }
+    }
+
+    /// All bytes until the server ends the connection in order. A reset fails the test: it can destroy a response that
+    /// the client has not read yet.
+    #[track_caller]
+    pub fn read_to_clean_end(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if let Err(error) = self.stream.read_to_end(&mut bytes) {
+            panic!("no clean end ({error}); so far {:?}", lossy(&bytes));
+        }
+        bytes
     }
 
     /// Waits for the server to close the connection; false when it sends something instead, or nothing at all.

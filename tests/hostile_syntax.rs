@@ -1,0 +1,550 @@
+//! What is not HTTP is refused, and never understood as something else (RFC 9112; RFC 9110 §17 on smuggling).
+//!
+//! Goal: whatever stands in a bad message, no part of it is executed. Method: a request that would create an item
+//! follows each bad message on the same connection, whole and byte by byte. There must be one response, then the end of
+//! the connection; the item must not be there; and where the store is a Redis that keeps a record, it must not have been
+//! asked anything. A row names the fault it is refused for, so that none passes for another's reason.
+
+mod support;
+
+use kioskd::http::ParseError::{self, *};
+use support::{Act, Client, FakeRedis, Kioskd, Reply};
+
+/// Would be executed by a reader that lost its place in the message before.
+const SMUGGLED: &str =
+    "POST /items?id=smuggled HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}";
+
+#[test]
+fn content_length_is_one_plain_number() {
+    let huge = "9".repeat(400);
+    for_each_store(|kioskd| {
+        for (length, fault) in [
+            ("Content-Length:", BadContentLength),
+            ("Content-Length: +2", BadContentLength),
+            ("Content-Length: -2", BadContentLength),
+            ("Content-Length: 2,2", BadContentLength),
+            ("Content-Length: 2, 3", BadContentLength),
+            ("Content-Length: 2 2", BadContentLength),
+            ("Content-Length: 2;", BadContentLength),
+            ("Content-Length: 2.0", BadContentLength),
+            ("Content-Length: 0x2", BadContentLength),
+            ("Content-Length: 2h", BadContentLength),
+            ("Content-Length: 1e1", BadContentLength),
+            ("Content-Length: \"2\"", BadContentLength),
+            ("Content-Length: abc", BadContentLength),
+            ("Content-Length: \u{b2}", BadContentLength),
+            ("Content-Length: \u{ff12}", BadContentLength),
+            ("Content-Length: 18446744073709551616", BodyTooLarge),
+            (&format!("Content-Length: {huge}"), BodyTooLarge),
+            (
+                "Content-Length: 2\r\nContent-Length: 3",
+                RepeatedContentLength,
+            ),
+            (
+                "Content-Length: 2\r\nX: y\r\ncontent-length: 2",
+                RepeatedContentLength,
+            ),
+            (
+                "Content-Length: 2\r\nContent-Length:",
+                RepeatedContentLength,
+            ),
+        ] {
+            assert_refused(kioskd, post(length, "{}"), fault);
+        }
+    });
+}
+
+#[test]
+fn a_coding_is_one_chunked_without_a_length() {
+    for_each_store(|kioskd| {
+        for (fields, fault) in [
+            (
+                "Content-Length: 2\r\nTransfer-Encoding: chunked",
+                LengthBesideEncoding,
+            ),
+            (
+                "Transfer-Encoding: chunked\r\nContent-Length: 7",
+                LengthBesideEncoding,
+            ),
+            (
+                "Transfer-Encoding: identity\r\nContent-Length: 2",
+                LengthBesideEncoding,
+            ),
+            (
+                "Transfer-Encoding:\r\nContent-Length: 0",
+                LengthBesideEncoding,
+            ),
+            ("Transfer-Encoding: gzip", BadTransferEncoding),
+            ("Transfer-Encoding: gzip, chunked", BadTransferEncoding),
+            ("Transfer-Encoding: chunked, gzip", BadTransferEncoding),
+            ("Transfer-Encoding: chunked, chunked", BadTransferEncoding),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                BadTransferEncoding,
+            ),
+            (
+                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+                BadTransferEncoding,
+            ),
+            ("Transfer-Encoding: identity", BadTransferEncoding),
+            ("Transfer-Encoding: chunked;q=1", BadTransferEncoding),
+            ("Transfer-Encoding: \"chunked\"", BadTransferEncoding),
+            ("Transfer-Encoding: xchunked", BadTransferEncoding),
+            ("Transfer-Encoding: chunked\u{a0}", BadTransferEncoding),
+            ("Transfer-Encoding:", BadTransferEncoding),
+        ] {
+            assert_refused(kioskd, post(fields, "2\r\n{}\r\n0\r\n\r\n"), fault);
+        }
+        for fields in [
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nConnection: keep-alive",
+        ] {
+            let request = post(fields, "2\r\n{}\r\n0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0");
+            assert_refused(kioskd, &request, EncodingInHttp10);
+        }
+    });
+}
+
+#[test]
+fn chunks_are_hexadecimal_sizes_and_whole_lines() {
+    for_each_store(|kioskd| {
+        for (body, fault) in [
+            ("+2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("-2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            (" 2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("\t2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("2 \r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("2 ;a=b\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("0x2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("2_0\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("g\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            (";a=b\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("00000000000000002\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("10000000000000002\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("ffffffffffffffff\r\n{}\r\n0\r\n\r\n", BodyTooLarge),
+            ("8000000000000000\r\n{}\r\n0\r\n\r\n", BodyTooLarge),
+            ("2\n{}\n0\n\n", BareLf),
+            ("2\r{}\r\n0\r\n\r\n", BareCr),
+            ("2;a\n{}\r\n0\r\n\r\n", BareLf),
+            ("2;a\rb\r\n{}\r\n0\r\n\r\n", BareCr),
+            ("2;a\0\r\n{}\r\n0\r\n\r\n", ControlByte),
+            ("2\r\n{}0\r\n\r\n", BadChunkEnd),
+            ("2\r\n{}\n0\r\n\r\n", BadChunkEnd),
+            ("2\r\n{}\r0\r\n\r\n", BadChunkEnd),
+            ("2\r\n{} \r\n0\r\n\r\n", BadChunkEnd),
+            ("2\r\n{}\r\n\r\n0\r\n\r\n", BadChunkSize),
+            ("2\r\n{}\r\n0\r\n X: y\r\n\r\n", FoldedLine),
+            ("2\r\n{}\r\n0\r\nX : y\r\n\r\n", SpaceBeforeColon),
+            ("2\r\n{}\r\n0\r\nX: y\n\r\n", BareLf),
+            // Whoever takes the trailer for the next request has lost its place already.
+            ("2\r\n{}\r\n0\r\n", SpaceBeforeColon),
+        ] {
+            assert_refused(kioskd, post("Transfer-Encoding: chunked", body), fault);
+        }
+    });
+}
+
+#[test]
+fn lines_end_with_both_bytes_and_hold_no_control_byte() {
+    for_each_store(|kioskd| {
+        for (request, fault) in [
+            (&b"GET /livez HTTP/1.1\nHost: kiosk\n\n"[..], BareLf),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\n\r\n", BareLf),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\n\n", BareLf),
+            (b"\nGET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n", BareLf),
+            (b"GET /livez HTTP/1.1\rHost: kiosk\r\r", BareCr),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\rX: y\r\n\r\n",
+                BareCr,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\n\rX: y\r\n\r\n",
+                BareCr,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\rb\r\n\r\n",
+                BareCr,
+            ),
+            (b"\rGET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n", BareCr),
+            (b"GET /livez\0 HTTP/1.1\r\nHost: kiosk\r\n\r\n", ControlByte),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\0\r\n\r\n", ControlByte),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \0\r\n\r\n",
+                ControlByte,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX\0: y\r\n\r\n",
+                ControlByte,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x7f\r\n\r\n",
+                ControlByte,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x0b\r\n\r\n",
+                ControlByte,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n b\r\n\r\n",
+                FoldedLine,
+            ),
+            (
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n\tb\r\n\r\n",
+                FoldedLine,
+            ),
+            (b"GET /livez HTTP/1.1\r\n Host: kiosk\r\n\r\n", FoldedLine),
+            // The greeting of a TLS client.
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", ControlByte),
+        ] {
+            assert_refused(kioskd, request, fault);
+        }
+    });
+}
+
+#[test]
+fn a_field_name_is_a_token_and_a_colon() {
+    for_each_store(|kioskd| {
+        for (line, fault) in [
+            (&b"Content-Length : 2"[..], SpaceBeforeColon),
+            (b"Content-Length\t: 2", SpaceBeforeColon),
+            (b"Transfer-Encoding : chunked", SpaceBeforeColon),
+            (b": 2", BadFieldName),
+            (b"X", BadFieldName),
+            (b"X(y): 2", BadFieldName),
+            (b"X\"y\": 2", BadFieldName),
+            (b"X/y: 2", BadFieldName),
+            (b"X\xc3\xa9: 2", BadFieldName),
+            (b"\xff: 2", BadFieldName),
+            (b"Content\xadLength: 2", BadFieldName),
+        ] {
+            let request = [
+                &b"POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\n"[..],
+                line,
+                b"\r\n\r\n{}",
+            ];
+            assert_refused(kioskd, request.concat(), fault);
+        }
+    });
+}
+
+#[test]
+fn host_comes_once_and_names_a_host() {
+    for_each_store(|kioskd| {
+        for (fields, fault) in [
+            (&b"X: y\r\n"[..], MissingHost),
+            (b"", MissingHost),
+            (b"Host: kiosk\r\nHost: kiosk\r\n", RepeatedHost),
+            (b"Host: kiosk\r\nX: y\r\nhOST: other\r\n", RepeatedHost),
+            (b"Host: kiosk, other\r\n", BadHost),
+            (b"Host: kiosk other\r\n", BadHost),
+            (b"Host: user@kiosk\r\n", BadHost),
+            (b"Host: http://kiosk\r\n", BadHost),
+            (b"Host: kiosk/path\r\n", BadHost),
+            (b"Host: kiosk:port\r\n", BadHost),
+            (b"Host: kiosk:-1\r\n", BadHost),
+            (b"Host: kiosk:65536\r\n", BadHost),
+            (b"Host: :80\r\n", BadHost),
+            (b"Host: [::1\r\n", BadHost),
+            (b"Host: ::1\r\n", BadHost),
+            (b"Host: k\xc3\xb6sk\r\n", BadHost),
+        ] {
+            let request = [b"GET /livez HTTP/1.1\r\n", fields, b"\r\n"].concat();
+            assert_refused(kioskd, request, fault);
+        }
+        for (request, fault) in [
+            (
+                "GET http://kiosk/livez HTTP/1.1\r\nX: y\r\n\r\n",
+                MissingHost,
+            ),
+            ("GET http://kiosk/livez HTTP/1.1\r\nHost:\r\n\r\n", BadHost),
+            (
+                "GET /livez HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+                RepeatedHost,
+            ),
+            ("GET /livez HTTP/1.0\r\nHost: a b\r\n\r\n", BadHost),
+            ("GET /livez HTTP/1.2\r\n\r\n", MissingHost),
+        ] {
+            assert_refused(kioskd, request, fault);
+        }
+    });
+}
+
+#[test]
+fn a_target_has_the_form_its_method_wants() {
+    for_each_store(|kioskd| {
+        for (line, fault) in [
+            ("GET livez HTTP/1.1", BadTarget),
+            ("GET ?id=1 HTTP/1.1", BadTarget),
+            ("GET * HTTP/1.1", BadTarget),
+            ("OPTIONS ** HTTP/1.1", BadTarget),
+            ("GET kiosk:80 HTTP/1.1", BadTarget),
+            ("CONNECT kiosk HTTP/1.1", BadTarget),
+            ("CONNECT kiosk: HTTP/1.1", BadTarget),
+            ("CONNECT /livez HTTP/1.1", BadTarget),
+            ("CONNECT http://kiosk:80 HTTP/1.1", BadTarget),
+            ("GET ftp://kiosk/livez HTTP/1.1", BadTarget),
+            ("GET http:/livez HTTP/1.1", BadTarget),
+            ("GET http:///livez HTTP/1.1", BadTarget),
+            ("GET http://user@kiosk/livez HTTP/1.1", BadTarget),
+            ("GET http://kiosk:port/livez HTTP/1.1", BadTarget),
+            ("GET /livez#part HTTP/1.1", BadTarget),
+            ("GET /liv\u{e9}z HTTP/1.1", BadTarget),
+        ] {
+            let request = format!("{line}\r\nHost: kiosk\r\n\r\n");
+            assert_refused(kioskd, &request, fault);
+        }
+    });
+}
+
+#[test]
+fn a_request_line_is_three_words_and_a_version_we_speak() {
+    for_each_store(|kioskd| {
+        for (line, fault) in [
+            ("GET /livez", BadRequestLine), // HTTP/0.9
+            ("GET", BadRequestLine),
+            ("GET  /livez HTTP/1.1", BadRequestLine),
+            ("GET\t/livez HTTP/1.1", BadMethod),
+            (" GET /livez HTTP/1.1", BadMethod),
+            ("GET /livez  HTTP/1.1", BadVersion),
+            ("GET /livez HTTP/1.1 ", BadVersion),
+            ("GET /liv ez HTTP/1.1", BadVersion),
+            ("GET /livez http/1.1", BadVersion),
+            ("GET /livez HTTP/1", BadVersion),
+            ("GET /livez HTTP/11", BadVersion),
+            ("GET /livez HTTP/1.10", BadVersion),
+            ("GET /livez HTTP/+1.1", BadVersion),
+            ("GET /livez HTTPS/1.1", BadVersion),
+            ("G(T /livez HTTP/1.1", BadMethod),
+            ("GE\u{5d0} /livez HTTP/1.1", BadMethod),
+            ("GET /livez HTTP/0.9", VersionNotSupported),
+            ("GET /livez HTTP/2.0", VersionNotSupported),
+            ("GET /livez HTTP/3.0", VersionNotSupported),
+            ("GET /livez HTTP/9.9", VersionNotSupported),
+            (&format!("{} / HTTP/1.1", "M".repeat(33)), MethodTooLong),
+            ("\r\n\r\n\r\n\r\n\r\nGET /livez HTTP/1.1", TooManyEmptyLines),
+        ] {
+            let request = format!("{line}\r\nHost: kiosk\r\n\r\n");
+            assert_refused(kioskd, &request, fault);
+        }
+        let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        assert_refused(kioskd, preface, VersionNotSupported);
+    });
+}
+
+/// The other half of the tables above: what stands next to a fault and is none. Each is answered, and so is the
+/// request behind it, which proves that both sides agree on where it ended.
+#[test]
+fn what_is_unusual_but_right_is_answered() {
+    let chunked = "Transfer-Encoding: chunked";
+    let cases: [(u16, Vec<u8>); 23] = [
+        (200, get("/livez", "")),
+        (200, get("/livez", "X:\r\nY:y\r\nZ: \t z \t\r\n")),
+        (200, [b"\r\n\r\n\r\n\r\n", &*get("/livez", "")].concat()),
+        (200, get("http://kiosk/livez", "")),
+        (200, get("HTTPS://kiosk:443/livez", "")),
+        (200, b"GET /livez HTTP/1.1\r\nhOsT:\r\n\r\n".to_vec()),
+        (
+            200,
+            b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".to_vec(),
+        ),
+        (
+            200,
+            b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x80\xff\r\n\r\n".to_vec(),
+        ),
+        // A higher minor version of a known major one is understood as the highest we know (RFC 9110 §2.5).
+        (200, b"GET /livez HTTP/1.2\r\nHost: kiosk\r\n\r\n".to_vec()),
+        (200, b"GET /livez HTTP/1.9\r\nHost: kiosk\r\n\r\n".to_vec()),
+        (
+            200,
+            b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_vec(),
+        ),
+        (204, b"OPTIONS * HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
+        // Methods are case-sensitive, so these are methods no one defined.
+        (501, b"get /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
+        (
+            501,
+            b"Post /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
+        ),
+        (501, b"BREW /pot HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
+        (
+            404,
+            b"CONNECT kiosk:443 HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec(),
+        ),
+        (400, get("/items?id=%00", "")),
+        (201, post("Content-Length: 002", "{}").into()),
+        (201, post("content-LENGTH:2", "{}").into()),
+        (
+            201,
+            post("Transfer-Encoding: CHUNKED", "2\r\n{}\r\n0\r\n\r\n").into(),
+        ),
+        (
+            201,
+            post(chunked, "0000000000000002;a=b;c=\"d\"\r\n{}\r\n000\r\n\r\n").into(),
+        ),
+        (
+            201,
+            post(chunked, "1\r\n{\r\n1;x\r\n}\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n").into(),
+        ),
+        // An empty line too many behind a body, from old clients (RFC 9112 §2.2).
+        (201, post("Content-Length: 2", "{}\r\n").into()),
+    ];
+    let kioskd = Kioskd::start(&[]);
+    for (status, request) in cases {
+        for send in [Client::send, Client::send_by_byte] {
+            let shown = request.escape_ascii();
+            eprintln!("-- {shown}");
+            let mut client = kioskd.connect();
+            let behind =
+                "GET /items?id=behind HTTP/1.1\r\nHost: kiosk\r\nConnection: close\r\n\r\n";
+            send(&mut client, [&*request, behind.as_bytes()].concat());
+            assert_eq!(client.read_response().status, status, "{shown}");
+            assert_eq!(client.read_response().status, 404, "{shown}");
+            assert_eq!(client.read_to_clean_end(), b"", "{shown}");
+        }
+    }
+}
+
+/// Empty lines do not begin a request, however they are cut: four are forgiven and a fifth is not.
+#[test]
+fn empty_lines_are_counted_alike_however_they_are_cut() {
+    let kioskd = Kioskd::start(&[]);
+    let request = get("/livez", "Connection: close\r\n");
+    for (lines, status) in [(1, 200), (4, 200), (5, 400), (50, 400)] {
+        let empty = "\r\n".repeat(lines);
+        let mut whole = kioskd.connect();
+        whole.send([empty.as_bytes(), &request].concat());
+        let mut by_byte = kioskd.connect();
+        by_byte.send_by_byte([empty.as_bytes(), &request].concat());
+        // The server has read the lines alone when it has answered a client that came later.
+        let mut apart = kioskd.connect();
+        apart.send(&empty);
+        for _ in 0..2 * workers() {
+            assert_eq!(kioskd.connect().get("/livez").status, 200);
+        }
+        apart.send(&request);
+        for client in [&mut whole, &mut by_byte, &mut apart] {
+            assert_eq!(client.read_response().status, status, "{lines} empty lines");
+            assert_eq!(client.read_to_clean_end(), b"");
+        }
+    }
+}
+
+/// A message cut short by the client is not executed, and says so to a client that still listens.
+#[test]
+fn a_message_that_ends_early_is_refused() {
+    for_each_store(|kioskd| {
+        let whole_head = "POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\n";
+        for request in [
+            "P",
+            "\r\nP",
+            "POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r",
+            &format!("{whole_head}Content-Length: 3\r\n\r\n"),
+            &format!("{whole_head}Content-Length: 3\r\n\r\n{{}}"),
+            &format!("{whole_head}Transfer-Encoding: chunked\r\n\r\n"),
+            &format!("{whole_head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}"),
+            &format!("{whole_head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"),
+        ] {
+            let mut client = kioskd.connect();
+            client.send(request);
+            client.close_write();
+            let reply = client.read_response();
+            assert_refusal(kioskd, &mut client, &reply, request.as_bytes());
+            let wanted = ("bad_request".to_owned(), "request ended early".to_owned());
+            assert_eq!(
+                (reply.status, reply.problem()),
+                (400, wanted),
+                "{request:?}"
+            );
+        }
+    });
+}
+
+/// Runs `test` on the memory store and on a Redis that writes down what it is asked, and checks afterwards that nothing
+/// was executed.
+fn for_each_store(test: impl Fn(&mut Kioskd)) {
+    eprintln!("== STORE=memory");
+    let mut kioskd = Kioskd::start(&[]);
+    test(&mut kioskd);
+    for id in ["smuggled", "bad"] {
+        let reply = kioskd.connect().get(&format!("/items?id={id}"));
+        assert_eq!(
+            reply.status, 404,
+            "a refused message was executed: {reply:?}"
+        );
+    }
+
+    eprintln!("== STORE=redis");
+    let fake = FakeRedis::start(|_| Act::Usual);
+    let mut kioskd = Kioskd::start(&[("REDIS_ADDR", &fake.addr())]);
+    test(&mut kioskd);
+    // Proves that the record is one: this must be in it, and nothing else that names an item.
+    assert_eq!(kioskd.connect().get("/items?id=asked").status, 404);
+    let asked: Vec<_> = fake
+        .commands()
+        .into_iter()
+        .filter(|command| command.iter().any(|word| word.starts_with("item:")))
+        .collect();
+    assert_eq!(
+        asked,
+        [["GET", "item:asked"]],
+        "a refused message was executed"
+    );
+}
+
+/// Sends a bad message with a good one behind it, whole and byte by byte. There must be one answer, and an end.
+#[track_caller]
+fn assert_refused(kioskd: &mut Kioskd, request: impl AsRef<[u8]>, fault: ParseError) {
+    let request = request.as_ref();
+    let shown = request.escape_ascii();
+    eprintln!("-- {shown}");
+    for send in [Client::send, Client::send_by_byte] {
+        let mut client = kioskd.connect();
+        send(&mut client, [request, SMUGGLED.as_bytes()].concat());
+        let reply = client.read_response();
+        assert_refusal(kioskd, &mut client, &reply, request);
+        assert_eq!(reply.status, fault.status(), "{shown}: {reply:?}");
+        let wanted = (fault.code().to_owned(), fault.to_string());
+        assert_eq!(reply.problem(), wanted, "{shown}");
+    }
+}
+
+/// A refusal is a whole response with an id, says close, is followed by the end, and stands in the log with its reason.
+#[track_caller]
+fn assert_refusal(kioskd: &mut Kioskd, client: &mut Client, reply: &Reply, request: &[u8]) {
+    let shown = request.escape_ascii();
+    assert!(reply.says_close(), "{shown}: {reply:?}");
+    let rest = client.read_to_clean_end();
+    assert_eq!(rest, b"", "{shown}: {}", rest.escape_ascii());
+
+    let (_, detail) = reply.problem();
+    let id = format!(
+        "id={}",
+        reply.header("x-request-id").expect("problem() saw it")
+    );
+    kioskd.wait_for_log(&id);
+    let log = kioskd.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();
+    let [line] = *lines else {
+        panic!("one request, several lines: {lines:?}");
+    };
+    let status = format!(" {} ", reply.status);
+    assert!(line.contains(&status), "{shown}: {line}");
+    assert!(
+        line.ends_with(&format!("refused: {detail}")),
+        "{shown}: {line}"
+    );
+}
+
+/// `POST /items?id=bad` with these fields and bytes behind the head.
+fn post(fields: &str, body: &str) -> String {
+    format!("POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n\r\n{body}")
+}
+
+fn get(target: &str, fields: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n").into_bytes()
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
