@@ -134,13 +134,13 @@ impl Service {
                 "method not implemented",
             ));
         }
+        if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
+            return Err(http::ParseError::BodyTooLarge.into());
+        }
         if head.target.is_asterisk() {
             return Ok(Call(Route::Options {
                 allow: "GET, HEAD, POST, OPTIONS",
             }));
-        }
-        if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
-            return Err(http::ParseError::BodyTooLarge.into());
         }
         let path = head.target.path();
         let probe = match path {
