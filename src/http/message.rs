@@ -55,6 +55,18 @@ impl Head {
         self.version >= (1, 1) && self.lists("Expect", "100-continue")
     }
 
+    /// Whether the client expects something that is not `100-continue` (RFC 9110 §10.1.1: 417).
+    ///
+    /// To HTTP/1.0 no expectation is known, so there it is ignored like any unknown field.
+    pub fn expects_the_unknown(&self) -> bool {
+        let known = |member: &str| member.is_empty() || member.eq_ignore_ascii_case("100-continue");
+        self.version >= (1, 1)
+            && self
+                .all("Expect")
+                .flat_map(|value| value.split(','))
+                .any(|member| !known(member.trim_ascii()))
+    }
+
     /// Whether the comma-separated lists of all fields called `name` hold `token`, in any case.
     fn lists(&self, name: &str, token: &str) -> bool {
         self.all(name)
@@ -103,19 +115,20 @@ mod tests {
     }
 
     #[test]
-    fn only_http_1_1_expects_continue() {
-        for (version, fields, wanted) in [
-            ("1.1", "Expect: 100-continue\r\n", true),
-            ("1.1", "expect: 100-Continue\r\n", true),
-            ("1.1", "Expect: 200-ok\r\n", false),
-            ("1.1", "", false),
-            ("1.0", "Expect: 100-continue\r\n", false),
+    fn only_http_1_1_expects_continue_or_the_unknown() {
+        for (version, fields, to_continue, the_unknown) in [
+            ("1.1", "Expect: 100-continue\r\n", true, false),
+            ("1.1", "expect: ,100-Continue\r\n", true, false),
+            ("1.1", "Expect: 200-ok\r\n", false, true),
+            ("1.1", "Expect: 100-continue\r\nExpect: a\r\n", true, true),
+            ("1.1", "Expect:\r\n", false, false),
+            ("1.1", "", false, false),
+            ("1.0", "Expect: 100-continue\r\n", false, false),
+            ("1.0", "Expect: 200-ok\r\n", false, false),
         ] {
-            assert_eq!(
-                head(version, fields).expects_continue(),
-                wanted,
-                "{version} {fields}"
-            );
+            let head = head(version, fields);
+            let found = (head.expects_continue(), head.expects_the_unknown());
+            assert_eq!(found, (to_continue, the_unknown), "{version} {fields}");
         }
     }
 

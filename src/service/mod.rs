@@ -134,6 +134,13 @@ impl Service {
                 "method not implemented",
             ));
         }
+        if head.expects_the_unknown() {
+            return Err(Problem::new(
+                417,
+                "expectation_failed",
+                "only `100-continue` can be expected",
+            ));
+        }
         if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
             return Err(http::ParseError::BodyTooLarge.into());
         }
