@@ -298,9 +298,9 @@ impl Worker {
         let has_body = head.framing != Framing::Length(0);
         let after = match head.framing {
             Framing::Length(0) => After::Keep,
-            // Who expects 100 and sees a final status may keep the body to itself (RFC 9110
-            // §10.1.1): nobody could tell where the next request begins.
-            Framing::Length(n) if n <= SKIP_BYTES_MAX && !head.expects_continue() => {
+            // Who expects anything and sees a final status may keep the body to itself (RFC 9110
+            // §10.1.1), in HTTP/1.0 too: nobody could tell where the next request begins.
+            Framing::Length(n) if n <= SKIP_BYTES_MAX && head.header("Expect").is_none() => {
                 After::Skip(n as usize)
             }
             _ => After::Close,
