@@ -237,14 +237,7 @@ impl Worker {
                 self.remove(key);
             } else if refused {
                 let problem = Problem::overloaded("too many connections");
-                self.service.shard().refused(problem.code);
-                self.finish(
-                    key,
-                    Err(problem),
-                    After::Close,
-                    Some("too many connections"),
-                    now,
-                );
+                self.refuse(key, problem, After::Close, now);
             } else {
                 ready.push(key);
                 self.note_deadline(key);
@@ -273,15 +266,16 @@ impl Worker {
                         .unwrap_or_else(Step::from);
                     return self.drive(key, step, now, session);
                 }
-                Turn::Malformed(e) => return self.refuse(key, e.into(), now),
+                Turn::Malformed(e) => return self.refuse(key, e.into(), After::Close, now),
                 Turn::Truncated => {
                     return self.refuse(
                         key,
                         Problem::new(400, "bad_request", "request ended early"),
+                        After::Close,
                         now,
                     );
                 }
-                Turn::TimedOut => return self.refuse(key, TOO_SLOW, now),
+                Turn::TimedOut => return self.refuse(key, TOO_SLOW, After::Close, now),
             }
         }
     }
@@ -329,6 +323,7 @@ impl Worker {
                     .unwrap_or_else(Step::from);
                 self.drive(key, step, now, session);
             }
+            Err(problem) if problem.is_refusal() => self.refuse(key, problem, after, now),
             Err(problem) => self.finish(key, Err(problem), after, None, now),
         }
         false
@@ -354,11 +349,12 @@ impl Worker {
         }
     }
 
-    /// The protocol was broken: answer, and close, because what follows cannot be trusted.
-    fn refuse(&mut self, key: u64, problem: Problem, now: Instant) {
+    /// The protocol was broken: answer, count and log it. Unless the head was sound, what follows
+    /// cannot be trusted, and the connection must close.
+    fn refuse(&mut self, key: u64, problem: Problem, after: After, now: Instant) {
         let why = problem.detail.clone();
         self.service.shard().refused(problem.code);
-        self.finish(key, Err(problem), After::Close, Some(&why), now);
+        self.finish(key, Err(problem), after, Some(&why), now);
     }
 
     fn finish(
@@ -450,7 +446,7 @@ impl Worker {
                 continue;
             };
             match client.expired() {
-                Turn::TimedOut => self.refuse(key, TOO_SLOW, now),
+                Turn::TimedOut => self.refuse(key, TOO_SLOW, After::Close, now),
                 _ => self.remove(key),
             }
         }

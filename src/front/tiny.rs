@@ -167,12 +167,12 @@ impl Worker {
     ) {
         let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip());
         let refused = match &outcome {
-            Err(problem) if head.is_none() => Some(problem.detail.clone()),
+            Err(problem) if head.is_none() || problem.is_refusal() => {
+                self.service.shard().refused(problem.code);
+                Some(problem.detail.clone())
+            }
             _ => None,
         };
-        if let (Err(problem), None) = (&outcome, head) {
-            self.service.shard().refused(problem.code);
-        }
         let response = self.service.seal(outcome, trace);
         let status = response.status_code().0;
         let seconds = SystemTime::now()

@@ -53,6 +53,15 @@ impl Problem {
     /// A handler panicked; the log knows more.
     pub const INTERNAL: Problem = Problem::new(500, "internal_error", "internal error");
 
+    /// Whether the protocol was broken or its limits were, and not a rule of ours. A front logs and
+    /// counts such a request as refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(
+            self.code,
+            "bad_request" | "body_too_large" | "expectation_failed"
+        )
+    }
+
     /// The response, with the request's id in it.
     pub fn respond(&self, request_id: &str) -> Response {
         let mut response = http::problem(self.status, self.code, &self.detail, request_id);
