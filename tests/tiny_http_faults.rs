@@ -1,0 +1,294 @@
+//! Why there are two fronts: each fault of tiny_http's connection handling (DESIGN.md, section 2), as a test that the
+//! poll front does not have it; and what the plain front, on top of tiny_http, can and does refuse.
+
+mod support;
+
+use std::process::Command;
+
+use support::{Client, Kioskd, eventually, on_path};
+
+/// tiny_http makes room for what is declared and not read, and the process aborts.
+#[test]
+fn fault_1_a_huge_declared_length_costs_nothing() {
+    let mut kioskd = Kioskd::start(&[]);
+    let ask = || {
+        // As in the README: `curl -X POST -H 'Content-Length: 70368744177664' -H 'Expect:' --data-binary x`.
+        let mut client = kioskd.connect();
+        client.send(
+            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 70368744177664\r\n\r\nx",
+        );
+        assert_eq!(client.read_response().status, 413);
+        assert_eq!(client.read_to_clean_end(), b"");
+    };
+    ask();
+    let before = kioskd.rss_kib();
+    (0..20).for_each(|_| ask());
+    let grown = kioskd.rss_kib().saturating_sub(before);
+    assert!(grown < 1024, "{grown} KiB");
+    assert!(kioskd.is_running());
+}
+
+/// tiny_http reads a head for as long as it comes.
+#[test]
+fn fault_2_an_endless_head_is_refused() {
+    let kioskd = Kioskd::start(&[]);
+    let line = format!("X: {}\r\n", "x".repeat(1020));
+    for endless in [line.repeat(4 << 10), "x".repeat(4 << 20)] {
+        let before = kioskd.rss_kib();
+        let mut client = kioskd.connect();
+        client.send("GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: ");
+        client.send(endless);
+        let reply = client.read_response();
+        assert_eq!(reply.status, 431, "{reply:?}");
+        assert_eq!(client.read_to_clean_end(), b"");
+        let grown = kioskd.rss_kib().saturating_sub(before);
+        assert!(grown < 1024, "{grown} KiB for a head of 4 MiB");
+    }
+}
+
+/// tiny_http waits for ever, with a thread for every connection.
+#[test]
+fn fault_3_waiting_has_an_end_and_connections_a_bound() {
+    let kioskd = Kioskd::start(&[
+        ("HEAD_TIMEOUT", "200ms"),
+        ("BODY_TIMEOUT", "200ms"),
+        ("IDLE_TIMEOUT", "200ms"),
+    ]);
+    for said in [
+        "GET /livez HTTP/1.1\r\nHost:",
+        "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{",
+    ] {
+        let mut client = kioskd.connect();
+        client.send(said);
+        assert_eq!(client.read_response().status, 408, "{said:?}");
+        assert_eq!(client.read_to_clean_end(), b"");
+    }
+    assert_eq!(kioskd.connect().read_to_clean_end(), b"", "silence");
+
+    let kioskd = Kioskd::start(&[("MAX_CONNECTIONS", "40")]);
+    let threads = kioskd.thread_count();
+    let mut silent: Vec<Client> = (0..40).map(|_| kioskd.connect()).collect();
+    assert_eq!(kioskd.connect().read_response().status, 503);
+    assert_eq!(kioskd.thread_count(), threads);
+    assert_eq!(silent[39].get("/livez").status, 200);
+}
+
+/// tiny_http strands some of a burst behind others; 37 of 50 were answered.
+#[test]
+fn fault_4_a_burst_of_connections_is_answered_while_all_stay() {
+    let kioskd = Kioskd::start(&[]);
+    for _ in 0..4 {
+        let mut clients: Vec<Client> = (0..50).map(|_| kioskd.connect()).collect();
+        for client in &mut clients {
+            client.send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+        }
+        for client in &mut clients {
+            assert_eq!(client.read_response().status, 200);
+        }
+        // They have all stayed, and each is still served.
+        for client in &mut clients {
+            assert_eq!(client.get("/livez").status, 200);
+        }
+    }
+}
+
+/// tiny_http ends its accept loop at the first error, and running out of files is one.
+#[test]
+fn fault_5_running_out_of_files_is_survived() {
+    assert!(
+        on_path("prlimit"),
+        "no prlimit on the PATH: it is in util-linux, where setpriv is"
+    );
+    let mut kioskd = Kioskd::start(&[]);
+    let mut stays = kioskd.connect();
+    assert_eq!(stays.get("/livez").status, 200);
+    let room = kioskd.fd_count() + 5;
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={}", kioskd.pid()))
+        .arg(format!("--nofile={room}:{room}"))
+        .status();
+    assert!(status.expect("prlimit starts").success());
+
+    let mut crowd: Vec<Client> = (0..30).map(|_| kioskd.connect()).collect();
+    for client in &mut crowd {
+        let _ = client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+    }
+    // The last one has no place. It hears so: nobody is left without an end.
+    assert!(crowd.last_mut().is_some_and(Client::is_closed));
+    assert_eq!(stays.get("/livez").status, 200, "who was there is served");
+    drop(crowd);
+    eventually("a new client to be served again", || {
+        let mut client = kioskd.connect();
+        client
+            .try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n")
+            .is_ok()
+            && !client.is_closed()
+            && client.read_response().status == 200
+    });
+    assert!(kioskd.is_running());
+}
+
+/// tiny_http answers `HTTP/2.0` and then turns in a circle: the connection's thread is lost.
+#[test]
+fn fault_6_http_2_is_505_and_the_end() {
+    let kioskd = Kioskd::start(&[("WORKERS", "1")]);
+    for line in ["GET / HTTP/2.0", "GET /livez HTTP/3.0", "PRI * HTTP/2.0"] {
+        let mut client = kioskd.connect();
+        client.send(format!("{line}\r\nHost: kiosk\r\n\r\nSM\r\n\r\n"));
+        let reply = client.read_response();
+        assert_eq!(reply.status, 505, "{line}: {reply:?}");
+        assert!(reply.says_close(), "{reply:?}");
+        assert_eq!(client.read_to_clean_end(), b"");
+        assert_eq!(
+            kioskd.connect().get("/livez").status,
+            200,
+            "the only worker"
+        );
+    }
+}
+
+/// tiny_http guesses where a body ends, and cannot say that a connection closes.
+#[test]
+fn fault_7_framing_is_strict_and_close_is_said() {
+    let kioskd = Kioskd::start(&[]);
+    for fields in [
+        "Content-Length: abc",
+        "Content-Length: 2\r\nContent-Length: 50",
+        "Content-Length: 2\r\nTransfer-Encoding: chunked",
+    ] {
+        let mut client = kioskd.connect();
+        client.send(format!(
+            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n\r\nPOST /items?id=smuggled HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{{}}"
+        ));
+        let reply = client.read_response();
+        assert_eq!(reply.status, 400, "{fields}: {reply:?}");
+        assert!(reply.says_close(), "{fields}: {reply:?}");
+        assert_eq!(client.read_to_clean_end(), b"", "{fields}");
+        for id in ["1", "smuggled"] {
+            assert_eq!(kioskd.connect().get(&format!("/items?id={id}")).status, 404);
+        }
+    }
+    let reply = kioskd
+        .connect()
+        .request("GET", "/livez", &[("Connection", "close")], b"");
+    assert!(reply.says_close(), "{reply:?}");
+}
+
+/// What the plain front sees of a request that tiny_http let pass, it refuses by the same rules, says so, and executes
+/// nothing of it. What tiny_http makes of the bytes behind it is beyond us (fault 7), so nothing follows here.
+#[test]
+fn the_plain_front_refuses_what_it_can_see() {
+    let mut kioskd = Kioskd::start(&[("FRONT", "tiny_http")]);
+    for (start, fields) in [
+        ("POST /items?id=bad HTTP/1.1", "Content-Length: 2\r\n"),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nHost: a\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a, b\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a b\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST http://a/items?id=bad HTTP/1.1",
+            "Host:\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST /items?id=bad#part HTTP/1.1",
+            "Host: a\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: abc\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: +2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: -2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 0x2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 2, 2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length:\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nTransfer-Encoding: gzip\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.1",
+            "Host: a\r\nTransfer-Encoding: identity\r\n",
+        ),
+        (
+            "POST /items?id=bad HTTP/1.0",
+            "Transfer-Encoding: chunked\r\n",
+        ),
+    ] {
+        let mut client = kioskd.connect();
+        client.send(format!("{start}\r\n{fields}\r\n{{}}"));
+        let reply = client.read_response();
+        assert_eq!(reply.status, 400, "{start} {fields:?}: {reply:?}");
+        let (code, detail) = reply.problem();
+        assert_eq!(code, "bad_request", "{start} {fields:?}");
+        assert!(reply.says_close(), "{start} {fields:?}: {reply:?}");
+        let id = reply.header("x-request-id").expect("problem() saw it");
+        kioskd.wait_for_log(id);
+        kioskd.wait_for_log(&format!("refused: {detail}"));
+    }
+    assert_eq!(kioskd.connect().get("/items?id=bad").status, 404);
+}
+
+/// A body that is not what its framing says is refused there too, where tiny_http lets its reader see the fault.
+#[test]
+fn the_plain_front_refuses_a_bad_chunk() {
+    let kioskd = Kioskd::start(&[("FRONT", "tiny_http")]);
+    for body in ["x\r\n{}\r\n0\r\n\r\n", "2\r\n{}0\r\n\r\n"] {
+        let mut client = kioskd.connect();
+        client.send(format!(
+            "POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n{body}"
+        ));
+        client.close_write();
+        let reply = client.read_response();
+        assert_eq!(reply.status, 400, "{body:?}: {reply:?}");
+        assert_eq!(reply.problem().0, "bad_request");
+    }
+    assert_eq!(kioskd.connect().get("/items?id=bad").status, 404);
+}
