@@ -17,7 +17,7 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("stream", &[]),
     ("http", &[]),
     ("resp", &["slab", "stream"]),
-    ("store", &["resp"]),
+    ("store", &["resp", "slab"]),
     ("service", &["http", "store"]),
     (
         "front",

@@ -179,6 +179,25 @@ impl Client {
         self.place(now, key);
     }
 
+    /// Every server that has keys of its own, with a slot that leads to it. Empty while they are
+    /// not known yet.
+    pub fn masters(&self) -> Vec<(u16, Endpoint)> {
+        let endpoint = |key: u64| self.nodes.get(key).map(|node| node.link.endpoint().clone());
+        match &self.guide {
+            Guide::Single(node) => endpoint(*node).map(|e| (0, e)).into_iter().collect(),
+            Guide::Sentinel(watch) => watch
+                .master
+                .and_then(endpoint)
+                .map(|e| (0, e))
+                .into_iter()
+                .collect(),
+            Guide::Cluster(map) => map
+                .first_slots()
+                .filter_map(|(slot, node)| Some((slot, endpoint(node)?)))
+                .collect(),
+        }
+    }
+
     /// The loop saw readiness on one of our tokens.
     pub fn ready(&mut self, event: &Event) {
         for node in self.nodes.iter_mut() {

@@ -216,6 +216,18 @@ impl Map {
         &self.members
     }
 
+    /// Every member that has a slot, with the first it has.
+    pub fn first_slots(&self) -> impl Iterator<Item = (u16, u64)> {
+        let first = |place: usize| {
+            self.owners
+                .iter()
+                .position(|owner| usize::from(*owner) == place)
+        };
+        let found =
+            move |(place, node): (usize, &u64)| Some((u16::try_from(first(place)?).ok()?, *node));
+        self.members.iter().enumerate().filter_map(found)
+    }
+
     /// A new map. `key` gives the key of a node's endpoint.
     pub fn replace(&mut self, rows: &[Row], mut key: impl FnMut(&Endpoint) -> u64) {
         self.members.clear();

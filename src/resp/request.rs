@@ -64,7 +64,7 @@ pub struct Spelling {
 impl Script {
     fn text(&self, plain: bool) -> &'static str {
         match self.text.split_once('\n') {
-            Some((_, rest)) if plain => rest,
+            Some((first, rest)) if plain && first.starts_with("#!") => rest,
             _ => self.text,
         }
     }
@@ -82,8 +82,19 @@ impl Wire {
     pub fn script(script: &'static Script, key: &[u8], arguments: &[&[u8]]) -> Wire {
         let mut words: Vec<&[u8]> = vec![b"1", key];
         words.extend(arguments);
+        Wire::script_of(script, &words)
+    }
+
+    /// A script on no key, that looks at whatever the server has.
+    pub fn script_on_server(script: &'static Script, arguments: &[&[u8]]) -> Wire {
+        let mut words: Vec<&[u8]> = vec![b"0"];
+        words.extend(arguments);
+        Wire::script_of(script, &words)
+    }
+
+    fn script_of(script: &'static Script, words: &[&[u8]]) -> Wire {
         let mut whole = Vec::new();
-        encode(&mut whole, &words);
+        encode(&mut whole, words);
         // Behind the `*n` line the words stand one after the other.
         let at = whole.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
         Wire::Script {

@@ -5,14 +5,15 @@
 //! kept for trying things out.
 //!
 //! ```text
-//! items:  key ─▶ (value, expiry)                 expiry = (Instant, serial), unique
+//! items:  key ─▶ (value, expiry), in order       expiry = (Instant, serial), unique
 //! queue:  expiry ─▶ key, earliest first          so the next thing to expire is the first entry
 //! bytes:  keys + values + ENTRY_BYTES for each   never above `MEMORY_MAX_BYTES`
 //! ```
 
 use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ impl Memory {
     /// An empty store that refuses writes beyond `bytes_max` (`MEMORY_MAX_BYTES`, 64 MiB).
     pub fn new(bytes_max: usize) -> Memory {
         let table = Table {
-            items: HashMap::new(),
+            items: BTreeMap::new(),
             queue: BTreeMap::new(),
             serial: 0,
             bytes: 0,
@@ -84,7 +85,7 @@ type Expiry = (Instant, u64);
 
 #[derive(Debug)]
 struct Table {
-    items: HashMap<Arc<[u8]>, Entry>,
+    items: BTreeMap<Arc<[u8]>, Entry>,
     queue: BTreeMap<Expiry, Arc<[u8]>>,
     serial: u64,
     bytes: usize,
@@ -125,6 +126,12 @@ impl Table {
                 Ok(Answer::Deleted(there))
             }
             Command::Take { key, window } => self.take(now, &key, window),
+            Command::Scan {
+                prefix,
+                cursor,
+                limit,
+            } => Ok(self.scan(now, &prefix, cursor, limit)),
+            Command::GetMany { keys, bytes_max } => Ok(self.get_many(now, &keys, bytes_max)),
             Command::Ping => Ok(Answer::Pong),
         }
     }
@@ -179,6 +186,40 @@ impl Table {
             count,
             resets_in: until - now,
         })
+    }
+
+    /// The table is in order, so the cursor is the last key of the page before.
+    fn scan(&self, now: Instant, prefix: &[u8], cursor: Option<Vec<u8>>, limit: usize) -> Answer {
+        if cursor.as_ref().is_some_and(|c| !c.starts_with(prefix)) {
+            return Answer::BadCursor;
+        }
+        let from = match &cursor {
+            Some(last) => Bound::Excluded(last.as_slice()),
+            None => Bound::Included(prefix),
+        };
+        let entries = self.items.range::<[u8], _>((from, Bound::Unbounded));
+        let entries = entries.take_while(|(key, _)| key.starts_with(prefix));
+        let mut live = entries.filter(|(_, entry)| entry.expiry.0 > now);
+        let keys: Vec<_> = live
+            .by_ref()
+            .take(limit)
+            .map(|(key, e)| (key.to_vec(), Some(e.expiry.0 - now)))
+            .collect();
+        let next = live.next().and(keys.last()).map(|(key, _)| key.clone());
+        Answer::Page { keys, next }
+    }
+
+    fn get_many(&self, now: Instant, keys: &[Vec<u8>], bytes_max: usize) -> Answer {
+        let found: Vec<Option<&Entry>> = keys.iter().map(|key| self.live(now, key)).collect();
+        if found.iter().flatten().map(|e| e.value.len()).sum::<usize>() > bytes_max {
+            return Answer::TooLarge;
+        }
+        Answer::Values(
+            found
+                .into_iter()
+                .map(|e| e.map(|e| e.value.clone()))
+                .collect(),
+        )
     }
 
     fn holds(&self, now: Instant, key: &[u8], when: &When) -> bool {

@@ -7,8 +7,8 @@
 //!                          next_deadline()                  when it wants to be called at the latest
 //! ```
 //!
-//! Commands name one key each, so that they work on a cluster, and a store for another backend is
-//! an afternoon's work: [`noop`] is the shortest, [`memory`] the one that runs with nothing
+//! Commands name one key each (but for the two that read many), so that they work on a cluster, and
+//! a store for another backend is an afternoon's work: [`noop`] is the shortest, [`memory`] the one that runs with nothing
 //! installed, [`redis`] the one that matters. All of them pass the one contract in
 //! `tests/store_contract.rs`. A session belongs to one thread and does no locking of its own.
 
@@ -109,6 +109,22 @@ pub enum Command {
         /// The window's length; it starts at the first use.
         window: Duration,
     },
+    /// A page of the keys that begin with `prefix`, in an order of the store's own.
+    Scan {
+        /// What the keys begin with.
+        prefix: Vec<u8>,
+        /// Where the last page ended, in the store's own words; `None` to begin.
+        cursor: Option<Vec<u8>>,
+        /// Keys in the page, at the most.
+        limit: usize,
+    },
+    /// The values under many keys, in one round trip to each server that has some.
+    GetMany {
+        /// The whole keys.
+        keys: Vec<Vec<u8>>,
+        /// All values together may be this large.
+        bytes_max: usize,
+    },
     /// A round trip that proves the store can serve.
     Ping,
 }
@@ -144,6 +160,20 @@ pub enum Answer {
         /// Time to the next window.
         resets_in: Duration,
     },
+    /// To `Scan`: keys with what is left of their time (`None`: they live for ever), and where the
+    /// next page begins; `None` at the end. A page may be empty before that.
+    Page {
+        /// The keys.
+        keys: Vec<(Vec<u8>, Option<Duration>)>,
+        /// Where to go on.
+        next: Option<Vec<u8>>,
+    },
+    /// To `Scan`: this cursor is none of ours.
+    BadCursor,
+    /// To `GetMany`: a value or its absence for each key, in order.
+    Values(Vec<Option<Vec<u8>>>),
+    /// To `GetMany`: they are larger than allowed.
+    TooLarge,
     /// To `Ping`.
     Pong,
 }

@@ -56,6 +56,11 @@ fn answer(command: &Command) -> Result<Answer, StoreError> {
             count: 1,
             resets_in: Duration::from_millis(window.as_millis() as u64),
         },
+        Command::Scan { .. } => Answer::Page {
+            keys: Vec::new(),
+            next: None,
+        },
+        Command::GetMany { keys, .. } => Answer::Values(vec![None; keys.len()]),
         Command::Ping => Answer::Pong,
     })
 }

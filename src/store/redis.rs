@@ -9,12 +9,16 @@
 //! Delete Always           DEL key
 //! Delete Present          a script, as Unchanged: so that "was not there" is an answer
 //! Take                    a script: INCR, and PEXPIRE on the first
+//! Scan                    a script around SCAN                   see [`scan`]
+//! GetMany                 many GETs in one write
 //! Ping                    SET item: "" PX 1 XX          a write that never happens
 //! ```
 //!
 //! Value and time to live always go in one command: a crash between two would leave a key that
 //! lives for ever. Scripts begin with `#!lua`: without it a replica that was a master a moment ago
 //! judges the condition on stale data and says "no"; with it, it says READONLY.
+
+pub mod scan;
 
 use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
 use crate::resp::client::{Client, Target};
@@ -23,7 +27,9 @@ use crate::resp::connection::Shape;
 use crate::resp::link::{Options as LinkOptions, Wires};
 use crate::resp::remedy::is_passing;
 use crate::resp::request::{Failure, Outcome, Request, Script, Wire};
+use crate::slab::Slab;
 use mio::event::Event;
+use scan::Scan;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
@@ -66,8 +72,14 @@ return {n, redis.call('PTTL', KEYS[1])}",
 };
 
 /// The scripts, for the test that asks a real server for their names.
-pub fn scripts() -> [&'static Script; 4] {
-    [&SET_UNCHANGED, &DELETE_UNCHANGED, &DELETE_PRESENT, &TAKE]
+pub fn scripts() -> [&'static Script; 5] {
+    [
+        &SET_UNCHANGED,
+        &DELETE_UNCHANGED,
+        &DELETE_PRESENT,
+        &TAKE,
+        &scan::SCAN,
+    ]
 }
 
 /// The key of no item, since an id has a byte at least; but with an item's prefix, so that whoever
@@ -123,6 +135,8 @@ impl Store for Redis {
         Ok(Box::new(RedisSession {
             client,
             outcomes: Vec::new(),
+            asked: Slab::default(),
+            bulks: Slab::default(),
             early: Vec::new(),
         }))
     }
@@ -131,28 +145,49 @@ impl Store for Redis {
 struct RedisSession {
     client: Client,
     outcomes: Vec<Outcome>,
+    /// What each request to the client is for.
+    asked: Slab<Asked>,
+    /// Bulk reads under way.
+    bulks: Slab<Bulk>,
     /// Answered without asking.
     early: Done,
 }
 
+enum Asked {
+    /// The command of this tag, as a whole.
+    Whole(Tag),
+    /// A page for this tag.
+    Page(Tag, Scan),
+    /// One value of a bulk read.
+    Part { bulk: u64, place: usize },
+}
+
+struct Bulk {
+    tag: Tag,
+    values: Vec<Option<Vec<u8>>>,
+    missing: usize,
+    bytes: usize,
+    bytes_max: usize,
+    error: Option<StoreError>,
+}
+
 impl Session for RedisSession {
     fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
-        match wire(&command) {
-            Some((command, shape, slot)) => {
-                let read_only = matches!(shape, Shape::Value | Shape::Probe);
-                self.client.submit(
-                    now,
-                    Request {
-                        tag,
-                        command,
-                        shape,
-                        slot,
-                        read_only,
-                        deadline,
-                    },
-                );
+        match command {
+            Command::Scan {
+                prefix,
+                cursor,
+                limit,
+            } => self.scan(now, tag, &prefix, cursor.as_deref(), limit, deadline),
+            Command::GetMany { keys, bytes_max } => {
+                self.get_many(now, tag, &keys, bytes_max, deadline)
             }
-            None => self.early.push((tag, Ok(Answer::Unmet))),
+            command => match wire(&command) {
+                Some((wire, shape, slot)) => {
+                    self.ask(now, Asked::Whole(tag), wire, shape, slot, deadline)
+                }
+                None => self.early.push((tag, Ok(Answer::Unmet))),
+            },
         }
     }
 
@@ -161,18 +196,151 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, now: Instant, done: &mut Done) {
-        done.append(&mut self.early);
         self.client.progress(now, &mut self.outcomes);
-        done.extend(
-            self.outcomes
-                .drain(..)
-                .map(|(tag, shape, result)| (tag, answer(shape, result))),
-        );
+        let mut outcomes = std::mem::take(&mut self.outcomes);
+        for (key, shape, result) in outcomes.drain(..) {
+            match self.asked.remove(key) {
+                Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
+                Some(Asked::Page(tag, scan)) => done.push((tag, page(scan, result))),
+                Some(Asked::Part { bulk, place }) => self.part(bulk, place, answer(shape, result)),
+                None => {}
+            }
+        }
+        self.outcomes = outcomes;
+        done.append(&mut self.early);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         self.client.next_deadline()
     }
+}
+
+impl RedisSession {
+    fn ask(
+        &mut self,
+        now: Instant,
+        asked: Asked,
+        command: Wire,
+        shape: Shape,
+        slot: Option<u16>,
+        deadline: Instant,
+    ) {
+        let read_only = matches!(shape, Shape::Value | Shape::Probe | Shape::Any);
+        let tag = self.asked.insert(asked);
+        self.client.submit(
+            now,
+            Request {
+                tag,
+                command,
+                shape,
+                slot,
+                read_only,
+                deadline,
+            },
+        );
+    }
+
+    fn scan(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        prefix: &[u8],
+        cursor: Option<&[u8]>,
+        limit: usize,
+        deadline: Instant,
+    ) {
+        let masters = self.client.masters();
+        let early = match Scan::begin(prefix, cursor, limit, &masters) {
+            Some(Some((scan, slot, wire))) => {
+                return self.ask(
+                    now,
+                    Asked::Page(tag, scan),
+                    wire,
+                    Shape::Any,
+                    Some(slot),
+                    deadline,
+                );
+            }
+            None => Ok(Answer::BadCursor),
+            Some(None) if masters.is_empty() => Err(StoreError::Unavailable(
+                "its servers are not known yet".to_owned(),
+            )),
+            Some(None) => Ok(Answer::Page {
+                keys: Vec::new(),
+                next: None,
+            }),
+        };
+        self.early.push((tag, early));
+    }
+
+    /// As many GETs, which go out in one write: one round trip, and on a cluster each finds its node.
+    fn get_many(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        keys: &[Vec<u8>],
+        bytes_max: usize,
+        deadline: Instant,
+    ) {
+        let values = vec![None; keys.len()];
+        let bulk = self.bulks.insert(Bulk {
+            tag,
+            values,
+            missing: keys.len(),
+            bytes: 0,
+            bytes_max,
+            error: None,
+        });
+        for (place, key) in keys.iter().enumerate() {
+            let get = Wire::plain(&[b"GET", key]);
+            self.ask(
+                now,
+                Asked::Part { bulk, place },
+                get,
+                Shape::Value,
+                Request::slot_of(key),
+                deadline,
+            );
+        }
+    }
+
+    fn part(&mut self, key: u64, place: usize, answer: Result<Answer, StoreError>) {
+        let Some(bulk) = self.bulks.get_mut(key) else {
+            return;
+        };
+        bulk.missing -= 1;
+        match answer {
+            Ok(Answer::Value(value)) => {
+                bulk.bytes += value.as_ref().map_or(0, Vec::len);
+                // Beyond the bound nothing is kept: it will not be given anyway.
+                if bulk.bytes <= bulk.bytes_max {
+                    bulk.values[place] = value;
+                } else {
+                    bulk.values.fill(None);
+                }
+            }
+            Ok(_) => {}
+            Err(e) => bulk.error = Some(e),
+        }
+        if bulk.missing == 0
+            && let Some(bulk) = self.bulks.remove(key)
+        {
+            let answer = match bulk.error {
+                Some(e) => Err(e),
+                None if bulk.bytes > bulk.bytes_max => Ok(Answer::TooLarge),
+                None => Ok(Answer::Values(bulk.values)),
+            };
+            self.early.push((bulk.tag, answer));
+        }
+    }
+}
+
+fn page(scan: Scan, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
+    let reply = reply(result)?;
+    let wrong = || StoreError::Refused("a reply of the wrong type".to_owned());
+    scan.end(reply)
+        .map(|(keys, next)| Answer::Page { keys, next })
+        .ok_or_else(wrong)
 }
 
 /// The command on the wire, the shape of its reply, and its slot; `None` for the one that can
@@ -223,6 +391,8 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Option<u16>)> {
                 Shape::Pair,
             )
         }
+        // These are asked in their own ways.
+        Command::Scan { .. } | Command::GetMany { .. } => return None,
         // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
         // refused there before its condition is looked at, and XX never holds.
         Command::Ping => (
@@ -272,18 +442,8 @@ fn millis(t: Duration) -> u64 {
 
 /// The connection has checked that reply and shape belong together.
 fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
-    let reply = result.map_err(|failure| match failure {
-        Failure::Timeout => StoreError::Timeout,
-        Failure::Unreachable(why) => StoreError::Unreachable(why),
-        Failure::Broken(why) => StoreError::Broken(why),
-        Failure::Overloaded => StoreError::Overloaded,
-        Failure::Refused(why) => StoreError::Refused(why),
-    })?;
+    let reply = reply(result)?;
     Ok(match (shape, reply) {
-        (_, Reply::Error(e)) if is_passing(&e) => {
-            return Err(StoreError::Unavailable(e.to_string()));
-        }
-        (_, Reply::Error(e)) => return Err(StoreError::Refused(e.to_string())),
         (_, Reply::TooLarge(n)) => {
             return Err(StoreError::Refused(format!(
                 "a value of {n} bytes is larger than any document of ours"
@@ -311,4 +471,18 @@ fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreE
             )));
         }
     })
+}
+
+/// The reply, unless it is an error or there is none. Errors that pass by themselves are 503.
+fn reply(result: Result<Reply, Failure>) -> Result<Reply, StoreError> {
+    match result {
+        Ok(Reply::Error(e)) if is_passing(&e) => Err(StoreError::Unavailable(e.to_string())),
+        Ok(Reply::Error(e)) => Err(StoreError::Refused(e.to_string())),
+        Ok(reply) => Ok(reply),
+        Err(Failure::Timeout) => Err(StoreError::Timeout),
+        Err(Failure::Unreachable(why)) => Err(StoreError::Unreachable(why)),
+        Err(Failure::Broken(why)) => Err(StoreError::Broken(why)),
+        Err(Failure::Overloaded) => Err(StoreError::Overloaded),
+        Err(Failure::Refused(why)) => Err(StoreError::Refused(why)),
+    }
 }
