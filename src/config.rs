@@ -71,6 +71,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ),
     ("MAX_TTL", "7d", "the most that ?ttl= may ask for"),
     (
+        "IDEMPOTENCY_TTL",
+        "24h",
+        "how long the outcome under an Idempotency-Key is kept",
+    ),
+    (
         "MEMORY_MAX_BYTES",
         "67108864",
         "the memory store refuses writes beyond it",
@@ -242,7 +247,11 @@ impl Env<'_> {
                     AccessLog::Errors,
                 ),
             },
-            service: self.service(body_bytes_max),
+            service: self.service(
+                body_bytes_max,
+                request_timeout,
+                context(&pod_name, &namespace),
+            ),
             store: self.store(body_bytes_max, request_timeout),
             log: self.log(&pod_name, &namespace),
             drain_delay: self.duration_or_zero("DRAIN_DELAY", Duration::ZERO),
@@ -252,13 +261,23 @@ impl Env<'_> {
         }
     }
 
-    fn service(&mut self, body_bytes_max: usize) -> service::Options {
+    fn service(
+        &mut self,
+        body_bytes_max: usize,
+        request_timeout: Duration,
+        context: Vec<(&'static str, String)>,
+    ) -> service::Options {
         let minutes = |n: u64| Duration::from_secs(n * 60);
         service::Options {
             item_ttl: self.duration("ITEM_TTL", minutes(30)),
             session_ttl: self.duration("SESSION_TTL", minutes(30)),
             max_ttl: self.duration("MAX_TTL", minutes(7 * 24 * 60)),
+            idempotency_ttl: self.duration("IDEMPOTENCY_TTL", minutes(24 * 60)),
+            request_timeout,
             body_bytes_max,
+            // `main` knows it when the store is chosen.
+            store: "",
+            context,
         }
     }
 
@@ -463,11 +482,7 @@ impl Env<'_> {
             filter = "info".to_owned();
         }
         let json = self.one_of("LOG_FORMAT", &[("text", false), ("json", true)], false);
-        let context = [("pod", pod_name), ("namespace", namespace)];
-        let context = context
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.clone()?)))
-            .collect();
+        let context = context(pod_name, namespace);
         log::Options {
             filter,
             json,
@@ -552,6 +567,14 @@ impl Env<'_> {
             expected: expected.to_owned(),
         });
     }
+}
+
+fn context(pod_name: &Option<String>, namespace: &Option<String>) -> Vec<(&'static str, String)> {
+    let context = [("pod", pod_name), ("namespace", namespace)];
+    context
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.clone()?)))
+        .collect()
 }
 
 /// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`. A year at most.

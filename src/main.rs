@@ -141,7 +141,9 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Fron
         Kind::TinyHttp => config.front.request_timeout + config.front.body_timeout,
     };
     let board = Arc::new(Board::new(config.front.workers, tick));
-    let service = Service::new(config.service.clone(), {
+    let mut options = config.service.clone();
+    options.store = store.kind();
+    let service = Service::new(options, {
         let (board, lifecycle) = (Arc::clone(&board), Arc::clone(lifecycle));
         move || Vitals {
             ready: lifecycle.state() == State::Ready,

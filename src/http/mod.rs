@@ -34,7 +34,7 @@ pub use error::ParseError;
 pub use head::{HeadLimits, HeadParser};
 pub use message::{Head, Request};
 pub use print::{CONTINUE, Printing, print};
-pub use problem::{checked_header, empty, header, json, problem, text};
+pub use problem::{checked_header, empty, header, json, problem, take_body, text, with_body};
 pub use target::{BadEscape, Target, percent_decode, query_pairs, query_values};
 pub use tiny_http::{HTTPVersion, Header, Method, StatusCode};
 

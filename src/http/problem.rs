@@ -42,6 +42,20 @@ pub fn empty(status: u16) -> Response {
     response(status, None, Vec::new())
 }
 
+/// Takes the body out of a response, to look at it.
+pub fn take_body(response: Response) -> (Response, Vec<u8>) {
+    let (status, headers) = (response.status_code(), response.headers().to_vec());
+    let body = response.into_reader().into_inner();
+    let rest = Response::new(status, headers, Cursor::new(Vec::new()), Some(0), None);
+    (rest, body)
+}
+
+/// Puts a body into a response, in place of the one it has.
+pub fn with_body(response: Response, body: Vec<u8>) -> Response {
+    let length = body.len();
+    response.with_data(Cursor::new(body), Some(length))
+}
+
 /// A header of our own making. Panics on text a header cannot hold; for text that came from
 /// outside there is `checked_header`.
 pub fn header(name: &'static str, value: &str) -> Header {

@@ -11,16 +11,25 @@
 //! Read [`step`] first (how a handler asks the store without calling it), then this file, then
 //! [`items`].
 
+pub mod condition;
+pub mod describe;
+pub mod document;
 pub mod etag;
 pub mod health;
+pub mod id;
+pub mod idempotency;
 pub mod items;
+pub mod list;
 pub mod metrics;
+pub mod patch;
 pub mod problem;
 pub mod step;
 pub mod trace;
 
 use crate::http::{self, Framing, Head, Method, Request, Response};
-use items::{Collection, ItemCall};
+use id::Collection;
+use items::ItemCall;
+use list::ListCall;
 use metrics::{Metrics, Shard};
 use problem::Problem;
 use std::fmt;
@@ -38,6 +47,14 @@ pub struct Options {
     pub session_ttl: Duration,
     /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
     pub max_ttl: Duration,
+    /// `memory`, `noop` or `redis`, for `/version`.
+    pub store: &'static str,
+    /// Kubernetes' name for this replica and where it is, for `/version`.
+    pub context: Vec<(&'static str, String)>,
+    /// How long the outcome of a request with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
+    pub idempotency_ttl: Duration,
+    /// How long a request may take (`REQUEST_TIMEOUT`, 2 s): so long may it hold its key.
+    pub request_timeout: Duration,
     /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
     /// length before any of it is read.
     pub body_bytes_max: usize,
@@ -93,6 +110,10 @@ pub struct Call(Route);
 #[derive(Debug)]
 enum Route {
     Item(ItemCall),
+    List(ListCall),
+    Bulk,
+    Version,
+    OpenApi,
     Live,
     Ready { verbose: bool },
     Metrics,
@@ -146,34 +167,50 @@ impl Service {
         }
         if head.target.is_asterisk() {
             return Ok(Call(Route::Options {
-                allow: "GET, HEAD, POST, OPTIONS",
+                allow: items::ALLOW,
             }));
         }
-        let path = head.target.path();
-        let probe = match path {
-            "/livez" | "/healthz" => Route::Live,
-            "/readyz" | "/ready" => Route::Ready {
+        let resource = Resource::of(head.target.path()).ok_or(UNKNOWN)?;
+        let allow = resource.allow();
+        if head.method == Method::Options {
+            return Ok(Call(Route::Options { allow }));
+        }
+        if !allow
+            .split(", ")
+            .any(|method| method == head.method.as_str())
+        {
+            return Err(Problem::method_not_allowed(allow));
+        }
+        self.route(head, resource).map(Call)
+    }
+
+    fn route(&self, head: &Head, resource: Resource) -> Result<Route, Problem> {
+        Ok(match resource {
+            Resource::Live => Route::Live,
+            Resource::Ready => Route::Ready {
                 verbose: health::verbose(head),
             },
-            "/metrics" => Route::Metrics,
-            _ => {
-                let (collection, rest) = Collection::of(path).ok_or(UNKNOWN)?;
-                return match allowed(&head.method, collection.allow())? {
-                    Some(options) => Ok(Call(options)),
-                    None => ItemCall::read(&self.options, head, collection, rest)
-                        .map(|call| Call(Route::Item(call))),
-                };
+            Resource::Metrics => Route::Metrics,
+            Resource::Version => Route::Version,
+            Resource::OpenApi => Route::OpenApi,
+            Resource::Bulk => Route::Bulk,
+            Resource::Item(Collection::Items, None) if ListCall::is_meant(head) => {
+                Route::List(ListCall::read(head)?)
             }
-        };
-        Ok(Call(
-            allowed(&head.method, "GET, HEAD, OPTIONS")?.unwrap_or(probe),
-        ))
+            Resource::Item(collection, in_path) => {
+                Route::Item(ItemCall::read(&self.options, head, collection, in_path)?)
+            }
+        })
     }
 
     /// Runs an admitted request, now that its body is there.
     pub fn perform(&self, Call(route): Call, body: Vec<u8>) -> Step {
         match route {
             Route::Item(call) => call.perform(body),
+            Route::List(call) => call.perform(),
+            Route::Bulk => list::bulk(&body),
+            Route::Version => Step::Done(Ok(describe::version(&self.options))),
+            Route::OpenApi => Step::Done(Ok(describe::openapi())),
             Route::Live => health::live((self.vitals)()),
             Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
             Route::Metrics => Step::Done(Ok(self.scrape())),
@@ -217,14 +254,57 @@ impl Service {
     }
 }
 
-/// Whether the path has the method: `None` to go on, the answer to OPTIONS, or 405.
-fn allowed(method: &Method, allow: &'static str) -> Result<Option<Route>, Problem> {
-    if *method == Method::Options {
-        return Ok(Some(Route::Options { allow }));
+/// What a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resource<'a> {
+    Live,
+    Ready,
+    Metrics,
+    Version,
+    OpenApi,
+    Bulk,
+    /// An item, or a page of them; the raw id when the path has one.
+    Item(Collection, Option<&'a str>),
+}
+
+/// Every path, as the OpenAPI document spells it; a test holds the two together.
+pub const PATHS: [&str; 12] = [
+    "/items",
+    "/items/{id}",
+    "/items/_get",
+    "/sess",
+    "/sess/{sid}",
+    "/livez",
+    "/healthz",
+    "/readyz",
+    "/ready",
+    "/metrics",
+    "/version",
+    "/openapi.json",
+];
+
+impl<'a> Resource<'a> {
+    fn of(path: &'a str) -> Option<Resource<'a>> {
+        Some(match path {
+            "/livez" | "/healthz" => Resource::Live,
+            "/readyz" | "/ready" => Resource::Ready,
+            "/metrics" => Resource::Metrics,
+            "/version" => Resource::Version,
+            "/openapi.json" => Resource::OpenApi,
+            "/items/_get" => Resource::Bulk,
+            _ => {
+                let (collection, in_path) = Collection::of(path)?;
+                Resource::Item(collection, in_path)
+            }
+        })
     }
-    match allow.split(", ").any(|m| m == method.as_str()) {
-        true => Ok(None),
-        false => Err(Problem::method_not_allowed(allow)),
+
+    fn allow(self) -> &'static str {
+        match self {
+            Resource::Bulk => "POST, OPTIONS",
+            Resource::Item(..) => items::ALLOW,
+            _ => "GET, HEAD, OPTIONS",
+        }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
+    /// `Idempotency-Replayed`: this is what the first request was told.
+    pub replayed: bool,
 }
 
 impl Problem {
@@ -31,6 +33,15 @@ impl Problem {
             detail: Cow::Borrowed(detail),
             allow: None,
             retry_after: None,
+            replayed: false,
+        }
+    }
+
+    /// The same, to a request that came before.
+    pub fn replayed(self) -> Problem {
+        Problem {
+            replayed: true,
+            ..self
         }
     }
 
@@ -67,6 +78,9 @@ impl Problem {
         let mut response = http::problem(self.status, self.code, &self.detail, request_id);
         if let Some(allow) = self.allow {
             response.add_header(http::header("Allow", allow));
+        }
+        if self.replayed {
+            response.add_header(http::header("Idempotency-Replayed", "true"));
         }
         if let Some(seconds) = self.retry_after {
             response.add_header(http::header("Retry-After", &seconds.to_string()));

@@ -36,6 +36,14 @@ impl Step {
     ) -> Step {
         Step::Ask(command, Box::new(next))
     }
+
+    /// Goes on with `next` when the outcome is there: how one rule wraps another.
+    pub fn then(self, next: impl FnOnce(Outcome) -> Step + Send + 'static) -> Step {
+        match self {
+            Step::Done(outcome) => next(outcome),
+            Step::Ask(command, go_on) => Step::ask(command, move |answer| go_on(answer).then(next)),
+        }
+    }
 }
 
 impl fmt::Debug for Step {

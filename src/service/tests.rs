@@ -315,7 +315,7 @@ fn a_bad_id_is_refused_in_either_form() {
         "/items/7?id=7",
         "/items/7?id=",
         "/sess/7?sid=8",
-        "/items/_get",
+        "/items/_put",
         "/sess/_",
         // An escaped unreserved character is that character (RFC 3986 §6.2.2.2), and a proxy may
         // write it so: both must mean the same.
@@ -331,7 +331,7 @@ fn a_bad_id_is_refused_in_either_form() {
 
 #[test]
 fn an_id_has_up_to_512_bytes() {
-    let max = items::ID_BYTES_MAX;
+    let max = id::ID_BYTES_MAX;
     assert_eq!(max, 512);
     for (n, fits) in [(1, true), (max - 1, true), (max, true), (max + 1, false)] {
         // Bytes are counted after decoding: escapes make the target longer, not the id.
@@ -463,7 +463,7 @@ fn an_unknown_path_is_404() {
 
 #[test]
 fn a_method_the_path_does_not_have_is_405_with_the_ones_it_has() {
-    let items = Collection::Items.allow();
+    let items = items::ALLOW;
     let probe = "GET, HEAD, OPTIONS";
     for (method, target, allow) in [
         ("TRACE", "/items/7", items),
@@ -496,11 +496,11 @@ fn a_method_nobody_defined_is_501_on_every_path() {
 #[test]
 fn options_lists_the_methods_and_asks_nothing() {
     for (target, allow) in [
-        ("/items/7", Collection::Items.allow()),
+        ("/items/7", items::ALLOW),
         // The methods of a path do not depend on whether the id is any good.
-        ("/items", Collection::Items.allow()),
-        ("/items/%00", Collection::Items.allow()),
-        ("/sess/7", Collection::Sessions.allow()),
+        ("/items", items::ALLOW),
+        ("/items/%00", items::ALLOW),
+        ("/sess/7", items::ALLOW),
         ("/livez", "GET, HEAD, OPTIONS"),
         ("/readyz", "GET, HEAD, OPTIONS"),
     ] {
@@ -714,6 +714,10 @@ fn a_request_that_could_not_be_read_is_sealed_all_the_same() {
 
 fn options() -> Options {
     Options {
+        idempotency_ttl: Duration::from_secs(86_400),
+        request_timeout: Duration::from_secs(2),
+        store: "memory",
+        context: Vec::new(),
         item_ttl: ITEM_TTL,
         session_ttl: SESSION_TTL,
         max_ttl: MAX_TTL,

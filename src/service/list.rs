@@ -1,0 +1,266 @@
+//! Many items at once: a page of ids, and a bulk read.
+//!
+//! ```text
+//! GET /items?prefix=a&limit=2   ─▶ Scan item:a…   ─▶ {"items":[{"id":"a1","ttl":1799},…],"cursor":"…"}
+//!                                                    Link: </items?prefix=a&limit=2&cursor=…>; rel="next"
+//! POST /items/_get {"ids":[…]}  ─▶ GetMany        ─▶ {"items":[{"id":"a1","etag":"…","item":{…}},null]}
+//! ```
+//!
+//! A page has at most `limit` ids, and may have fewer, or none, with more to come: only a missing
+//! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
+//! twice. The cursor is opaque, and good for the same prefix only.
+
+use super::document::is_json;
+use super::etag::etag;
+use super::id::{BAD_ID, Collection, checked, push_percent_encoded};
+use super::problem::{Problem, unexpected};
+use super::step::{Outcome, Step};
+use crate::http::{self, Head, Method, header};
+use crate::store::{Answer, Command};
+use serde_json::Value;
+
+const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit");
+const BAD_PREFIX: Problem = Problem::new(400, "bad_prefix", "bad prefix");
+const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
+const BAD_IDS: Problem = Problem::new(
+    400,
+    "bad_ids",
+    "bad ids: {\"ids\":[…]} with 1 to 1000 of them",
+);
+const TOO_MUCH: Problem = Problem::new(
+    413,
+    "bulk_too_large",
+    "these documents are too large together: ask for fewer",
+);
+
+/// Ids in a page, and documents in a bulk read.
+pub const LIMIT_MAX: usize = 1000;
+const LIMIT: usize = 100;
+
+/// All documents of a bulk read together; one byte more is 413. Sixteen of the largest.
+pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A cursor is never longer than this: it has to fit into a request target.
+const CURSOR_BYTES_MAX: usize = 4096;
+
+/// A page of ids.
+#[derive(Debug)]
+pub struct ListCall {
+    prefix: String,
+    limit: usize,
+    cursor: Option<Vec<u8>>,
+}
+
+impl ListCall {
+    /// Whether the query asks for a page: any of the three, and no id.
+    pub fn is_meant(head: &Head) -> bool {
+        let query = head.target.query().unwrap_or("");
+        let reads = matches!(head.method, Method::Get | Method::Head);
+        let has = |name| http::query_values(query, name).next().is_some();
+        reads && !has("id") && (has("prefix") || has("limit") || has("cursor"))
+    }
+
+    /// Reads the query.
+    ///
+    /// # Errors
+    /// 400 for what cannot be meant.
+    pub fn read(head: &Head) -> Result<ListCall, Problem> {
+        let query = head.target.query().unwrap_or("");
+        let prefix = match one(query, "prefix", &BAD_PREFIX)? {
+            Some(prefix) if !prefix.is_empty() => checked(prefix).map_err(|_| BAD_PREFIX)?,
+            _ => String::new(),
+        };
+        let limit = match one(query, "limit", &BAD_LIMIT)? {
+            Some(digits) if digits.len() <= 4 && digits.iter().all(u8::is_ascii_digit) => {
+                let n = String::from_utf8_lossy(&digits)
+                    .parse()
+                    .map_err(|_| BAD_LIMIT)?;
+                if n == 0 || n > LIMIT_MAX {
+                    return Err(BAD_LIMIT);
+                } else {
+                    n
+                }
+            }
+            Some(_) => return Err(BAD_LIMIT),
+            None => LIMIT,
+        };
+        let cursor = match one(query, "cursor", &BAD_CURSOR)? {
+            Some(hex) if !hex.is_empty() => Some(from_hex(&hex).ok_or(BAD_CURSOR)?),
+            _ => None,
+        };
+        Ok(ListCall {
+            prefix,
+            limit,
+            cursor,
+        })
+    }
+
+    /// Asks for the page.
+    pub fn perform(self) -> Step {
+        let collection = Collection::Items;
+        let scan = Command::Scan {
+            prefix: collection.key(&self.prefix),
+            cursor: self.cursor.clone(),
+            limit: self.limit,
+        };
+        Step::ask(scan, move |answer| {
+            Step::Done(match answer {
+                Ok(Answer::Page { keys, next }) => Ok(self.page(&keys, next)),
+                Ok(Answer::BadCursor) => Err(BAD_CURSOR),
+                Ok(other) => Err(unexpected(&other)),
+                Err(e) => Err(e.into()),
+            })
+        })
+    }
+
+    fn page(
+        &self,
+        keys: &[(Vec<u8>, Option<std::time::Duration>)],
+        next: Option<Vec<u8>>,
+    ) -> http::Response {
+        let mut text = String::from("{\"items\":[");
+        let at = Collection::Items.key_prefix().len();
+        for (key, left) in keys {
+            // What somebody else put there under a name that no request of ours can spell.
+            let Ok(id) = checked(key.get(at..).unwrap_or_default().to_vec()) else {
+                continue;
+            };
+            if !text.ends_with('[') {
+                text.push(',');
+            }
+            text.push_str(&format!("{{\"id\":{},\"ttl\":", Value::from(id)));
+            match left {
+                // Up, so that what is there has at least one second.
+                Some(left) => text.push_str(&left.as_millis().div_ceil(1000).to_string()),
+                None => text.push_str("null"),
+            }
+            text.push('}');
+        }
+        text.push_str("],\"cursor\":");
+        let next = next.map(|cursor| to_hex(&cursor));
+        text.push_str(
+            &next
+                .as_ref()
+                .map_or("null".to_owned(), |cursor| format!("\"{cursor}\"")),
+        );
+        text.push('}');
+        let response =
+            http::json(200, text.into_bytes()).with_header(header("Cache-Control", "no-store"));
+        match next {
+            Some(cursor) => response.with_header(header("Link", &self.link(&cursor))),
+            None => response,
+        }
+    }
+
+    fn link(&self, cursor: &str) -> String {
+        let mut link = String::from("</items?prefix=");
+        push_percent_encoded(&mut link, &self.prefix);
+        link + &format!("&limit={}&cursor={cursor}>; rel=\"next\"", self.limit)
+    }
+}
+
+/// The one value of a parameter.
+fn one(query: &str, name: &str, problem: &Problem) -> Result<Option<Vec<u8>>, Problem> {
+    let mut values = http::query_values(query, name);
+    let value = values.next().transpose().map_err(|_| problem.clone())?;
+    if values.next().is_some() {
+        Err(problem.clone())
+    } else {
+        Ok(value)
+    }
+}
+
+/// `POST /items/_get`.
+pub fn bulk(body: &[u8]) -> Step {
+    let ids = match ids(body) {
+        Ok(ids) => ids,
+        Err(problem) => return problem.into(),
+    };
+    let keys = ids.iter().map(|id| Collection::Items.key(id)).collect();
+    Step::ask(
+        Command::GetMany {
+            keys,
+            bytes_max: BULK_BYTES_MAX,
+        },
+        move |answer| {
+            Step::Done(match answer {
+                Ok(Answer::Values(values)) => found(&ids, &values),
+                Ok(Answer::TooLarge) => Err(TOO_MUCH),
+                Ok(other) => Err(unexpected(&other)),
+                Err(e) => Err(e.into()),
+            })
+        },
+    )
+}
+
+fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
+    let body: Value = serde_json::from_slice(body).map_err(|_| super::document::BAD_JSON)?;
+    let ids = body.get("ids").and_then(Value::as_array).ok_or(BAD_IDS)?;
+    if ids.is_empty() || ids.len() > LIMIT_MAX {
+        return Err(BAD_IDS);
+    }
+    ids.iter()
+        .map(|id| checked(id.as_str().ok_or(BAD_ID)?.into()))
+        .collect()
+}
+
+fn found(ids: &[String], values: &[Option<Vec<u8>>]) -> Outcome {
+    let mut body = b"{\"items\":[".to_vec();
+    for (i, (id, value)) in ids.iter().zip(values).enumerate() {
+        if i > 0 {
+            body.push(b',');
+        }
+        let Some(document) = value else {
+            body.extend_from_slice(b"null");
+            continue;
+        };
+        // Something that is no JSON, put there by somebody else, must not spoil the rest.
+        if !is_json(document) {
+            return Err(Problem::new(
+                502,
+                "store_error",
+                "store error: what is stored is not JSON",
+            ));
+        }
+        let (id, tag) = (Value::from(id.as_str()), Value::from(etag(document)));
+        body.extend_from_slice(format!("{{\"id\":{id},\"etag\":{tag},\"item\":").as_bytes());
+        body.extend_from_slice(document);
+        body.push(b'}');
+    }
+    body.extend_from_slice(b"]}");
+    Ok(http::json(200, body).with_header(header("Cache-Control", "no-store")))
+}
+
+/// A cursor on its way out: two digits a byte need no escapes anywhere.
+fn to_hex(bytes: &[u8]) -> String {
+    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+    bytes
+        .iter()
+        .flat_map(|b| [digit(b >> 4), digit(b & 15)])
+        .collect()
+}
+
+fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {
+    if hex.len() > CURSOR_BYTES_MAX || !hex.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |b: u8| char::from(b).to_digit(16).map(|n| n as u8);
+    hex.chunks_exact(2)
+        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_comes_back_as_it_went_out() {
+        let cursor: Vec<u8> = (0..=255).collect();
+        assert_eq!(from_hex(to_hex(&cursor).as_bytes()), Some(cursor));
+        for bad in ["0", "0g", "zz"] {
+            assert_eq!(from_hex(bad.as_bytes()), None);
+        }
+        assert_eq!(from_hex(&vec![b'0'; CURSOR_BYTES_MAX + 2]), None);
+    }
+}
