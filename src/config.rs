@@ -16,6 +16,7 @@ use crate::resp::codec::{Limits, Protocol};
 use crate::resp::link;
 use crate::resp::resolve::read_password;
 use crate::resp::sign_on::{self, Purpose};
+use crate::resp::tls;
 use crate::resp::url::{Credentials, RedisUrl, Secret, Topology};
 use crate::service;
 use std::fmt;
@@ -379,6 +380,7 @@ impl Env<'_> {
                 },
             },
             password_file: password_file.map(|(path, _)| path),
+            tls: if url.tls { self.tls() } else { None },
             limits: Limits {
                 value_bytes_max: body_bytes_max + 64 * 1024,
                 ..Limits::default()
@@ -421,11 +423,6 @@ impl Env<'_> {
                 );
             }
             match RedisUrl::parse(&text) {
-                Ok(url) if url.tls => self.mistake(
-                    "REDIS_URL",
-                    "rediss://…".to_owned(),
-                    "TLS is not in this build; use redis://, or a build with the feature `tls`",
-                ),
                 Ok(url) => return Some(url),
                 // The error never quotes the password; the value might be nothing but one.
                 Err(e) => self.mistake("REDIS_URL", "***".to_owned(), &e.to_string()),
@@ -445,6 +442,23 @@ impl Env<'_> {
                     },
                     &e.to_string(),
                 );
+                None
+            }
+        }
+    }
+
+    fn tls(&mut self) -> Option<tls::Config> {
+        let ca_file = self.text("REDIS_CA_FILE").map(PathBuf::from);
+        match tls::Config::new(ca_file.as_deref()) {
+            Ok(config) => Some(config),
+            Err(e) => {
+                let (name, value) = match ca_file {
+                    Some(path) if cfg!(feature = "tls") => {
+                        ("REDIS_CA_FILE", path.display().to_string())
+                    }
+                    _ => ("REDIS_URL", "rediss://…".to_owned()),
+                };
+                self.mistake(name, value, &e);
                 None
             }
         }

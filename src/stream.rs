@@ -6,6 +6,7 @@
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown};
 
@@ -16,6 +17,18 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix domain socket.
     Unix(UnixStream),
+    /// Either, with something on top that turns bytes into other bytes: TLS.
+    Layered(Box<dyn Layer>),
+}
+
+/// Something on top of a socket. Reads and writes as one, and may hold bytes back: `flush` sends
+/// what the socket takes now, and a short read does not mean that the socket is drained.
+pub trait Layer: Read + Write + fmt::Debug + Send {
+    /// What is under it.
+    fn socket(&self) -> &Stream;
+
+    /// What is under it.
+    fn socket_mut(&mut self) -> &mut Stream;
 }
 
 /// Both directions, edge-triggered: registered once, never again, because epoll raises the
@@ -31,7 +44,13 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.set_nodelay(true),
             Stream::Unix(_) => Ok(()),
+            Stream::Layered(s) => s.socket().set_nodelay(),
         }
+    }
+
+    /// Whether a read that does not fill its buffer has drained the socket.
+    pub fn is_plain(&self) -> bool {
+        !matches!(self, Stream::Layered(_))
     }
 
     /// Closes one direction or both; see `std::net::TcpStream::shutdown`.
@@ -42,6 +61,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.shutdown(how),
             Stream::Unix(s) => s.shutdown(how),
+            Stream::Layered(s) => s.socket().shutdown(how),
         }
     }
 
@@ -53,6 +73,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.take_error(),
             Stream::Unix(s) => s.take_error(),
+            Stream::Layered(s) => s.socket().take_error(),
         }
     }
 
@@ -64,6 +85,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.peer_addr().map(drop),
             Stream::Unix(s) => s.peer_addr().map(drop),
+            Stream::Layered(s) => s.socket().check_connected(),
         }
     }
 
@@ -72,6 +94,7 @@ impl Stream {
         match self {
             Stream::Tcp(s) => s.peer_addr().ok().map(|a| a.ip()),
             Stream::Unix(_) => None,
+            Stream::Layered(s) => s.socket().peer_ip(),
         }
     }
 }
@@ -81,6 +104,7 @@ impl Read for Stream {
         match self {
             Stream::Tcp(s) => s.read(buf),
             Stream::Unix(s) => s.read(buf),
+            Stream::Layered(s) => s.read(buf),
         }
     }
 }
@@ -90,11 +114,15 @@ impl Write for Stream {
         match self {
             Stream::Tcp(s) => s.write(buf),
             Stream::Unix(s) => s.write(buf),
+            Stream::Layered(s) => s.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => Ok(()),
+            Stream::Layered(s) => s.flush(),
+        }
     }
 }
 
@@ -108,6 +136,7 @@ impl Source for Stream {
         match self {
             Stream::Tcp(s) => s.register(registry, token, interest),
             Stream::Unix(s) => s.register(registry, token, interest),
+            Stream::Layered(s) => s.socket_mut().register(registry, token, interest),
         }
     }
 
@@ -120,6 +149,7 @@ impl Source for Stream {
         match self {
             Stream::Tcp(s) => s.reregister(registry, token, interest),
             Stream::Unix(s) => s.reregister(registry, token, interest),
+            Stream::Layered(s) => s.socket_mut().reregister(registry, token, interest),
         }
     }
 
@@ -127,6 +157,7 @@ impl Source for Stream {
         match self {
             Stream::Tcp(s) => s.deregister(registry),
             Stream::Unix(s) => s.deregister(registry),
+            Stream::Layered(s) => s.socket_mut().deregister(registry),
         }
     }
 }

@@ -246,7 +246,8 @@ impl Connection {
                     self.moved = now;
                     // Edge-triggered: a short read means drained, and saves the call that would
                     // say so. But the edge may have told of a close as well; it comes only once.
-                    self.readable = n == self.scratch.len() || self.ended;
+                    let drained = n < self.scratch.len() && self.stream.is_plain();
+                    self.readable = !drained || self.ended;
                     self.take(n, heard)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -291,6 +292,9 @@ impl Connection {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Fault::Io(e)),
             }
+        }
+        if self.writable {
+            self.stream.flush().map_err(Fault::Io)?;
         }
         if self.out_at == self.out.len() {
             self.out_at = 0;

@@ -17,6 +17,7 @@ use super::codec::{Limits, Reply};
 use super::connection::{Connection, Fault, Heard, Shape};
 use super::resolve::Lookup;
 use super::sign_on::{self, SignOn};
+use super::tls;
 use super::url::{Endpoint, Secret};
 use crate::stream::{BOTH, Stream};
 use mio::event::Event;
@@ -66,6 +67,8 @@ pub struct Options {
     pub sign_on: sign_on::Options,
     /// Where the password is; read again for every connection, so that it can be changed.
     pub password_file: Option<PathBuf>,
+    /// For `rediss://`.
+    pub tls: Option<tls::Config>,
     /// What a reply may be.
     pub limits: Limits,
 }
@@ -78,6 +81,7 @@ impl Default for Options {
             stall_timeout: Duration::from_secs(2),
             sign_on: sign_on::Options::default(),
             password_file: None,
+            tls: None,
             limits: Limits::default(),
         }
     }
@@ -406,6 +410,9 @@ impl Link {
         self.wires
             .registry
             .register(&mut stream, self.token, BOTH)?;
+        if let (Some(tls), Endpoint::Tcp { host, .. }) = (&self.options.tls, &self.endpoint) {
+            stream = tls.wrap(stream, host)?;
+        }
         Ok(Connection::new(stream, self.options.limits.clone(), now))
     }
 

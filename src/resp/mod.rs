@@ -30,5 +30,6 @@ pub mod resolve;
 pub mod sentinel;
 pub mod sign_on;
 pub mod slot;
+pub mod tls;
 pub mod url;
 mod value;
