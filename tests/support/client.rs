@@ -201,6 +201,24 @@ impl Client {
         }
     }
 
+    /// Whether something comes within this time: bytes, which stay to be read, or the end of the connection.
+    pub fn hears_within(&mut self, time: Duration) -> bool {
+        self.stream.get_ref().set_timeouts(time);
+        let heard = !matches!(self.stream.fill_buf(), Err(error) if is_timeout(&error));
+        self.stream.get_ref().set_timeouts(IO_TIMEOUT);
+        heard
+    }
+
+    /// The status of the response that comes next; `None` when it is the end of the connection that comes.
+    pub fn status_or_end(&mut self) -> Option<u16> {
+        (!self.is_closed()).then(|| self.read_response().status)
+    }
+
+    /// Reads one byte, if one is there and the connection has not ended.
+    pub fn take_byte(&mut self) {
+        let _ = self.stream.read(&mut [0]);
+    }
+
     /// Ends our side: the server reads an end of file, and may still answer.
     pub fn close_write(&mut self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Write);

@@ -151,6 +151,24 @@ impl Kioskd {
         self.status_field("VmRSS:")
     }
 
+    /// The most it has ever had resident, in KiB (Linux).
+    pub fn rss_peak_kib(&self) -> u64 {
+        self.status_field("VmHWM:")
+    }
+
+    /// Processor time it has used so far, in clock ticks (a hundredth of a second on every Linux): `proc(5)`, fields
+    /// 14 and 15 of `stat`, counted behind the name, which may contain anything.
+    pub fn cpu_ticks(&self) -> u64 {
+        let file = format!("/proc/{}/stat", self.pid());
+        let stat = std::fs::read_to_string(&file)
+            .unwrap_or_else(|error| panic!("failed to read {file}: {error}"));
+        let (_, behind_name) = stat.rsplit_once(") ").expect("the kernel writes a name");
+        let ticks = behind_name.split(' ').skip(11).take(2);
+        ticks
+            .map(|n| n.parse::<u64>().expect("the kernel writes numbers"))
+            .sum()
+    }
+
     pub fn thread_count(&self) -> u64 {
         self.status_field("Threads:")
     }

@@ -12,6 +12,7 @@
 
 mod client;
 mod fake_redis;
+pub mod hostile;
 mod kioskd;
 mod process;
 mod redis;

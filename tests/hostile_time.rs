@@ -1,0 +1,427 @@
+//! Clients that take their time: every phase of a connection has one deadline, and trickling bytes renew none.
+//!
+//! A dribbling client here sends a byte every few milliseconds for as long as the server listens. If a byte renewed the
+//! deadline it would dribble until the test gives up; that the server ends it at all, and not before the deadline, is
+//! the claim. How much later is the machine's affair.
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use support::hostile::{Crowd, PROMPT, alone, ask_until, files_at_rest, for_each_store, median};
+use support::{Act, Client, FakeRedis, Kioskd, PATIENCE, eventually, temp_dir};
+
+/// The deadline of the phase under test, and one that never comes for all others.
+const SHORT: Duration = Duration::from_millis(400);
+const SHORT_TEXT: &str = "400ms";
+const LONG: &str = "5m";
+
+/// Far more than a busy machine is late, far less than a client could dribble.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Sends one byte of `drip` after the other until the server says or ends something; returns how long that took.
+#[track_caller]
+fn dribble(client: &mut Client, drip: &[u8]) -> Duration {
+    let start = Instant::now();
+    for byte in drip.iter().cycle() {
+        if client.hears_within(Duration::from_millis(10)) {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < LATE, "dribbling for {LATE:?} already");
+        let _ = client.try_send([*byte]);
+    }
+    unreachable!("a drip is not empty")
+}
+
+/// 408 with its problem, then the end.
+#[track_caller]
+fn assert_timed_out(client: &mut Client) {
+    let reply = client.read_response();
+    assert_eq!(reply.status, 408, "{reply:?}");
+    assert_eq!(reply.problem().0, "request_timeout");
+    assert!(reply.says_close(), "{reply:?}");
+    assert!(client.is_closed());
+}
+
+#[track_caller]
+fn assert_after_deadline(took: Duration) {
+    assert!(took >= SHORT, "{took:?} is before the deadline");
+}
+
+#[test]
+fn a_dribbled_head_gets_408_at_the_head_timeout() {
+    let settings = [
+        ("HEAD_TIMEOUT", SHORT_TEXT),
+        ("BODY_TIMEOUT", LONG),
+        ("IDLE_TIMEOUT", LONG),
+    ];
+    for_each_store(&settings, |kioskd| {
+        let heads: [&[u8]; 4] = [
+            b"G",
+            b"GET /livez HTTP/1.1\r\n",
+            b"\r\nGET /livez HTTP/1.1\r\nHost: a\r\nX: ",
+            b"POST /items?id=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX: ",
+        ];
+        for head in heads {
+            let mut client = kioskd.connect();
+            let drip: &[u8] = match head.ends_with(b"\r\n") {
+                true => b"X: y\r\n",
+                false => b"x",
+            };
+            let start = Instant::now();
+            client.send(head);
+            dribble(&mut client, drip);
+            assert_after_deadline(start.elapsed());
+            assert_timed_out(&mut client);
+        }
+    });
+}
+
+/// The second head of a connection has a clock of its own, whether it comes later or right behind the first.
+#[test]
+fn a_later_head_gets_the_same_time_as_the_first() {
+    for_each_store(
+        &[("HEAD_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG)],
+        |kioskd| {
+            let mut later = kioskd.connect();
+            assert_eq!(later.get("/livez").status, 200);
+            let start = Instant::now();
+            later.send("GET /li");
+            dribble(&mut later, b"v");
+            assert_after_deadline(start.elapsed());
+            assert_timed_out(&mut later);
+
+            let mut behind = kioskd.connect();
+            let start = Instant::now();
+            behind.send("GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /li");
+            assert_eq!(behind.read_response().status, 200);
+            dribble(&mut behind, b"v");
+            assert_after_deadline(start.elapsed());
+            assert_timed_out(&mut behind);
+        },
+    );
+}
+
+#[test]
+fn a_dribbled_body_gets_408_at_the_body_timeout() {
+    let settings = [
+        ("BODY_TIMEOUT", SHORT_TEXT),
+        ("HEAD_TIMEOUT", LONG),
+        ("IDLE_TIMEOUT", LONG),
+    ];
+    for_each_store(&settings, |kioskd| {
+        let bodies: [(&str, &[u8]); 4] = [
+            ("Content-Length: 1000000", b"x"),
+            ("Transfer-Encoding: chunked", b"1\r\nx\r\n"),
+            // A trailer that never ends.
+            ("Transfer-Encoding: chunked", b""),
+            ("Content-Length: 2\r\nExpect: 100-continue", b""),
+        ];
+        for (framing, drip) in bodies {
+            let mut client = kioskd.connect();
+            let start = Instant::now();
+            client.send(format!(
+                "POST /items?id=1 HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"
+            ));
+            if framing.contains("Expect") {
+                assert_eq!(client.read_response().status, 100);
+                assert!(client.hears_within(LATE), "waiting for a body for ever");
+            } else if drip.is_empty() {
+                client.send("0\r\n");
+                dribble(&mut client, b"T: t\r\n");
+            } else {
+                dribble(&mut client, drip);
+            }
+            assert_after_deadline(start.elapsed());
+            assert_timed_out(&mut client);
+        }
+        assert_eq!(kioskd.connect().get("/items?id=1").status, 404);
+    });
+}
+
+/// The body behind a refusal is skipped to keep the connection, for no longer than it would have been read.
+#[test]
+fn the_body_of_a_refused_request_is_skipped_until_the_body_timeout() {
+    for_each_store(
+        &[("BODY_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG)],
+        |kioskd| {
+            let mut client = kioskd.connect();
+            client.send("POST /items HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
+            assert_eq!(client.read_response().problem().0, "missing_id");
+            dribble(&mut client, b"x");
+            assert!(client.is_closed());
+        },
+    );
+}
+
+#[test]
+fn an_idle_connection_is_closed_without_a_word_at_the_idle_timeout() {
+    for_each_store(
+        &[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)],
+        |kioskd| {
+            for used in [false, true] {
+                let mut client = kioskd.connect();
+                if used {
+                    assert_eq!(client.get("/livez").status, 200);
+                }
+                let start = Instant::now();
+                assert!(client.is_closed());
+                // The server's clock may have begun a moment before ours: it answers, then we look.
+                assert!(start.elapsed() > SHORT / 2, "{:?}", start.elapsed());
+            }
+        },
+    );
+}
+
+/// Empty lines before a request are skipped (RFC 9112 §2.2). They are no request, so they get no 408 for one that nobody
+/// made, and no other clock than that of an idle connection; in one piece or in several.
+#[test]
+fn lone_empty_lines_end_without_a_word_at_the_idle_timeout() {
+    for_each_store(
+        &[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)],
+        |kioskd| {
+            for pieces in [&["\r\n"][..], &["\r"], &["\r", "\n\r", "\n"]] {
+                let mut client = kioskd.connect();
+                for piece in pieces {
+                    let _ = client.try_send(piece);
+                    // A pause between two segments.
+                    client.hears_within(Duration::from_millis(10));
+                }
+                assert!(client.hears_within(LATE), "idle for {LATE:?}");
+                assert!(client.is_closed());
+            }
+        },
+    );
+}
+
+/// A client that takes a response byte by byte holds the connection no longer than one that takes none.
+#[test]
+fn a_client_that_does_not_take_its_response_is_closed_at_the_write_timeout() {
+    let settings = [
+        ("WRITE_TIMEOUT", SHORT_TEXT),
+        ("HEAD_TIMEOUT", LONG),
+        ("IDLE_TIMEOUT", LONG),
+    ];
+    for_each_store(&settings, |kioskd| {
+        let fds = files_at_rest(kioskd);
+        put_big_item(kioskd);
+        for sips in [false, true] {
+            let mut client = kioskd.connect();
+            let start = Instant::now();
+            // Far more than the kernel keeps for a connection.
+            client.send(GET_BIG.repeat(100));
+            assert!(client.hears_within(LATE), "no response has begun");
+            eventually("the connection to be closed", || {
+                if sips && client.hears_within(Duration::from_millis(1)) {
+                    client.take_byte();
+                }
+                kioskd.fd_count() <= fds
+            });
+            assert_after_deadline(start.elapsed());
+            let rest = client.read_to_end();
+            assert!(rest.len() < 100 * MIB, "it took its responses after all");
+        }
+    });
+}
+
+const MIB: usize = 1024 * 1024;
+const GET_BIG: &str = "GET /items/big HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// An item just below `MAX_BODY_BYTES`.
+fn big_item() -> String {
+    format!(r#"{{"a":"{}"}}"#, "x".repeat(MIB - 100))
+}
+
+#[track_caller]
+fn put_big_item(kioskd: &Kioskd) {
+    assert_eq!(
+        kioskd
+            .connect()
+            .post("/items?id=big", big_item().as_bytes())
+            .status,
+        201
+    );
+}
+
+/// Over a Unix socket the kernel keeps 208 KiB for a connection whatever happens, so a response of 1 MiB gets stuck at
+/// once. One worker: when another client has been answered many times, the loop has had its chance to go on.
+#[test]
+fn no_request_is_begun_while_a_response_is_not_taken() {
+    let item = big_item();
+    let reply = format!("${}\r\n{item}\r\n", item.len()).into_bytes();
+    let redis = FakeRedis::start(move |command| match command {
+        [get, key, ..] if get.starts_with("GET") && key == "item:big" => Act::Send(reply.clone()),
+        _ => Act::Usual,
+    });
+    let dir = temp_dir();
+    let listen = format!("unix:{}/kioskd.sock", dir.display());
+    let kioskd = Kioskd::start(&[
+        ("LISTEN", &listen),
+        ("REDIS_ADDR", &redis.addr()),
+        ("WORKERS", "1"),
+        ("WRITE_TIMEOUT", LONG),
+    ]);
+    let asked = || {
+        let commands = redis.commands();
+        commands
+            .iter()
+            .filter(|c| c.iter().any(|w| w == "item:big"))
+            .count()
+    };
+    let mut other = kioskd.connect();
+    let mut greedy = kioskd.connect();
+    greedy.send(GET_BIG.repeat(20));
+    eventually("the first request to reach the store", || asked() > 0);
+    for _ in 0..200 {
+        assert_eq!(other.get("/items/small").status, 404);
+    }
+    assert_eq!(
+        asked(),
+        1,
+        "a request was begun behind a response nobody took"
+    );
+    for _ in 0..20 {
+        assert_eq!(greedy.read_response().body.len(), item.len());
+    }
+    assert_eq!(asked(), 20);
+    drop(kioskd);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// What a reader that never reads may cost: one response here, whatever it asks for and whatever the kernel holds.
+#[test]
+fn a_client_that_never_reads_costs_one_response_of_memory() {
+    let _alone = alone();
+    for_each_store(&[("WORKERS", "1"), ("WRITE_TIMEOUT", LONG)], |kioskd| {
+        put_big_item(kioskd);
+        // Once through, so that the buffers a worker keeps are there already.
+        assert_eq!(kioskd.connect().get("/items/big").status, 200);
+        let before = kioskd.rss_peak_kib();
+        let mut greedy = kioskd.connect();
+        greedy.send(GET_BIG.repeat(300));
+        // The loop has turned often enough to have served all of them.
+        let mut left = 500;
+        ask_until(kioskd, "/livez", || {
+            left -= 1;
+            left == 0
+        });
+        let grown = kioskd.rss_peak_kib() - before;
+        assert!(grown < 8 * 1024, "{grown} KiB for one client");
+    });
+}
+
+const CROWD: usize = 1000;
+
+/// A thousand clients of one slow kind, and a good one that must not notice. `work` is what the crowd does between two
+/// looks; it is over when the server has told all of them `farewell` and closed.
+#[track_caller]
+fn assert_crowd_is_survived(kioskd: &Kioskd, first: &[u8], drip: &[u8], farewell: &str) {
+    let over = AtomicBool::new(false);
+    let took = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut crowd = Crowd::connect(&kioskd.addr(), CROWD, first);
+            let mut heard = vec![Vec::new(); CROWD];
+            let start = Instant::now();
+            let mut drip = drip.iter().cycle();
+            while crowd.ended(&mut heard) < CROWD && start.elapsed() < PATIENCE {
+                if let Some(byte) = drip.next() {
+                    crowd.send(&[*byte]);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            over.store(true, Ordering::Relaxed);
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the crowd is still there: {}",
+                crowd.len()
+            );
+            for heard in heard {
+                let heard = String::from_utf8_lossy(&heard);
+                match farewell {
+                    "" => assert_eq!(heard, "", "closed, but not without a word"),
+                    _ => assert!(heard.starts_with(farewell), "{heard:?}"),
+                }
+            }
+        });
+        ask_until(kioskd, "/items?id=1", || over.load(Ordering::Relaxed))
+    });
+    let (asked, median) = (took.len(), median(took));
+    eprintln!("a good client asked {asked} times and waited {median:?} in the median");
+    assert!(median < PROMPT, "{median:?} in the median");
+}
+
+#[track_caller]
+fn put_small_item(kioskd: &Kioskd) {
+    assert_eq!(kioskd.connect().post("/items?id=1", r"{}").status, 201);
+}
+
+#[test]
+fn a_thousand_head_dribblers_disturb_nobody() {
+    let _alone = alone();
+    for_each_store(&[("HEAD_TIMEOUT", "2s")], |kioskd| {
+        put_small_item(kioskd);
+        let head = b"GET /livez HTTP/1.1\r\nHost: a\r\nX: ";
+        assert_crowd_is_survived(kioskd, head, b"x", "HTTP/1.1 408 ");
+    });
+}
+
+#[test]
+fn a_thousand_body_dribblers_disturb_nobody() {
+    let _alone = alone();
+    for_each_store(&[("BODY_TIMEOUT", "2s")], |kioskd| {
+        put_small_item(kioskd);
+        let head = b"POST /items?id=2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
+        assert_crowd_is_survived(kioskd, head, b"x", "HTTP/1.1 408 ");
+        assert_eq!(kioskd.connect().get("/items?id=2").status, 404);
+    });
+}
+
+#[test]
+fn a_thousand_silent_clients_disturb_nobody() {
+    let _alone = alone();
+    for_each_store(&[("IDLE_TIMEOUT", "2s")], |kioskd| {
+        put_small_item(kioskd);
+        assert_crowd_is_survived(kioskd, b"", b"", "");
+    });
+}
+
+/// Over a Unix socket, where the kernel keeps little of what is not read: a thousand TCP connections could make it keep
+/// gigabytes, and it is not the kernel that is tested. Items of 64 KiB, so that a thousand stuck responses are 64 MiB.
+#[test]
+fn a_thousand_clients_that_never_read_disturb_nobody() {
+    let _alone = alone();
+    let dir = temp_dir();
+    let listen = format!("unix:{}/kioskd.sock", dir.display());
+    support::hostile::allow_files(CROWD + 200);
+    for_each_store(&[("LISTEN", &listen), ("WRITE_TIMEOUT", "3s")], |kioskd| {
+        put_small_item(kioskd);
+        let item = format!(r#"{{"a":"{}"}}"#, "x".repeat(64 * 1024));
+        assert_eq!(kioskd.connect().post("/items?id=big", &item).status, 201);
+        let (fds, before) = (files_at_rest(kioskd), kioskd.rss_peak_kib());
+        let over = AtomicBool::new(false);
+        let took = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let crowd: Vec<Client> = (0..CROWD)
+                    .map(|_| {
+                        let mut client = kioskd.connect();
+                        client.send(GET_BIG.repeat(50));
+                        client
+                    })
+                    .collect();
+                // The good client is the one that stays.
+                eventually("the crowd to be closed", || kioskd.fd_count() <= fds + 1);
+                over.store(true, Ordering::Relaxed);
+                drop(crowd);
+            });
+            ask_until(kioskd, "/items?id=1", || over.load(Ordering::Relaxed))
+        });
+        let (asked, median) = (took.len(), median(took));
+        eprintln!("a good client asked {asked} times and waited {median:?} in the median");
+        assert!(median < PROMPT, "{median:?} in the median");
+        let grown = kioskd.rss_peak_kib() - before;
+        // One response each, with room for a vector that has grown beyond its need, and the pipelined requests.
+        assert!(grown < CROWD as u64 * 80, "{grown} KiB for {CROWD} clients");
+    });
+    let _ = std::fs::remove_dir_all(dir);
+}
