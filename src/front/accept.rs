@@ -7,7 +7,7 @@
 //! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503; up to [`SPARE`] at a time,
 //! and those beyond that are closed at once. When the process has no file descriptor left, the one
 //! kept back for this moment is given up, the client accepted and closed, and the descriptor taken
-//! back: the queue of the listener empties, and nothing spins.
+//! back: the queue of the listener empties, and nothing spins. The log says so, once a second at most.
 
 use super::Board;
 use super::listen::{Listen, clear_stale_socket};
@@ -20,7 +20,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);
@@ -31,6 +31,9 @@ const SPARE: usize = 64;
 /// After an accept that failed for want of a resource, for edge-triggered readiness will not tell
 /// again of clients that wait already.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// While clients are turned away the log says so, and how many, this often.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 
 /// A client on its way to a worker.
 pub struct Newcomer {
@@ -110,6 +113,9 @@ pub struct Acceptor {
     turn: usize,
     /// A descriptor kept back for the moment when there is none.
     reserve: Option<File>,
+    /// Clients turned away for want of a descriptor, and when the log last spoke of it.
+    turned_away: usize,
+    complained: Option<Instant>,
 }
 
 impl Acceptor {
@@ -138,6 +144,8 @@ impl Acceptor {
             connections_max,
             turn: 0,
             reserve: reserve(),
+            turned_away: 0,
+            complained: None,
         })
     }
 
@@ -160,21 +168,19 @@ impl Acceptor {
             if lifecycle.state() >= State::Stopped {
                 return;
             }
-            match self.accept_all() {
-                Ok(()) => retry = None,
-                Err(e) => {
-                    // Told once, not ten times a second for as long as it lasts.
-                    if retry.is_none() {
-                        log::error!("failed to accept a client: {e}");
-                    }
-                    retry = Some(RETRY);
-                }
+            retry = None;
+            if let Err(e) = self.accept_all() {
+                self.complain(&e);
+                retry = Some(RETRY);
             }
         }
     }
 
     /// Empties the listener's queue. An error means that it may not be empty.
     fn accept_all(&mut self) -> io::Result<()> {
+        if self.reserve.is_none() {
+            self.reserve = reserve();
+        }
         loop {
             match self.listener.accept() {
                 Ok(stream) => self.hand_over(stream),
@@ -188,17 +194,46 @@ impl Acceptor {
                             | io::ErrorKind::Interrupted
                     ) => {}
                 Err(e) => {
-                    // Most likely no descriptor is left. Turn one client away with the reserve; if
-                    // there was none, or it did not help, come back later.
-                    let had = self.reserve.take().is_some();
-                    let turned_away = had && self.listener.accept().is_ok();
-                    self.reserve = reserve();
-                    if !turned_away {
-                        return Err(e);
+                    // Most likely no descriptor is left. Linux looks for one before it looks for a
+                    // client, so there may be nobody at all.
+                    if !self.turn_one_away(&e)? {
+                        return Ok(());
                     }
                 }
             }
         }
+    }
+
+    /// Accepts with the descriptor kept back, and closes. False when nobody waits; an error when
+    /// that did not help, because somebody else was faster or there was none.
+    fn turn_one_away(&mut self, because: &io::Error) -> io::Result<bool> {
+        self.reserve = None;
+        let accepted = self.listener.accept().map(drop);
+        self.reserve = reserve();
+        match accepted {
+            Ok(()) => {
+                self.turned_away += 1;
+                self.complain(because);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn complain(&mut self, because: &io::Error) {
+        let now = Instant::now();
+        if self
+            .complained
+            .is_some_and(|t| now.duration_since(t) < COMPLAINT_EVERY)
+        {
+            return;
+        }
+        log::error!(
+            "failed to accept a client: {because}; {} turned away so far",
+            self.turned_away
+        );
+        self.complained = Some(now);
     }
 
     fn hand_over(&mut self, stream: Stream) {
