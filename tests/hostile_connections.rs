@@ -120,6 +120,31 @@ fn beyond_the_connection_limit_there_is_a_503_at_once_and_room_again_later() {
     });
 }
 
+/// A refused client that stays on the line is drained for two seconds. If it counted as one of those served, a trickle
+/// of them would keep the house closed when everybody else has left.
+#[test]
+fn refused_clients_that_linger_take_nobodys_room() {
+    let kioskd = Kioskd::start(&[("MAX_CONNECTIONS", "2")]);
+    let mut clients = [kioskd.connect(), kioskd.connect()];
+    for client in &mut clients {
+        assert_eq!(client.get("/livez").status, 200);
+    }
+    let mut lingering: Vec<Client> = (0..20).map(|_| kioskd.connect()).collect();
+    for client in &mut lingering {
+        assert_eq!(client.read_response().status, 503);
+    }
+    let [left, _stays] = clients;
+    drop(left);
+    // New ones come all the time, faster than the old ones are let go.
+    eventually("room for one more", || {
+        let mut client = kioskd.connect();
+        let _ = client.try_send(GET);
+        let status = client.status_or_end();
+        lingering.push(client);
+        status == Some(404)
+    });
+}
+
 /// However many are turned away at a time, each hears of it: 503, or at the very least the end of the connection.
 #[test]
 fn a_flood_beyond_the_connection_limit_is_never_met_with_silence() {

@@ -237,21 +237,18 @@ impl Acceptor {
     }
 
     fn hand_over(&mut self, stream: Stream) {
-        let open = self.board.connections();
-        if open >= self.connections_max + SPARE {
+        let refused = self.board.connections() >= self.connections_max;
+        if refused && self.board.refusals() >= SPARE {
             return;
         }
         // A client that has gone already is found out by its worker.
         let _ = stream.set_nodelay();
         let worker = self.board.least_busy(self.turn);
         self.turn = (worker + 1) % self.doors.len();
-        self.board.line(worker).connected();
+        self.board.line(worker).connected(refused);
         let door = &self.doors[worker];
         // A worker that has ended has taken the process with it, or is about to.
-        let _ = door.inbox.send(Newcomer {
-            stream,
-            refused: open >= self.connections_max,
-        });
+        let _ = door.inbox.send(Newcomer { stream, refused });
         let _ = door.waker.wake();
     }
 }

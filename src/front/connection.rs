@@ -55,6 +55,8 @@ pub struct Connection {
     stream: Stream,
     /// Who it is; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
+    /// There was no room for it, and it has been told so.
+    pub refused: bool,
     phase: Phase,
     deadline: Instant,
     readable: bool,
@@ -125,9 +127,10 @@ pub enum Turn {
 
 impl Connection {
     /// A client that has just been accepted and registered.
-    pub fn new(stream: Stream, options: &Options, now: Instant) -> Connection {
+    pub fn new(stream: Stream, refused: bool, options: &Options, now: Instant) -> Connection {
         Connection {
             peer: stream.peer_ip(),
+            refused,
             stream,
             phase: Phase::Idle,
             deadline: now + options.idle_timeout,

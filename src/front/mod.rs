@@ -125,8 +125,10 @@ pub struct Board {
 pub struct Line {
     /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
     busy_since: AtomicU64,
-    /// Open connections.
+    /// Open connections of clients that are served.
     connections: AtomicUsize,
+    /// Open connections of clients that are being told 503: they take nobody's room.
+    refusals: AtomicUsize,
     /// Requests whose head is complete and whose response is not yet written.
     in_flight: AtomicUsize,
 }
@@ -172,11 +174,19 @@ impl Board {
             })
     }
 
-    /// Open connections of all workers.
+    /// Open connections of all workers, those of refused clients aside.
     pub fn connections(&self) -> usize {
         self.lines
             .iter()
             .map(|line| line.connections.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// Connections beyond the limit, open only to be told so.
+    pub fn refusals(&self) -> usize {
+        self.lines
+            .iter()
+            .map(|line| line.refusals.load(Ordering::Relaxed))
             .sum()
     }
 
@@ -199,12 +209,19 @@ impl Board {
 }
 
 impl Line {
-    fn connected(&self) {
-        self.connections.fetch_add(1, Ordering::Relaxed);
+    fn connected(&self, refused: bool) {
+        self.count(refused).fetch_add(1, Ordering::Relaxed);
     }
 
-    fn disconnected(&self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+    fn disconnected(&self, refused: bool) {
+        self.count(refused).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, refused: bool) -> &AtomicUsize {
+        match refused {
+            true => &self.refusals,
+            false => &self.connections,
+        }
     }
 
     fn request_began(&self) {
@@ -248,8 +265,8 @@ mod tests {
             [0, 1, 2, 3].map(|turn| board.least_busy(turn)),
             [0, 1, 2, 0]
         );
-        board.line(0).connected();
-        board.line(1).connected();
+        board.line(0).connected(false);
+        board.line(1).connected(false);
         assert_eq!([0, 1, 2].map(|turn| board.least_busy(turn)), [2, 2, 2]);
     }
 }

@@ -224,7 +224,7 @@ impl Worker {
             self.service.shard().connected();
             let key = self
                 .clients
-                .insert(Connection::new(stream, &self.options, now));
+                .insert(Connection::new(stream, refused, &self.options, now));
             let Some(client) = self.clients.get_mut(key) else {
                 continue;
             };
@@ -480,7 +480,7 @@ impl Worker {
         // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
         let _ = self.poll.registry().deregister(client.stream());
         let line = self.board.line(self.n);
-        line.disconnected();
+        line.disconnected(client.refused);
         if client.exchange.is_some() {
             line.request_ended();
         }
