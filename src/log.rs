@@ -93,6 +93,15 @@ pub fn start(options: Options) -> io::Result<Log> {
     Ok(Log { queue, dropped })
 }
 
+/// From now on a panic is logged as the error it is: it is a bug, whoever catches it, and its message
+/// belongs with everything else that is logged.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = thread::current().name().unwrap_or("?").to_owned();
+        log::error!("BUG: panic in thread {thread}: {panic}");
+    }));
+}
+
 impl Log {
     /// Waits until everything logged so far is written, or for a second: an exit must not hang on
     /// a pipe that nobody reads.

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    log_panics();
+    kioskd::log::log_panics();
     let code = run(config, &log);
     log.flush();
     code
@@ -72,14 +72,6 @@ fn arguments() -> Option<ExitCode> {
     }
 }
 
-/// A panic is a bug; its message belongs with everything else that is logged.
-fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current().name().unwrap_or("?").to_owned();
-        log::error!("BUG: panic in thread {thread}: {panic}");
-    }));
-}
-
 fn run(config: Config, log: &Log) -> ExitCode {
     let (lifecycle, events) = Lifecycle::new();
     let running = match assemble(&config, &lifecycle) {
@@ -96,16 +88,8 @@ fn run(config: Config, log: &Log) -> ExitCode {
         store,
     } = running;
     announce(&config, &running, &*store);
-    let signal = match events.recv() {
-        Ok(Event::Signal(name)) => name,
-        Ok(Event::Ended { thread, panicked }) => {
-            let how = if panicked { "died of a panic" } else { "ended" };
-            log::error!(
-                "thread {thread} {how}; a service without it would accept and never answer: exiting"
-            );
-            return ExitCode::FAILURE;
-        }
-        Err(_) => return ExitCode::FAILURE,
+    let Some(signal) = serve(&events) else {
+        return ExitCode::FAILURE;
     };
     log::info!(
         "shutting down on {signal}: draining for {:?}, then finishing for up to {:?}",
@@ -117,6 +101,20 @@ fn run(config: Config, log: &Log) -> ExitCode {
         log::warn!("{} log lines were dropped in all", log.dropped());
     }
     code
+}
+
+/// Until a signal comes, whose name it returns; `None` when a thread has ended instead.
+fn serve(events: &Receiver<Event>) -> Option<&'static str> {
+    match events.recv().ok()? {
+        Event::Signal(name) => Some(name),
+        Event::Ended { thread, panicked } => {
+            let how = if panicked { "died of a panic" } else { "ended" };
+            log::error!(
+                "thread {thread} {how}; a service without it would accept and never answer: exiting"
+            );
+            None
+        }
+    }
 }
 
 struct Front {
@@ -204,8 +202,10 @@ fn drain(
 ) -> ExitCode {
     let mut threads = running.threads;
     lifecycle.advance(State::Draining);
-    if wait(events, Instant::now() + config.drain_delay, &mut threads) == Waited::Signal {
-        return cut("a second signal came", board);
+    match wait(events, Instant::now() + config.drain_delay, &mut threads) {
+        Waited::TimedOut | Waited::Ended => {}
+        Waited::Signal => return cut("a second signal came", board),
+        Waited::Died => return cut("a thread died of a panic", board),
     }
     lifecycle.advance(State::Stopped);
     let deadline = Instant::now() + config.drain_timeout;
@@ -216,22 +216,25 @@ fn drain(
             ExitCode::SUCCESS
         }
         Waited::Signal => cut("a second signal came", board),
+        Waited::Died => cut("a thread died of a panic", board),
         Waited::TimedOut => cut("DRAIN_TIMEOUT has passed", board),
     }
 }
 
-#[derive(PartialEq)]
+#[derive(Debug, PartialEq)]
 enum Waited {
     Ended,
+    Died,
     Signal,
     TimedOut,
 }
 
-/// Waits for all threads to end, a signal, or the deadline.
+/// Waits for all threads to end, one to die, a signal, or the deadline.
 fn wait(events: &Receiver<Event>, deadline: Instant, threads: &mut usize) -> Waited {
     while *threads > 0 {
         match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Event::Signal(_)) => return Waited::Signal,
+            Ok(Event::Ended { panicked: true, .. }) => return Waited::Died,
             Ok(Event::Ended { .. }) => *threads -= 1,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 return Waited::TimedOut;
@@ -247,4 +250,39 @@ fn cut(why: &str, board: &Board) -> ExitCode {
         board.in_flight()
     );
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_worker_that_dies_ends_the_service_and_so_does_one_that_ends() {
+        for run in [(|| ()) as fn(), || panic!("a panic this test wants")] {
+            let (lifecycle, events) = Lifecycle::new();
+            lifecycle.spawn("worker-0".to_owned(), run).unwrap();
+            assert_eq!(serve(&events), None);
+        }
+    }
+
+    /// Its requests were not answered, so the exit code must not be that of a clean drain.
+    #[test]
+    fn a_worker_that_dies_in_a_drain_does_not_count_as_finished() {
+        let (lifecycle, events) = Lifecycle::new();
+        let dies = || panic!("a panic this test wants");
+        lifecycle.spawn("worker-0".to_owned(), dies).unwrap();
+        let mut threads = 1;
+        assert_eq!(
+            wait(&events, Instant::now() + SOON, &mut threads),
+            Waited::Died
+        );
+
+        lifecycle.spawn("worker-0".to_owned(), || ()).unwrap();
+        assert_eq!(
+            wait(&events, Instant::now() + SOON, &mut threads),
+            Waited::Ended
+        );
+    }
 }
