@@ -81,6 +81,7 @@ pub fn start(
             poll,
             clients: Slab::default(),
             again: Vec::new(),
+            more_newcomers: false,
             next_check: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             printed: Vec::new(),
@@ -135,6 +136,8 @@ struct Worker {
     clients: Slab<Connection>,
     /// Clients with more to do in the next tick, whether or not their sockets say so.
     again: Vec<u64>,
+    /// There may be more in `newcomers`, and nothing will wake us for them.
+    more_newcomers: bool,
     /// No client's deadline is before this. It may lie: deadlines move on without raising it.
     next_check: Option<Instant>,
     scratch: Box<[u8]>,
@@ -211,16 +214,21 @@ impl Worker {
     }
 
     fn wait(&self, store: Option<Instant>) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || self.more_newcomers {
             return Some(Duration::ZERO);
         }
         let earliest = [store, self.next_check].into_iter().flatten().min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes in the clients that the acceptor has sent.
+    /// Takes in the clients that the acceptor has sent, no more in one tick than there are events: a
+    /// flood of them must not hold up those who are here, nor be in flight all at once.
     fn welcome(&mut self, now: Instant, ready: &mut Vec<u64>) {
-        while let Ok(Newcomer { stream, refused }) = self.newcomers.try_recv() {
+        self.more_newcomers = false;
+        for _ in 0..EVENTS_PER_TICK {
+            let Ok(Newcomer { stream, refused }) = self.newcomers.try_recv() else {
+                return;
+            };
             self.service.shard().connected();
             let key = self
                 .clients
@@ -243,6 +251,7 @@ impl Worker {
                 self.note_deadline(key);
             }
         }
+        self.more_newcomers = true;
     }
 
     /// Lets one client go as far as it can: to the store, to its answer, or until it needs to read
@@ -470,7 +479,7 @@ impl Worker {
                 self.remove(key);
             }
         }
-        self.clients.is_empty()
+        self.clients.is_empty() && !self.more_newcomers
     }
 
     fn remove(&mut self, key: u64) {
