@@ -91,6 +91,8 @@ fn run(config: Config, log: &Log) -> ExitCode {
     let Some(signal) = serve(&events) else {
         return ExitCode::FAILURE;
     };
+    // Before the log says so: whoever has read it there must find it true.
+    lifecycle.advance(State::Draining);
     log::info!(
         "shutting down on {signal}: draining for {:?}, then finishing for up to {:?}",
         config.drain_delay,
@@ -201,7 +203,6 @@ fn drain(
     board: &Board,
 ) -> ExitCode {
     let mut threads = running.threads;
-    lifecycle.advance(State::Draining);
     match wait(events, Instant::now() + config.drain_delay, &mut threads) {
         Waited::TimedOut | Waited::Ended => {}
         Waited::Signal => return cut("a second signal came", board),
