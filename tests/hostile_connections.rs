@@ -49,6 +49,44 @@ fn two_hundred_simultaneous_connections_are_all_answered() {
     });
 }
 
+/// A process that is not scheduled for a moment accepts nothing. mio's queue of 128 made Linux drop the SYNs beyond it,
+/// and each such client waited a second or more. Here the process is stopped, so the kernel must take them all.
+#[test]
+fn a_burst_that_comes_while_the_process_sleeps_is_not_dropped() {
+    const BURST: usize = 1000;
+    let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+    let somaxconn: usize = somaxconn
+        .ok()
+        .and_then(|n| n.trim().parse().ok())
+        .unwrap_or(128);
+    assert!(
+        somaxconn > BURST,
+        "net.core.somaxconn is {somaxconn} here: nobody could pass"
+    );
+    let _alone = alone();
+    allow_files(BURST + 200);
+    let kioskd = Kioskd::start(&[]);
+    let address = kioskd.addr().parse().expect("an address and a port");
+    kioskd.signal("STOP");
+    let mut clients: Vec<TcpStream> = (0..BURST)
+        .map(|n| {
+            TcpStream::connect_timeout(&address, Duration::from_millis(900))
+                .unwrap_or_else(|e| panic!("client {n} of {BURST}: {e}"))
+        })
+        .collect();
+    for client in &mut clients {
+        client.write_all(GET).expect("a new connection takes it");
+    }
+    kioskd.signal("CONT");
+    for client in &mut clients {
+        let mut start = [0; 12];
+        client
+            .read_exact(&mut start)
+            .expect("everybody is answered");
+        assert_eq!(&start, b"HTTP/1.1 404");
+    }
+}
+
 /// DESIGN, section 7: 10,000 within 8 MiB. The debug binary is larger to begin with, so what is bounded here is what a
 /// connection adds; 6 MiB for all of them leaves 2 MiB for the process.
 #[test]

@@ -15,6 +15,7 @@ use crate::lifecycle::{Lifecycle, State};
 use crate::stream::Stream;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::SockRef;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -34,6 +35,15 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// While clients are turned away the log says so, and how many, this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
+
+/// Clients that may wait to be accepted. mio and std say 128, and Linux drops the SYN of the 130th: it
+/// is sent again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// What the kernel may keep for a client that does not read, before it is our turn to wait (it
+/// doubles this for its own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB
+/// for each, and a thousand such clients put the whole host into TCP memory pressure.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// A client on its way to a worker.
 pub struct Newcomer {
@@ -66,7 +76,15 @@ impl Listener {
     /// The address is taken, or not ours, or not allowed.
     pub fn bind(listen: &Listen) -> io::Result<Listener> {
         match listen {
-            Listen::Tcp(address) => TcpListener::bind(*address).map(Listener::Tcp),
+            Listen::Tcp(address) => {
+                let listener = TcpListener::bind(*address)?;
+                let socket = SockRef::from(&listener);
+                // Accepted sockets inherit it.
+                socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+                // A second time, which only changes the length of the queue.
+                socket.listen(BACKLOG)?;
+                Ok(Listener::Tcp(listener))
+            }
             Listen::Unix(path) => {
                 clear_stale_socket(path)?;
                 UnixListener::bind(path).map(|l| Listener::Unix(l, path.clone()))
