@@ -109,6 +109,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "or what the limit on open files allows; beyond it 503",
     ),
     (
+        "MAX_BUFFERED_BYTES",
+        "268435456",
+        "bodies and responses of all clients in memory; beyond it 503",
+    ),
+    (
         "DRAIN_DELAY",
         "0s",
         "after SIGTERM: how long to go on accepting",
@@ -238,6 +243,11 @@ impl Env<'_> {
                 idle_timeout: self.duration("IDLE_TIMEOUT", Duration::from_secs(75)),
                 write_timeout: self.duration("WRITE_TIMEOUT", Duration::from_secs(10)),
                 connections_max: self.connections(),
+                buffered_bytes_max: self.count(
+                    "MAX_BUFFERED_BYTES",
+                    256 * 1024 * 1024,
+                    1..=usize::MAX,
+                ),
                 access_log: self.one_of(
                     "ACCESS_LOG",
                     &[

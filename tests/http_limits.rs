@@ -296,3 +296,49 @@ fn answer_to(kioskd: &Kioskd, bytes: &str) -> Reply {
     client.send(bytes);
     client.read_response()
 }
+
+/// Each within its own limit, all of them together beyond theirs: the one that adds to it is turned
+/// away, and the others are served.
+#[test]
+fn all_bodies_together_are_bounded() {
+    let kioskd = Kioskd::start(&[
+        ("WORKERS", "1"),
+        ("MAX_BODY_BYTES", "100000"),
+        ("MAX_BUFFERED_BYTES", "400000"),
+    ]);
+    let body = format!("{{\"a\":\"{}\"}}", "x".repeat(90_000));
+    let (most, rest) = body.split_at(body.len() - 1);
+    let begin = |id: usize| {
+        let mut client = kioskd.connect();
+        client.send(
+            format!(
+                "POST /items?id={id} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{most}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+        client
+    };
+    let mut four: Vec<_> = (0..4).map(begin).collect();
+    // A whole exchange on another connection: by then the worker has read what the four have sent.
+    support::eventually("the bodies of four to have come", || {
+        let text = kioskd.connect().get("/metrics").text();
+        text.contains("kioskd_requests_in_flight 5")
+    });
+    let mut fifth = begin(4);
+    let refused = fifth.read_response();
+    assert_eq!(
+        (refused.status, refused.problem().0.as_str()),
+        (503, "overloaded")
+    );
+    assert!(refused.says_close() && refused.header("Retry-After").is_some());
+    for client in &mut four {
+        client.send(rest.as_bytes());
+        assert_eq!(client.read_response().status, 201);
+    }
+    assert_eq!(
+        kioskd.connect().post("/items?id=4", &body).status,
+        201,
+        "room again"
+    );
+}

@@ -57,6 +57,10 @@ pub struct Connection {
     pub peer: Option<IpAddr>,
     /// There was no room for it, and it has been told so.
     pub refused: bool,
+    /// Bytes that its worker has on its account for it.
+    pub counted: usize,
+    /// It has a turn coming, whatever its socket says.
+    pub queued: bool,
     phase: Phase,
     deadline: Instant,
     readable: bool,
@@ -132,6 +136,8 @@ impl Connection {
             peer: stream.peer_ip(),
             refused,
             stream,
+            counted: 0,
+            queued: false,
             phase: Phase::Idle,
             deadline: now + options.idle_timeout,
             // Data may have come before the registration, and with it the edge.
@@ -158,6 +164,20 @@ impl Connection {
     /// counts.
     pub fn deadline(&self) -> Option<Instant> {
         (!matches!(self.phase, Phase::Answering)).then_some(self.deadline)
+    }
+
+    /// Bytes kept for it: of a body that is not whole, and of a response it has not taken.
+    pub fn held(&self) -> usize {
+        let body = match &self.phase {
+            Phase::Body(body) => body.bytes.len(),
+            _ => 0,
+        };
+        body + self.output.len()
+    }
+
+    /// Whether it is sending a body.
+    pub fn is_sending_body(&self) -> bool {
+        matches!(self.phase, Phase::Body(_))
     }
 
     /// Whether it waits for a request, so that closing it cuts nothing.

@@ -69,6 +69,9 @@ pub struct Options {
     pub write_timeout: Duration,
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.
     pub connections_max: usize,
+    /// Bytes kept for all clients together, of bodies that are not whole and of responses not taken
+    /// (`MAX_BUFFERED_BYTES`, 256 MiB): beyond it 503 for who sends, close for who does not read.
+    pub buffered_bytes_max: usize,
     /// Which requests are logged (`ACCESS_LOG`).
     pub access_log: AccessLog,
 }

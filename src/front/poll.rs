@@ -80,6 +80,10 @@ pub fn start(
             newcomers,
             poll,
             clients: Slab::default(),
+            held: 0,
+            // Never so little that a single client could not be served.
+            held_max: (options.buffered_bytes_max / options.workers)
+                .max(2 * options.body_bytes_max),
             again: Vec::new(),
             more_newcomers: false,
             next_check: None,
@@ -134,6 +138,9 @@ struct Worker {
     newcomers: Receiver<Newcomer>,
     poll: Poll,
     clients: Slab<Connection>,
+    /// Bytes kept for all clients, and how many may be.
+    held: usize,
+    held_max: usize,
     /// Clients with more to do in the next tick, whether or not their sockets say so.
     again: Vec<u64>,
     /// There may be more in `newcomers`, and nothing will wake us for them.
@@ -175,7 +182,10 @@ impl Worker {
                             && let Some(client) = self.clients.get_mut(key)
                         {
                             client.ready(event);
-                            ready.push(key);
+                            // One turn in a tick, also for who has one coming already.
+                            if !client.queued {
+                                ready.push(key);
+                            }
                         }
                     }
                 }
@@ -248,7 +258,7 @@ impl Worker {
                 self.refuse(key, problem, After::Close, now);
             } else {
                 ready.push(key);
-                self.note_deadline(key);
+                self.settle(key, now);
             }
         }
         self.more_newcomers = true;
@@ -258,11 +268,12 @@ impl Worker {
     /// more than there is.
     fn turn(&mut self, key: u64, now: Instant, session: &mut dyn Session) {
         while let Some(client) = self.clients.get_mut(key) {
+            client.queued = false;
             match client.advance(now, &mut self.scratch, &self.options) {
-                Turn::Wait => return self.note_deadline(key),
+                Turn::Wait => return self.settle(key, now),
                 Turn::Again => {
-                    self.again.push(key);
-                    return self.note_deadline(key);
+                    self.queue(key);
+                    return self.settle(key, now);
                 }
                 Turn::Gone => return self.remove(key),
                 Turn::Head(head) => {
@@ -425,16 +436,43 @@ impl Worker {
             return self.remove(key);
         }
         if more {
-            self.again.push(key);
+            self.queue(key);
         }
-        self.note_deadline(key);
+        self.settle(key, now);
     }
 
-    fn note_deadline(&mut self, key: u64) {
-        let Some(deadline) = self.clients.get_mut(key).and_then(|c| c.deadline()) else {
+    /// Gives a client a turn in the next tick.
+    fn queue(&mut self, key: u64) {
+        if let Some(client) = self.clients.get_mut(key)
+            && !std::mem::replace(&mut client.queued, true)
+        {
+            self.again.push(key);
+        }
+    }
+
+    /// After a client's turn: notes its deadline, and what is kept for it. When that is too much
+    /// for all clients together, the one that adds to it has to go: a thousand of the largest
+    /// bodies at a time, each within its own limit, would be a gigabyte.
+    fn settle(&mut self, key: u64, now: Instant) {
+        let Some(client) = self.clients.get_mut(key) else {
             return;
         };
-        self.next_check = Some(self.next_check.map_or(deadline, |t| t.min(deadline)));
+        if let Some(deadline) = client.deadline() {
+            self.next_check = Some(self.next_check.map_or(deadline, |t| t.min(deadline)));
+        }
+        let held = client.held();
+        self.held = self.held - client.counted + held;
+        let grew = held > client.counted;
+        client.counted = held;
+        if self.held <= self.held_max || !grew {
+            return;
+        }
+        if client.is_sending_body() {
+            let problem = Problem::overloaded("too many bytes are being received");
+            self.refuse(key, problem, After::Close, now);
+        } else {
+            self.remove(key);
+        }
     }
 
     /// One pass over all clients, when the earliest deadline may have come. Deadlines are seconds
@@ -488,6 +526,7 @@ impl Worker {
         };
         // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
         let _ = self.poll.registry().deregister(client.stream());
+        self.held -= client.counted;
         let line = self.board.line(self.n);
         line.disconnected(client.refused);
         if client.exchange.is_some() {
