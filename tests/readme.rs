@@ -1,0 +1,150 @@
+//! The README is held to the program: its table of settings, the files it leads to and the tests it names as evidence.
+//!
+//! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
+//! the README and `--help` show it word for word.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use kioskd::config::SETTINGS;
+use support::Kioskd;
+
+const README: &str = include_str!("../README.md");
+
+#[test]
+fn the_table_of_settings_is_the_one_in_the_code() {
+    let shown: Vec<Vec<&str>> = rows(section("## Settings"))
+        .into_iter()
+        .filter(|cells| cells.len() == 3 && cells[0].starts_with('`'))
+        .collect();
+    let wanted: Vec<Vec<String>> = SETTINGS
+        .iter()
+        .map(|(name, default, meaning)| {
+            vec![
+                format!("`{name}`"),
+                default.to_string(),
+                meaning.to_string(),
+            ]
+        })
+        .collect();
+    assert_eq!(shown, wanted);
+}
+
+#[test]
+fn help_shows_every_setting_with_its_default() {
+    let help = Kioskd::run(&[], &["--help"]).stdout;
+    // `  NAME   meaning [default]`
+    let shown: Vec<(&str, &str)> = help
+        .lines()
+        .filter_map(|line| {
+            let (name, rest) = line.strip_prefix("  ")?.split_once(' ')?;
+            let (_, default) = rest.strip_suffix(']')?.rsplit_once('[')?;
+            Some((name, default))
+        })
+        .collect();
+    let wanted: Vec<(&str, &str)> = SETTINGS
+        .iter()
+        .map(|(name, default, _)| (*name, *default))
+        .collect();
+    assert_eq!(shown, wanted, "in:\n{help}");
+}
+
+/// Evidence that has been renamed or removed is none.
+#[test]
+fn every_test_named_as_evidence_exists() {
+    let mut functions = BTreeSet::new();
+    for folder in ["src", "tests"] {
+        collect_functions(&root().join(folder), &mut functions);
+    }
+    let rows = rows(section("## Requirements, and what shows them"));
+    let mut seen = 0;
+    for name in rows
+        .iter()
+        .filter_map(|cells| cells.get(2))
+        .flat_map(|cell| code_words(cell))
+        // The others are paths (`deploy/check-image`, `/readyz`).
+        .filter(|word| !word.contains('/'))
+    {
+        assert!(
+            functions.contains(name),
+            "the README names a test `{name}`, and there is none"
+        );
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen} names found: has the table moved?");
+}
+
+#[test]
+fn every_file_the_readme_leads_to_exists() {
+    let targets: Vec<&str> = README
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')'))
+        .map(|(target, _)| target)
+        .filter(|target| !target.starts_with("http") && !target.starts_with('#'))
+        .collect();
+    assert!(!targets.is_empty(), "no links found");
+    let in_table = rows(section("## Requirements, and what shows them"))
+        .into_iter()
+        .filter_map(|cells| cells.get(1).copied())
+        .flat_map(code_words);
+    for target in targets.into_iter().chain(in_table) {
+        // The table of requirements names files of src without their folder.
+        let found = [root().join(target), root().join("src").join(target)]
+            .iter()
+            .any(|path| path.exists());
+        assert!(found, "the README leads to `{target}`, and there is none");
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// From a heading to the next one of its level.
+#[track_caller]
+fn section(heading: &str) -> &'static str {
+    let start = README
+        .find(&format!("\n{heading}\n"))
+        .unwrap_or_else(|| panic!("no heading `{heading}`"));
+    let text = &README[start + 1 + heading.len()..];
+    &text[..text.find("\n## ").unwrap_or(text.len())]
+}
+
+/// The rows of every table in `text`, their cells trimmed; without the line of dashes.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|line| line.split(" | ").map(str::trim).collect())
+        .collect()
+}
+
+/// What stands between back-quotes.
+fn code_words(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+fn collect_functions(folder: &Path, functions: &mut BTreeSet<String>) {
+    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("failed to list {folder:?}: {e}"));
+    for entry in entries {
+        let path: PathBuf = entry.expect("an entry of a folder just listed").path();
+        if path.is_dir() {
+            collect_functions(&path, functions);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"));
+            for line in text.lines() {
+                if let Some((name, _)) = line
+                    .trim_start()
+                    .strip_prefix("fn ")
+                    .and_then(|rest| rest.split_once('('))
+                {
+                    functions.insert(name.to_owned());
+                }
+            }
+        }
+    }
+}
