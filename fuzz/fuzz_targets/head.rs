@@ -1,0 +1,6 @@
+//! See `checks::head`.
+#![no_main]
+
+use kioskd_fuzz::checks;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| checks::head::check(input));
