@@ -5,7 +5,6 @@
 
 use super::Options;
 use crate::http::{self, Response};
-use serde_json::json;
 
 /// The document, with `0.0.0` where the version goes.
 const OPENAPI: &str = include_str!("openapi.json");
@@ -15,16 +14,19 @@ const REVISION: Option<&str> = option_env!("KIOSKD_REVISION");
 
 /// `/version`.
 pub fn version(options: &Options) -> Response {
-    let mut body = json!({
-        "name": "kioskd",
-        "version": env!("CARGO_PKG_VERSION"),
-        "revision": REVISION,
-        "store": options.store,
-    });
+    // A string cannot fail to be printed.
+    let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
+    let revision = REVISION.map_or("null".to_owned(), quoted);
+    let mut body = format!(
+        "{{\"name\":\"kioskd\",\"version\":\"{}\",\"revision\":{revision},\"store\":\"{}\"",
+        env!("CARGO_PKG_VERSION"),
+        options.store,
+    );
     for (name, value) in &options.context {
-        body[*name] = value.as_str().into();
+        body.push_str(&format!(",\"{name}\":{}", quoted(value)));
     }
-    http::json(200, body.to_string().into_bytes())
+    body.push('}');
+    http::json(200, body.into_bytes())
 }
 
 /// `/openapi.json`.

@@ -22,8 +22,10 @@ pub fn etag(document: &[u8]) -> String {
 
 /// Sixteen lower-case hexadecimal digits.
 pub fn push_hex(out: &mut String, n: u64) {
-    for shift in (0..64).step_by(4).rev() {
-        out.push(char::from(b"0123456789abcdef"[(n >> shift & 15) as usize]));
+    for byte in n.to_be_bytes() {
+        for digit in [byte >> 4, byte & 15] {
+            out.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! `Idempotency-Key`: a request that may arrive twice and must run once, over all replicas.
 //!
 //! ```text
-//! idem:KEY absent        ─▶ "running <fingerprint>", for the request's own deadline, if absent
-//!                           run; then "done <fingerprint> <outcome>", for IDEMPOTENCY_TTL
-//! idem:KEY running       ─▶ 409, Retry-After
-//! idem:KEY done, same    ─▶ the stored outcome, Idempotency-Replayed: true
-//! idem:KEY of another    ─▶ 422
+//! idem:KEY absent        ─▶ claimed, for the request's own deadline; run; then the outcome is put
+//!                           in place of the claim, for IDEMPOTENCY_TTL
+//! idem:KEY claimed       ─▶ 409, Retry-After
+//! idem:KEY, same request ─▶ the stored outcome, Idempotency-Replayed: true
+//! idem:KEY, another one  ─▶ 422
+//!
+//! record = fingerprint⏎ [status⏎ Location⏎ ETag⏎ Cache-Control⏎ body]     no status: it runs
 //! ```
 //!
 //! Claiming the key and recording the outcome are one atomic step each. Server errors are not
@@ -23,9 +25,8 @@ use super::etag::etag;
 use super::items::NOT_FOUND;
 use super::problem::{Problem, unexpected};
 use super::step::{Outcome, Step};
-use crate::http::{self, Head, Response, header};
+use crate::http::{self, Head, header};
 use crate::store::{Answer, Command, When};
-use serde_json::{Value, json};
 use std::time::Duration;
 
 const BAD_KEY: Problem = Problem::new(400, "bad_idempotency_key", "bad Idempotency-Key");
@@ -39,6 +40,9 @@ const RUNNING: Problem = Problem::new(
     "idempotency_key_in_use",
     "the first request with this Idempotency-Key still runs",
 );
+
+/// The fields of a response that its record keeps. A line break cannot be in them.
+const FIELDS: [&str; 3] = ["Location", "ETag", "Cache-Control"];
 
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
@@ -129,36 +133,34 @@ impl Idempotency {
     }
 
     fn replay(&self, record: &[u8]) -> Outcome {
-        let record: Value = serde_json::from_slice(record).map_err(|_| REUSED)?;
-        if record["of"] != self.fingerprint.as_str() {
+        let mut lines = record.splitn(6, |byte| *byte == b'\n');
+        let mut line = || lines.next().and_then(|line| std::str::from_utf8(line).ok());
+        if line() != Some(&self.fingerprint) {
             return Err(REUSED);
         }
-        let replayed =
-            |response: Response| response.with_header(header("Idempotency-Replayed", "true"));
-        match record["status"].as_u64() {
-            None => Err(Problem {
+        let Some(status) = line().and_then(|status| status.parse().ok()) else {
+            return Err(Problem {
                 retry_after: Some(1),
                 ..RUNNING
-            }),
-            Some(404) => Err(NOT_FOUND.replayed()),
-            Some(412) => Err(FAILED.replayed()),
-            Some(status) => {
-                let status = u16::try_from(status).unwrap_or(500);
-                let mut response = match record["body"].as_str() {
-                    Some(body) => http::json(status, body.as_bytes().to_vec()),
-                    None => http::empty(status),
-                };
-                for name in ["Location", "ETag", "Cache-Control"] {
-                    let field = record[name]
-                        .as_str()
-                        .and_then(|value| http::checked_header(name, value));
-                    field
-                        .into_iter()
-                        .for_each(|field| response.add_header(field));
-                }
-                Ok(replayed(response))
-            }
+            });
+        };
+        match status {
+            404 => return Err(NOT_FOUND.replayed()),
+            412 => return Err(FAILED.replayed()),
+            _ => {}
         }
+        let fields = FIELDS.map(|name| (name, line().unwrap_or_default()));
+        let mut response = match lines.next() {
+            Some(body) if !body.is_empty() => http::json(status, body.to_vec()),
+            _ => http::empty(status),
+        };
+        for (name, value) in fields {
+            let field = http::checked_header(name, value).filter(|_| !value.is_empty());
+            field
+                .into_iter()
+                .for_each(|field| response.add_header(field));
+        }
+        Ok(response.with_header(header("Idempotency-Replayed", "true")))
     }
 
     /// The request has run: records what came of it, or gives the key free.
@@ -185,33 +187,31 @@ impl Idempotency {
     }
 
     fn claimed(&self) -> Vec<u8> {
-        json!({ "of": self.fingerprint }).to_string().into_bytes()
+        format!("{}\n", self.fingerprint).into_bytes()
     }
 
     /// The record of an outcome that may be replayed.
     fn record(&self, outcome: Outcome) -> (Option<Vec<u8>>, Outcome) {
-        let mut record = json!({ "of": self.fingerprint });
-        let outcome = match outcome {
+        match outcome {
             Err(problem) if problem == NOT_FOUND || problem == FAILED => {
-                record["status"] = problem.status.into();
-                Err(problem)
+                let record = format!("{}\n{}\n\n\n\n", self.fingerprint, problem.status);
+                (Some(record.into_bytes()), Err(problem))
             }
-            Err(problem) => return (None, Err(problem)),
+            Err(problem) => (None, Err(problem)),
             Ok(response) => {
-                record["status"] = response.status_code().0.into();
-                for field in response.headers() {
-                    let name = field.field.as_str().as_str();
-                    if matches!(name, "Location" | "ETag" | "Cache-Control") {
-                        record[name] = field.value.as_str().into();
-                    }
+                let mut record = format!("{}\n{}\n", self.fingerprint, response.status_code().0);
+                for name in FIELDS {
+                    let field = response
+                        .headers()
+                        .iter()
+                        .find(|field| field.field.equiv(name));
+                    record.push_str(field.map_or("", |field| field.value.as_str()));
+                    record.push('\n');
                 }
                 let (response, body) = http::take_body(response);
-                if !body.is_empty() {
-                    record["body"] = String::from_utf8_lossy(&body).into_owned().into();
-                }
-                Ok(http::with_body(response, body))
+                let record = [record.as_bytes(), &body].concat();
+                (Some(record), Ok(http::with_body(response, body)))
             }
-        };
-        (Some(record.to_string().into_bytes()), outcome)
+        }
     }
 }

@@ -10,14 +10,14 @@
 //! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
 //! twice. The cursor is opaque, and good for the same prefix only.
 
-use super::document::is_json;
+use super::document::{BAD_JSON, is_json};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, checked, push_percent_encoded};
+use super::patch::{elements, members, name};
 use super::problem::{Problem, unexpected};
 use super::step::{Outcome, Step};
 use crate::http::{self, Head, Method, header};
 use crate::store::{Answer, Command};
-use serde_json::Value;
 
 const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit");
 const BAD_PREFIX: Problem = Problem::new(400, "bad_prefix", "bad prefix");
@@ -128,7 +128,7 @@ impl ListCall {
             if !text.ends_with('[') {
                 text.push(',');
             }
-            text.push_str(&format!("{{\"id\":{},\"ttl\":", Value::from(id)));
+            text.push_str(&format!("{{\"id\":{},\"ttl\":", quoted(&id)));
             match left {
                 // Up, so that what is there has at least one second.
                 Some(left) => text.push_str(&left.as_millis().div_ceil(1000).to_string()),
@@ -193,15 +193,30 @@ pub fn bulk(body: &[u8]) -> Step {
     )
 }
 
+/// The ids of a bulk read, cut out of its text.
 fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
-    let body: Value = serde_json::from_slice(body).map_err(|_| super::document::BAD_JSON)?;
-    let ids = body.get("ids").and_then(Value::as_array).ok_or(BAD_IDS)?;
+    let text = std::str::from_utf8(body)
+        .ok()
+        .filter(|_| is_json(body))
+        .ok_or(BAD_JSON)?
+        .trim();
+    if !text.starts_with('{') {
+        return Err(BAD_IDS);
+    }
+    let found = members(text).filter(|(raw, _)| name(raw) == "ids").last();
+    let (_, list) = found
+        .filter(|(_, value)| value.starts_with('['))
+        .ok_or(BAD_IDS)?;
+    let ids: Vec<&str> = elements(list).take(LIMIT_MAX + 1).collect();
     if ids.is_empty() || ids.len() > LIMIT_MAX {
         return Err(BAD_IDS);
     }
-    ids.iter()
-        .map(|id| checked(id.as_str().ok_or(BAD_ID)?.into()))
-        .collect()
+    let id = |raw: &str| {
+        serde_json::from_str::<String>(raw)
+            .map_err(|_| BAD_ID)
+            .and_then(|id| checked(id.into_bytes()))
+    };
+    ids.into_iter().map(id).collect()
 }
 
 fn found(ids: &[String], values: &[Option<Vec<u8>>]) -> Outcome {
@@ -222,13 +237,18 @@ fn found(ids: &[String], values: &[Option<Vec<u8>>]) -> Outcome {
                 "store error: what is stored is not JSON",
             ));
         }
-        let (id, tag) = (Value::from(id.as_str()), Value::from(etag(document)));
+        let (id, tag) = (quoted(id), quoted(&etag(document)));
         body.extend_from_slice(format!("{{\"id\":{id},\"etag\":{tag},\"item\":").as_bytes());
         body.extend_from_slice(document);
         body.push(b'}');
     }
     body.extend_from_slice(b"]}");
     Ok(http::json(200, body).with_header(header("Cache-Control", "no-store")))
+}
+
+/// A text as a JSON string.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// A cursor on its way out: two digits a byte need no escapes anywhere.

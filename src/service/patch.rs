@@ -74,7 +74,7 @@ fn is_object(json: &str) -> bool {
 }
 
 /// What a name in quotes means. One that means no text (half a surrogate pair) means itself.
-fn name(raw: &str) -> Cow<'_, str> {
+pub fn name(raw: &str) -> Cow<'_, str> {
     let inner = &raw[1..raw.len() - 1];
     if !inner.contains('\\') {
         return Cow::Borrowed(inner);
@@ -83,7 +83,7 @@ fn name(raw: &str) -> Cow<'_, str> {
 }
 
 /// The members of an object: names with their quotes, values without the space around them.
-fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
+pub fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
     let inner = object.trim();
     let mut rest = &inner[1..inner.len() - 1];
     std::iter::from_fn(move || {
@@ -96,6 +96,21 @@ fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
         let (value, behind) = value.split_at(value_len(value));
         rest = behind;
         Some((name, value))
+    })
+}
+
+/// The elements of an array, without the space around them.
+pub fn elements(array: &str) -> impl Iterator<Item = &str> {
+    let inner = array.trim();
+    let mut rest = &inner[1..inner.len() - 1];
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
+        if rest.is_empty() {
+            return None;
+        }
+        let (value, behind) = rest.split_at(value_len(rest));
+        rest = behind;
+        Some(value)
     })
 }
 
