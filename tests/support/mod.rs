@@ -1,7 +1,8 @@
 //! The harness: real processes on real sockets, and nothing left behind.
 //!
 //! [`Kioskd`] is the binary under test, [`Redis`] a real redis-server in a temporary directory, [`FakeRedis`] a Redis
-//! that says what a test tells it to, [`Client`] an HTTP client that shows the bytes instead of hiding them.
+//! that says what a test tells it to, [`ByHand`] a server played byte by byte, [`Proxy`] a bad network before a good server,
+//! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them.
 //!
 //! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
 //! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
@@ -10,17 +11,22 @@
 // Every suite is its own crate and uses its own part of the harness.
 #![allow(dead_code, unused_imports)]
 
+mod by_hand;
 mod client;
 mod fake_redis;
 pub mod hostile;
 mod kioskd;
 mod process;
+mod proxy;
 mod redis;
+pub mod session;
 
+pub use by_hand::{ByHand, Caller, HELLO};
 pub use client::{Client, Reply};
 pub use fake_redis::{Act, FakeRedis};
 pub use kioskd::{Finished, Kioskd};
 pub use process::{on_path, temp_dir};
+pub use proxy::{Cut, Proxy, Way};
 pub use redis::Redis;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,212 @@
+//! A TCP proxy that does to a conversation what networks do: cuts it, swallows it, slows it down.
+//!
+//! ```text
+//! kioskd ──up──▶ Proxy ──up──▶ redis-server
+//!        ◀─down─       ◀─down─
+//! ```
+//!
+//! The server behind it is a real one, so what arrives there has effects that a test can look at.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// A direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the server.
+    Up,
+    /// From the server to the client.
+    Down,
+}
+
+/// The end of a connection: when exactly this many bytes have passed in this direction.
+#[derive(Debug, Clone, Copy)]
+pub struct Cut {
+    pub way: Way,
+    pub after: usize,
+}
+
+/// A listening proxy. Its threads end with the connections they carry.
+pub struct Proxy {
+    address: String,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// For the connections to come, in their order.
+    cuts: VecDeque<Cut>,
+    links: Vec<Link>,
+    accepted: usize,
+    stopped: bool,
+}
+
+struct Link {
+    client: TcpStream,
+    server: TcpStream,
+    mood: Arc<Mood>,
+}
+
+/// How the bytes of one connection are treated.
+#[derive(Default)]
+struct Mood {
+    swallow: AtomicBool,
+    drip: Mutex<Option<Duration>>,
+}
+
+impl Proxy {
+    /// In front of the server at `target`.
+    pub fn start(target: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        let address = listener
+            .local_addr()
+            .expect("a bound socket has an address")
+            .to_string();
+        let shared = Arc::new(Shared::default());
+        let (for_thread, target) = (Arc::clone(&shared), target.to_owned());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if !for_thread.carry(client, &target) {
+                    return;
+                }
+            }
+        });
+        Proxy { address, shared }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn addr(&self) -> String {
+        self.address.clone()
+    }
+
+    /// Ends the next connection there will be as `cut` says; with several, each has its turn.
+    pub fn cut_next(&self, cut: Cut) {
+        self.shared.lock().cuts.push_back(cut);
+    }
+
+    /// Closes every connection there is. When this returns the client's kernel knows.
+    pub fn cut_all(&self) {
+        for link in self.shared.lock().links.drain(..) {
+            link.close();
+        }
+    }
+
+    /// From now on nothing passes on the present connections, though they stay; new ones work.
+    pub fn swallow_all(&self) {
+        for link in &self.shared.lock().links {
+            link.mood.swallow.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// From now on the present connections bring replies a byte at a time, this far apart.
+    pub fn drip_all(&self, pause: Duration) {
+        for link in &self.shared.lock().links {
+            *link.mood.drip.lock().expect("no pump panics") = Some(pause);
+        }
+    }
+
+    /// How many connections there were.
+    pub fn accepted(&self) -> usize {
+        self.shared.lock().accepted
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.lock().stopped = true;
+        self.cut_all();
+        // Wakes the thread in accept(), so that it sees `stopped` and closes the port.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().expect("no pump panics")
+    }
+
+    /// False when the proxy has ended.
+    fn carry(&self, client: TcpStream, target: &str) -> bool {
+        let mut state = self.lock();
+        if state.stopped {
+            return false;
+        }
+        state.accepted += 1;
+        let cut = state.cuts.pop_front();
+        // A server that is down: the client sees its connection closed, as through any proxy.
+        let Ok(server) = TcpStream::connect(target) else {
+            return true;
+        };
+        let mood = Arc::new(Mood::default());
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let end = |stream: &TcpStream| stream.try_clone().expect("a descriptor is left");
+        for way in [Way::Up, Way::Down] {
+            let left = cut.filter(|cut| cut.way == way).map(|cut| cut.after);
+            let (from, to) = match way {
+                Way::Up => (end(&client), end(&server)),
+                Way::Down => (end(&server), end(&client)),
+            };
+            let mood = Arc::clone(&mood);
+            std::thread::spawn(move || {
+                let _ = pump(&from, &to, left, &mood, way);
+                for stream in [from, to] {
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            });
+        }
+        state.links.push(Link {
+            client,
+            server,
+            mood,
+        });
+        true
+    }
+}
+
+impl Link {
+    fn close(&self) {
+        let _ = self.client.shutdown(Shutdown::Both);
+        let _ = self.server.shutdown(Shutdown::Both);
+    }
+}
+
+fn pump(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    mut left: Option<usize>,
+    mood: &Mood,
+    way: Way,
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; 64 * 1024];
+    while left != Some(0) {
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        if mood.swallow.load(Ordering::SeqCst) {
+            continue;
+        }
+        let n = left.map_or(n, |left| left.min(n));
+        left = left.map(|left| left - n);
+        let drip = *mood.drip.lock().expect("no pump panics");
+        match drip {
+            Some(pause) if way == Way::Down => {
+                for byte in &buffer[..n] {
+                    to.write_all(std::slice::from_ref(byte))?;
+                    std::thread::sleep(pause);
+                }
+            }
+            _ => to.write_all(&buffer[..n])?,
+        }
+    }
+    Ok(())
+}
