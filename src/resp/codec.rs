@@ -130,6 +130,18 @@ impl Decoder {
         self.open.is_empty() && self.bulk.is_none() && !self.attributed && self.scanned == 0
     }
 
+    /// True when part of a reply has come: taken already, or at the front of `rest`, the bytes
+    /// that `decode` left with the caller. Part of a push is not part of a reply.
+    pub fn is_inside_reply(&self, rest: &[u8]) -> bool {
+        match self.open.first() {
+            Some(outermost) => !matches!(outermost.kind, AggregateKind::Push),
+            None => {
+                let begins = rest.first().is_some_and(|kind| *kind != b'>');
+                self.bulk.is_some() || self.attributed || begins
+            }
+        }
+    }
+
     /// Takes bytes from the front of `input` until a frame is complete or nothing more can be
     /// taken. Returns how many it took, and the frame.
     ///

@@ -11,20 +11,17 @@
 //! ```
 //!
 //! A command whose requester gave up keeps its slot: its reply is read and dropped in its turn
-//! (the famous leak of 2023 was a client that did not). Reading never waits for writing, so a
-//! server that will not read until it has written cannot lock us up with it.
+//! (the famous leak of 2023 was a client that did not). What comes before its command has gone out
+//! is not its reply, whatever it looks like. Reading never waits for writing, so a server that will
+//! not read until it has written cannot lock us up with it.
 
-use super::codec::{Decoder, Frame, Limits, Protocol, ProtocolError, Reply, encode};
+use super::codec::{Decoder, ErrorReply, Frame, Limits, Protocol, ProtocolError, Reply, encode};
 use crate::stream::Stream;
 use mio::event::Event;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::{Duration, Instant};
-
-/// A connection quiet for this long is probed before it is written to: a server or a NAT box may
-/// have closed it, and a command written into a closed connection has an unknown outcome.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Replies are read in pieces of this size. Idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
@@ -97,9 +94,12 @@ pub enum Fault {
     Protocol(ProtocolError),
     /// A reply of a type the command cannot have.
     WrongType(Shape),
-    /// A reply with nothing in flight.
+    /// A reply, or the beginning of one, with nothing sent that it could answer.
     Stray,
-    /// Commands waited and nothing moved for this long.
+    /// An error with nothing sent that it could answer: what a server says that hangs up on us,
+    /// `-ERR max number of clients reached` for one.
+    Dismissed(ErrorReply),
+    /// Commands waited and none was answered for this long.
     Stalled(Duration),
 }
 
@@ -122,7 +122,8 @@ impl fmt::Display for Fault {
             Fault::Protocol(e) => write!(f, "{e}"),
             Fault::WrongType(shape) => write!(f, "reply of the wrong type ({shape:?} expected)"),
             Fault::Stray => f.write_str("a reply that nobody asked for"),
-            Fault::Stalled(d) => write!(f, "nothing moved for {} ms", d.as_millis()),
+            Fault::Dismissed(e) => write!(f, "dismissed by the server: {e}"),
+            Fault::Stalled(d) => write!(f, "no reply for {} ms", d.as_millis()),
         }
     }
 }
@@ -151,7 +152,8 @@ pub struct Connection {
     input: Vec<u8>,
     decoder: Decoder,
     slots: VecDeque<Slot>,
-    moved: Instant,
+    /// When a reply last came, or the first of the present commands was queued after a silence.
+    answered: Instant,
 }
 
 impl Connection {
@@ -170,7 +172,7 @@ impl Connection {
             input: Vec::new(),
             decoder: Decoder::new(limits),
             slots: VecDeque::new(),
-            moved: now,
+            answered: now,
         }
     }
 
@@ -208,11 +210,12 @@ impl Connection {
 
     fn enqueue(&mut self, now: Instant, id: u64, shape: Shape, before: usize) {
         if self.slots.is_empty() {
-            if now.saturating_duration_since(self.moved) > QUIET {
-                self.readable = true;
-            }
+            // Looked at before it is written to, whatever the poll has said so far: the server may
+            // have closed it since, and a command written into a closed connection has an unknown
+            // outcome. One call, and only where nothing is in flight.
+            self.readable = true;
             // Silence is counted from here: before, nobody waited.
-            self.moved = now;
+            self.answered = now;
         }
         self.queued += (self.out.len() - before) as u64;
         if shape == Shape::Pushed {
@@ -234,7 +237,7 @@ impl Connection {
     /// The connection is dead; call [`into_slots`](Connection::into_slots) next.
     pub fn progress(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
         self.read(now, heard)?;
-        self.write(now)
+        self.write()
     }
 
     fn read(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
@@ -243,12 +246,11 @@ impl Connection {
             match self.stream.read(&mut self.scratch) {
                 Ok(0) => return Err(Fault::Closed),
                 Ok(n) => {
-                    self.moved = now;
                     // Edge-triggered: a short read means drained, and saves the call that would
                     // say so. But the edge may have told of a close as well; it comes only once.
                     let drained = n < self.scratch.len() && self.stream.is_plain();
                     self.readable = !drained || self.ended;
-                    self.take(n, heard)?;
+                    self.take(now, n, heard)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -259,32 +261,41 @@ impl Connection {
     }
 
     /// Decodes `n` fresh bytes, straight from the scratch buffer when nothing was left over.
-    fn take(&mut self, n: usize, heard: &mut Heard) -> Result<(), Fault> {
+    fn take(&mut self, now: Instant, n: usize, heard: &mut Heard) -> Result<(), Fault> {
         let Connection {
             scratch,
             input,
             decoder,
             slots,
+            sent,
             ..
         } = self;
-        let fresh = &scratch[..n];
+        let (fresh, before) = (&scratch[..n], slots.len());
         if input.is_empty() {
-            let taken = decode(decoder, fresh, slots, heard)?;
+            let taken = decode(decoder, fresh, slots, *sent, heard)?;
             input.extend_from_slice(&fresh[taken..]);
         } else {
             input.extend_from_slice(fresh);
-            let taken = decode(decoder, input, slots, heard)?;
+            let taken = decode(decoder, input, slots, *sent, heard)?;
             input.drain(..taken);
+        }
+        // Half a reply is as bad as a whole one: its other half would come after our next command.
+        // Half an error may yet tell why we are dismissed.
+        let unasked = slots.front().is_none_or(|slot| slot.end > *sent);
+        if unasked && decoder.is_inside_reply(input) && input.first() != Some(&b'-') {
+            return Err(Fault::Stray);
+        }
+        if slots.len() < before {
+            self.answered = now;
         }
         Ok(())
     }
 
-    fn write(&mut self, now: Instant) -> Result<(), Fault> {
+    fn write(&mut self) -> Result<(), Fault> {
         while self.writable && self.out_at < self.out.len() {
             match self.stream.write(&self.out[self.out_at..]) {
                 Ok(0) => return Err(Fault::Closed),
                 Ok(n) => {
-                    self.moved = now;
                     self.out_at += n;
                     self.sent += n as u64;
                 }
@@ -300,6 +311,11 @@ impl Connection {
             self.out_at = 0;
             self.out.clear();
             self.out.shrink_to(OUT_KEPT_BYTES);
+        } else if self.out_at > OUT_KEPT_BYTES.max(self.out.len() / 2) {
+            // Under steady pressure it is never empty, and would only ever grow. Each byte is
+            // moved once at the most for each byte that was sent.
+            self.out.drain(..self.out_at);
+            self.out_at = 0;
         }
         Ok(())
     }
@@ -314,9 +330,16 @@ impl Connection {
         self.slots.len()
     }
 
-    /// When commands wait: since when nothing has moved.
+    /// How many bytes the kernel has not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.out.len() - self.out_at
+    }
+
+    /// When commands wait: since when none has been answered. Bytes that move are no answer: the
+    /// kernel takes our commands long after the server is gone, and a reply that drips in for
+    /// longer than anybody waits for it is not coming either.
     pub fn waiting_since(&self) -> Option<Instant> {
-        (!self.slots.is_empty()).then_some(self.moved)
+        (!self.slots.is_empty()).then_some(self.answered)
     }
 
     /// Ends a dead connection: its waiting commands, each with whether the kernel had taken all
@@ -334,6 +357,7 @@ fn decode(
     decoder: &mut Decoder,
     mut input: &[u8],
     slots: &mut VecDeque<Slot>,
+    sent: u64,
     heard: &mut Heard,
 ) -> Result<usize, Fault> {
     let whole = input.len();
@@ -344,7 +368,13 @@ fn decode(
             Some(Frame::Push(push)) => heard.pushes.push(push),
             Some(Frame::Reply(reply)) => {
                 // Taken out only when its reply is good: otherwise it is lost with the rest.
-                let Slot { id, shape, .. } = *slots.front().ok_or(Fault::Stray)?;
+                let asked = slots.front().filter(|slot| slot.end <= sent);
+                let Some(&Slot { id, shape, .. }) = asked else {
+                    return Err(match reply {
+                        Reply::Error(e) => Fault::Dismissed(e),
+                        _ => Fault::Stray,
+                    });
+                };
                 if !shape.fits(&reply) {
                     return Err(Fault::WrongType(shape));
                 }

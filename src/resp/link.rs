@@ -61,7 +61,7 @@ pub const NOBODY: u64 = u64::MAX;
 pub struct Options {
     /// For one address; a name with several has them tried in turn.
     pub connect_timeout: Duration,
-    /// A connection on which commands wait and nothing moves for this long is replaced.
+    /// A connection on which commands wait and none is answered for this long is replaced.
     pub stall_timeout: Duration,
     /// Who we are and what the server has to be.
     pub sign_on: sign_on::Options,
@@ -460,7 +460,10 @@ impl Link {
             }
             connection
                 .progress(now, &mut heard)
-                .map_err(|fault| Away::Unreachable(fault.to_string()))?;
+                .map_err(|fault| match fault {
+                    Fault::Dismissed(e) => Away::Refused(e.to_string()),
+                    fault => Away::Unreachable(fault.to_string()),
+                })?;
             let reply = match (shape, heard.replies.pop()) {
                 (Shape::Pushed, None) => Reply::Null,
                 (_, Some((.., reply))) => reply,

@@ -86,9 +86,10 @@ pub fn is_shebang_unknown(e: &ErrorReply) -> bool {
     text.contains("compiling script") && text.contains("unexpected symbol near")
 }
 
-/// All places are taken. Said right after the connect, and then the connection is closed.
+/// All places are taken. Said right after the connect, and then the connection is closed. A node
+/// of a cluster says "max number of clients + cluster connections reached".
 pub fn is_max_clients(e: &ErrorReply) -> bool {
-    e.to_string().contains("max number of clients reached")
+    e.to_string().contains("max number of clients")
 }
 
 fn find(e: &ErrorReply) -> Option<&'static Row> {
