@@ -33,10 +33,12 @@ use mio::event::Event;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Commands that may be under way or waiting in one client; one more is refused.
+/// Commands that may be under way or waiting in one client; one more is refused. What requests
+/// that gave up have left behind on a connection counts there as well.
 pub const COMMANDS_MAX: usize = 10_000;
 
-/// Bytes of commands that may be under way or waiting in one client; one more is refused.
+/// Bytes of commands that may be under way or waiting in one client; one more is refused. On a
+/// connection the bytes that wait for the kernel count as well, whoever still waits for them.
 pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Nodes of a cluster that are kept in mind; more than any has.
@@ -309,6 +311,12 @@ impl Client {
             return node.waiting.push_back(key);
         };
         entry.tries += 1;
+        // The table is bounded, but entries leave it at their deadlines and their commands stay.
+        if connection.in_flight() >= COMMANDS_MAX
+            || connection.backlog() + entry.request.command.len() > BYTES_MAX
+        {
+            return self.fail(now, key, Failure::Overloaded);
+        }
         entry.sent = true;
         let asking = entry.asking.take().is_some() && matches!(entry.origin, Origin::Requester(_));
         if asking {
