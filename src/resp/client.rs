@@ -493,7 +493,7 @@ impl Client {
             return;
         };
         entry.sent = false;
-        if again && (!sent || entry.request.read_only) && entry.tries < TRIES_MAX {
+        if (!sent || again && entry.request.read_only) && entry.tries < TRIES_MAX {
             return self.place(now, id);
         }
         let failure = match why {

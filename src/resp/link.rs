@@ -126,7 +126,7 @@ pub struct Lost {
     pub id: u64,
     /// The kernel had taken all of it, so it may have run; otherwise it certainly did not.
     pub sent: bool,
-    /// It may be sent again, as far as the connection is concerned.
+    /// It may be sent again even though it has been, as far as the connection is concerned.
     pub again: bool,
     /// What happened to the connection.
     pub why: Away,
@@ -142,6 +142,8 @@ pub struct Link {
     backoff: Backoff,
     away_since: Option<Instant>,
     away: Option<Away>,
+    /// An attempt has failed since there was a connection.
+    tried: bool,
     /// Take no more commands, and connect anew when the present ones are answered.
     renew: bool,
 }
@@ -184,6 +186,7 @@ impl Link {
             backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP),
             away_since: None,
             away: None,
+            tried: false,
             renew: false,
         }
     }
@@ -221,13 +224,14 @@ impl Link {
     }
 
     /// As [`away`](Link::away), but only when it has been so for longer than [`PATIENCE`], or when
-    /// waiting cannot help.
+    /// waiting cannot help. Before the first attempt after a loss nothing is known: the wait for it
+    /// may be as long as the patience is.
     pub fn known_away(&self, now: Instant) -> Option<&Away> {
         let away = self.away.as_ref()?;
         let long = self
             .away_since
             .is_some_and(|t| now.saturating_duration_since(t) >= PATIENCE);
-        (long || matches!(away, Away::Refused(_))).then_some(away)
+        (long && self.tried || matches!(away, Away::Refused(_))).then_some(away)
     }
 
     /// Makes a new connection, once what is under way on this one is answered: the server behind
@@ -267,6 +271,7 @@ impl Link {
                     // The errand itself cannot be stopped, and no second one is started beside it.
                     None => {
                         if now >= *until {
+                            self.tried = true;
                             self.note(now, Away::Silent("the name is not resolved yet".to_owned()));
                         }
                         return;
@@ -479,6 +484,7 @@ impl Link {
         log::info!("redis {}: connected", self.endpoint);
         self.away = None;
         self.away_since = None;
+        self.tried = false;
         self.renew = false;
         Ok(self.take_connection(now).map(|connection| State::Up {
             connection,
@@ -533,7 +539,11 @@ impl Link {
                 again,
                 why: why.clone(),
             }));
-        Some(self.fail(now, why))
+        // Logged above, with the number.
+        self.away = Some(why.clone());
+        let next = self.fail(now, why);
+        self.tried = false;
+        Some(next)
     }
 
     /// Closes the link for good; what waits on it is lost.
@@ -574,6 +584,7 @@ impl Link {
     /// Notes the failure; returns when to try again (an `Err`, so that callers can hand it on).
     fn fail(&mut self, now: Instant, away: Away) -> Result<State, Instant> {
         let refused = matches!(away, Away::Refused(_));
+        self.tried = true;
         let wait = self.backoff.next_wait();
         self.note(now, away);
         Err(now + if refused { REFUSED_WAIT + wait } else { wait })
