@@ -44,7 +44,8 @@ pub const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Nodes of a cluster that are kept in mind; more than any has.
 const NODES_MAX: usize = 1024;
 
-/// How often one request is sent at the most, its first time included.
+/// How often one request is sent at the most when each time its connection is lost. (What is
+/// refused is tried again until its deadline, or until the budget is spent.)
 const TRIES_MAX: u32 = 16;
 
 /// Redirects that one request follows; a cluster in its senses needs one or two.
@@ -310,13 +311,13 @@ impl Client {
             entry.sent = false;
             return node.waiting.push_back(key);
         };
-        entry.tries += 1;
         // The table is bounded, but entries leave it at their deadlines and their commands stay.
         if connection.in_flight() >= COMMANDS_MAX
             || connection.backlog() + entry.request.command.len() > BYTES_MAX
         {
             return self.fail(now, key, Failure::Overloaded);
         }
+        entry.tries += 1;
         entry.sent = true;
         let asking = entry.asking.take().is_some() && matches!(entry.origin, Origin::Requester(_));
         if asking {
@@ -406,8 +407,7 @@ impl Client {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if entry.tries >= TRIES_MAX || now + wait >= entry.request.deadline || !self.budget.spend()
-        {
+        if now + wait >= entry.request.deadline || !self.budget.spend() {
             return self.finish(key, Ok(Reply::Error(e)));
         }
         entry.refusal = Some(e);
@@ -710,7 +710,9 @@ impl Client {
         }
     }
 
-    /// Fails what is due. What no connection has says why it waited: it certainly did not run.
+    /// Fails what is due. What no connection has says why it waited: it certainly did not run. A
+    /// read says so too while it is being tried again: of a server that answers LOADING now and
+    /// then, LOADING is the better answer than silence.
     fn time_out(&mut self, now: Instant) {
         if self.earliest.is_none_or(|t| t > now) {
             return;
@@ -727,10 +729,11 @@ impl Client {
                 .map(Failure::from);
             match self.table.get_mut(key) {
                 Some(Entry {
-                    sent: false,
+                    sent,
+                    request,
                     refusal: Some(e),
                     ..
-                }) => {
+                }) if !*sent || request.read_only => {
                     let e = e.clone();
                     self.finish(key, Ok(Reply::Error(e)));
                 }
