@@ -710,6 +710,32 @@ fn is_idle_only_between_frames() {
     }
 }
 
+/// A push may be under way between two replies; anything else that has begun is a reply.
+#[test]
+fn is_inside_a_reply_from_its_first_byte_to_its_last() {
+    for bytes in every_type().into_iter().map(|(bytes, _)| bytes) {
+        for (before, bytes) in [(&b""[..], bytes), (b"|1\r\n+a\r\n+b\r\n", bytes)] {
+            let whole = [before, bytes].concat();
+            for shown in 1..whole.len() {
+                let mut decoder = Decoder::new(Limits::default());
+                let (taken, frame) = decoder.decode(&whole[..shown]).unwrap();
+                assert_eq!(frame, None);
+                assert!(
+                    decoder.is_inside_reply(&whole[taken..shown]),
+                    "{whole:?} {shown}"
+                );
+            }
+        }
+    }
+    let push = b">2\r\n$1\r\na\r\n*1\r\n:1\r\n";
+    for shown in 0..=push.len() {
+        let mut decoder = Decoder::new(Limits::default());
+        decoder.set_protocol(Protocol::Resp3);
+        let (taken, _) = decoder.decode(&push[..shown]).unwrap();
+        assert!(!decoder.is_inside_reply(&push[taken..shown]), "{shown}");
+    }
+}
+
 #[test]
 fn what_a_server_would_send_comes_back() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
