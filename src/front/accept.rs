@@ -4,7 +4,7 @@
 //! wake them all for every client, and the first to run would take most; handed out like this,
 //! sixteen connections on two workers are eight each, every time.
 //!
-//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503; up to [`SPARE`] at a time,
+//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503; up to `SPARE` at a time,
 //! and those beyond that are closed at once. When the process has no file descriptor left, the one
 //! kept back for this moment is given up, the client accepted and closed, and the descriptor taken
 //! back: the queue of the listener empties, and nothing spins. The log says so, once a second at most.
