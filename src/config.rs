@@ -52,6 +52,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "unset",
         "a file that holds the password",
     ),
+    (
+        "REDIS_CA_FILE",
+        "unset",
+        "certificates to trust instead of Mozilla's (feature `tls`)",
+    ),
     ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address"),
     ("FRONT", "poll", "poll or tiny_http"),
     (
