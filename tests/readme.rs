@@ -16,7 +16,10 @@ const README: &str = include_str!("../README.md");
 
 #[test]
 fn the_table_of_settings_is_the_one_in_the_code() {
-    let shown: Vec<Vec<&str>> = rows(section("## Settings"))
+    let (settings, _limits) = section("## Settings")
+        .split_once("\n### ")
+        .expect("limits have a heading of their own below the settings");
+    let shown: Vec<Vec<&str>> = rows(settings)
         .into_iter()
         .filter(|cells| cells.len() == 3 && cells[0].starts_with('`'))
         .collect();
@@ -50,6 +53,27 @@ fn help_shows_every_setting_with_its_default() {
         .map(|(name, default, _)| (*name, *default))
         .collect();
     assert_eq!(shown, wanted, "in:\n{help}");
+}
+
+/// A setting that is read and listed nowhere is one that nobody finds. `RUST_LOG` stands in the line of `LOG`.
+#[test]
+fn every_setting_that_is_read_is_listed() {
+    let source = include_str!("../src/config.rs");
+    let (code, _tests) = source
+        .split_once("#[cfg(test)]")
+        .expect("config.rs has tests below its code");
+    let names: BTreeSet<&str> = code
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| {
+            text.contains(|c: char| c.is_ascii_uppercase())
+                && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+        })
+        .collect();
+    let mut listed: BTreeSet<&str> = SETTINGS.iter().map(|(name, _, _)| *name).collect();
+    listed.insert("RUST_LOG");
+    assert_eq!(names, listed);
 }
 
 /// Evidence that has been renamed or removed is none.
