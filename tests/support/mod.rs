@@ -2,7 +2,8 @@
 //!
 //! [`Kioskd`] is the binary under test, [`Redis`] a real redis-server in a temporary directory, [`FakeRedis`] a Redis
 //! that says what a test tells it to, [`ByHand`] a server played byte by byte, [`Proxy`] a bad network before a good server,
-//! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them.
+//! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them, [`Cluster`]
+//! and [`Sentinels`] several real servers that know each other, [`under_load`] clients that never pause.
 //!
 //! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
 //! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
@@ -13,21 +14,27 @@
 
 mod by_hand;
 mod client;
+mod cluster;
 mod fake_redis;
 pub mod hostile;
 mod kioskd;
+mod load;
 mod process;
 mod proxy;
 mod redis;
+mod sentinels;
 pub mod session;
 
 pub use by_hand::{ByHand, Caller, HELLO};
 pub use client::{Client, Reply};
+pub use cluster::Cluster;
 pub use fake_redis::{Act, FakeRedis};
 pub use kioskd::{Finished, Kioskd};
+pub use load::{Journal, Op, Saw, under_load};
 pub use process::{on_path, temp_dir};
 pub use proxy::{Cut, Proxy, Way};
-pub use redis::Redis;
+pub use redis::{Redis, ask};
+pub use sentinels::{Sentinels, Switch};
 
 use std::time::{Duration, Instant};
 

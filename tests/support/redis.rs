@@ -47,6 +47,18 @@ impl Redis {
         panic!("redis-server did not start: {}", log_of(&dir));
     }
 
+    /// A node for a cluster, alone and without slots. The port of its bus is chosen here too: the usual one, 10,000
+    /// above, does not exist for every port the kernel gives.
+    #[track_caller]
+    pub fn start_node() -> Redis {
+        let bus = free_port().to_string();
+        let node = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        let timeout = ["--cluster-node-timeout", "2000"];
+        // A new replica is served at once, not after the five seconds in which more might come.
+        let hurry = ["--repl-diskless-sync-delay", "0"];
+        Redis::start_with(&[&node[..], &timeout, &hurry].concat())
+    }
+
     /// As [`Redis::start_with`], with a Unix socket beside the port: [`Redis::socket`].
     #[track_caller]
     pub fn start_with_socket() -> Redis {
@@ -137,7 +149,7 @@ impl Drop for Redis {
 }
 
 /// A port nobody listens on at this moment.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener
         .local_addr()
@@ -189,7 +201,8 @@ fn try_start(port: u16, dir: &PathBuf, arguments: &[String]) -> Option<Process> 
     None
 }
 
-fn ask(port: u16, password: Option<&str>, arguments: &[&str]) -> std::io::Result<String> {
+/// Sends one command to whatever listens on `port`; see [`Redis::command`].
+pub fn ask(port: u16, password: Option<&str>, arguments: &[&str]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
