@@ -298,11 +298,21 @@ impl Client {
             _ if entry.asking.is_some() => entry.asking,
             (Guide::Single(node), _) => Some(*node),
             (Guide::Sentinel(watch), _) => watch.master,
-            (Guide::Cluster(map), _) => map.node(entry.request.slot),
+            // Where a slot has no master any node can say so, or that it has one by now.
+            (Guide::Cluster(map), _) => map.node(entry.request.slot).or_else(|| {
+                let is_up = |n: &u64| self.nodes.get(*n).is_some_and(|node| node.link.is_up());
+                map.members().iter().copied().find(is_up)
+            }),
         };
         let Some(node) = node_key.and_then(|n| self.nodes.get_mut(n)) else {
             return self.shelter(now, key);
         };
+        // Its slots may have gone to its replica, and nobody who knows will be asked by a request.
+        if let Guide::Cluster(map) = &mut self.guide
+            && node.link.away().is_some()
+        {
+            map.doubt(now, self.backoff.unit());
+        }
         if let Some(away) = node.link.known_away(now) {
             let failure = Failure::from(away);
             return self.fail(now, key, failure);
@@ -339,7 +349,7 @@ impl Client {
     fn shelter(&mut self, now: Instant, key: u64) {
         // Somebody who was there for a while and whom nobody can find is away.
         let long = now.saturating_duration_since(self.began) >= super::link::PATIENCE;
-        if !long || matches!(self.guide, Guide::Cluster(ref map) if !map.members().is_empty()) {
+        if !long {
             return self.homeless.push_back(key);
         }
         let reason = self
@@ -493,7 +503,10 @@ impl Client {
             return;
         };
         entry.sent = false;
-        if (!sent || again && entry.request.read_only) && entry.tries < TRIES_MAX {
+        // A question of the guide's is better put to another.
+        let ours = !matches!(entry.origin, Origin::Requester(_));
+        let again = !ours && (!sent || again && entry.request.read_only);
+        if again && entry.tries < TRIES_MAX {
             return self.place(now, id);
         }
         let failure = match why {
@@ -508,11 +521,8 @@ impl Client {
         match &mut self.guide {
             Guide::Single(_) => {}
             Guide::Sentinel(_) => self.follow_sentinels(now),
-            Guide::Cluster(map) => {
-                if let Some(turn) = map.fetch(now) {
-                    self.fetch_map(now, turn);
-                }
-            }
+            Guide::Cluster(map) if map.is_due(now) => self.fetch_map(now),
+            Guide::Cluster(_) => {}
         }
     }
 
@@ -571,18 +581,20 @@ impl Client {
         }
     }
 
-    fn fetch_map(&mut self, now: Instant, turn: usize) {
-        let Guide::Cluster(map) = &self.guide else {
+    fn fetch_map(&mut self, now: Instant) {
+        let Guide::Cluster(map) = &mut self.guide else {
             return;
         };
-        let n = map.members().len();
-        let node = match turn % (n + map.seeds.len()) {
-            i if i < n => Some(map.members()[i]),
-            i => {
-                let seed = map.seeds[i - n].clone();
-                self.node_at(seed, now)
+        // Any node that is there can tell, a replica too; one that has left answers nothing.
+        let nodes = self.nodes.iter();
+        let up = nodes.filter_map(|(key, node)| node.link.is_up().then_some(key));
+        let node = map.fetch(&up.collect::<Vec<_>>());
+        if node.is_none() {
+            for seed in map.seeds.clone() {
+                self.node_at(seed, now);
             }
-        };
+            return;
+        }
         let command = Wire::plain(&[b"CLUSTER", b"SLOTS"]);
         self.ask(now, Origin::Map, node, command, now + QUESTION_TIMEOUT);
     }

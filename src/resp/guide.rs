@@ -163,7 +163,7 @@ impl Watch {
 
 /// A map is fetched anew this often even if nothing asks for it.
 const MAP_EVERY: Duration = Duration::from_secs(60);
-/// And no more often than this, whatever happens.
+/// And never sooner than this after the last time, whatever happens.
 const MAP_GAP: Duration = Duration::from_millis(200);
 
 /// No node.
@@ -180,7 +180,12 @@ pub struct Map {
     /// Whose turn it is to be asked for the map.
     turn: usize,
     next_fetch: Instant,
+    not_before: Instant,
     fetching: bool,
+    /// Doubts came while a fetch was under way: its answer may be older than they are.
+    doubted: bool,
+    /// A fetch is due and nobody can be asked.
+    stuck: bool,
 }
 
 impl Map {
@@ -193,7 +198,10 @@ impl Map {
             owners,
             turn: 0,
             next_fetch: now,
+            not_before: now,
             fetching: false,
+            doubted: false,
+            stuck: false,
         }
     }
 
@@ -262,36 +270,42 @@ impl Map {
         u16::try_from(at).unwrap_or(NONE)
     }
 
-    /// Whether to fetch a map now, and as whose turn: seeds and members are asked in turn, so that
-    /// a dead one costs one try.
-    pub fn fetch(&mut self, now: Instant) -> Option<usize> {
-        if self.fetching || now < self.next_fetch {
-            return None;
-        }
-        self.fetching = true;
+    /// Whether to fetch a map now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        !self.fetching && now >= self.next_fetch
+    }
+
+    /// Whose turn it is to be asked for the map, of those that can be: all take turns, for one may
+    /// be wrong, or silent. `None`: nobody, and the fetch stays due until somebody can.
+    pub fn fetch(&mut self, askable: &[u64]) -> Option<u64> {
+        self.stuck = askable.is_empty();
+        self.fetching = !self.stuck;
         self.turn = self.turn.wrapping_add(1);
-        Some(self.turn)
+        askable.get(self.turn % askable.len().max(1)).copied()
     }
 
     /// The fetch has ended. `jitter` in 0..1 spreads the replicas of a service.
     pub fn fetched(&mut self, now: Instant, well: bool, jitter: f64) {
         self.fetching = false;
-        let wait = if well {
-            MAP_EVERY.mul_f64(0.8 + 0.4 * jitter)
+        self.not_before = now + MAP_GAP.mul_f64(1.0 + jitter);
+        self.next_fetch = if well && !self.doubted {
+            now + MAP_EVERY.mul_f64(0.8 + 0.4 * jitter)
         } else {
-            MAP_GAP.mul_f64(1.0 + jitter)
+            self.not_before
         };
-        self.next_fetch = now + wait;
+        self.doubted = false;
     }
 
     /// There is reason to doubt the map.
     pub fn doubt(&mut self, now: Instant, jitter: f64) {
-        self.next_fetch = self.next_fetch.min(now + MAP_GAP.mul_f64(jitter));
+        self.doubted |= self.fetching;
+        let soon = now + MAP_GAP.mul_f64(jitter);
+        self.next_fetch = self.next_fetch.min(soon.max(self.not_before));
     }
 
-    /// When to fetch next; `None` while that is under way.
+    /// When to fetch next; `None` while that is under way, or waits for somebody to ask.
     pub fn next_deadline(&self) -> Option<Instant> {
-        (!self.fetching).then_some(self.next_fetch)
+        (!self.fetching && !self.stuck).then_some(self.next_fetch)
     }
 }
 
@@ -408,14 +422,45 @@ mod tests {
     fn a_map_is_fetched_by_one_at_a_time_and_not_too_often() {
         let now = Instant::now();
         let mut map = Map::new(vec![at("seed")], now);
-        assert!(map.fetch(now).is_some());
-        assert!(map.fetch(now).is_none(), "one at a time");
+        let due = |map: &Map, ms: u32| map.is_due(now + ms * MS);
+        assert!(due(&map, 0));
+        assert!(map.fetch(&[1]).is_some());
+        assert!(!due(&map, 0), "one at a time");
         map.fetched(now, false, 0.0);
-        assert!(map.fetch(now + 199 * MS).is_none());
-        assert!(map.fetch(now + 200 * MS).is_some());
+        assert!(!due(&map, 199) && due(&map, 200));
+        assert!(map.fetch(&[1]).is_some());
         map.fetched(now, true, 0.0);
-        assert!(map.fetch(now + 47 * Duration::from_secs(1)).is_none());
-        map.doubt(now, 0.5);
-        assert!(map.fetch(now + 100 * MS).is_some());
+        assert!(!due(&map, 47_000));
+        // Not at once either: the last answer is a moment old.
+        map.doubt(now, 0.0);
+        assert!(!due(&map, 199) && due(&map, 200));
+        map.fetched(now, true, 0.0);
+        map.doubt(now + 1000 * MS, 0.5);
+        assert!(!due(&map, 1099) && due(&map, 1100));
+    }
+
+    #[test]
+    fn a_doubt_during_a_fetch_outlives_it() {
+        let now = Instant::now();
+        let mut map = Map::new(vec![at("seed")], now);
+        assert!(map.fetch(&[1]).is_some());
+        map.doubt(now, 0.0);
+        map.fetched(now, true, 0.0);
+        assert!(map.is_due(now + 200 * MS));
+        assert!(map.fetch(&[1]).is_some());
+        map.fetched(now, true, 0.0);
+        assert!(!map.is_due(now + 1000 * MS));
+    }
+
+    #[test]
+    fn a_fetch_waits_for_somebody_to_ask_and_asks_all_in_turn() {
+        let now = Instant::now();
+        let mut map = Map::new(vec![at("seed")], now);
+        assert_eq!(map.fetch(&[]), None);
+        assert!(map.is_due(now));
+        assert_eq!(map.next_deadline(), None, "nothing would come of it");
+        let mut asked: Vec<u64> = (0..3).filter_map(|_| map.fetch(&[4, 5, 6])).collect();
+        asked.sort_unstable();
+        assert_eq!(asked, [4, 5, 6]);
     }
 }
