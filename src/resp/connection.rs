@@ -50,7 +50,7 @@ pub enum Shape {
     Probe,
     /// Whatever it is: the asker will judge.
     Any,
-    /// No reply at all: in RESP3 SUBSCRIBE is answered by a push.
+    /// SUBSCRIBE in RESP3: a push says that it is done, a reply that it is not.
     Pushed,
 }
 
@@ -218,9 +218,6 @@ impl Connection {
             self.answered = now;
         }
         self.queued += (self.out.len() - before) as u64;
-        if shape == Shape::Pushed {
-            return;
-        }
         self.slots.push_back(Slot {
             id,
             shape,
@@ -365,7 +362,15 @@ fn decode(
         let (taken, frame) = decoder.decode(input).map_err(Fault::Protocol)?;
         input = &input[taken..];
         match frame {
-            Some(Frame::Push(push)) => heard.pushes.push(push),
+            Some(Frame::Push(push)) => match slots.front() {
+                Some(slot)
+                    if slot.shape == Shape::Pushed && slot.end <= sent && confirms(&push) =>
+                {
+                    heard.replies.push((slot.id, slot.shape, Reply::Null));
+                    slots.pop_front();
+                }
+                _ => heard.pushes.push(push),
+            },
             Some(Frame::Reply(reply)) => {
                 // Taken out only when its reply is good: otherwise it is lost with the rest.
                 let asked = slots.front().filter(|slot| slot.end <= sent);
@@ -385,4 +390,8 @@ fn decode(
         }
     }
     Ok(whole - input.len())
+}
+
+fn confirms(push: &[Reply]) -> bool {
+    matches!(push.first(), Some(Reply::Bulk(kind) | Reply::Simple(kind)) if kind == b"subscribe")
 }

@@ -13,8 +13,8 @@
 //! of this link decides when it is back.
 
 use super::backoff::Backoff;
-use super::codec::{Limits, Reply};
-use super::connection::{Connection, Fault, Heard, Shape};
+use super::codec::Limits;
+use super::connection::{Connection, Fault, Heard};
 use super::resolve::Lookup;
 use super::sign_on::{self, SignOn};
 use super::tls;
@@ -463,18 +463,19 @@ impl Link {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
                 connection.push(now, NOBODY, shape, &args);
             }
-            connection
+            let end = connection
                 .progress(now, &mut heard)
                 .map_err(|fault| match fault {
                     Fault::Dismissed(e) => Away::Refused(e.to_string()),
                     fault => Away::Unreachable(fault.to_string()),
-                })?;
-            let reply = match (shape, heard.replies.pop()) {
-                (Shape::Pushed, None) => Reply::Null,
-                (_, Some((.., reply))) => reply,
-                (_, None) => return Ok(None),
+                });
+            let Some((.., reply)) = heard.replies.pop() else {
+                end?;
+                return Ok(None);
             };
+            // First what it said: a server that is full says so and hangs up.
             sign_on.answered(reply)?;
+            end?;
             connection.set_protocol(sign_on.protocol());
         }
         // What has come behind the last answer would be nobody's.
