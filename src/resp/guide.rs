@@ -44,6 +44,8 @@ pub const ROUND: Duration = Duration::from_millis(300);
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Between rounds while there is no master.
 const ROUND_SOON: Duration = Duration::from_millis(100);
+/// Sentinels that agree for so long on an older epoch than ours were set up anew.
+const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// The watch over a master behind sentinels.
 #[derive(Debug)]
@@ -55,8 +57,12 @@ pub struct Watch {
     /// The key of the present master.
     pub master: Option<u64>,
     epoch: u64,
+    /// Since when most of the sentinels have been naming a live master of an older epoch.
+    older_since: Option<Instant>,
     round: Option<Round>,
     next_round: Instant,
+    /// The news came while a round was under way: its answers may be older.
+    hurried: bool,
 }
 
 #[derive(Debug)]
@@ -64,6 +70,7 @@ struct Round {
     until: Instant,
     asked: Vec<u64>,
     open: usize,
+    named: usize,
     best: Option<Master>,
 }
 
@@ -84,8 +91,10 @@ impl Watch {
             sentinels,
             master: None,
             epoch: 0,
+            older_since: None,
             round: None,
             next_round: now,
+            hurried: false,
         }
     }
 
@@ -105,6 +114,7 @@ impl Watch {
                 until: now + ROUND,
                 asked: Vec::new(),
                 open: 0,
+                named: 0,
                 best: None,
             });
         }
@@ -125,12 +135,29 @@ impl Watch {
         if now < round.until && !(nobody_to_come && round.open == 0) {
             return None;
         }
-        let best = self.round.take()?.best;
-        self.next_round = now + if healthy { ROUND_EVERY } else { ROUND_SOON };
-        // A statement older than the one we follow is a sentinel that was cut off.
-        let master = best.filter(|m| m.epoch >= self.epoch)?;
+        let Round { best, named, .. } = self.round.take()?;
+        let well = healthy && !std::mem::take(&mut self.hurried);
+        self.next_round = now + if well { ROUND_EVERY } else { ROUND_SOON };
+        let master = best?;
+        if master.epoch >= self.epoch {
+            self.older_since = None;
+        } else if !self.have_forgotten(now, named, &master) {
+            return None;
+        }
         self.epoch = master.epoch;
         Some(Wish::Follow(master.endpoint))
+    }
+
+    /// Whether a statement older than the one we follow counts. One sentinel that says so was cut
+    /// off. Most of them, for a while, have lost their files: their epochs begin at 0 again, and to
+    /// wait for ours would be to follow nobody for ever.
+    fn have_forgotten(&mut self, now: Instant, named: usize, master: &Master) -> bool {
+        if named * 2 <= self.sentinels.len() || master.down {
+            self.older_since = None;
+            return false;
+        }
+        let since = *self.older_since.get_or_insert(now);
+        now.saturating_duration_since(since) >= FORGOTTEN
     }
 
     /// A sentinel has answered, or will not.
@@ -138,6 +165,7 @@ impl Watch {
         if let Some(round) = &mut self.round {
             round.open = round.open.saturating_sub(1);
             if let Some(master) = master {
+                round.named += 1;
                 round.best = Some(better(round.best.take(), master));
             }
         }
@@ -146,6 +174,7 @@ impl Watch {
     /// There is reason to ask again now.
     pub fn hurry(&mut self, now: Instant) {
         self.next_round = self.next_round.min(now);
+        self.hurried |= self.round.is_some();
     }
 
     /// As [`hurry`](Watch::hurry), but for trouble that may last: a little later.
@@ -205,18 +234,10 @@ impl Map {
         }
     }
 
-    /// The node of a slot; without a slot, any node.
-    pub fn node(&self, slot: Option<u16>) -> Option<u64> {
-        match slot {
-            Some(slot) => self
-                .members
-                .get(usize::from(*self.owners.get(usize::from(slot))?))
-                .copied(),
-            None => self
-                .members
-                .get(self.turn % self.members.len().max(1))
-                .copied(),
-        }
+    /// The node of a slot.
+    pub fn node(&self, slot: u16) -> Option<u64> {
+        let place = *self.owners.get(usize::from(slot))?;
+        self.members.get(usize::from(place)).copied()
     }
 
     /// The nodes that have slots.
@@ -224,16 +245,11 @@ impl Map {
         &self.members
     }
 
-    /// Every member that has a slot, with the first it has.
-    pub fn first_slots(&self) -> impl Iterator<Item = (u16, u64)> {
-        let first = |place: usize| {
-            self.owners
-                .iter()
-                .position(|owner| usize::from(*owner) == place)
-        };
-        let found =
-            move |(place, node): (usize, &u64)| Some((u16::try_from(first(place)?).ok()?, *node));
-        self.members.iter().enumerate().filter_map(found)
+    /// Every member that has a slot now.
+    pub fn owners(&self) -> impl Iterator<Item = u64> {
+        let has_slots = |place: usize| self.owners.iter().any(|owner| usize::from(*owner) == place);
+        let members = self.members.iter().enumerate();
+        members.filter_map(move |(place, node)| has_slots(place).then_some(*node))
     }
 
     /// A new map. `key` gives the key of a node's endpoint.
@@ -367,6 +383,59 @@ mod tests {
         assert_eq!(watch.step(later, true, up), None);
     }
 
+    /// Their pods were started anew, with empty disks.
+    #[test]
+    fn most_sentinels_for_a_while_lead_back() {
+        let now = Instant::now();
+        let mut watch = Watch::new("m".to_owned(), vec![1, 2, 3], now);
+        let up = |_| Some(true);
+        // A round in which these answer.
+        let mut round = |after: Duration, said: [Option<Master>; 3]| {
+            let asked = (0..3).all(|_| watch.step(now + after, true, up).is_some());
+            assert!(asked);
+            said.into_iter().for_each(|said| watch.heard(said));
+            watch.step(now + after, true, up)
+        };
+        let second = Duration::from_secs(1);
+        let new = || say("new", 7);
+        let old = || say("old", 0);
+        let down = || old().map(|m| Master { down: true, ..m });
+        assert_eq!(
+            round(Duration::ZERO, [new(), None, None]),
+            Some(Wish::Follow(at("new")))
+        );
+        assert_eq!(round(2 * second, [old(), old(), None]), None);
+        assert_eq!(
+            round(11 * second, [old(), None, None]),
+            None,
+            "one is not most"
+        );
+        assert_eq!(round(13 * second, [old(), old(), old()]), None);
+        assert_eq!(round(22 * second, [old(), old(), None]), None);
+        assert_eq!(
+            round(23 * second, [old(), old(), None]),
+            Some(Wish::Follow(at("old")))
+        );
+        assert_eq!(
+            round(25 * second, [new(), old(), old()]),
+            Some(Wish::Follow(at("new")))
+        );
+        assert_eq!(round(27 * second, [down(), down(), down()]), None);
+        assert_eq!(round(40 * second, [down(), down(), down()]), None);
+    }
+
+    #[test]
+    fn news_during_a_round_begin_another() {
+        let now = Instant::now();
+        let mut watch = Watch::new("m".to_owned(), vec![1], now);
+        let up = |_| Some(true);
+        assert_eq!(watch.step(now, true, up), Some(Wish::Ask(1)));
+        watch.hurry(now);
+        watch.heard(say("old", 1));
+        assert_eq!(watch.step(now, true, up), Some(Wish::Follow(at("old"))));
+        assert_eq!(watch.step(now + ROUND_SOON, true, up), Some(Wish::Ask(1)));
+    }
+
     #[test]
     fn a_silent_sentinel_costs_a_round_and_a_dead_one_nothing() {
         let now = Instant::now();
@@ -397,7 +466,7 @@ mod tests {
     fn a_map_is_patched_and_replaced() {
         let now = Instant::now();
         let mut map = Map::new(vec![at("seed")], now);
-        assert_eq!((map.node(Some(0)), map.node(None)), (None, None));
+        assert_eq!(map.node(0), None);
         let row = |first, last, host| Row {
             slots: first..=last,
             master: at(host),
@@ -405,17 +474,17 @@ mod tests {
         let key = |e: &Endpoint| if *e == at("a") { 7 } else { 8 };
         map.replace(&[row(0, 99, "a"), row(100, 16_383, "b")], key);
         assert_eq!(
-            [0, 99, 100, 16_383].map(|slot| map.node(Some(slot))),
+            [0, 99, 100, 16_383].map(|slot| map.node(slot)),
             [Some(7), Some(7), Some(8), Some(8)]
         );
         map.moved(99, 9);
         assert_eq!(
-            [98, 99, 100].map(|slot| map.node(Some(slot))),
+            [98, 99, 100].map(|slot| map.node(slot)),
             [Some(7), Some(9), Some(8)]
         );
         map.replace(&[row(5, 5, "b")], key);
-        assert_eq!([4, 5].map(|slot| map.node(Some(slot))), [None, Some(8)]);
-        assert_eq!(map.node(None), Some(8));
+        assert_eq!([4, 5].map(|slot| map.node(slot)), [None, Some(8)]);
+        assert_eq!(map.owners().collect::<Vec<_>>(), [8]);
     }
 
     #[test]
