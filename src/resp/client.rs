@@ -25,7 +25,7 @@ use super::connection::Shape;
 use super::guide::{Guide, Map, Origin, ROUND, Watch, Wish};
 use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
-use super::request::{Failure, Outcome, Request, Spelling, Wire};
+use super::request::{Failure, Home, Outcome, Request, Spelling, Wire};
 use super::sentinel::{is_switch, read_master};
 use super::url::Endpoint;
 use crate::slab::Slab;
@@ -182,22 +182,13 @@ impl Client {
         self.place(now, key);
     }
 
-    /// Every server that has keys of its own, with a slot that leads to it. Empty while they are
-    /// not known yet.
-    pub fn masters(&self) -> Vec<(u16, Endpoint)> {
+    /// Every server that has keys of its own. Empty while they are not known yet.
+    pub fn masters(&self) -> Vec<Endpoint> {
         let endpoint = |key: u64| self.nodes.get(key).map(|node| node.link.endpoint().clone());
         match &self.guide {
-            Guide::Single(node) => endpoint(*node).map(|e| (0, e)).into_iter().collect(),
-            Guide::Sentinel(watch) => watch
-                .master
-                .and_then(endpoint)
-                .map(|e| (0, e))
-                .into_iter()
-                .collect(),
-            Guide::Cluster(map) => map
-                .first_slots()
-                .filter_map(|(slot, node)| Some((slot, endpoint(node)?)))
-                .collect(),
+            Guide::Single(node) => endpoint(*node).into_iter().collect(),
+            Guide::Sentinel(watch) => watch.master.and_then(endpoint).into_iter().collect(),
+            Guide::Cluster(map) => map.owners().filter_map(endpoint).collect(),
         }
     }
 
@@ -292,14 +283,21 @@ impl Client {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let node_key = match (&self.guide, entry.origin) {
-            (_, Origin::Master(sentinel)) => Some(sentinel),
-            (_, Origin::Map) => entry.asking,
+        let node_key = match (&self.guide, &entry.request.home) {
+            _ if let Origin::Master(sentinel) = entry.origin => Some(sentinel),
             _ if entry.asking.is_some() => entry.asking,
+            (_, Home::Elsewhere) => None,
+            (_, Home::Server(server)) => match find(&self.nodes, server) {
+                Some(node) => Some(node),
+                None => {
+                    let why = format!("{server} has left");
+                    return self.fail(now, key, Failure::Unreachable(why));
+                }
+            },
             (Guide::Single(node), _) => Some(*node),
             (Guide::Sentinel(watch), _) => watch.master,
             // Where a slot has no master any node can say so, or that it has one by now.
-            (Guide::Cluster(map), _) => map.node(entry.request.slot).or_else(|| {
+            (Guide::Cluster(map), Home::Slot(slot)) => map.node(*slot).or_else(|| {
                 let is_up = |n: &u64| self.nodes.get(*n).is_some_and(|node| node.link.is_up());
                 map.members().iter().copied().find(is_up)
             }),
@@ -352,12 +350,11 @@ impl Client {
         if !long {
             return self.homeless.push_back(key);
         }
-        let reason = self
-            .nodes
-            .iter()
-            .find_map(|(_, node)| node.link.known_away(now))
-            .map(Failure::from);
-        match reason {
+        let away = || {
+            let mut nodes = self.nodes.iter();
+            nodes.find_map(|(_, node)| node.link.known_away(now).map(Failure::from))
+        };
+        match away() {
             Some(failure) => self.fail(now, key, failure),
             None => self.homeless.push_back(key),
         }
@@ -452,7 +449,7 @@ impl Client {
             return self.finish(key, Ok(Reply::Error(e)));
         };
         entry.hops += 1;
-        if entry.hops > HOPS_MAX || entry.request.slot != Some(redirect.slot) {
+        if entry.hops > HOPS_MAX || entry.request.home != Home::Slot(redirect.slot) {
             return self.finish(key, Ok(Reply::Error(e)));
         }
         let is_ask = remedy(&e) == Remedy::Ask;
@@ -612,7 +609,7 @@ impl Client {
             tag: 0,
             command,
             shape: Shape::Any,
-            slot: None,
+            home: Home::Elsewhere,
             read_only: true,
             deadline,
         };
@@ -636,9 +633,8 @@ impl Client {
             .nodes
             .get(node_key)
             .map(|node| node.link.endpoint().clone());
-        let rows = reply
-            .zip(asked)
-            .and_then(|(reply, asked)| read_slots(&reply, &asked));
+        let rows = reply.as_ref().zip(asked);
+        let rows = rows.and_then(|(reply, asked)| read_slots(reply, &asked));
         let Guide::Cluster(mut map) = std::mem::replace(&mut self.guide, Guide::Single(NOBODY))
         else {
             return;
@@ -679,11 +675,7 @@ impl Client {
 
     /// The node at `endpoint`, made if there is none; `None` when there are too many already.
     fn node_at(&mut self, endpoint: Endpoint, now: Instant) -> Option<u64> {
-        if let Some((key, _)) = self
-            .nodes
-            .iter()
-            .find(|(_, node)| *node.link.endpoint() == endpoint)
-        {
+        if let Some(key) = find(&self.nodes, &endpoint) {
             return Some(key);
         }
         if self.nodes.len() >= NODES_MAX {
@@ -799,6 +791,12 @@ impl Client {
         self.bytes -= entry.request.command.len();
         Some(entry)
     }
+}
+
+fn find(nodes: &Slab<Node>, endpoint: &Endpoint) -> Option<u64> {
+    let mut nodes = nodes.iter();
+    let found = nodes.find(|(_, node)| node.link.endpoint() == endpoint);
+    found.map(|(key, _)| key)
 }
 
 /// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double

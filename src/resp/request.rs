@@ -4,6 +4,7 @@ use super::codec::{Reply, encode};
 use super::connection::Shape;
 use super::link::Away;
 use super::slot::slot;
+use super::url::Endpoint;
 use std::time::Instant;
 
 /// One command, encoded, and how it may be treated.
@@ -15,12 +16,30 @@ pub struct Request {
     pub command: Wire,
     /// What its reply may be.
     pub shape: Shape,
-    /// The cluster slot of its key; `None` for a command that any node can answer.
-    pub slot: Option<u16>,
+    /// Which server has to have it.
+    pub home: Home,
     /// It changes nothing, so it may be sent again even when its first outcome is unknown.
     pub read_only: bool,
     /// The outcome is due then.
     pub deadline: Instant,
+}
+
+/// Which server has to have a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Home {
+    /// On a cluster the one that has this slot; otherwise the one there is.
+    Slot(u16),
+    /// This one and no other: the command goes on with something that was begun there.
+    Server(Endpoint),
+    /// Whoever asks knows better: a question of the guide's.
+    Elsewhere,
+}
+
+impl Home {
+    /// The home of a key.
+    pub fn of(key: &[u8]) -> Home {
+        Home::Slot(slot(key))
+    }
 }
 
 /// A command as bytes.
@@ -139,13 +158,6 @@ impl Wire {
     /// Never: there is no command without words.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Request {
-    /// The slot of `key`, for [`Request::slot`].
-    pub fn slot_of(key: &[u8]) -> Option<u16> {
-        Some(slot(key))
     }
 }
 

@@ -26,7 +26,7 @@ use crate::resp::codec::Reply;
 use crate::resp::connection::Shape;
 use crate::resp::link::{Options as LinkOptions, Wires};
 use crate::resp::remedy::is_passing;
-use crate::resp::request::{Failure, Outcome, Request, Script, Wire};
+use crate::resp::request::{Failure, Home, Outcome, Request, Script, Wire};
 use crate::slab::Slab;
 use mio::event::Event;
 use scan::Scan;
@@ -183,8 +183,8 @@ impl Session for RedisSession {
                 self.get_many(now, tag, &keys, bytes_max, deadline)
             }
             command => match wire(&command) {
-                Some((wire, shape, slot)) => {
-                    self.ask(now, Asked::Whole(tag), wire, shape, slot, deadline)
+                Some((wire, shape, home)) => {
+                    self.ask(now, Asked::Whole(tag), wire, shape, home, deadline)
                 }
                 None => self.early.push((tag, Ok(Answer::Unmet))),
             },
@@ -222,7 +222,7 @@ impl RedisSession {
         asked: Asked,
         command: Wire,
         shape: Shape,
-        slot: Option<u16>,
+        home: Home,
         deadline: Instant,
     ) {
         let read_only = matches!(shape, Shape::Value | Shape::Probe | Shape::Any);
@@ -233,7 +233,7 @@ impl RedisSession {
                 tag,
                 command,
                 shape,
-                slot,
+                home,
                 read_only,
                 deadline,
             },
@@ -251,15 +251,9 @@ impl RedisSession {
     ) {
         let masters = self.client.masters();
         let early = match Scan::begin(prefix, cursor, limit, &masters) {
-            Some(Some((scan, slot, wire))) => {
-                return self.ask(
-                    now,
-                    Asked::Page(tag, scan),
-                    wire,
-                    Shape::Any,
-                    Some(slot),
-                    deadline,
-                );
+            Some(Some((scan, server, wire))) => {
+                let page = Asked::Page(tag, scan);
+                return self.ask(now, page, wire, Shape::Any, Home::Server(server), deadline);
             }
             None => Ok(Answer::BadCursor),
             Some(None) if masters.is_empty() => Err(StoreError::Unavailable(
@@ -298,7 +292,7 @@ impl RedisSession {
                 Asked::Part { bulk, place },
                 get,
                 Shape::Value,
-                Request::slot_of(key),
+                Home::of(key),
                 deadline,
             );
         }
@@ -343,9 +337,9 @@ fn page(scan: Scan, result: Result<Reply, Failure>) -> Result<Answer, StoreError
         .ok_or_else(wrong)
 }
 
-/// The command on the wire, the shape of its reply, and its slot; `None` for the one that can
+/// The command on the wire, the shape of its reply, and its home; `None` for the one that can
 /// never act (delete what is absent).
-fn wire(command: &Command) -> Option<(Wire, Shape, Option<u16>)> {
+fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
     let (key, wire, shape) = match command {
         Command::Get { key, touch: None } => {
             (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value)
@@ -401,7 +395,7 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Option<u16>)> {
             Shape::Probe,
         ),
     };
-    Some((wire, shape, Request::slot_of(key)))
+    Some((wire, shape, Home::of(key)))
 }
 
 fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: &When) -> (Wire, Shape) {

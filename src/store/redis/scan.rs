@@ -63,30 +63,30 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// Reads the cursor and finds the server whose turn it is: the scan, the slot that leads to
-    /// that server, and the command. `None` for a cursor that is none of ours; `Some(None)` when no
+    /// Reads the cursor and finds the server whose turn it is: the scan, that server, and the
+    /// command. `None` for a cursor that is none of ours; `Some(None)` when no
     /// server is left.
     pub fn begin(
         prefix: &[u8],
         cursor: Option<&[u8]>,
         limit: usize,
-        masters: &[(u16, Endpoint)],
-    ) -> Option<Option<(Scan, u16, Wire)>> {
+        masters: &[Endpoint],
+    ) -> Option<Option<(Scan, Endpoint, Wire)>> {
         let Cursor {
             done,
             now,
             position,
             left_over,
         } = cursor.map_or(Some(Cursor::default()), read)?;
-        let mut waiting: Vec<(u32, u16)> = masters
+        let mut waiting: Vec<(u32, &Endpoint)> = masters
             .iter()
-            .map(|(slot, e)| (name(e), *slot))
+            .map(|e| (name(e), e))
             .filter(|(name, _)| !done.contains(name))
             .collect();
         // Everybody goes through them in the same order, whatever order the map has.
-        waiting.sort_unstable();
+        waiting.sort_unstable_by_key(|(name, _)| *name);
         let same = waiting.iter().copied().find(|(name, _)| Some(*name) == now);
-        let Some((now, slot)) = same.or_else(|| waiting.first().copied()) else {
+        let Some((now, server)) = same.or_else(|| waiting.first().copied()) else {
             return Some(None);
         };
         let pattern = pattern(prefix);
@@ -109,7 +109,7 @@ impl Scan {
                 limit,
                 more,
             },
-            slot,
+            server.clone(),
             wire,
         )))
     }
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_page_never_has_more_than_its_limit_and_the_rest_comes_next() {
-        let masters = [(0, at(1))];
+        let masters = [at(1)];
         let (scan, _, _) = Scan::begin(b"item:", None, 2, &masters).unwrap().unwrap();
         let (keys, next) = scan
             .end(reply("17", &["item:a", "item:b", "item:c"]))
@@ -278,25 +278,25 @@ mod tests {
 
     #[test]
     fn every_server_has_its_turn_and_a_replaced_one_is_begun_anew() {
-        let masters = [(0, at(1)), (100, at(2)), (200, at(3))];
+        let masters = [at(1), at(2), at(3)];
         let mut cursor = None;
-        let mut slots = Vec::new();
+        let mut asked = Vec::new();
         loop {
-            let (scan, slot, _) = Scan::begin(b"x", cursor.as_deref(), 9, &masters)
+            let (scan, server, _) = Scan::begin(b"x", cursor.as_deref(), 9, &masters)
                 .unwrap()
                 .unwrap();
-            slots.push(slot);
+            asked.push(server.to_string());
             match scan.end(reply("end", &[])).unwrap().1 {
                 Some(next) => cursor = Some(next),
                 None => break,
             }
         }
-        slots.sort_unstable();
-        assert_eq!(slots, [0, 100, 200]);
+        asked.sort_unstable();
+        assert_eq!(asked, ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"]);
 
         let (scan, _, _) = Scan::begin(b"x", None, 1, &masters[..1]).unwrap().unwrap();
         let next = scan.end(reply("17", &["x1", "x2"])).unwrap().1.unwrap();
-        let (_, _, wire) = Scan::begin(b"x", Some(&next), 1, &[(0, at(9))])
+        let (_, _, wire) = Scan::begin(b"x", Some(&next), 1, &[at(9)])
             .unwrap()
             .unwrap();
         let Wire::Script { rest, .. } = &wire else {
@@ -309,7 +309,7 @@ mod tests {
     fn cursors_that_are_none_are_refused_and_prefixes_are_no_globs() {
         for bad in ["", "x", "||", "zz|||", "|zz|0|", "||-1|", "||x|"] {
             assert!(
-                Scan::begin(b"x", Some(bad.as_bytes()), 1, &[(0, at(1))]).is_none(),
+                Scan::begin(b"x", Some(bad.as_bytes()), 1, &[at(1)]).is_none(),
                 "{bad}"
             );
         }
