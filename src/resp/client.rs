@@ -101,6 +101,8 @@ pub struct Client {
     budget: Budget,
     /// The servers do not know `#!lua`.
     plain_scripts: bool,
+    /// What the last one said who was asked where the data is, and did not tell.
+    complaint: Option<String>,
     events: Events,
     done: Vec<Outcome>,
 }
@@ -165,6 +167,7 @@ impl Client {
             backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP),
             budget: Budget::default(),
             plain_scripts: false,
+            complaint: None,
             events: Events::default(),
             done: Vec::new(),
         }
@@ -345,6 +348,16 @@ impl Client {
 
     /// No node is known for this request: it waits for the guide, but not for ever.
     fn shelter(&mut self, now: Instant, key: u64) {
+        if !matches!(
+            self.table.get(key),
+            Some(Entry {
+                origin: Origin::Requester(_),
+                ..
+            })
+        ) {
+            let why = "the node asked has left".to_owned();
+            return self.fail(now, key, Failure::Unreachable(why));
+        }
         // Somebody who was there for a while and whom nobody can find is away.
         let long = now.saturating_duration_since(self.began) >= super::link::PATIENCE;
         if !long {
@@ -354,7 +367,7 @@ impl Client {
             let mut nodes = self.nodes.iter();
             nodes.find_map(|(_, node)| node.link.known_away(now).map(Failure::from))
         };
-        match away() {
+        match self.complaint.clone().map(Failure::Refused).or_else(away) {
             Some(failure) => self.fail(now, key, failure),
             None => self.homeless.push_back(key),
         }
@@ -567,6 +580,7 @@ impl Client {
             return;
         }
         log::info!("redis: the master of {:?} is {endpoint}", watch.name);
+        self.complaint = None;
         let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
         watch.master = Some(self.nodes.insert(Node {
             link,
@@ -627,7 +641,13 @@ impl Client {
         }
         let jitter = self.backoff.unit();
         if let Guide::Sentinel(watch) = &mut self.guide {
-            return watch.heard(reply.as_ref().and_then(read_master));
+            let master = reply.as_ref().and_then(read_master);
+            let knows_none = master.is_none() && watch.master.is_none();
+            watch.heard(master);
+            if let Some(reply) = reply.filter(|_| knows_none) {
+                self.complain(node_key, &reply);
+            }
+            return;
         }
         let asked = self
             .nodes
@@ -635,6 +655,11 @@ impl Client {
             .map(|node| node.link.endpoint().clone());
         let rows = reply.as_ref().zip(asked);
         let rows = rows.and_then(|(reply, asked)| read_slots(reply, &asked));
+        match reply {
+            Some(_) if rows.is_some() => self.complaint = None,
+            Some(reply) => self.complain(node_key, &reply),
+            None => {}
+        }
         let Guide::Cluster(mut map) = std::mem::replace(&mut self.guide, Guide::Single(NOBODY))
         else {
             return;
@@ -648,6 +673,26 @@ impl Client {
             self.regroup(now);
         } else {
             self.guide = Guide::Cluster(map);
+        }
+    }
+
+    /// It was asked where the data is, and this is no answer to that.
+    fn complain(&mut self, node_key: u64, reply: &Reply) {
+        let Some(node) = self.nodes.get(node_key) else {
+            return;
+        };
+        let what = match &self.guide {
+            Guide::Sentinel(watch) => format!("no sentinel names a master {:?}", watch.name),
+            _ => "no node tells where the slots are".to_owned(),
+        };
+        let said = match reply {
+            Reply::Error(e) => e.to_string(),
+            _ => "no such thing".to_owned(),
+        };
+        let why = format!("{what}: {} says {said}", node.link.endpoint());
+        // Once, though each of them may have its own.
+        if self.complaint.replace(why.clone()).is_none() {
+            log::warn!("redis: {why}");
         }
     }
 
