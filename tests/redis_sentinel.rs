@@ -1,0 +1,368 @@
+//! A master behind three real sentinels, and kioskd in front of it: what clients see when the master dies, freezes,
+//! wakes up, or when the sentinels do.
+//!
+//! ```text
+//! clients ── kioskd ─┬─ sentinels  who is the master?
+//!                    └─ master ──▶ replica
+//! ```
+//!
+//! Redis replicates without waiting, so a failover may lose writes that were acknowledged a moment before it; what it
+//! kept is asked from Redis itself. Times are printed and only asserted by their order of magnitude.
+
+mod support;
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{
+    Act, FakeRedis, Journal, Kioskd, Op, Redis, Sentinels, eventually, temp_dir, under_load,
+};
+
+/// After the promotion, on a machine that is busy with other things; see the printed figure for what it usually is.
+const SOON: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_killed_master_is_replaced_under_load() {
+    let mut group = Sentinels::start();
+    let kioskd = start(&group.url());
+    let switch = group.watch();
+    let (mut killed, mut switched) = (None, None);
+    let journal = under_load(&kioskd, 6, || {
+        some_load();
+        killed = Some(Instant::now());
+        group.servers[0].kill();
+        switched = Some(switch.wait());
+        recovered(&kioskd);
+        some_load();
+    });
+    let (killed, switched) = (killed.expect("set"), switched.expect("set"));
+    assert_writes_soon_after(&journal, switched);
+    let lost = assert_kept(&group.servers[1], &journal, |op| {
+        // The last moment before the kill, which replication may not have reached.
+        op.at + Duration::from_millis(500) > killed && op.at < killed && op.at + op.took < switched
+    });
+    println!(
+        "switch {:?} after the kill, {lost} writes lost by Redis",
+        switched - killed
+    );
+    assert_readable(&kioskd, &group.servers[1], &journal);
+}
+
+/// The one that was replaced wakes up, takes itself for the master and would say OK for seconds.
+#[test]
+fn a_frozen_master_that_wakes_up_acknowledges_nothing() {
+    let group = Sentinels::start();
+    let kioskd = start(&group.url());
+    let switch = group.watch();
+    let (mut frozen, mut switched) = (None, None);
+    let journal = under_load(&kioskd, 6, || {
+        some_load();
+        group.servers[0].stop();
+        frozen = Some(Instant::now());
+        switched = Some(switch.wait());
+        group.servers[0].cont();
+        recovered(&kioskd);
+        some_load();
+    });
+    let (frozen, switched) = (frozen.expect("set"), switched.expect("set"));
+    assert_writes_soon_after(&journal, switched);
+    // What was acknowledged after the switch was acknowledged by the new master, so it must be there. A reply that was
+    // on its way when the old one froze may be of a write the replica never saw.
+    let lost = assert_kept(&group.servers[1], &journal, |op| {
+        op.at < frozen && op.at + op.took < switched
+    });
+    println!(
+        "switch {:?} after the freeze, {lost} writes lost by Redis",
+        switched - frozen
+    );
+    assert_readable(&kioskd, &group.servers[1], &journal);
+}
+
+/// Each sentinel of the URL but one is of no use, in the ways that happen.
+#[test]
+fn one_sentinel_that_knows_is_enough() {
+    let group = Sentinels::start();
+    // Frozen: takes the connection and says nothing.
+    group.signal_sentinel(1, "STOP");
+    let silent = &group.addresses()[1];
+    let real = &group.addresses()[0];
+    let garbage = FakeRedis::start(|_| Act::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
+    let ignorant = sentinel(b"-ERR No such master with that name\r\n", SUBSCRIBED);
+    let plain = Redis::start();
+    let dead = unused_address();
+    for others in [
+        vec![dead.clone()],
+        vec![garbage.addr()],
+        vec![ignorant.addr()],
+        // A data server in place of a sentinel.
+        vec![plain.addr()],
+        vec![silent.clone()],
+        vec![
+            dead,
+            garbage.addr(),
+            ignorant.addr(),
+            plain.addr(),
+            silent.clone(),
+        ],
+    ] {
+        for protocol in [2, 3] {
+            let seeds = others.join(",");
+            let url = format!("redis+sentinel://{seeds},{real}/kiosk?protocol={protocol}");
+            let kioskd = start(&url);
+            let reply = kioskd.connect().post("/items?id=1", "{}");
+            assert_eq!(reply.status, 201, "{url}: {reply:?}\n{}", kioskd.log());
+        }
+    }
+    assert_eq!(plain.command(&["DBSIZE"]), "0");
+}
+
+#[test]
+fn a_master_that_nobody_knows_is_an_error_and_no_wait() {
+    let group = Sentinels::start();
+    let url = group.url().replace("/kiosk", "/kisok");
+    let mut kioskd = start(&url);
+    let mut client = kioskd.connect();
+    eventually("requests to be turned away at once", || {
+        let start = Instant::now();
+        let reply = client.post("/items?id=1", "{}");
+        assert_eq!(reply.status / 100, 5, "{reply:?}");
+        reply.status == 502 && start.elapsed() < Duration::from_secs(1)
+    });
+    kioskd.wait_for_log("kisok");
+}
+
+/// Sentinels that lag behind name a server that is a replica now. It would refuse writes, but answer reads with what it
+/// happens to have.
+#[test]
+fn a_replica_is_not_taken_for_the_master() {
+    let group = Sentinels::start();
+    group.servers[0].command(&["SET", "item:1", "{}"]);
+    eventually("the replica to have it", || {
+        group.servers[1].command(&["GET", "item:1"]) == "{}"
+    });
+    for protocol in [2, 3] {
+        let liar = naming(group.servers[1].port());
+        let url = format!("redis+sentinel://{}/kiosk?protocol={protocol}", liar.addr());
+        let kioskd = start(&url);
+        let mut client = kioskd.connect();
+        for reply in [client.get("/items?id=1"), client.post("/items?id=2", "{}")] {
+            assert!(matches!(reply.status, 502 | 504), "{reply:?}");
+        }
+        assert!(kioskd.log().contains("not a master"), "{}", kioskd.log());
+        // The sentinel hears of it.
+        let now = naming(group.servers[0].port());
+        let url = format!("redis+sentinel://{},{}/kiosk", liar.addr(), now.addr());
+        drop(kioskd);
+        let kioskd = start(&url);
+        // Of one age, and one of them is wrong: it is asked again until it is right, never believed.
+        let reply = kioskd.connect().get("/items?id=1");
+        assert!(matches!(reply.status, 200 | 502 | 504), "{reply:?}");
+    }
+}
+
+/// A user of the sentinels may be allowed to ask and not to listen. Then asking has to do.
+#[test]
+fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
+    let redis = Redis::start();
+    let answer = master_at(redis.port());
+    let fake = sentinel(
+        &answer,
+        b"-NOPERM this user has no permissions to run 'subscribe'\r\n",
+    );
+    let kioskd = start(&format!("redis+sentinel://{}/kiosk", fake.addr()));
+    let count = |name: &str| fake.commands().iter().filter(|c| c[0] == name).count();
+    assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
+    eventually("the next rounds of questions", || count("SENTINEL") >= 3);
+    assert_eq!(
+        (count("HELLO"), count("SUBSCRIBE")),
+        (1, 1),
+        "{}",
+        kioskd.log()
+    );
+}
+
+/// And it is not hammered with questions that nobody answers.
+#[test]
+fn without_sentinels_the_present_master_stays_in_use() {
+    let mut group = Sentinels::start();
+    let kioskd = start(&group.url());
+    let mut client = kioskd.connect();
+    assert_eq!(client.post("/items?id=1", "{}").status, 201);
+    for n in 0..3 {
+        group.kill_sentinel(n);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let connects: Vec<_> = (0..3).map(|n| count(group.port(n), &stop)).collect();
+    let start = Instant::now();
+    let (mut asked, time) = (0, Duration::from_secs(4));
+    while start.elapsed() < time {
+        assert_eq!(client.post("/items?id=2", "{}").status, 201);
+        assert_eq!(client.get("/items?id=1").status, 200);
+        asked += 1;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let connects: Vec<usize> = connects.iter().map(|n| n.load(Ordering::Relaxed)).collect();
+    println!("{connects:?} connects in {time:?}, {asked} writes");
+    // One worker. Waits double up to a second, with full jitter: about two a second, and some at the start.
+    assert!(connects.iter().all(|n| (1..40).contains(n)), "{connects:?}");
+}
+
+/// The data has one password, the sentinels another, and neither is told the other's.
+#[test]
+fn sentinels_and_servers_have_passwords_of_their_own() {
+    let group = Sentinels::start_with_passwords(Some("of-data"), Some("of-sentinels"));
+    let dir = temp_dir();
+    let file = dir.join("sentinels");
+    std::fs::write(&file, "of-sentinels\n").expect("our own directory");
+    let seeds = group.addresses().join(",");
+    for protocol in [2, 3] {
+        let options = format!(
+            "protocol={protocol}&sentinel_password_file={}",
+            file.display()
+        );
+        let kioskd = start(&format!(
+            "redis+sentinel://:of-data@{seeds}/kiosk?{options}"
+        ));
+        let reply = kioskd.connect().post("/items?id=1", "{}");
+        assert_eq!(reply.status, 201, "{reply:?}\n{}", kioskd.log());
+
+        let kioskd = start(&format!(
+            "redis+sentinel://:of-data@{seeds}/kiosk?protocol={protocol}"
+        ));
+        let mut client = kioskd.connect();
+        eventually("to be told that it is the password", || {
+            let reply = client.post("/items?id=1", "{}");
+            assert_ne!(reply.status, 201);
+            reply.status == 502 && reply.problem().0 == "store_error"
+        });
+
+        let kioskd = start(&format!("redis+sentinel://:wrong@{seeds}/kiosk?{options}"));
+        let reply = kioskd.connect().post("/items?id=1", "{}");
+        assert_eq!((reply.status, &*reply.problem().0), (502, "store_error"));
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+// ---- Helpers ----------------------------------------------------------------------------------
+
+fn start(url: &str) -> Kioskd {
+    Kioskd::start(&[("REDIS_URL", url), ("WORKERS", "1")])
+}
+
+/// Long enough for a few hundred requests.
+fn some_load() {
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+#[track_caller]
+fn recovered(kioskd: &Kioskd) {
+    eventually("kioskd to be ready again", || {
+        kioskd.connect().get("/readyz").status == 200
+    });
+}
+
+#[track_caller]
+fn assert_writes_soon_after(journal: &Journal, switched: Instant) {
+    journal_line(journal);
+    let first = journal
+        .acknowledged()
+        .map(|op| op.at + op.took)
+        .find(|done| *done > switched)
+        .expect("writes after the switch");
+    println!(
+        "the first write {:?} after +switch-master",
+        first - switched
+    );
+    assert!(first - switched < SOON, "{:?}", first - switched);
+}
+
+fn journal_line(journal: &Journal) {
+    println!("{}", journal.summary());
+}
+
+/// Every acknowledged write is in the new master, but those that `may_be_lost`. Returns how many those were.
+#[track_caller]
+fn assert_kept(master: &Redis, journal: &Journal, may_be_lost: impl Fn(&Op) -> bool) -> usize {
+    let there: std::collections::HashSet<String> = master
+        .command(&["KEYS", "*"])
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    let lost: Vec<&Op> = journal
+        .acknowledged()
+        .filter(|op| !there.contains(&format!("item:{}", op.id)))
+        .collect();
+    let wrong: Vec<&&Op> = lost.iter().filter(|op| !may_be_lost(op)).collect();
+    assert!(wrong.is_empty(), "acknowledged by whom? {wrong:?}");
+    lost.len()
+}
+
+/// What Redis has kept, kioskd reads.
+#[track_caller]
+fn assert_readable(kioskd: &Kioskd, master: &Redis, journal: &Journal) {
+    let mut client = kioskd.connect();
+    for op in journal.acknowledged() {
+        let reply = client.get(&format!("/items/{}", op.id));
+        let kept = master.command(&["GET", &format!("item:{}", op.id)]);
+        match kept.is_empty() {
+            true => assert_eq!(reply.status, 404, "{reply:?}"),
+            false => assert_eq!((reply.status, reply.text()), (200, kept)),
+        }
+    }
+}
+
+/// A sentinel that names this port.
+fn naming(port: u16) -> FakeRedis {
+    sentinel(&master_at(port), SUBSCRIBED)
+}
+
+fn master_at(port: u16) -> Vec<u8> {
+    let port = port.to_string();
+    let words = ["ip", "127.0.0.1", "port", &port, "flags", "master"]
+        .map(|word| format!("${}\r\n{word}\r\n", word.len()));
+    format!("*6\r\n{}", words.concat()).into_bytes()
+}
+
+/// In RESP3 SUBSCRIBE is answered by a push.
+const SUBSCRIBED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n";
+
+/// A sentinel with these answers to SENTINEL MASTER and SUBSCRIBE.
+fn sentinel(master: &[u8], subscribe: &'static [u8]) -> FakeRedis {
+    let master = master.to_vec();
+    FakeRedis::start(move |command| match &*command[0] {
+        "SENTINEL" => Act::Send(master.clone()),
+        "SUBSCRIBE" => Act::Send(subscribe.to_vec()),
+        _ => Act::Usual,
+    })
+}
+
+/// Takes a port and counts who comes, until `stop`.
+fn count(port: u16, stop: &Arc<AtomicBool>) -> Arc<AtomicUsize> {
+    let (seen, stop) = (Arc::new(AtomicUsize::new(0)), Arc::clone(stop));
+    let counter = Arc::clone(&seen);
+    let mut listener = None;
+    eventually("the dead sentinel's port", || {
+        listener = TcpListener::bind(("127.0.0.1", port)).ok();
+        listener.is_some()
+    });
+    let listener = listener.expect("eventually() returns when it is there");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            drop(stream);
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    seen
+}
+
+/// Nobody listens there.
+fn unused_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let address = listener.local_addr().expect("a bound socket has one");
+    address.to_string()
+}
