@@ -26,7 +26,7 @@ use super::guide::{Guide, Map, Origin, ROUND, Watch, Wish};
 use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
 use super::request::{Failure, Home, Outcome, Request, Spelling, Wire};
-use super::sentinel::{is_switch, read_master};
+use super::sentinel::{read_master, read_switch};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
@@ -245,11 +245,7 @@ impl Client {
                 };
                 node.link.progress(now, &mut events);
                 for push in events.heard.pushes.drain(..) {
-                    if let Guide::Sentinel(watch) = &mut self.guide
-                        && is_switch(&push, &watch.name)
-                    {
-                        watch.hurry(now);
-                    }
+                    self.told(now, &push);
                 }
                 for (key, _, reply) in events.heard.replies.drain(..) {
                     self.answered(now, node_key, key, reply);
@@ -265,6 +261,23 @@ impl Client {
         }
         // Kept for its room: no allocation in the next tick.
         self.events = events;
+    }
+
+    /// A sentinel has said something unasked. That our master was replaced is believed at once: the
+    /// old one may wake up this very moment and say OK to what it should not. A round follows, for
+    /// the epoch. (Sentinels sit before servers in the table, so they are heard first.)
+    fn told(&mut self, now: Instant, push: &[Reply]) {
+        let Guide::Sentinel(watch) = &mut self.guide else {
+            return;
+        };
+        let Some((old, new)) = read_switch(push, &watch.name) else {
+            return;
+        };
+        watch.hurry(now);
+        let present = watch.master.and_then(|key| self.nodes.get(key));
+        if present.is_some_and(|node| *node.link.endpoint() == old) {
+            self.follow_master(now, new);
+        }
     }
 
     /// What waits for this link goes out if it is up, and is turned away if it is known to be away.

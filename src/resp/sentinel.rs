@@ -57,16 +57,26 @@ pub fn better(a: Option<Master>, b: Master) -> Master {
     }
 }
 
-/// Whether a push is `+switch-master` for `name`: `name old-ip old-port new-ip new-port`.
-pub fn is_switch(push: &[Reply], name: &str) -> bool {
+/// Reads a push: from where to where the master called `name` has moved, if it is about that
+/// (`+switch-master`, with `name old-ip old-port new-ip new-port`).
+pub fn read_switch(push: &[Reply], name: &str) -> Option<(Endpoint, Endpoint)> {
     let [kind, channel, payload] = push else {
-        return false;
+        return None;
     };
-    let words: Vec<&str> = text(payload).map_or(Vec::new(), |p| p.split(' ').collect());
-    text(kind) == Some("message")
-        && text(channel) == Some("+switch-master")
-        && words.len() == 5
-        && words[0] == name
+    if text(kind) != Some("message") || text(channel) != Some("+switch-master") {
+        return None;
+    }
+    let words: Vec<&str> = text(payload)?.split(' ').collect();
+    let [about, old_host, old_port, new_host, new_port] = words[..] else {
+        return None;
+    };
+    let endpoint = |host: &str, port: &str| {
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = host.to_owned();
+        (!host.is_empty()).then_some(Endpoint::Tcp { host, port })
+    };
+    let (old, new) = (endpoint(old_host, old_port)?, endpoint(new_host, new_port)?);
+    (about == name).then_some((old, new))
 }
 
 #[cfg(test)]
@@ -154,22 +164,22 @@ mod tests {
     fn only_the_switch_of_our_master_counts() {
         let push =
             |channel: &str, payload: &str| vec![bulk("message"), bulk(channel), bulk(payload)];
-        assert!(is_switch(
-            &push("+switch-master", "m 10.0.0.1 1 10.0.0.2 2"),
-            "m"
-        ));
-        assert!(!is_switch(
-            &push("+switch-master", "other 10.0.0.1 1 10.0.0.2 2"),
-            "m"
-        ));
-        assert!(!is_switch(
-            &push("+switch-master", "m 10.0.0.1 1 10.0.0.2"),
-            "m"
-        ));
-        assert!(!is_switch(&push("+sdown", "m 10.0.0.1 1 10.0.0.2 2"), "m"));
-        assert!(!is_switch(
-            &push("+switch-master", "m 10.0.0.1 1 10.0.0.2 2")[..2],
-            "m"
-        ));
+        let switch = |push: &[Reply]| read_switch(push, "m").map(|(a, b)| format!("{a} {b}"));
+        let ours = "m 10.0.0.1 1 10.0.0.2 2";
+        assert_eq!(
+            switch(&push("+switch-master", ours)).as_deref(),
+            Some("10.0.0.1:1 10.0.0.2:2")
+        );
+        for (channel, payload) in [
+            ("+switch-master", "other 10.0.0.1 1 10.0.0.2 2"),
+            ("+switch-master", "m 10.0.0.1 1 10.0.0.2"),
+            ("+switch-master", "m 10.0.0.1 1 10.0.0.2 0"),
+            ("+switch-master", "m 10.0.0.1 1 10.0.0.2 65536"),
+            ("+switch-master", "m 10.0.0.1 1  2"),
+            ("+sdown", ours),
+        ] {
+            assert_eq!(switch(&push(channel, payload)), None, "{channel} {payload}");
+        }
+        assert_eq!(switch(&push("+switch-master", ours)[..2]), None);
     }
 }
