@@ -41,6 +41,8 @@ impl ByHand {
                     return;
                 }
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
+                // Two writes in a row are two segments, and the second does not wait for an acknowledgement.
+                let _ = stream.set_nodelay(true);
                 let play = Arc::clone(&play);
                 std::thread::spawn(move || play(&mut Caller { number, stream }));
             }
