@@ -710,6 +710,57 @@ fn a_request_that_could_not_be_read_is_sealed_all_the_same() {
     assert_eq!(sent.header("X-Request-Id"), Some(&*trace.request_id));
 }
 
+// ---- Description ------------------------------------------------------------------------------
+
+/// The document against the code: the same paths, the same methods (as OPTIONS really lists
+/// them), and every code a problem can have that a request provokes here.
+#[test]
+fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
+    let sent = refused(&get("/openapi.json"));
+    let document: serde_json::Value = serde_json::from_str(&sent.body).unwrap();
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let described = document["paths"].as_object().unwrap();
+    let mut paths: Vec<&str> = described.keys().map(String::as_str).collect();
+    let mut served = PATHS.to_vec();
+    paths.sort_unstable();
+    served.sort_unstable();
+    assert_eq!(paths, served);
+    for path in PATHS {
+        let target = path.replace("{id}", "7").replace("{sid}", "7");
+        let sent = refused(&message("OPTIONS", &target, ""));
+        let mut allowed: Vec<&str> = sent.header("Allow").unwrap().split(", ").collect();
+        let mut methods: Vec<String> = described[path]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|method| method.to_uppercase())
+            .collect();
+        allowed.sort_unstable();
+        methods.sort_unstable();
+        assert_eq!(methods, allowed, "{path}");
+    }
+}
+
+/// Every operation has the answers that any request can get, and those that ask the store have
+/// its three kinds of trouble.
+#[test]
+fn every_operation_of_the_openapi_document_lists_the_errors_it_can_have() {
+    let document: serde_json::Value =
+        serde_json::from_str(&refused(&get("/openapi.json")).body).unwrap();
+    for path in PATHS {
+        for (method, operation) in document["paths"][path].as_object().unwrap() {
+            let responses = operation["responses"].as_object().unwrap();
+            let asks = (path.starts_with("/items") || path.starts_with("/sess"))
+                && method != "options";
+            let any = "400 405 408 413 414 417 431 500 501 503 505".split(' ');
+            let store = "502 503 504".split(' ').filter(|_| asks);
+            for status in any.chain(store) {
+                assert!(responses.contains_key(status), "{method} {path}: {status}");
+            }
+        }
+    }
+}
+
 // ---- Helpers ----------------------------------------------------------------------------------
 
 fn options() -> Options {
