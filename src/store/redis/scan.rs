@@ -78,6 +78,10 @@ impl Scan {
             position,
             left_over,
         } = cursor.map_or(Some(Cursor::default()), read)?;
+        // A client can write a cursor of its own: it must not learn of keys beside its prefix.
+        if !left_over.iter().all(|key| key.starts_with(prefix)) {
+            return None;
+        }
         let mut waiting: Vec<(u32, &Endpoint)> = masters
             .iter()
             .map(|e| (name(e), e))
@@ -303,6 +307,17 @@ mod tests {
             panic!()
         };
         assert!(!String::from_utf8_lossy(rest).contains("17"));
+    }
+
+    /// `||end|sess:secret` in a made-up cursor once told whether that session was there, and for
+    /// how long.
+    #[test]
+    fn a_cursor_cannot_ask_for_keys_beside_the_prefix() {
+        let masters = [(0, at(1))];
+        let begin = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), 1, &masters).is_some();
+        assert!(begin(b"|1|end|item:ab\0item:ac"));
+        assert!(!begin(b"|1|end|sess:secret"));
+        assert!(!begin(b"|1|end|item:ab\0item:b"));
     }
 
     #[test]
