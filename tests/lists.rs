@@ -178,6 +178,8 @@ fn limits_cursors_and_prefixes_that_are_none_are_refused() {
                 "{query}: {reply:?}"
             );
         }
+        let reply = client.request("GET", "/items?limit=1", &[("If-Match", "oops")], b"");
+        assert_eq!(reply.problem().0, "bad_condition");
         // Sessions are nobody's to list.
         assert_eq!(client.get("/sess?limit=1").problem().0, "missing_sid");
     });

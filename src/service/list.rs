@@ -10,6 +10,8 @@
 //! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
 //! twice. The cursor is opaque, and good for the same prefix only.
 
+use super::document::is_json;
+use super::condition::Conditions;
 use super::document::{BAD_JSON, is_json};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, checked, push_percent_encoded};
@@ -66,6 +68,8 @@ impl ListCall {
     /// 400 for what cannot be meant.
     pub fn read(head: &Head) -> Result<ListCall, Problem> {
         let query = head.target.query().unwrap_or("");
+        // A page has no entity tag for them to be about, but what cannot be read is refused here too.
+        Conditions::of(head)?;
         let prefix = match one(query, "prefix", &BAD_PREFIX)? {
             Some(prefix) if !prefix.is_empty() => checked(prefix).map_err(|_| BAD_PREFIX)?,
             _ => String::new(),

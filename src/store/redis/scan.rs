@@ -313,7 +313,7 @@ mod tests {
     /// how long.
     #[test]
     fn a_cursor_cannot_ask_for_keys_beside_the_prefix() {
-        let masters = [(0, at(1))];
+        let masters = [at(1)];
         let begin = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), 1, &masters).is_some();
         assert!(begin(b"|1|end|item:ab\0item:ac"));
         assert!(!begin(b"|1|end|sess:secret"));
