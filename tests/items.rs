@@ -307,7 +307,8 @@ fn patch_keeps_the_remaining_time_to_live() {
 #[test]
 fn conditions_are_judged_as_rfc_9110_says() {
     // headers; there: GET, PUT, DELETE; absent: GET, PUT, DELETE
-    let rows: [(&[(&str, &str)], [u16; 6]); 16] = [
+    type Row<'a> = (&'a [(&'a str, &'a str)], [u16; 6]);
+    let rows: [Row; 16] = [
         (&[], [200, 204, 204, 404, 201, 204]),
         (&[("If-Match", "TAG")], [200, 204, 204, 412, 412, 412]),
         (&[("If-Match", "*")], [200, 204, 204, 412, 412, 412]),

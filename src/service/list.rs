@@ -10,7 +10,6 @@
 //! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
 //! twice. The cursor is opaque, and good for the same prefix only.
 
-use super::document::is_json;
 use super::condition::Conditions;
 use super::document::{BAD_JSON, is_json};
 use super::etag::etag;
