@@ -126,6 +126,16 @@ impl Lifecycle {
         })?;
         Ok(())
     }
+
+    /// A thread that was not started here, and that the service cannot do without, has died.
+    pub fn died(&self, thread: &str) {
+        let thread = thread.to_owned();
+        // Nobody listens only when `main` has gone already.
+        let _ = self.events.send(Event::Ended {
+            thread,
+            panicked: true,
+        });
+    }
 }
 
 #[cfg(test)]

@@ -95,19 +95,10 @@ fn fault_4_a_burst_of_connections_is_answered_while_all_stay() {
 /// tiny_http ends its accept loop at the first error, and running out of files is one.
 #[test]
 fn fault_5_running_out_of_files_is_survived() {
-    assert!(
-        on_path("prlimit"),
-        "no prlimit on the PATH: it is in util-linux, where setpriv is"
-    );
     let mut kioskd = Kioskd::start(&[]);
     let mut stays = kioskd.connect();
     assert_eq!(stays.get("/livez").status, 200);
-    let room = kioskd.fd_count() + 5;
-    let status = Command::new("prlimit")
-        .arg(format!("--pid={}", kioskd.pid()))
-        .arg(format!("--nofile={room}:{room}"))
-        .status();
-    assert!(status.expect("prlimit starts").success());
+    leave_room_for_files(&kioskd, 5);
 
     let mut crowd: Vec<Client> = (0..30).map(|_| kioskd.connect()).collect();
     for client in &mut crowd {
@@ -126,6 +117,37 @@ fn fault_5_running_out_of_files_is_survived() {
             && client.read_response().status == 200
     });
     assert!(kioskd.is_running());
+}
+
+/// And the plain front, which cannot survive it: it ends, for somebody to restart, and is no zombie that never accepts.
+#[test]
+fn a_plain_front_that_cannot_accept_any_more_exits() {
+    let mut kioskd = Kioskd::start(&[("FRONT", "tiny_http")]);
+    leave_room_for_files(&kioskd, 5);
+    // Each takes two: tiny_http clones the socket. One of the two is refused.
+    let mut crowd = Vec::new();
+    while let Ok(client) = std::net::TcpStream::connect(kioskd.addr()) {
+        crowd.push(client);
+        if crowd.len() == 30 {
+            break;
+        }
+    }
+    let status = kioskd.wait_exit();
+    assert_eq!(status.code(), Some(1), "{}", kioskd.log());
+    kioskd.wait_for_log("accept");
+}
+
+fn leave_room_for_files(kioskd: &Kioskd, more: usize) {
+    assert!(
+        on_path("prlimit"),
+        "no prlimit on the PATH: it is in util-linux, where setpriv is"
+    );
+    let room = kioskd.fd_count() + more;
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={}", kioskd.pid()))
+        .arg(format!("--nofile={room}:{room}"))
+        .status();
+    assert!(status.expect("prlimit starts").success());
 }
 
 /// tiny_http answers `HTTP/2.0` and then turns in a circle: the connection's thread is lost.

@@ -38,6 +38,7 @@ pub fn start(
     lifecycle: &Arc<Lifecycle>,
 ) -> io::Result<Running> {
     let (server, address) = listen(&options.listen)?;
+    watch_acceptor(lifecycle);
     let server = Arc::new(server);
     let options = Arc::new(options);
     for n in 0..options.workers {
@@ -65,6 +66,22 @@ pub fn start(
         threads: workers,
         wake: Box::new(wake),
     })
+}
+
+/// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the
+/// `unwrap` that clones a socket, and the process lives on and never accepts again. The place of the
+/// panic is all that tells it from the panic of a connection's thread, which harms nobody else.
+fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
+    let (log, lifecycle) = (std::panic::take_hook(), Arc::clone(lifecycle));
+    std::panic::set_hook(Box::new(move |panic| {
+        log(panic);
+        if panic
+            .location()
+            .is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"))
+        {
+            lifecycle.died("accept thread of tiny_http");
+        }
+    }));
 }
 
 fn listen(listen: &Listen) -> io::Result<(Server, String)> {
