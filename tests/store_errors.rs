@@ -13,7 +13,8 @@ fn ask_everything(kioskd: &Kioskd) -> Vec<(String, bool, Reply)> {
     let key = [("Idempotency-Key", "k")];
     let any = [("If-Match", "*")];
     let tag = [("If-Match", "\"x\"")];
-    let rows: [(&str, &str, &[(&str, &str)], &str, bool); 14] = [
+    type Row<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, bool);
+    let rows: [Row; 14] = [
         ("GET", "/items/1", &[], "", false),
         ("GET", "/items?limit=5", &[], "", false),
         ("POST", "/items/_get", &[], r#"{"ids":["1","2"]}"#, false),
