@@ -30,7 +30,7 @@ use super::sentinel::{read_master, read_switch};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Commands that may be under way or waiting in one client; one more is refused. What requests
@@ -55,6 +55,9 @@ const HOPS_MAX: u32 = 5;
 const AGAIN_FLOOR: Duration = Duration::from_millis(2);
 const AGAIN_BASE: Duration = Duration::from_millis(10);
 const AGAIN_CAP: Duration = Duration::from_millis(200);
+
+/// The last try of a refused request is made this long before its deadline.
+const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// For the guide's own questions.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -440,7 +443,9 @@ impl Client {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        if now + wait >= entry.request.deadline || !self.budget.spend() {
+        // A write that is sent and not answered by its deadline has an outcome that nobody knows. So
+        // the last try is not made in the last moment: until then it is known that nothing ran.
+        if now + wait + LAST_TRY >= entry.request.deadline || !self.budget.spend() {
             return self.finish(key, Ok(Reply::Error(e)));
         }
         entry.refusal = Some(e);
@@ -781,14 +786,13 @@ impl Client {
         }
         let due = |(key, entry): (u64, &Entry)| (entry.request.deadline <= now).then_some(key);
         let due: Vec<u64> = self.table.iter().filter_map(due).collect();
+        // What waits for a link that knows why it is down is told so.
+        let links = self.nodes.iter().map(|(_, node)| node);
+        let mut away: HashMap<u64, Failure> = links
+            .filter_map(|node| Some((node, node.link.away()?)))
+            .flat_map(|(node, away)| node.waiting.iter().map(move |key| (*key, away.into())))
+            .collect();
         for key in due {
-            let waits_on = self
-                .nodes
-                .iter()
-                .find(|(_, node)| node.waiting.contains(&key));
-            let away = waits_on
-                .and_then(|(_, node)| node.link.away())
-                .map(Failure::from);
             match self.table.get_mut(key) {
                 Some(Entry {
                     sent,
@@ -799,7 +803,10 @@ impl Client {
                     let e = e.clone();
                     self.finish(key, Ok(Reply::Error(e)));
                 }
-                _ => self.fail(now, key, away.unwrap_or(Failure::Timeout)),
+                _ => {
+                    let failure = away.remove(&key).unwrap_or(Failure::Timeout);
+                    self.fail(now, key, failure);
+                }
             }
         }
         for node in self.nodes.iter_mut() {
