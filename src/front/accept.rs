@@ -4,10 +4,11 @@
 //! wake them all for every client, and the first to run would take most; handed out like this,
 //! sixteen connections on two workers are eight each, every time.
 //!
-//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503; up to `SPARE` at a time,
-//! and those beyond that are closed at once. When the process has no file descriptor left, the one
-//! kept back for this moment is given up, the client accepted and closed, and the descriptor taken
-//! back: the queue of the listener empties, and nothing spins. The log says so, once a second at most.
+//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503 and why; up to `SPARE` at a
+//! time, and those beyond that get a bare 503 and are closed. When the process has no file
+//! descriptor left, the one kept back for this moment is given up, the client accepted and told the
+//! same, and the descriptor taken back: the queue of the listener empties, and nothing spins. The log
+//! says so, once a second at most.
 
 use super::Board;
 use super::listen::{Listen, clear_stale_socket};
@@ -17,7 +18,8 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token, Waker};
 use socket2::SockRef;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -226,7 +228,7 @@ impl Acceptor {
     /// that did not help, because somebody else was faster or there was none.
     fn turn_one_away(&mut self, because: &io::Error) -> io::Result<bool> {
         self.reserve = None;
-        let accepted = self.listener.accept().map(drop);
+        let accepted = self.listener.accept().map(turn_away);
         self.reserve = reserve();
         match accepted {
             Ok(()) => {
@@ -257,7 +259,7 @@ impl Acceptor {
     fn hand_over(&mut self, stream: Stream) {
         let refused = self.board.connections() >= self.connections_max;
         if refused && self.board.refusals() >= SPARE {
-            return;
+            return turn_away(stream);
         }
         // A client that has gone already is found out by its worker.
         let _ = stream.set_nodelay();
@@ -269,6 +271,16 @@ impl Acceptor {
         let _ = door.inbox.send(Newcomer { stream, refused });
         let _ = door.waker.wake();
     }
+}
+
+/// A word to a client for whom there is not even room to hear it out: with luck it reads this before
+/// it learns that the connection is gone.
+fn turn_away(mut stream: Stream) {
+    const WORD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
+        Connection: close\r\nContent-Length: 0\r\n\r\n";
+    // A fresh socket takes so little at once. Whoever has gone already need not hear it.
+    let _ = stream.write(WORD);
+    let _ = stream.shutdown(Shutdown::Write);
 }
 
 fn reserve() -> Option<File> {
