@@ -837,22 +837,32 @@ fn a_restart_between_requests_is_invisible() {
     }
 }
 
-/// Refused for 300 ms, then up: the request waits for it.
+/// Refused for 300 ms, then up: the request waits for it. On a busy machine a restart can take longer than the second
+/// that a request is ready to wait; such a round shows nothing and is made again.
 #[test]
 fn a_redis_that_is_refused_for_a_moment_is_waited_for() {
-    let mut redis = Redis::start();
-    let kioskd = start(&redis.addr(), "5s");
-    let mut client = kioskd.connect();
-    assert_eq!(client.post("/items?id=1", "{}").status, 201);
-    redis.kill();
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| client.post("/items?id=2", "{}"));
-        std::thread::sleep(ms(300));
-        redis.restart();
-        let reply = waiting.join().expect("the client does not panic");
-        assert_eq!(reply.status, 201, "{reply:?}");
-    });
-    assert_eq!(redis.command(&["EXISTS", "item:2"]), "1");
+    for round in 0..20 {
+        let mut redis = Redis::start();
+        let kioskd = start(&redis.addr(), "5s");
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items?id=1", "{}").status, 201);
+        redis.kill();
+        let killed = Instant::now();
+        let (reply, away) = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| client.post("/items?id=2", "{}"));
+            std::thread::sleep(ms(300));
+            redis.restart();
+            let away = killed.elapsed();
+            (waiting.join().expect("the client does not panic"), away)
+        });
+        if away < ms(700) {
+            assert_eq!(reply.status, 201, "away for {away:?}: {reply:?}");
+            assert_eq!(redis.command(&["EXISTS", "item:2"]), "1");
+            return;
+        }
+        println!("round {round}: away for {away:?}, {}", reply.status);
+    }
+    panic!("no restart in twenty took less than 700 ms");
 }
 
 /// Row 33. No place for us: one attempt every two seconds at the most, an error that names it, and our place back when

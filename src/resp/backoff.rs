@@ -51,6 +51,11 @@ impl Backoff {
         (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// Waits given out since the series began.
+    pub fn tries(&self) -> u32 {
+        self.tries
+    }
+
     /// Starts the series anew.
     pub fn reset(&mut self) {
         self.tries = 0;

@@ -42,6 +42,12 @@ const RETRY_FLOOR: Duration = Duration::from_millis(10);
 const RETRY_BASE: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(1);
 
+/// No wait is longer than this while requests still wait for the server to come back.
+const RETRY_SOON: Duration = Duration::from_millis(100);
+
+/// For so many attempts since the last healthy connection.
+const SOON_TRIES: u32 = 12;
+
 /// After a refusal: a wrong password stays wrong, some servers lock out those who hammer, and one
 /// that is full gets no emptier by being asked.
 const REFUSED_WAIT: Duration = Duration::from_secs(2);
@@ -586,9 +592,18 @@ impl Link {
     fn fail(&mut self, now: Instant, away: Away) -> Result<State, Instant> {
         let refused = matches!(away, Away::Refused(_));
         self.tried = true;
-        let wait = self.backoff.next_wait();
+        let mut wait = self.backoff.next_wait();
         self.note(now, away);
-        Err(now + if refused { REFUSED_WAIT + wait } else { wait })
+        if refused {
+            return Err(now + REFUSED_WAIT + wait);
+        }
+        // While requests wait for it, a server that is back is found at once, not after their
+        // patience has ended; but not one that lets us in and hangs up, again and again.
+        let impatient = |t: Instant| now.saturating_duration_since(t) < PATIENCE;
+        if self.away_since.is_some_and(impatient) && self.backoff.tries() <= SOON_TRIES {
+            wait = wait.min(RETRY_SOON);
+        }
+        Err(now + wait)
     }
 
     fn note(&mut self, now: Instant, away: Away) {
