@@ -20,7 +20,6 @@ use crate::resp::tls;
 use crate::resp::url::{Credentials, RedisUrl, Secret, Topology};
 use crate::service;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "PORT",
         "8080",
-        "listen on this port of all interfaces (0.0.0.0)",
+        "listen on this port of all interfaces, IPv6 and IPv4",
     ),
     (
         "LISTEN",
@@ -299,7 +298,7 @@ impl Env<'_> {
 
     fn listen(&mut self) -> Listen {
         let port = self.count("PORT", 8080, 0..=65_535);
-        let default = Listen::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port as u16)));
+        let default = Listen::Port(port as u16);
         let Some(text) = self.text("LISTEN") else {
             return default;
         };
@@ -682,7 +681,7 @@ mod tests {
             ("REQUEST_TIMEOUT", ""),
         ])
         .unwrap();
-        assert_eq!(config.front.listen.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.front.listen, Listen::Port(8080));
         assert!(matches!(config.store, StoreChoice::Memory(67_108_864)));
         assert_eq!(config.kind, Kind::Poll);
         assert_eq!(config.front.request_timeout, Duration::from_secs(2));

@@ -5,7 +5,7 @@
 //! pipe that nobody reads, lines are dropped, and counted, instead of requests.
 //!
 //! ```text
-//! 2026-01-31T12:00:00.000Z INFO  kioskd: listening on 0.0.0.0:8080
+//! 2026-01-31T12:00:00.000Z INFO  kioskd: listening on [::]:8080
 //! {"time":"2026-01-31T12:00:00.000Z","level":"info","target":"kioskd","message":"listening on …"}
 //! ```
 

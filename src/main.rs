@@ -77,7 +77,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
     let running = match assemble(&config, &lifecycle) {
         Ok(running) => running,
         Err(e) => {
-            log::error!("failed to start on {}: {e}", config.front.listen);
+            log::error!("failed to start: {e}");
             return ExitCode::FAILURE;
         }
     };

@@ -89,10 +89,11 @@ impl Stream {
         }
     }
 
-    /// The peer's IP address; `None` for a Unix socket, whose peers have no address.
+    /// The peer's IP address, one of IPv4 as such on a socket of both; `None` for a Unix socket, whose
+    /// peers have no address.
     pub fn peer_ip(&self) -> Option<IpAddr> {
         match self {
-            Stream::Tcp(s) => s.peer_addr().ok().map(|a| a.ip()),
+            Stream::Tcp(s) => s.peer_addr().ok().map(|a| a.ip().to_canonical()),
             Stream::Unix(_) => None,
             Stream::Layered(s) => s.socket().peer_ip(),
         }

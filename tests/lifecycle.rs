@@ -178,14 +178,56 @@ fn a_port_in_use_exits_1_and_says_which() {
     });
 }
 
+/// Where the host has IPv6; where it has none, `PORT` means 0.0.0.0.
 #[test]
 fn port_binds_every_interface() {
+    let ipv6 = TcpListener::bind("[::1]:0").is_ok();
     for_each_front(|front| {
-        let kioskd = Kioskd::start(&[("FRONT", front), ("PORT", "0")]);
-        assert!(kioskd.addr().starts_with("0.0.0.0:"), "{}", kioskd.addr());
+        let kioskd = Kioskd::start(&[("FRONT", front), ("PORT", "0"), ("ACCESS_LOG", "all")]);
+        let any = if ipv6 { "[::]:" } else { "0.0.0.0:" };
+        assert!(kioskd.addr().starts_with(any), "{}", kioskd.addr());
         let mut client = Client::connect(&format!("127.0.0.1:{}", kioskd.port()));
-        assert_eq!(client.get("/livez").status, 200);
+        assert_eq!(client.get("/livez?v4").status, 200);
+        if ipv6 {
+            let mut client = Client::connect(&format!("[::1]:{}", kioskd.port()));
+            assert_eq!(client.get("/livez?v6").status, 200);
+        }
+        // A peer is written as what it is, not as what the listener makes of it.
+        let peer_of = |mark: &str| {
+            let log = kioskd.log();
+            let line = log.lines().find(|line| line.contains(mark))?;
+            line.split_once(" peer=")?
+                .1
+                .split(' ')
+                .next()
+                .map(str::to_owned)
+        };
+        eventually("the access log", || peer_of("/livez?v4").is_some());
+        assert_eq!(peer_of("/livez?v4").as_deref(), Some("127.0.0.1"));
+        if ipv6 {
+            eventually("the access log", || peer_of("/livez?v6").is_some());
+            assert_eq!(peer_of("/livez?v6").as_deref(), Some("::1"));
+        }
     });
+}
+
+/// One half of a port taken is a port taken: no start that only half of the clients can reach.
+#[test]
+fn a_port_that_somebody_has_in_one_family_is_in_use() {
+    for taken in ["0.0.0.0:0", "[::]:0"] {
+        let Ok(taken) = TcpListener::bind(taken) else {
+            continue;
+        };
+        let port = taken
+            .local_addr()
+            .expect("a bound socket has an address")
+            .port();
+        for_each_front(|front| {
+            let ended = Kioskd::run(&[("FRONT", front), ("PORT", &port.to_string())], &[]);
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            assert!(all(&ended).contains(&format!("port {port}")), "{ended:?}");
+        });
+    }
 }
 
 #[test]
@@ -201,6 +243,61 @@ fn it_listens_on_a_unix_socket() {
         assert_eq!(Client::connect(&listen).get("/items?id=1").status, 200);
         kioskd.signal("TERM");
         assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+/// What is at the path when it ends may be somebody else's by then.
+#[test]
+fn at_the_end_the_unix_socket_goes_if_it_is_the_one_that_was_bound() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let path = dir.join("kioskd.sock");
+        let listen = format!("unix:{}", path.display());
+        let start = || Kioskd::start(&[("FRONT", front), ("LISTEN", &listen)]);
+        let end = |mut kioskd: Kioskd| {
+            kioskd.signal("TERM");
+            assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        };
+        end(start());
+        assert!(!path.exists(), "its own");
+
+        let old = start();
+        std::fs::remove_file(&path).expect("it listens there");
+        let successor = start();
+        // Used before, so that there is something to close and a connection that goes on.
+        let mut stays = Client::connect(&listen);
+        assert_eq!(stays.get("/livez").status, 200);
+        end(old);
+        assert_eq!(Client::connect(&listen).get("/livez").status, 200);
+        assert_eq!(stays.get("/livez").status, 200);
+        std::fs::rename(&path, dir.join("moved")).expect("it listens there");
+        std::fs::write(&path, "precious").expect("our own directory");
+        end(successor);
+        let kept = std::fs::read_to_string(&path);
+        assert_eq!(kept.ok().as_deref(), Some("precious"));
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+/// A start that finds its path taken leaves what is there, and says so.
+#[test]
+fn a_unix_socket_in_use_exits_1_and_one_left_behind_is_taken_over() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let path = dir.join("kioskd.sock");
+        let listen = format!("unix:{}", path.display());
+        let settings = [("FRONT", front), ("LISTEN", &*listen)];
+        let mut first = Kioskd::start(&settings);
+        let ended = Kioskd::run(&settings, &[]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(all(&ended).contains(&listen), "{ended:?}");
+        assert_eq!(Client::connect(&listen).get("/livez").status, 200);
+        first.signal("KILL");
+        first.wait_exit();
+        assert!(path.exists(), "nobody could remove it");
+        let _second = Kioskd::start(&settings);
+        assert_eq!(Client::connect(&listen).get("/livez").status, 200);
         let _ = std::fs::remove_dir_all(dir);
     });
 }

@@ -11,16 +11,14 @@
 //! says so, once a second at most.
 
 use super::Board;
-use super::listen::{Listen, clear_stale_socket};
+use super::listen::{Bound, Listen, SocketFile};
 use crate::lifecycle::{Lifecycle, State};
 use crate::stream::Stream;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token, Waker};
-use socket2::SockRef;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
@@ -38,15 +36,6 @@ const RETRY: Duration = Duration::from_millis(100);
 /// While clients are turned away the log says so, and how many, this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 
-/// Clients that may wait to be accepted. mio and std say 128, and Linux drops the SYN of the 130th: it
-/// is sent again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
-const BACKLOG: i32 = 4096;
-
-/// What the kernel may keep for a client that does not read, before it is our turn to wait (it
-/// doubles this for its own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB
-/// for each, and a thousand such clients put the whole host into TCP memory pressure.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
-
 /// A client on its way to a worker.
 pub struct Newcomer {
     /// Its socket.
@@ -63,61 +52,38 @@ pub struct Door {
     pub waker: Arc<Waker>,
 }
 
-/// The listener of either kind.
+/// The listener of either kind, non-blocking.
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A Unix socket, and the path to remove at the end.
-    Unix(UnixListener, PathBuf),
+    /// The file of a Unix socket, to be dropped first, and the socket.
+    Unix(SocketFile, UnixListener),
 }
 
 impl Listener {
-    /// Binds and listens.
+    /// Binds and listens; says where.
     ///
     /// # Errors
-    /// The address is taken, or not ours, or not allowed.
-    pub fn bind(listen: &Listen) -> io::Result<Listener> {
-        match listen {
-            Listen::Tcp(address) => {
-                let listener = TcpListener::bind(*address)?;
-                let socket = SockRef::from(&listener);
-                // Accepted sockets inherit it.
-                socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
-                // A second time, which only changes the length of the queue.
-                socket.listen(BACKLOG)?;
-                Ok(Listener::Tcp(listener))
+    /// As [`Listen::bind`].
+    pub fn bind(listen: &Listen) -> io::Result<(Listener, String)> {
+        let (bound, address) = listen.bind()?;
+        let listener = match bound {
+            Bound::Tcp(l) => {
+                l.set_nonblocking(true)?;
+                Listener::Tcp(TcpListener::from_std(l))
             }
-            Listen::Unix(path) => {
-                clear_stale_socket(path)?;
-                UnixListener::bind(path).map(|l| Listener::Unix(l, path.clone()))
+            Bound::Unix(l, file) => {
+                l.set_nonblocking(true)?;
+                Listener::Unix(file, UnixListener::from_std(l))
             }
-        }
-    }
-
-    /// The address it really got, as `LISTEN` would spell it.
-    ///
-    /// # Errors
-    /// When the operating system will not say.
-    pub fn address(&self) -> io::Result<String> {
-        Ok(match self {
-            Listener::Tcp(l) => l.local_addr()?.to_string(),
-            Listener::Unix(_, path) => Listen::Unix(path.clone()).to_string(),
-        })
+        };
+        Ok((listener, address))
     }
 
     fn accept(&self) -> io::Result<Stream> {
         match self {
             Listener::Tcp(l) => l.accept().map(|(s, _)| Stream::Tcp(s)),
-            Listener::Unix(l, _) => l.accept().map(|(s, _)| Stream::Unix(s)),
-        }
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let Listener::Unix(_, path) = self {
-            // Left behind it would do no harm: the next start clears it.
-            let _ = std::fs::remove_file(path);
+            Listener::Unix(_, l) => l.accept().map(|(s, _)| Stream::Unix(s)),
         }
     }
 }
@@ -153,7 +119,7 @@ impl Acceptor {
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         match &mut listener {
             Listener::Tcp(l) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
-            Listener::Unix(l, _) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
+            Listener::Unix(_, l) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
         }
         Ok(Acceptor {
             poll,

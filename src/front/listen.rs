@@ -1,45 +1,151 @@
-//! Where to listen: a TCP address or the path of a Unix socket.
+//! Where to listen: every interface, a TCP address, or the path of a Unix socket.
+//!
+//! Binding is the same for both fronts, and so is the care for the file of a Unix socket: at the start
+//! one that a killed process left behind is removed, and at the end our own, but only if the path still
+//! leads to it. A successor may have put its own there.
 
+use mio::net::UnixStream;
+use socket2::{Domain, Socket, Type};
 use std::fmt;
+use std::fs::Metadata;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+/// Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th: it is sent
+/// again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// What the kernel may keep for a client that does not read, before it is our turn to wait (it
+/// doubles this for its own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB
+/// for each, and a thousand such clients put the whole host into TCP memory pressure.
+const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 /// `PORT` or `LISTEN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
+    /// This port of every interface, IPv6 and IPv4; IPv4 alone where there is no IPv6. Port 0 takes any
+    /// free one.
+    Port(u16),
     /// An address and a port; port 0 takes any free one.
     Tcp(SocketAddr),
     /// A path in the file system.
     Unix(PathBuf),
 }
 
+/// A socket that listens, blocking as std makes them.
+#[derive(Debug)]
+pub enum Bound {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket, and its file.
+    Unix(UnixListener, SocketFile),
+}
+
 impl Listen {
     /// Whether nobody outside this host, or this pod, can reach it over the network.
     pub fn is_loopback(&self) -> bool {
-        matches!(self, Listen::Tcp(address) if address.ip().is_loopback())
+        matches!(self, Listen::Tcp(address) if address.ip().to_canonical().is_loopback())
     }
+
+    /// Binds and listens. Gives the address it really got, too, as `LISTEN` would spell it.
+    ///
+    /// # Errors
+    /// The address is taken, or not ours, or not allowed; the message names it.
+    pub fn bind(&self) -> io::Result<(Bound, String)> {
+        self.try_bind()
+            .map_err(|e| io::Error::new(e.kind(), format!("failed to listen on {self}: {e}")))
+    }
+
+    fn try_bind(&self) -> io::Result<(Bound, String)> {
+        let listener = match self {
+            Listen::Tcp(address) => bind_tcp(*address, false)?,
+            // Any other failure may well be that of a host without IPv6.
+            Listen::Port(port) => match bind_tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true) {
+                Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+                    bind_tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false)?
+                }
+                bound => bound?,
+            },
+            Listen::Unix(path) => {
+                clear_stale_socket(path)?;
+                let listener = UnixListener::bind(path)?;
+                let file = SocketFile::at(path)?;
+                return Ok((Bound::Unix(listener, file), self.to_string()));
+            }
+        };
+        let address = listener.local_addr()?.to_string();
+        Ok((Bound::Tcp(listener), address))
+    }
+}
+
+/// With `both`, an IPv6 address takes IPv4 clients too, whatever the system's default is.
+fn bind_tcp(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if both {
+        socket.set_only_v6(false)?;
+    }
+    // As std and mio do: connections of the last process that are still closing hold nobody up.
+    socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Listen::Port(port) => write!(f, "port {port} of all interfaces"),
             Listen::Tcp(address) => address.fmt(f),
             Listen::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
 
+/// The file of a Unix socket of ours. It is removed when this is dropped, if it is still there: drop
+/// this before the listener, whose being open keeps the number of the inode from being given to another.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device_and_inode: (u64, u64),
+}
+
+impl SocketFile {
+    fn at(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile {
+            path: path.to_owned(),
+            device_and_inode: device_and_inode(&path.symlink_metadata()?),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let there = self.path.symlink_metadata();
+        if there.is_ok_and(|there| device_and_inode(&there) == self.device_and_inode) {
+            // Left behind it would do no harm: the next start clears it.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn device_and_inode(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}
+
 /// Makes room for a Unix socket: removes the one a killed process left behind, and only that.
 ///
 /// # Errors
 /// `AddrInUse` when something other than a socket is there, or a socket on which somebody listens.
-pub fn clear_stale_socket(path: &Path) -> io::Result<()> {
+fn clear_stale_socket(path: &Path) -> io::Result<()> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());
     };
+    // Without waiting: one who listens and has stopped accepting would keep us for ever.
     let stale = metadata.file_type().is_socket()
         && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
     if !stale {
@@ -51,7 +157,6 @@ pub fn clear_stale_socket(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
 
     #[test]
     fn only_a_socket_nobody_listens_on_is_removed() {

@@ -20,7 +20,7 @@ use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::store::Store;
 use access::AccessLog;
-use listen::Listen;
+use listen::{Listen, SocketFile};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -83,6 +83,9 @@ pub struct Running {
     /// The names of its threads; each ends with a [`lifecycle::Event::Ended`](crate::lifecycle::Event::Ended).
     pub threads: usize,
     wake: Box<dyn Fn() + Send>,
+    /// Removed at the end, unless a thread sees to that.
+    #[expect(dead_code, reason = "it is there to be dropped")]
+    socket_file: Option<SocketFile>,
 }
 
 impl Running {

@@ -62,8 +62,7 @@ pub fn start(
     board: Arc<Board>,
     lifecycle: &Arc<Lifecycle>,
 ) -> io::Result<Running> {
-    let listener = Listener::bind(&options.listen)?;
-    let address = listener.address()?;
+    let (listener, address) = Listener::bind(&options.listen)?;
     let options = Arc::new(options);
     let mut wakers = Vec::new();
     let mut doors = Vec::new();
@@ -126,6 +125,8 @@ pub fn start(
         address,
         threads: options.workers + 1,
         wake: Box::new(wake),
+        // The acceptor has it.
+        socket_file: None,
     })
 }
 

@@ -9,7 +9,7 @@
 //! fronts say the same. It keeps the connection open, whatever we say about closing it.
 
 use super::access::Entry;
-use super::listen::{Listen, clear_stale_socket};
+use super::listen::{Bound, Listen, SocketFile};
 use super::{Board, Options, Running, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
 use crate::lifecycle::{Lifecycle, State};
@@ -20,8 +20,7 @@ use crate::service::trace::Trace;
 use crate::store::blocking::Blocking;
 use crate::store::{Store, StoreError};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tiny_http::Server;
@@ -37,9 +36,8 @@ pub fn start(
     board: Arc<Board>,
     lifecycle: &Arc<Lifecycle>,
 ) -> io::Result<Running> {
-    let (server, address) = listen(&options.listen)?;
+    let (server, address, socket_file) = listen(&options.listen)?;
     watch_acceptor(lifecycle);
-    let server = Arc::new(server);
     let options = Arc::new(options);
     for n in 0..options.workers {
         let worker = Worker {
@@ -65,6 +63,7 @@ pub fn start(
         address,
         threads: workers,
         wake: Box::new(wake),
+        socket_file,
     })
 }
 
@@ -84,22 +83,17 @@ fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
     }));
 }
 
-fn listen(listen: &Listen) -> io::Result<(Server, String)> {
-    let (server, address) = match listen {
-        Listen::Tcp(address) => {
-            let listener = TcpListener::bind(address)?;
-            let address = listener.local_addr()?.to_string();
-            (Server::from_listener(listener, None), address)
-        }
-        Listen::Unix(path) => {
-            clear_stale_socket(path)?;
-            (
-                Server::from_listener(UnixListener::bind(path)?, None),
-                listen.to_string(),
-            )
-        }
+/// The server, where it listens, and the file to remove at the end if it is a Unix socket.
+fn listen(listen: &Listen) -> io::Result<(Arc<Server>, String, Option<SocketFile>)> {
+    let (bound, address) = listen.bind()?;
+    let (server, file) = match bound {
+        Bound::Tcp(listener) => (Server::from_listener(listener, None), None),
+        Bound::Unix(listener, file) => (Server::from_listener(listener, None), Some(file)),
     };
-    Ok((server.map_err(io::Error::other)?, address))
+    let server = Arc::new(server.map_err(io::Error::other)?);
+    // Never dropped: a server that is removes whatever is at the path of its socket, its successor's too.
+    std::mem::forget(Arc::clone(&server));
+    Ok((server, address, file))
 }
 
 struct Worker {
@@ -182,7 +176,7 @@ impl Worker {
         outcome: Outcome,
         began: Instant,
     ) {
-        let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip());
+        let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip().to_canonical());
         let refused = match &outcome {
             Err(problem) if head.is_none() || problem.is_refusal() => {
                 self.service.shard().refused(problem.code);
