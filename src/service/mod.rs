@@ -32,6 +32,7 @@ use items::ItemCall;
 use list::ListCall;
 use metrics::{Metrics, Shard};
 use problem::Problem;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,7 @@ pub struct Service {
     ids: Ids,
     metrics: Arc<Metrics>,
     shard: Arc<Shard>,
+    openapi: Arc<Cow<'static, str>>,
 }
 
 /// Each worker clones its own: request ids and metrics are counted without sharing anything.
@@ -91,6 +93,7 @@ impl Clone for Service {
             ids: Ids::default(),
             metrics: Arc::clone(&self.metrics),
             shard: self.metrics.shard(),
+            openapi: Arc::clone(&self.openapi),
         }
     }
 }
@@ -125,6 +128,7 @@ impl Service {
     pub fn new(options: Options, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Service {
         let metrics = Arc::new(Metrics::default());
         Service {
+            openapi: Arc::new(describe::document(options.max_ttl)),
             options: Arc::new(options),
             vitals: Arc::new(vitals),
             ids: Ids::default(),
@@ -210,7 +214,7 @@ impl Service {
             Route::List(call) => call.perform(),
             Route::Bulk => list::bulk(&body),
             Route::Version => Step::Done(Ok(describe::version(&self.options))),
-            Route::OpenApi => Step::Done(Ok(describe::openapi())),
+            Route::OpenApi => Step::Done(Ok(describe::openapi(&self.openapi))),
             Route::Live => health::live((self.vitals)()),
             Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
             Route::Metrics => Step::Done(Ok(self.scrape())),

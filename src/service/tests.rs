@@ -713,15 +713,12 @@ fn a_request_that_could_not_be_read_is_sealed_all_the_same() {
 
 // ---- Description ------------------------------------------------------------------------------
 
-/// The document against the code: the same paths, the same methods (as OPTIONS really lists
-/// them), and every code a problem can have that a request provokes here.
+/// The document against the code: the same paths, and the same methods, as OPTIONS really lists them.
 #[test]
 fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
-    let sent = refused(&get("/openapi.json"));
-    let document: serde_json::Value = serde_json::from_str(&sent.body).unwrap();
+    let document = described();
     assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
-    let described = document["paths"].as_object().unwrap();
-    let mut paths: Vec<&str> = described.keys().map(String::as_str).collect();
+    let mut paths: Vec<&str> = members(&document["paths"]).collect();
     let mut served = PATHS.to_vec();
     paths.sort_unstable();
     served.sort_unstable();
@@ -730,11 +727,8 @@ fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
         let target = path.replace("{id}", "7").replace("{sid}", "7");
         let sent = refused(&message("OPTIONS", &target, ""));
         let mut allowed: Vec<&str> = sent.header("Allow").unwrap().split(", ").collect();
-        let mut methods: Vec<String> = described[path]
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(|method| method.to_uppercase())
+        let mut methods: Vec<String> = operations(&document, path)
+            .map(|(method, _)| method.to_uppercase())
             .collect();
         allowed.sort_unstable();
         methods.sort_unstable();
@@ -742,24 +736,43 @@ fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
     }
 }
 
-/// Every operation has the answers that any request can get, and those that ask the store have
-/// its three kinds of trouble.
+/// Every operation says what any request can be told, and those that ask the store have its three
+/// kinds of trouble. HEAD is told what GET is, without the body.
 #[test]
 fn every_operation_of_the_openapi_document_lists_the_errors_it_can_have() {
-    let document: serde_json::Value =
-        serde_json::from_str(&refused(&get("/openapi.json")).body).unwrap();
+    let document = described();
     for path in PATHS {
-        for (method, operation) in document["paths"][path].as_object().unwrap() {
-            let responses = operation["responses"].as_object().unwrap();
-            let asks =
-                (path.starts_with("/items") || path.starts_with("/sess")) && method != "options";
-            let any = "400 405 408 413 414 417 431 500 501 503 505".split(' ');
-            let store = "502 503 504".split(' ').filter(|_| asks);
-            for status in any.chain(store) {
-                assert!(responses.contains_key(status), "{method} {path}: {status}");
+        for (method, operation) in operations(&document, path) {
+            let asks = path.starts_with("/items") || path.starts_with("/sess");
+            let wanted = match (method, asks) {
+                ("get" | "post" | "put" | "patch" | "delete", true) => "400 502 503 504 default",
+                _ => "default",
+            };
+            for status in wanted.split(' ') {
+                let response = &operation["responses"][status];
+                assert!(!response.is_null(), "{method} {path}: {status}");
             }
         }
     }
+}
+
+/// The document as the service with these options serves it.
+fn described() -> serde_json::Value {
+    serde_json::from_str(&refused(&get("/openapi.json")).body).unwrap()
+}
+
+fn members(object: &serde_json::Value) -> impl Iterator<Item = &str> {
+    object.as_object().unwrap().keys().map(String::as_str)
+}
+
+/// The methods of a path, and what is said of them.
+fn operations<'a>(
+    document: &'a serde_json::Value,
+    path: &str,
+) -> impl Iterator<Item = (&'a str, &'a serde_json::Value)> {
+    let item = &document["paths"][path];
+    let methods = members(item).filter(|name| *name != "parameters");
+    methods.map(move |method| (method, &item[method]))
 }
 
 // ---- Helpers ----------------------------------------------------------------------------------
@@ -919,6 +932,11 @@ impl Sent {
         assert_eq!(body["request_id"].as_str(), self.header("X-Request-Id"));
         assert!(!body["title"].as_str().expect("a title").is_empty());
         let word = |name: &str| body[name].as_str().expect(name).to_owned();
+        let document: serde_json::Value =
+            serde_json::from_str(include_str!("openapi.json")).expect("JSON");
+        let codes = &document["components"]["schemas"]["Code"]["examples"];
+        let is_described = codes.as_array().expect("codes").contains(&body["code"]);
+        assert!(is_described, "openapi.json lists no code {}", body["code"]);
         (word("code"), word("detail"))
     }
 }
