@@ -66,7 +66,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "REQUEST_TIMEOUT",
         "2s",
-        "from a complete head to the store's answer, retries included",
+        "from the end of the request to the store's answer, retries included",
     ),
     ("ITEM_TTL", "30m", "time to live of an item"),
     (

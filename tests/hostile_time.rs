@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::hostile::{Crowd, PROMPT, alone, ask_until, files_at_rest, for_each_store, median};
-use support::{Act, Client, FakeRedis, Kioskd, PATIENCE, eventually, temp_dir};
+use support::{Act, Client, FakeRedis, Kioskd, PATIENCE, eventually, for_each_service, temp_dir};
 
 /// The deadline of the phase under test, and one that never comes for all others.
 const SHORT: Duration = Duration::from_millis(400);
@@ -137,6 +137,51 @@ fn a_dribbled_body_gets_408_at_the_body_timeout() {
             assert_timed_out(&mut client);
         }
         assert_eq!(kioskd.connect().get("/items?id=1").status, 404);
+    });
+}
+
+/// The store's time begins when there is something to ask it: a body that takes long is not its fault.
+#[test]
+fn a_body_may_take_longer_than_the_store_has() {
+    for_each_service(&[("REQUEST_TIMEOUT", SHORT_TEXT)], |kioskd| {
+        // More than tiny_http reads before it hands out the request.
+        let item = format!(r#"{{"a":"{}"}}"#, "x".repeat(2000));
+        let (most, rest) = item.split_at(item.len() - 1);
+        let bulk = format!(r#"{{"ids":["1"]}}{}"#, " ".repeat(2000));
+        let (most_of_bulk, rest_of_bulk) = bulk.split_at(bulk.len() - 1);
+        let length = format!("Content-Length: {}", item.len());
+        let length_of_bulk = format!("Content-Length: {}", bulk.len());
+        let chunk = format!("{:x}\r\n{most}", most.len());
+        let mut clients = [
+            ("POST /items?id=1", &*length, most, rest, 201),
+            (
+                "PUT /items/2",
+                "Transfer-Encoding: chunked",
+                &*chunk,
+                "\r\n1\r\n}\r\n0\r\n\r\n",
+                201,
+            ),
+            (
+                "POST /items/_get",
+                &*length_of_bulk,
+                most_of_bulk,
+                rest_of_bulk,
+                200,
+            ),
+        ]
+        .map(|(line, framing, first, rest, status)| {
+            let mut client = kioskd.connect();
+            client.send(format!(
+                "{line} HTTP/1.1\r\nHost: kiosk\r\nContent-Type: application/json\r\n{framing}\r\n\r\n{first}"
+            ));
+            (client, rest, status, line)
+        });
+        std::thread::sleep(SHORT + SHORT / 4);
+        for (client, rest, status, line) in &mut clients {
+            client.send(rest);
+            let reply = client.read_response();
+            assert_eq!(reply.status, *status, "{line}: {reply:?}");
+        }
     });
 }
 

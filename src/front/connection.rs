@@ -46,6 +46,8 @@ pub struct Exchange {
     pub trace: Trace,
     /// When its head was complete.
     pub began: Instant,
+    /// When the store must have answered: its time begins when the request is whole.
+    pub deadline: Instant,
     /// What to do with the store's answer, while the store has the word.
     pub next: Option<Next>,
 }

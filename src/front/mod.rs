@@ -53,7 +53,8 @@ pub struct Options {
     pub listen: Listen,
     /// Loops, or threads (`WORKERS`, one per core).
     pub workers: usize,
-    /// From a complete head to the store's answer, everything included (`REQUEST_TIMEOUT`, 2 s).
+    /// From the end of the request, its body included, to the store's answer, everything included
+    /// (`REQUEST_TIMEOUT`, 2 s).
     pub request_timeout: Duration,
     /// Limits of a request head (`MAX_HEAD_BYTES`).
     pub head: HeadLimits,

@@ -283,6 +283,9 @@ impl Worker {
                     }
                 }
                 Turn::Body(call, body) => {
+                    if let Some(exchange) = &mut client.exchange {
+                        exchange.deadline = now + self.options.request_timeout;
+                    }
                     let step = guarded(&self.service, || self.service.perform(call, body))
                         .unwrap_or_else(Step::from);
                     return self.drive(key, step, now, session);
@@ -328,6 +331,7 @@ impl Worker {
                 head,
                 trace,
                 began: now,
+                deadline: now + self.options.request_timeout,
                 next: None,
             }));
             return true;
@@ -336,6 +340,7 @@ impl Worker {
             head,
             trace,
             began: now,
+            deadline: now + self.options.request_timeout,
             next: None,
         }));
         match admitted {
@@ -360,12 +365,7 @@ impl Worker {
                     return;
                 };
                 exchange.next = Some(next);
-                session.submit(
-                    now,
-                    key,
-                    command,
-                    exchange.began + self.options.request_timeout,
-                );
+                session.submit(now, key, command, exchange.deadline);
             }
         }
     }

@@ -159,12 +159,9 @@ impl Worker {
                     .unwrap_or_else(Step::from),
             },
         };
-        let outcome = finish(
-            &self.service,
-            step,
-            store,
-            began + self.options.request_timeout,
-        );
+        // The store's time begins when the request is whole.
+        let deadline = Instant::now() + self.options.request_timeout;
+        let outcome = finish(&self.service, step, store, deadline);
         self.respond(request, Some(&head), &trace, outcome, began);
     }
 
