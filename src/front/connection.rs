@@ -318,6 +318,11 @@ impl Connection {
         }
     }
 
+    /// The socket itself is asked in the next turn, whatever the loop has been told of it.
+    pub fn look(&mut self) {
+        self.readable = true;
+    }
+
     /// A deadline has passed: what it means depends on the phase.
     pub fn expired(&mut self) -> Turn {
         match self.phase {

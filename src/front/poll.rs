@@ -6,9 +6,9 @@
 //! ```text
 //! 1  wait for readiness, or for the earliest deadline
 //! 2  newcomers, and every ready client: read, parse, run the service ──▶ commands queue up
-//! 3  the store: everything queued goes out in one write; replies that are there come in
-//! 4  their requests go on: another question, or a response, written at once
-//! 5  deadlines that have passed
+//! 3  clients whose deadlines have passed: a last look, then the verdict
+//! 4  the store: everything queued goes out in one write; replies that are there come in
+//! 5  their requests go on: another question, or a response, written at once
 //! ```
 //!
 //! Batching falls out of it: the busier the worker, the more requests share a write to Redis. A
@@ -24,7 +24,7 @@ use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::step::{Outcome, Step};
 use crate::slab::Slab;
-use crate::store::{Done, Session, Store, Wiring};
+use crate::store::{Done, Session, Store, StoreError, Wiring};
 use crate::stream::BOTH;
 use mio::{Events, Poll, Token, Waker};
 use std::io;
@@ -195,6 +195,7 @@ impl Worker {
             for key in ready.drain(..) {
                 self.turn(key, now, &mut *session);
             }
+            self.check_deadlines(now, &mut *session);
             loop {
                 session.progress(now, &mut done);
                 if done.is_empty() {
@@ -217,7 +218,6 @@ impl Worker {
                     }
                 }
             }
-            self.check_deadlines(now);
             if self.lifecycle.state() >= State::Stopped && self.leave(now, &mut *session) {
                 return;
             }
@@ -356,17 +356,23 @@ impl Worker {
     }
 
     /// Follows a request one step further.
-    fn drive(&mut self, key: u64, step: Step, now: Instant, session: &mut dyn Session) {
-        match step {
-            Step::Done(outcome) => self.finish(key, outcome, After::Keep, None, now),
-            Step::Ask(command, next) => {
-                let Some(exchange) = self.clients.get_mut(key).and_then(|c| c.exchange.as_mut())
-                else {
-                    return;
-                };
+    fn drive(&mut self, key: u64, mut step: Step, now: Instant, session: &mut dyn Session) {
+        loop {
+            let (command, next) = match step {
+                Step::Done(outcome) => return self.finish(key, outcome, After::Keep, None, now),
+                Step::Ask(command, next) => (command, next),
+            };
+            let Some(exchange) = self.clients.get_mut(key).and_then(|c| c.exchange.as_mut()) else {
+                return;
+            };
+            if now < exchange.deadline {
                 exchange.next = Some(next);
-                session.submit(now, key, command, exchange.deadline);
+                return session.submit(now, key, command, exchange.deadline);
             }
+            // The last answer was here in time, but nobody would wait for another. What is not asked
+            // certainly does not run.
+            step = guarded(&self.service, || next(Err(StoreError::Timeout)))
+                .unwrap_or_else(Step::from);
         }
     }
 
@@ -478,11 +484,16 @@ impl Worker {
 
     /// One pass over all clients, when the earliest deadline may have come. Deadlines are seconds
     /// away and mostly never reached, so this costs less than any structure that keeps them sorted.
-    fn check_deadlines(&mut self, now: Instant) {
+    ///
+    /// What has come by now counts, so each of them has a turn before it is judged: the loop may not
+    /// have been told. A process that was stopped for a while wakes up to a wait that was interrupted,
+    /// with no events, and to deadlines long past; and one wait tells of so many clients only.
+    fn check_deadlines(&mut self, now: Instant, session: &mut dyn Session) {
         if self.next_check.is_none_or(|t| t > now) {
             return;
         }
-        let is_due = |c: &Connection| c.deadline().is_some_and(|t| t <= now);
+        // Who has a turn coming has sent more than was read yet, and is judged after that.
+        let is_due = |c: &Connection| !c.queued && c.deadline().is_some_and(|t| t <= now);
         let due: Vec<u64> = self
             .clients
             .iter()
@@ -490,7 +501,11 @@ impl Worker {
             .map(|(key, _)| key)
             .collect();
         for key in due {
-            let Some(client) = self.clients.get_mut(key) else {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.look();
+                self.turn(key, now, session);
+            }
+            let Some(client) = self.clients.get_mut(key).filter(|c| is_due(c)) else {
                 continue;
             };
             match client.expired() {

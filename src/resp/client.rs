@@ -206,7 +206,16 @@ impl Client {
     }
 
     /// Moves what can be moved and collects the outcomes.
+    ///
+    /// What has come by now counts, so before any deadline is judged the sockets themselves are asked:
+    /// a process that was stopped for a while wakes up to a wait that was interrupted, with no events,
+    /// and to deadlines long past.
     pub fn progress(&mut self, now: Instant, done: &mut Vec<Outcome>) {
+        if self.next_deadline().is_some_and(|t| t <= now) {
+            for node in self.nodes.iter_mut() {
+                node.link.look();
+            }
+        }
         self.drive(now);
         self.follow_guide(now);
         self.wake_delayed(now);

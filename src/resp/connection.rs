@@ -188,6 +188,11 @@ impl Connection {
         self.ended |= event.is_read_closed() || event.is_error();
     }
 
+    /// The socket itself is asked next, whatever the loop has been told of it.
+    pub fn look(&mut self) {
+        self.readable = true;
+    }
+
     /// Queues one command. Nothing between its bytes and its slot can fail, so they cannot part.
     pub fn push(&mut self, now: Instant, id: u64, shape: Shape, args: &[&[u8]]) {
         let before = self.out.len();

@@ -263,6 +263,15 @@ impl Link {
         }
     }
 
+    /// The next [`progress`](Link::progress) asks the socket itself, whatever the loop has been told.
+    pub fn look(&mut self) {
+        match &mut self.state {
+            State::SigningOn { connection, .. } | State::Up { connection, .. } => connection.look(),
+            // These are asked each time.
+            State::Connecting { .. } | State::Resolving { .. } | State::Down { .. } => {}
+        }
+    }
+
     /// Goes as far as it can without waiting.
     pub fn progress(&mut self, now: Instant, events: &mut Events) {
         // Each step either waits (and returns) or moves to another state; the number of moves is
@@ -457,12 +466,6 @@ impl Link {
         else {
             return Ok(None);
         };
-        if now >= *until {
-            return Err(Away::Silent(format!(
-                "no answer to signing on within {} ms",
-                SIGN_ON_TIMEOUT.as_millis()
-            )));
-        }
         let mut heard = Heard::default();
         while let Some((shape, args)) = sign_on.next() {
             if connection.in_flight() == 0 {
@@ -477,7 +480,13 @@ impl Link {
                 });
             let Some((.., reply)) = heard.replies.pop() else {
                 end?;
-                return Ok(None);
+                if now < *until {
+                    return Ok(None);
+                }
+                return Err(Away::Silent(format!(
+                    "no answer to signing on within {} ms",
+                    SIGN_ON_TIMEOUT.as_millis()
+                )));
             };
             // First what it said: a server that is full says so and hangs up.
             sign_on.answered(reply)?;

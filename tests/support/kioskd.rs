@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use super::process::{Process, tethered};
-use super::{Client, PATIENCE};
+use super::{Client, PATIENCE, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_kioskd");
 
@@ -126,6 +126,27 @@ impl Kioskd {
 
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
+    }
+
+    /// Freezes the process, as a debugger, a container's freezer or a suspended machine does, and returns when no thread
+    /// of it runs any more. What is sent to it from then on waits in the kernel.
+    #[track_caller]
+    pub fn stop(&self) {
+        self.signal("STOP");
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat =
+                thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+            stat.is_ok_and(|stat| stat.contains(") T "))
+        };
+        eventually("every thread to freeze", || {
+            std::fs::read_dir(format!("/proc/{}/task", self.pid()))
+                .is_ok_and(|mut threads| threads.all(is_stopped))
+        });
+    }
+
+    /// Ends [`Kioskd::stop`].
+    pub fn cont(&self) {
+        self.signal("CONT");
     }
 
     /// Waits for the process to end by itself. Afterwards [`Kioskd::log`] is complete.
