@@ -11,7 +11,7 @@ use kioskd::service::{Service, Vitals};
 use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
@@ -203,22 +203,22 @@ fn drain(
     board: &Board,
 ) -> ExitCode {
     let mut threads = running.threads;
-    match wait(events, Instant::now() + config.drain_delay, &mut threads) {
+    match wait(events, config.drain_delay, &mut threads) {
         Waited::TimedOut | Waited::Ended => {}
         Waited::Signal => return cut("a second signal came", board),
         Waited::Died => return cut("a thread died of a panic", board),
     }
     lifecycle.advance(State::Stopped);
-    let deadline = Instant::now() + config.drain_timeout;
     running.wake();
-    match wait(events, deadline, &mut threads) {
-        Waited::Ended => {
+    match wait(events, config.drain_timeout, &mut threads) {
+        Waited::Signal => cut("a second signal came", board),
+        Waited::Died => cut("a thread died of a panic", board),
+        // Clients that have their answers and do not hang up cut nothing.
+        Waited::TimedOut if board.in_flight() > 0 => cut("DRAIN_TIMEOUT has passed", board),
+        Waited::Ended | Waited::TimedOut => {
             log::info!("drained: every request was answered");
             ExitCode::SUCCESS
         }
-        Waited::Signal => cut("a second signal came", board),
-        Waited::Died => cut("a thread died of a panic", board),
-        Waited::TimedOut => cut("DRAIN_TIMEOUT has passed", board),
     }
 }
 
@@ -230,16 +230,22 @@ enum Waited {
     TimedOut,
 }
 
-/// Waits for all threads to end, one to die, a signal, or the deadline.
-fn wait(events: &Receiver<Event>, deadline: Instant, threads: &mut usize) -> Waited {
+/// While everybody is waited for: so long at a time.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Waits for all threads to end, one to die, a signal, or until `left` has passed.
+///
+/// Time is counted in steps: a process that was stopped for a while wakes up to a step that is over,
+/// and not to the end of the wait, before the workers have seen what came meanwhile.
+fn wait(events: &Receiver<Event>, mut left: Duration, threads: &mut usize) -> Waited {
     while *threads > 0 {
-        match events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let step = left.min(STEP);
+        match events.recv_timeout(step) {
             Ok(Event::Signal(_)) => return Waited::Signal,
             Ok(Event::Ended { panicked: true, .. }) => return Waited::Died,
             Ok(Event::Ended { .. }) => *threads -= 1,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Waited::TimedOut;
-            }
+            Err(_) if left == step => return Waited::TimedOut,
+            Err(_) => left -= step,
         }
     }
     Waited::Ended
@@ -275,15 +281,9 @@ mod tests {
         let dies = || panic!("a panic this test wants");
         lifecycle.spawn("worker-0".to_owned(), dies).unwrap();
         let mut threads = 1;
-        assert_eq!(
-            wait(&events, Instant::now() + SOON, &mut threads),
-            Waited::Died
-        );
+        assert_eq!(wait(&events, SOON, &mut threads), Waited::Died);
 
         lifecycle.spawn("worker-0".to_owned(), || ()).unwrap();
-        assert_eq!(
-            wait(&events, Instant::now() + SOON, &mut threads),
-            Waited::Ended
-        );
+        assert_eq!(wait(&events, SOON, &mut threads), Waited::Ended);
     }
 }

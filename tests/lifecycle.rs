@@ -43,6 +43,94 @@ fn a_drain_closes_idle_connections() {
     });
 }
 
+/// A head that is not complete when accepting has ended is no request, and nobody's answer is lost: anybody who sends a
+/// byte and waits would make every restart fail.
+#[test]
+fn a_drain_waits_for_no_unfinished_head() {
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("HEAD_TIMEOUT", "5m"),
+            ("DRAIN_TIMEOUT", "50s"),
+        ]);
+        let begun = |said: &str| {
+            let mut client = kioskd.connect();
+            client.send(said);
+            client
+        };
+        let mut used = kioskd.connect();
+        assert_eq!(used.get("/livez").status, 200);
+        used.send("GET /livez HTTP/1.1\r\nHos");
+        let clients = [
+            begun("G"),
+            begun("\r\nG"),
+            begun("GET /livez HTTP/1.1\r\nHost: kiosk\r\n"),
+            begun("POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\nX:"),
+            used,
+        ];
+        // Clients are handed out evenly: whoever came later has been answered, so what was said before has been read.
+        // (tiny_http would let them wait behind the others.)
+        for _ in 0..8 {
+            if front == "poll" {
+                assert_eq!(kioskd.connect().get("/livez").status, 200);
+            }
+        }
+        kioskd.signal("TERM");
+        for mut client in clients {
+            assert!(client.is_closed());
+        }
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+    });
+}
+
+/// Who has had its answer and does not hang up is no request in flight. (The server would wait two seconds for it.)
+#[test]
+fn nothing_in_flight_at_the_drain_timeout_is_a_clean_end() {
+    let mut kioskd = Kioskd::start(&[("DRAIN_TIMEOUT", "100ms")]);
+    let mut client = kioskd.connect();
+    client.send("GET /livez HTTP/1.1\r\nHost: kiosk\r\nConnection: close\r\n\r\n");
+    assert_eq!(client.read_response().status, 200);
+    assert_eq!(client.read_to_end(), b"");
+    kioskd.signal("TERM");
+    assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+}
+
+/// Its head is whole, so it is a request, and the end of its body is waited for; but not for ever.
+#[test]
+fn a_body_in_a_drain_is_waited_for_until_the_drain_timeout() {
+    // More than tiny_http reads before it hands out the request.
+    let item = format!(r#"{{"a":"{}"}}"#, "x".repeat(2000));
+    for_each_front(|front| {
+        for (timeout, finishes) in [("50s", true), ("300ms", false)] {
+            let mut kioskd = Kioskd::start(&[
+                ("FRONT", front),
+                ("DRAIN_TIMEOUT", timeout),
+                ("BODY_TIMEOUT", "5m"),
+            ]);
+            let mut client = kioskd.connect();
+            client.send(format!(
+                "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: {}\r\n\r\n{{",
+                item.len()
+            ));
+            eventually("the request to be in flight", || {
+                let metrics = kioskd.connect().get("/metrics").text();
+                metrics.contains("kioskd_requests_in_flight 2")
+            });
+            kioskd.signal("TERM");
+            kioskd.wait_for_log(DRAINING);
+            if finishes {
+                client.send(&item[1..]);
+                assert_eq!(client.read_response().status, 201);
+                assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+            } else {
+                assert_eq!(kioskd.wait_exit().code(), Some(1), "{}", kioskd.log());
+                assert!(client.is_closed());
+                kioskd.wait_for_log("; 1 requests in flight were cut");
+            }
+        }
+    });
+}
+
 #[test]
 fn drain_finishes_requests_in_flight() {
     for_each_front(|front| {

@@ -149,6 +149,32 @@ fn no_write_is_sent_behind_its_deadline() {
     });
 }
 
+/// DRAIN_TIMEOUT passes in the pause, and the reply that everybody waited for is here.
+#[test]
+fn a_drain_is_not_over_because_of_a_pause() {
+    for_each_front(|front| {
+        let fake = FakeRedis::start(|command| match &*command[0] {
+            "GET" => Act::Hold(b"$7\r\n{\"a\":1}\r\n".to_vec()),
+            _ => Act::Usual,
+        });
+        let mut kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("REDIS_ADDR", &fake.addr()),
+            ("REQUEST_TIMEOUT", "50s"),
+            ("DRAIN_TIMEOUT", DEADLINE),
+        ]);
+        let mut client = kioskd.connect();
+        client.send("GET /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+        fake.wait_for("GET");
+        kioskd.signal("TERM");
+        kioskd.wait_for_log("draining");
+        pause(&kioskd, || fake.release());
+        assert_eq!(client.status_or_end(), Some(200));
+        drop(client);
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+    });
+}
+
 /// Signing on has a second, and its last answer is the one to PING.
 #[test]
 fn an_answer_to_signing_on_that_came_in_a_pause_is_heard() {

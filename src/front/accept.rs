@@ -151,14 +151,25 @@ impl Acceptor {
                 log::error!("failed to wait for clients: {e}");
                 return;
             }
-            if lifecycle.state() >= State::Stopped {
-                return;
-            }
+            // Read before the queue is emptied: who is in it when accepting ends is still taken in.
+            let stopped = lifecycle.state() >= State::Stopped;
             retry = None;
             if let Err(e) = self.accept_all() {
                 self.complain(&e);
                 retry = Some(RETRY);
             }
+            if stopped {
+                return self.close();
+            }
+        }
+    }
+
+    /// No worker leaves before it knows that nobody more will come.
+    fn close(self) {
+        for Door { inbox, waker } in self.doors {
+            drop(inbox);
+            // A loop that cannot be woken has ended.
+            let _ = waker.wake();
         }
     }
 

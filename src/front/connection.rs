@@ -182,9 +182,9 @@ impl Connection {
         matches!(self.phase, Phase::Body(_))
     }
 
-    /// Whether it waits for a request, so that closing it cuts nothing.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.phase, Phase::Idle) && self.input.is_blank()
+    /// Whether it has sent no whole head of a request, so that closing it cuts nothing.
+    pub fn awaits_head(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Head)
     }
 
     /// Reads and parses until there is something for the worker to do.
@@ -469,11 +469,6 @@ impl Input {
 
     fn is_empty(&self) -> bool {
         self.at == self.bytes.len()
-    }
-
-    /// Nothing but line ends: some clients send an empty line behind a body (RFC 9112 §2.2).
-    fn is_blank(&self) -> bool {
-        self.bytes().iter().all(|byte| b"\r\n".contains(byte))
     }
 
     fn push(&mut self, fresh: &[u8]) {

@@ -29,7 +29,7 @@ use crate::stream::BOTH;
 use mio::{Events, Poll, Token, Waker};
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Events taken in one tick; the rest are there in the next.
@@ -85,6 +85,7 @@ pub fn start(
                 .max(2 * options.body_bytes_max),
             again: Vec::new(),
             more_newcomers: false,
+            accepting: true,
             next_check: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             printed: Vec::new(),
@@ -146,6 +147,8 @@ struct Worker {
     again: Vec<u64>,
     /// There may be more in `newcomers`, and nothing will wake us for them.
     more_newcomers: bool,
+    /// The acceptor may send more of them.
+    accepting: bool,
     /// No client's deadline is before this. It may lie: deadlines move on without raising it.
     next_check: Option<Instant>,
     scratch: Box<[u8]>,
@@ -196,6 +199,10 @@ impl Worker {
                 self.turn(key, now, &mut *session);
             }
             self.check_deadlines(now, &mut *session);
+            let stopped = self.lifecycle.state() >= State::Stopped;
+            if stopped {
+                self.send_home(now, &mut *session);
+            }
             loop {
                 session.progress(now, &mut done);
                 if done.is_empty() {
@@ -218,7 +225,7 @@ impl Worker {
                     }
                 }
             }
-            if self.lifecycle.state() >= State::Stopped && self.leave(now, &mut *session) {
+            if stopped && !self.accepting && self.clients.is_empty() {
                 return;
             }
         }
@@ -237,8 +244,12 @@ impl Worker {
     fn welcome(&mut self, now: Instant, ready: &mut Vec<u64>) {
         self.more_newcomers = false;
         for _ in 0..EVENTS_PER_TICK {
-            let Ok(Newcomer { stream, refused }) = self.newcomers.try_recv() else {
-                return;
+            let Newcomer { stream, refused } = match self.newcomers.try_recv() {
+                Ok(newcomer) => newcomer,
+                Err(why) => {
+                    self.accepting = why != TryRecvError::Disconnected;
+                    return;
+                }
             };
             self.service.shard().connected();
             let key = self
@@ -517,23 +528,27 @@ impl Worker {
         self.next_check = earliest.map(|t| t.max(now + DEADLINE_STEP));
     }
 
-    /// The service has stopped: idle clients are sent home, the others are finished. True when
-    /// nobody is left.
-    fn leave(&mut self, now: Instant, session: &mut dyn Session) -> bool {
-        let idle: Vec<u64> = self
+    /// The service has stopped: who has not sent a whole head by now is sent home, or a single byte
+    /// would hold up every restart. The others are finished.
+    fn send_home(&mut self, now: Instant, session: &mut dyn Session) {
+        // Who has a turn coming has sent more than was read yet.
+        let waits = |c: &Connection| !c.queued && c.awaits_head();
+        let waiting: Vec<u64> = self
             .clients
             .iter()
-            .filter(|(_, c)| c.is_idle())
+            .filter(|(_, c)| waits(c))
             .map(|(key, _)| key)
             .collect();
-        for key in idle {
+        for key in waiting {
             // A request may be there that no event has told of yet.
-            self.turn(key, now, session);
-            if self.clients.get_mut(key).is_some_and(|c| c.is_idle()) {
+            if let Some(client) = self.clients.get_mut(key) {
+                client.look();
+                self.turn(key, now, session);
+            }
+            if self.clients.get_mut(key).is_some_and(|c| waits(c)) {
                 self.remove(key);
             }
         }
-        self.clients.is_empty() && !self.more_newcomers
     }
 
     fn remove(&mut self, key: u64) {
