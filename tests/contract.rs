@@ -369,6 +369,114 @@ fn a_body_that_is_not_one_object_is_bad_json() {
     });
 }
 
+/// The page of any site can make the browser of whoever looks at it send a write here. The browser says so.
+#[test]
+fn a_write_that_a_browser_sends_for_another_site_is_refused() {
+    const SITE: &str = "Sec-Fetch-Site";
+    let here: [&[(&str, &str)]; 10] = [
+        &[],
+        &[(SITE, "same-origin")],
+        &[(SITE, "none")],
+        &[("Origin", "http://kiosk")],
+        &[("Origin", "http://kiosk:80")],
+        &[("Origin", "https://kiosk")],
+        &[("Origin", "https://kiosk:443")],
+        &[("Origin", "http://KIOSK")],
+        // With Sec-Fetch-Site the browser has compared them itself, and knows better.
+        &[(SITE, "same-origin"), ("Origin", "https://evil")],
+        &[("Referer", "http://evil/")],
+    ];
+    let elsewhere: [&[(&str, &str)]; 17] = [
+        &[(SITE, "cross-site")],
+        &[(SITE, "same-site")],
+        &[(SITE, "")],
+        &[(SITE, "Same-Origin")],
+        &[(SITE, "nonsense")],
+        &[(SITE, "cross-site"), ("Origin", "http://kiosk")],
+        &[(SITE, "same-origin"), (SITE, "cross-site")],
+        &[("Origin", "http://evil")],
+        &[("Origin", "https://evil")],
+        &[("Origin", "null")],
+        &[("Origin", "")],
+        &[("Origin", "http://kiosk:8080")],
+        &[("Origin", "http://kiosk:443")],
+        &[("Origin", "http://kiosk.evil")],
+        &[("Origin", "kiosk")],
+        &[("Origin", "file://kiosk")],
+        &[("Origin", "http://kiosk"), ("Origin", "http://evil")],
+    ];
+    let writes = [
+        ("POST", "/items?id=1", 201),
+        ("PUT", "/items/1", 204),
+        ("PATCH", "/items/1", 200),
+        ("POST", "/items/_get", 200),
+        ("POST", "/sess/1", 201),
+        ("DELETE", "/sess/1", 204),
+        ("DELETE", "/items/1", 204),
+    ];
+    let reads = [("GET", 200), ("HEAD", 200), ("OPTIONS", 204)];
+    let kind = ("Content-Type", "application/merge-patch+json");
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for fields in here {
+            let fields = [fields, &[kind]].concat();
+            for (method, path, status) in writes {
+                let reply = client.request(method, path, &fields, br#"{"ids":["1"]}"#);
+                assert_eq!(
+                    reply.status, status,
+                    "{method} {path} {fields:?}: {reply:?}"
+                );
+            }
+        }
+        assert_eq!(client.post("/items/1", r#"{"old":1}"#).status, 201);
+        assert_eq!(client.post("/sess/1", r#"{"old":1}"#).status, 201);
+        for fields in elsewhere {
+            let all = [fields, &[kind]].concat();
+            for (method, path, _) in writes {
+                let reply = kioskd
+                    .connect()
+                    .request(method, path, &all, br#"{"ids":["1"]}"#);
+                let context = format!("{method} {path} {fields:?}: {reply:?}");
+                assert_eq!(reply.status, 403, "{context}");
+                let (code, detail) = reply.problem();
+                assert_eq!(code, "cross_origin", "{context}");
+                let said = fields.iter().take(1).chain(&[("", "kiosk")]);
+                assert!(
+                    said.into_iter().all(|(_, value)| detail.contains(value)),
+                    "{context}"
+                );
+            }
+            // Reading changes nothing.
+            for (method, status) in reads {
+                let reply = client.request(method, "/items/1", fields, b"");
+                assert_eq!(reply.status, status, "{method} {fields:?}: {reply:?}");
+            }
+        }
+        assert_document(&client.get("/items/1"), r#"{"old":1}"#);
+        assert_document(&client.get("/sess/1"), r#"{"old":1}"#);
+        // The port is part of who we are.
+        for (host, origin, status) in [
+            ("kiosk:8080", "http://kiosk:8080", 201),
+            ("[::1]:8080", "http://[::1]:8080", 201),
+            ("kiosk:8080", "http://kiosk:8081", 403),
+            ("kiosk:8080", "http://kiosk", 403),
+            ("kiosk:443", "https://kiosk", 201),
+            ("kiosk:443", "http://kiosk", 403),
+            ("", "http://kiosk", 403),
+        ] {
+            let mut client = kioskd.connect();
+            client.send(format!(
+                "POST /items/1 HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 2\r\n\r\n{{}}"
+            ));
+            assert_eq!(
+                client.read_response().status,
+                status,
+                "{origin} at {host:?}"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_document_comes_back_byte_for_byte() {
     let documents = [

@@ -8,14 +8,16 @@ use std::net::Ipv6Addr;
 
 /// A well-formed host and its port, if one is given.
 #[derive(Debug, PartialEq)]
-pub(super) struct Authority<'a> {
-    pub(super) host: &'a str,
+pub struct Authority<'a> {
+    /// As it was written, an IPv6 address with its brackets.
+    pub host: &'a str,
     /// `None` also for an empty port, `example.com:`, which RFC 3986 allows.
-    pub(super) port: Option<u16>,
+    pub port: Option<u16>,
 }
 
 impl<'a> Authority<'a> {
-    pub(super) fn parse(raw: &'a str) -> Option<Authority<'a>> {
+    /// The authority that `raw` is, whole.
+    pub fn parse(raw: &'a str) -> Option<Authority<'a>> {
         let (host, rest) = if raw.starts_with('[') {
             let (host, rest) = raw.split_at(raw.find(']')? + 1);
             host[1..host.len() - 1].parse::<Ipv6Addr>().ok()?;

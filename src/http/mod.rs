@@ -28,6 +28,7 @@ mod problem;
 mod request_line;
 mod target;
 
+pub use authority::Authority;
 pub use body::{ChunkedDecoder, Framing, framing};
 pub use date::{DateCache, http_date};
 pub use error::ParseError;

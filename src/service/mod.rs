@@ -21,6 +21,7 @@ pub mod idempotency;
 pub mod items;
 pub mod list;
 pub mod metrics;
+pub mod origin;
 pub mod patch;
 pub mod problem;
 pub mod step;
@@ -148,8 +149,8 @@ impl Service {
     /// Judges a request by its head.
     ///
     /// # Errors
-    /// Whatever can be refused without its body: an unknown path or method, a missing or bad id,
-    /// a body declared too large.
+    /// Whatever can be refused without its body: an unknown path or method, a write from another
+    /// site, a missing or bad id, a body declared too large.
     pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
         const UNKNOWN: Problem = Problem::new(404, "not_found", "no such path");
         if is_undefined(&head.method) {
@@ -185,6 +186,7 @@ impl Service {
         {
             return Err(Problem::method_not_allowed(allow));
         }
+        origin::judge(head)?;
         self.route(head, resource).map(Call)
     }
 

@@ -1,0 +1,114 @@
+//! Writes that a browser sends for a page of another site: 403 (API.md, "Items").
+//!
+//! Nobody has to sign in to kioskd by default, so where a browser reaches it, on a developer's
+//! machine or in an intranet, so does the script of any page that is open there. CORS keeps such a
+//! page from *reading* the answer; a POST of `text/plain` is sent all the same. The browser says
+//! where a request comes from, and no script can make it lie:
+//!
+//! ```text
+//! Sec-Fetch-Site: cross-site      Fetch Metadata, sent to https and to localhost
+//! Origin: https://evil.example    Fetch §3.1, with every write, to anybody
+//! Host: kiosk:8080                what the browser was told to call
+//! ```
+//!
+//! What says neither is no browser. Reading changes nothing, and is CORS's to forbid.
+
+use super::problem::Problem;
+use crate::http::{Authority, Head, Method};
+use std::borrow::Cow;
+
+const CROSS_ORIGIN: Problem = Problem::new(403, "cross_origin", "");
+
+/// Lets a request pass unless it is a write from another site.
+///
+/// # Errors
+/// 403, with what the browser said in its detail.
+pub fn judge(head: &Head) -> Result<(), Problem> {
+    let writes = !matches!(head.method, Method::Get | Method::Head | Method::Options);
+    if !writes || comes_from_here(head) {
+        return Ok(());
+    }
+    let said = |name| head.header(name).unwrap_or("missing");
+    Err(Problem {
+        detail: Cow::Owned(format!(
+            "a write from another site: Sec-Fetch-Site is {}, Origin is {}, Host is {}",
+            said("Sec-Fetch-Site"),
+            said("Origin"),
+            said("Host"),
+        )),
+        ..CROSS_ORIGIN
+    })
+}
+
+/// Sec-Fetch-Site alone decides where there is one: unlike us, the browser knows the scheme of what
+/// it called. `none` is the user's own doing, an address typed in or a bookmark.
+fn comes_from_here(head: &Head) -> bool {
+    if head.header("Sec-Fetch-Site").is_some() {
+        return head
+            .all("Sec-Fetch-Site")
+            .all(|site| matches!(site, "same-origin" | "none"));
+    }
+    let host = head.header("Host").unwrap_or_default();
+    head.all("Origin").all(|origin| is_at(origin, host))
+}
+
+/// Whether `origin` and `host` are one host and port. A port left out is the default of the
+/// origin's scheme on both sides: behind a proxy that ends TLS `Host` alone does not tell it.
+fn is_at(origin: &str, host: &str) -> bool {
+    let (origin, default) = match origin.split_once("://") {
+        Some(("http", authority)) => (authority, 80),
+        Some(("https", authority)) => (authority, 443),
+        _ => return false,
+    };
+    let parts = |authority| {
+        let Authority { host, port } = Authority::parse(authority)?;
+        Some((host.to_ascii_lowercase(), port.unwrap_or(default)))
+    };
+    let origin = parts(origin);
+    origin.is_some() && origin == parts(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_here_when_host_and_port_are_the_same() {
+        for (origin, host, here) in [
+            ("http://kiosk", "kiosk", true),
+            ("http://kiosk", "KIOSK", true),
+            ("http://kiosk", "kiosk:80", true),
+            ("http://kiosk:80", "kiosk", true),
+            ("https://kiosk", "kiosk", true),
+            ("https://kiosk", "kiosk:443", true),
+            ("https://kiosk:443", "kiosk", true),
+            ("http://kiosk:8080", "kiosk:8080", true),
+            ("http://[::1]:8080", "[::1]:8080", true),
+            ("http://127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("http://kiosk", "kiosk:443", false),
+            ("https://kiosk", "kiosk:80", false),
+            ("http://kiosk:8080", "kiosk", false),
+            ("http://kiosk", "kiosk:8080", false),
+            ("http://kiosk:8081", "kiosk:8080", false),
+            ("http://evil.kiosk", "kiosk", false),
+            ("http://kiosk.evil", "kiosk", false),
+            ("http://127.0.0.1:8080", "localhost:8080", false),
+            ("null", "kiosk", false),
+            ("null", "null", false),
+            ("", "", false),
+            ("", "kiosk", false),
+            ("http://", "", false),
+            ("http://kiosk", "", false),
+            ("kiosk", "kiosk", false),
+            ("//kiosk", "kiosk", false),
+            ("HTTP://kiosk", "kiosk", false),
+            ("http://kiosk/", "kiosk", false),
+            ("http://u@kiosk", "kiosk", false),
+            ("http://kiosk http://evil", "kiosk", false),
+            ("ws://kiosk", "kiosk", false),
+            ("chrome-extension://kiosk", "kiosk", false),
+        ] {
+            assert_eq!(is_at(origin, host), here, "{origin} at {host}");
+        }
+    }
+}
