@@ -101,9 +101,9 @@ fn an_unknown_path_is_404() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         for path in ["/", "/item", "/itemss?id=1", "/ITEMS?id=1", "/livez/x"] {
-            let reply = client.get(path);
-            assert_eq!(reply.status, 404, "{path}: {reply:?}");
-            reply.problem();
+            for reply in [client.get(path), client.post(path, "{}")] {
+                reply.problem();
+            }
         }
     });
 }
@@ -369,6 +369,96 @@ fn a_body_that_is_not_one_object_is_bad_json() {
     });
 }
 
+/// RFC 9110 §14.5: who does not know partial PUT must not take a part for the whole. A POST replaces as a PUT does.
+#[test]
+fn a_part_of_a_document_replaces_nothing() {
+    let old = r#"{"old":true}"#;
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for path in ["/items?id=1", "/items/1", "/sess/1"] {
+            assert_eq!(client.post(path, old).status, 201);
+            for range in ["bytes 9-16/17", "bytes 0-1/2", "bytes */2", "nonsense", ""] {
+                for method in ["PUT", "POST"] {
+                    let reply = client.request(method, path, &[("Content-Range", range)], b"{}");
+                    let context = format!("{method} {path} {range:?}: {reply:?}");
+                    assert_eq!(reply.status, 400, "{context}");
+                    assert_eq!(reply.problem().0, "partial_put", "{context}");
+                    assert_document(&client.get(path), old);
+                }
+            }
+            // `Range` is about what is read, and means nothing here.
+            let reply = client.request("PUT", path, &[("Range", "bytes=9-")], b"{}");
+            assert_eq!(reply.status, 204, "{reply:?}");
+        }
+        let part = [("Content-Range", "bytes 0-1/2")];
+        assert_eq!(client.request("PUT", "/items/2", &part, b"{}").status, 400);
+        assert_eq!(client.get("/items/2").status, 404, "a part was stored");
+    });
+}
+
+/// What is stored is served as plain JSON, so coded bytes must not get in, nor JSON that is called coded: a reader that
+/// believed the label would fail on it.
+#[test]
+fn a_coded_body_is_refused_from_its_head_and_nothing_is_stored() {
+    let gzip: &[u8] = b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0\x43\xbf\xa6\xa3\x02\0\0\0";
+    let coded: [&[&str]; 8] = [
+        &["gzip"],
+        &["GZIP"],
+        &["br"],
+        &["deflate"],
+        &["identity, gzip"],
+        &["gzip,identity"],
+        &["identity", "gzip"],
+        &["nonsense"],
+    ];
+    let plain: [&[&str]; 5] = [
+        &[],
+        &["identity"],
+        &["Identity"],
+        &[""],
+        &["identity, identity,"],
+    ];
+    let merge_patch = ("Content-Type", "application/merge-patch+json");
+    for_each_service(&[], |kioskd| {
+        for codings in coded {
+            let fields: Vec<_> = codings.iter().map(|c| ("Content-Encoding", *c)).collect();
+            for (method, path) in [
+                ("POST", "/items?id=1"),
+                ("PUT", "/items/1"),
+                ("PATCH", "/items/1"),
+                ("PUT", "/sess/1"),
+                ("POST", "/items/_get"),
+                ("DELETE", "/items/1"),
+            ] {
+                for body in [gzip, b"{}", br#"{"ids":["1"]}"#] {
+                    let fields = [&fields[..], &[merge_patch]].concat();
+                    let reply = kioskd.connect().request(method, path, &fields, body);
+                    let context = format!("{method} {path} {codings:?}: {reply:?}");
+                    assert_eq!(reply.status, 415, "{context}");
+                    assert_eq!(reply.problem().0, "unsupported_encoding", "{context}");
+                    assert_eq!(reply.header("accept-encoding"), Some("identity"));
+                }
+            }
+            assert_eq!(kioskd.connect().get("/items/1").status, 404, "{codings:?}");
+        }
+        let mut client = kioskd.connect();
+        for codings in plain {
+            let fields: Vec<_> = codings.iter().map(|c| ("Content-Encoding", *c)).collect();
+            let reply = client.request("POST", "/items/1", &fields, b"{}");
+            assert_eq!(reply.status, 201, "{codings:?}: {reply:?}");
+        }
+        // Where no body is, none is coded.
+        let gzip = [("Content-Encoding", "gzip")];
+        assert_eq!(client.request("GET", "/items/1", &gzip, b"").status, 200);
+        assert_eq!(client.request("DELETE", "/items/1", &gzip, b"").status, 204);
+    });
+    // No byte of the body is waited for. (tiny_http reads a small one before it shows us the head.)
+    let kioskd = Kioskd::start(&[]);
+    let mut client = kioskd.connect();
+    client.send("PUT /items/1 HTTP/1.1\r\nHost: kiosk\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\n");
+    assert_eq!(client.read_response().status, 415);
+}
+
 /// The page of any site can make the browser of whoever looks at it send a write here. The browser says so.
 #[test]
 fn a_write_that_a_browser_sends_for_another_site_is_refused() {
@@ -528,8 +618,95 @@ fn ttl_is_1_to_max_ttl_seconds() {
             "1m",
             "99999999999999999999",
         ] {
-            let reply = client.post(&format!("/items?id=1&ttl={ttl}"), "{}");
-            assert_problem(&reply, 400, "bad_ttl", "bad ttl");
+            for path in ["/items?id=1&", "/items/1?", "/sess/1?"] {
+                let mut replies = vec![client.post(&format!("{path}ttl={ttl}"), "{}")];
+                replies.push(client.request("PUT", &format!("{path}ttl={ttl}"), &[], b"{}"));
+                replies.push(patch(&mut client, &format!("{path}ttl={ttl}"), "{}"));
+                if path == "/sess/1?" {
+                    replies.push(client.get(&format!("{path}ttl={ttl}")));
+                }
+                for reply in replies {
+                    assert_bad_ttl(&reply, 3600);
+                }
+            }
+        }
+    });
+}
+
+/// A client that asks for a time to live must get it or hear that it did not.
+#[test]
+fn a_ttl_that_could_not_be_obeyed_is_refused() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items/1", "{}").status, 201);
+        assert_eq!(client.post("/sess/1", "{}").status, 201);
+        for ttl in ["60", "0", "nonsense", ""] {
+            for (method, path) in [
+                ("GET", "/items?id=1&ttl="),
+                ("GET", "/items/1?ttl="),
+                ("GET", "/items/none?ttl="),
+                ("HEAD", "/items/1?ttl="),
+                ("DELETE", "/items/1?ttl="),
+                ("DELETE", "/sess/1?ttl="),
+                ("GET", "/items?prefix=1&ttl="),
+                ("HEAD", "/items?limit=1&ttl="),
+                ("POST", "/items/_get?ttl="),
+            ] {
+                let reply = client.request(method, &format!("{path}{ttl}"), &[], b"");
+                assert_eq!(reply.status, 400, "{method} {path}{ttl}: {reply:?}");
+                if method != "HEAD" {
+                    assert_bad_ttl(&reply, 604_800);
+                }
+            }
+            // What is asked about a path is not asked of what is there, and elsewhere the word means nothing.
+            for (method, path, status) in [
+                ("OPTIONS", "/items/1?ttl=", 204),
+                ("GET", "/livez?ttl=", 200),
+                ("GET", "/version?ttl=", 200),
+            ] {
+                let reply = client.request(method, &format!("{path}{ttl}"), &[], b"");
+                assert_eq!(reply.status, status, "{method} {path}{ttl}: {reply:?}");
+            }
+        }
+        for path in ["/items/1", "/sess/1"] {
+            assert_eq!(client.get(path).status, 200, "{path} was deleted");
+        }
+        // The mistake in the id is told first.
+        assert_eq!(client.get("/items?ttl=60").problem().0, "missing_id");
+    });
+}
+
+/// Each request that takes a time to live, in a way that shows without a Redis to ask: what was to live for half an hour
+/// is gone in a second, or what was to be gone lives on.
+#[test]
+fn a_ttl_is_obeyed_wherever_it_is_taken() {
+    for_each_service(&[("SESSION_TTL", "1s")], |kioskd| {
+        let mut client = kioskd.connect();
+        for id in ["posted", "put", "patched"] {
+            assert_eq!(client.post(&format!("/items/{id}"), "{}").status, 201);
+        }
+        for id in ["read", "seen", "patched", "left"] {
+            assert_eq!(client.post(&format!("/sess/{id}"), "{}").status, 201);
+        }
+        assert_eq!(client.get("/sess/read?ttl=1000").status, 200);
+        assert_eq!(client.head("/sess/seen?ttl=1000").status, 200);
+        assert_eq!(
+            patch(&mut client, "/sess/patched?ttl=1000", "{}").status,
+            200
+        );
+        assert_eq!(client.post("/items/posted?ttl=1", "{}").status, 201);
+        let put = client.request("PUT", "/items/put?ttl=1", &[], b"{}");
+        assert_eq!(put.status, 204);
+        assert_eq!(patch(&mut client, "/items/patched?ttl=1", "{}").status, 200);
+        for id in ["posted", "put", "patched"] {
+            let path = format!("/items/{id}");
+            support::eventually(&path, || client.get(&path).status == 404);
+        }
+        // It was written before them, and nobody has read it. (A read would renew it.)
+        let left = client.request("DELETE", "/sess/left", &[("If-Match", "*")], b"");
+        assert_eq!(left.status, 412, "{left:?}");
+        for id in ["read", "seen", "patched"] {
+            assert_eq!(client.get(&format!("/sess/{id}")).status, 200, "{id}");
         }
     });
 }
@@ -751,6 +928,23 @@ fn the_body_limit_is_exact() {
             );
         }
     });
+}
+
+fn patch(client: &mut support::Client, path: &str, body: &str) -> Reply {
+    let kind = ("Content-Type", "application/merge-patch+json");
+    client.request("PATCH", path, &[kind], body.as_bytes())
+}
+
+#[track_caller]
+fn assert_bad_ttl(reply: &Reply, max: u64) {
+    assert_eq!(reply.status, 400, "{reply:?}");
+    let (code, detail) = reply.problem();
+    assert_eq!(code, "bad_ttl", "{reply:?}");
+    let bounds = format!("1 to {max}");
+    assert!(
+        detail.starts_with("bad ttl: ") && detail.contains(&bounds),
+        "{detail}"
+    );
 }
 
 #[track_caller]

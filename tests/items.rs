@@ -108,23 +108,49 @@ fn patch_takes_merge_patches_only() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         client.post("/items/1", "{}");
-        for kind in [
-            "application/json",
-            "text/plain",
-            "application/json-patch+json",
-        ] {
-            let reply = client.request("PATCH", "/items/1", &[("Content-Type", kind)], b"{}");
-            assert_eq!(
-                (reply.status, &*reply.problem().0),
-                (415, "unsupported_media_type")
-            );
+        let taken = Some("application/merge-patch+json, application/json");
+        let others: [&[&str]; 8] = [
+            &[],
+            &[""],
+            &["text/plain"],
+            &["application/json-patch+json"],
+            &["application/x-www-form-urlencoded"],
+            &["application/jsonx"],
+            &["application/json, application/json"],
+            // Two of them are none.
+            &["application/json", "text/plain"],
+        ];
+        for kinds in others {
+            let kinds: Vec<_> = kinds.iter().map(|kind| ("Content-Type", *kind)).collect();
+            for path in ["/items/1", "/sess/1"] {
+                let reply = client.request("PATCH", path, &kinds, b"{}");
+                assert_eq!(
+                    (reply.status, &*reply.problem().0),
+                    (415, "unsupported_media_type"),
+                    "{kinds:?}"
+                );
+                assert_eq!(reply.header("accept-patch"), taken, "{reply:?}");
+            }
         }
         for kind in [
             "Application/Merge-Patch+JSON",
             "application/merge-patch+json; charset=utf-8",
+            "application/json",
+            "Application/JSON;charset=utf-8",
         ] {
             let reply = client.request("PATCH", "/items/1", &[("Content-Type", kind)], b"{}");
             assert_eq!(reply.status, 200, "{kind}");
+        }
+        for (path, taken) in [
+            ("/items", taken),
+            ("/items/1", taken),
+            ("/sess?sid=1", taken),
+            ("*", taken),
+            ("/items/_get", None),
+            ("/livez", None),
+        ] {
+            let reply = client.request("OPTIONS", path, &[], b"");
+            assert_eq!(reply.header("accept-patch"), taken, "{path}: {reply:?}");
         }
     });
 }
@@ -302,25 +328,25 @@ fn patch_keeps_the_remaining_time_to_live() {
 
 // ---- Conditions -------------------------------------------------------------------------------
 
-/// RFC 9110 §13.1 and §13.2.2 as a table: what the request says, and its answer to each method when the document is
-/// there and when it is not. `TAG` is the tag it has.
+/// RFC 9110 §13.1 and §13.2 as a table: what the request says, and its answer to each method when the document is
+/// there and when it is not (§13.2.1: what is not there to be read is 404, whatever the conditions). `TAG` is its tag.
 #[test]
 fn conditions_are_judged_as_rfc_9110_says() {
     // headers; there: GET, PUT, DELETE; absent: GET, PUT, DELETE
     type Row<'a> = (&'a [(&'a str, &'a str)], [u16; 6]);
     let rows: [Row; 16] = [
         (&[], [200, 204, 204, 404, 201, 204]),
-        (&[("If-Match", "TAG")], [200, 204, 204, 412, 412, 412]),
-        (&[("If-Match", "*")], [200, 204, 204, 412, 412, 412]),
-        (&[("If-Match", "\"x\"")], [412, 412, 412, 412, 412, 412]),
+        (&[("If-Match", "TAG")], [200, 204, 204, 404, 412, 412]),
+        (&[("If-Match", "*")], [200, 204, 204, 404, 412, 412]),
+        (&[("If-Match", "\"x\"")], [412, 412, 412, 404, 412, 412]),
         (
             &[("If-Match", "\"x\", TAG,\"y\"")],
-            [200, 204, 204, 412, 412, 412],
+            [200, 204, 204, 404, 412, 412],
         ),
-        (&[("If-Match", "W/TAG")], [412, 412, 412, 412, 412, 412]),
+        (&[("If-Match", "W/TAG")], [412, 412, 412, 404, 412, 412]),
         (
             &[("If-Match", "\"x\""), ("If-Match", "TAG")],
-            [200, 204, 204, 412, 412, 412],
+            [200, 204, 204, 404, 412, 412],
         ),
         (&[("If-None-Match", "*")], [304, 412, 412, 404, 201, 204]),
         (&[("If-None-Match", "TAG")], [304, 412, 412, 404, 201, 204]),
@@ -335,19 +361,19 @@ fn conditions_are_judged_as_rfc_9110_says() {
         // If-Match goes first: 412 although If-None-Match would have said 304.
         (
             &[("If-None-Match", "TAG"), ("If-Match", "\"x\"")],
-            [412, 412, 412, 412, 412, 412],
+            [412, 412, 412, 404, 412, 412],
         ),
         (
             &[("If-Match", "TAG"), ("If-None-Match", "TAG")],
-            [304, 412, 412, 412, 412, 412],
+            [304, 412, 412, 404, 412, 412],
         ),
         (
             &[("If-Match", "TAG"), ("If-None-Match", "\"x\"")],
-            [200, 204, 204, 412, 412, 412],
+            [200, 204, 204, 404, 412, 412],
         ),
         (
             &[("If-Match", "*"), ("If-None-Match", "*")],
-            [304, 412, 412, 412, 412, 412],
+            [304, 412, 412, 404, 412, 412],
         ),
         (&[("If-Match", "oops")], [400, 400, 400, 400, 400, 400]),
     ];
@@ -410,6 +436,41 @@ fn conditions_are_judged_as_rfc_9110_says() {
                 assert_eq!(client.get("/items/1").status, 404, "{method} created it");
             }
         }
+    });
+}
+
+/// A proxy that compresses answers makes their tags weak (nginx does), and If-Match compares strongly: whoever sends back
+/// what it got would get 412 for ever, and not know why.
+#[test]
+fn a_412_for_a_weak_tag_says_why_it_can_never_match() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        let reply = client.post("/items/1", "{}");
+        let tag = reply.header("etag").unwrap().to_owned();
+        for (condition, weak) in [
+            (format!("W/{tag}"), true),
+            ("W/\"x\"".to_owned(), true),
+            (format!("\"x\", W/{tag}"), true),
+            ("\"x\"".to_owned(), false),
+            ("\"W/\"".to_owned(), false),
+        ] {
+            let headers = [MERGE_PATCH, ("If-Match", &*condition)];
+            for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+                let reply = client.request(method, "/items/1", &headers, b"{}");
+                let (code, detail) = reply.problem();
+                assert_eq!((reply.status, &*code), (412, "precondition_failed"));
+                assert_eq!(
+                    detail.contains("a weak tag (W/) never matches"),
+                    weak,
+                    "{detail}"
+                );
+                assert_eq!(detail.contains("a proxy that compresses"), weak, "{detail}");
+            }
+        }
+        // If-None-Match compares weakly, so there it is no mistake.
+        let headers = [("If-None-Match", &*format!("W/{tag}"))];
+        let reply = client.request("PUT", "/items/1", &headers, b"{}");
+        assert_eq!(reply.problem().1, "precondition failed");
     });
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Kioskd, Redis, Reply, for_each_front, on_path};
+use support::{Kioskd, Redis, Reply, for_each_front, for_each_service, on_path, temp_dir};
 
 #[test]
 fn an_item_goes_in_and_comes_out() {
@@ -41,6 +41,30 @@ fn an_item_goes_in_and_comes_out_with_curl() {
         assert!(found.starts_with("HTTP/1.1 200 "), "{found}");
         assert!(found.ends_with("\r\n\r\n{\"name\":\"Alice\"}"), "{found}");
     });
+}
+
+/// `curl -C` goes on where an upload stopped: it sends the rest of the file, and `Content-Range` says that it is the rest.
+#[test]
+fn an_upload_that_curl_resumes_does_not_replace_the_document_by_its_rest() {
+    if !has_curl() {
+        return;
+    }
+    let dir = temp_dir();
+    let file = dir.join("document.json");
+    std::fs::write(&file, r#"{"a":"b"}{"c":1}"#).expect("the directory is ours");
+    let file = file.to_str().expect("the path is text");
+    for_each_service(&[], |kioskd| {
+        let url = format!("http://{}/items/42", kioskd.addr());
+        assert_eq!(
+            kioskd.connect().post("/items/42", r#"{"old":1}"#).status,
+            201
+        );
+        let refused = curl(&["-C", "9", "-T", file, &url, "-i"]);
+        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        assert!(refused.contains(r#""code":"partial_put""#), "{refused}");
+        assert_eq!(kioskd.connect().get("/items/42").text(), r#"{"old":1}"#);
+    });
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 #[test]

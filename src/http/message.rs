@@ -32,6 +32,12 @@ impl Head {
         self.all(name).next()
     }
 
+    /// The field called `name`, if there is just one: of two nobody can tell which was meant.
+    pub fn only(&self, name: &str) -> Option<&str> {
+        let mut values = self.all(name);
+        values.next().filter(|_| values.next().is_none())
+    }
+
     /// Every field called `name`, in any case, in order.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.headers
@@ -138,5 +144,6 @@ mod tests {
         assert_eq!(head.header("x-A"), Some("1"));
         assert_eq!(head.all("X-a").collect::<Vec<_>>(), ["1", "3"]);
         assert_eq!(head.header("x-c"), None);
+        assert_eq!((head.only("X-B"), head.only("x-a")), (Some("2"), None));
     }
 }

@@ -19,6 +19,13 @@ use crate::store::When;
 /// The condition did not hold, and nothing was changed.
 pub const FAILED: Problem = Problem::new(412, "precondition_failed", "precondition failed");
 
+/// The tag came from us, and somebody on the way made it weak.
+const FAILED_WEAK: Problem = Problem::new(
+    412,
+    "precondition_failed",
+    "precondition failed: a weak tag (W/) never matches in If-Match; a proxy that compresses makes tags weak",
+);
+
 const BAD: Problem = Problem::new(400, "bad_condition", "bad If-Match or If-None-Match");
 
 /// Tags in one request; a list of more is not a condition but an attack.
@@ -69,6 +76,14 @@ impl Conditions {
     /// Whether `document` (or its absence) is what the request wants to find, for a write.
     pub fn hold(&self, document: Option<&[u8]>) -> bool {
         self.is_matched(document) && !self.is_none_matched(document)
+    }
+
+    /// What to answer when they do not hold: 412.
+    pub fn failed(&self) -> Problem {
+        match &self.if_match {
+            Some(Tags::List(tags)) if tags.iter().any(|(weak, _)| *weak) => FAILED_WEAK,
+            _ => FAILED,
+        }
     }
 
     /// If-Match holds, or is not there.

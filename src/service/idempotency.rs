@@ -193,7 +193,7 @@ impl Idempotency {
     /// The record of an outcome that may be replayed.
     fn record(&self, outcome: Outcome) -> (Option<Vec<u8>>, Outcome) {
         match outcome {
-            Err(problem) if problem == NOT_FOUND || problem == FAILED => {
+            Err(problem) if problem == NOT_FOUND || problem.status == FAILED.status => {
                 let record = format!("{}\n{}\n\n\n\n", self.fingerprint, problem.status);
                 (Some(record.into_bytes()), Err(problem))
             }

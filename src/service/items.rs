@@ -14,7 +14,8 @@
 //! wins, and the request's deadline ends the rest.
 
 use super::Options;
-use super::condition::{Conditions, FAILED, Plan};
+use super::condition::{Conditions, Plan};
+use super::content;
 use super::document::{BAD_JSON, document};
 use super::etag::etag;
 use super::id::Collection;
@@ -22,20 +23,14 @@ use super::idempotency::Idempotency;
 use super::patch::merge;
 use super::problem::{Problem, unexpected};
 use super::step::{Outcome, Step};
+use super::ttl;
 use crate::http::{self, Head, Method, Response, header};
 use crate::store::{Answer, Command, StoreError, When};
 use std::time::Duration;
 
-const BAD_TTL: Problem = Problem::new(400, "bad_ttl", "bad ttl");
-
 /// Nothing is stored under that id, or not any more.
 pub const NOT_FOUND: Problem = Problem::new(404, "not_found", "not found");
 
-const NOT_A_PATCH: Problem = Problem::new(
-    415,
-    "unsupported_media_type",
-    "PATCH takes application/merge-patch+json",
-);
 const TOO_LARGE: Problem = Problem::new(413, "body_too_large", "the patched document is too large");
 
 /// The methods of an item's paths.
@@ -63,7 +58,9 @@ enum Verb {
 struct Item {
     collection: Collection,
     id: String,
+    /// What it is to live from now; a PATCH leaves it as it is unless it is `asked`.
     ttl: Duration,
+    asked: bool,
     conditions: Conditions,
     document_bytes_max: usize,
 }
@@ -89,14 +86,17 @@ impl ItemCall {
             Method::Delete => Verb::Delete,
             _ => Verb::Get,
         };
-        if verb == Verb::Patch && !is_merge_patch(head) {
-            return Err(NOT_A_PATCH);
+        match verb {
+            Verb::Post | Verb::Put => content::whole(head)?,
+            Verb::Patch => content::merge_patch(head)?,
+            Verb::Get | Verb::Delete => {}
         }
-        let asked = if matches!(verb, Verb::Post | Verb::Put) {
-            asked_ttl(query, options)?
-        } else {
-            None
+        let obeyed = match verb {
+            Verb::Post | Verb::Put | Verb::Patch => true,
+            Verb::Get => collection == Collection::Sessions,
+            Verb::Delete => false,
         };
+        let asked = ttl::asked(query, options, obeyed)?;
         let ttl = asked.unwrap_or(match collection {
             Collection::Items => options.item_ttl,
             Collection::Sessions => options.session_ttl,
@@ -111,6 +111,7 @@ impl ItemCall {
             collection,
             id,
             ttl,
+            asked: asked.is_some(),
             conditions,
             document_bytes_max: options.body_bytes_max,
         };
@@ -170,10 +171,12 @@ impl Item {
 
     fn got(self, answer: Result<Answer, StoreError>) -> Outcome {
         let document = value(answer)?;
-        if !self.conditions.is_matched(document.as_deref()) {
-            return Err(FAILED);
-        }
+        // Nothing can be as it was: 404 tells more than 412 (RFC 9110 §13.2.1 lets conditions alone
+        // where the answer without them is no 2xx).
         let document = document.ok_or(NOT_FOUND)?;
+        if !self.conditions.is_matched(Some(&document)) {
+            return Err(self.conditions.failed());
+        }
         let tag = etag(&document);
         let response = match self.conditions.is_none_matched(Some(&document)) {
             true => http::empty(304),
@@ -235,7 +238,7 @@ impl Item {
         end: impl FnOnce(&Item, bool) -> Response + Send + 'static,
     ) -> Step {
         match self.conditions.plan() {
-            Plan::Never => FAILED.into(),
+            Plan::Never => self.conditions.failed().into(),
             Plan::Direct(when) => {
                 let (replaced, unconditional) = (when == When::Present, when == When::Always);
                 let set = Command::Set {
@@ -246,13 +249,13 @@ impl Item {
                 };
                 Step::ask(set, move |answer| match answer {
                     Ok(Answer::Stored) => Step::Done(Ok(end(&self, replaced))),
-                    Ok(Answer::Unmet) if !unconditional => FAILED.into(),
+                    Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
                     other => failed(other),
                 })
             }
             Plan::Look => self.look(move |item, old| {
                 if !item.conditions.hold(old.as_deref()) {
-                    return FAILED.into();
+                    return item.conditions.failed().into();
                 }
                 let replaced = old.is_some();
                 let when = old.map_or(When::Absent, When::Unchanged);
@@ -274,7 +277,7 @@ impl Item {
     fn patch(self, patch: Vec<u8>) -> Step {
         self.look(move |item, old| {
             if !item.conditions.hold(old.as_deref()) {
-                return FAILED.into();
+                return item.conditions.failed().into();
             }
             let Some(old) = old else {
                 return NOT_FOUND.into();
@@ -296,7 +299,7 @@ impl Item {
             let set = Command::Set {
                 key: item.key(),
                 value: new.clone(),
-                ttl: None,
+                ttl: item.asked.then_some(item.ttl),
                 when: When::Unchanged(old),
             };
             Step::ask(set, move |answer| match answer {
@@ -315,7 +318,7 @@ impl Item {
     /// 204 also when there was nothing: a repeat is safe.
     fn delete(self) -> Step {
         match self.conditions.plan() {
-            Plan::Never => FAILED.into(),
+            Plan::Never => self.conditions.failed().into(),
             Plan::Direct(when @ (When::Always | When::Present)) => {
                 let unconditional = when == When::Always;
                 Step::ask(
@@ -325,14 +328,14 @@ impl Item {
                     },
                     move |answer| match answer {
                         Ok(Answer::Deleted(_)) => Step::Done(Ok(http::empty(204))),
-                        Ok(Answer::Unmet) if !unconditional => FAILED.into(),
+                        Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
                         other => failed(other),
                     },
                 )
             }
             Plan::Direct(_) | Plan::Look => self.look(|item, old| {
                 if !item.conditions.hold(old.as_deref()) {
-                    return FAILED.into();
+                    return item.conditions.failed().into();
                 }
                 let Some(old) = old else {
                     return Step::Done(Ok(http::empty(204)));
@@ -386,35 +389,4 @@ fn failed(answer: Result<Answer, StoreError>) -> Step {
         Ok(other) => unexpected(&other).into(),
         Err(e) => Problem::from(e).into(),
     }
-}
-
-fn is_merge_patch(head: &Head) -> bool {
-    let media_type = head
-        .header("content-type")
-        .and_then(|value| value.split(';').next());
-    media_type.is_some_and(|t| {
-        t.trim()
-            .eq_ignore_ascii_case("application/merge-patch+json")
-    })
-}
-
-/// `?ttl=SECONDS`, digits only, 1 to `MAX_TTL`; twice is as bad as zero.
-fn asked_ttl(query: &str, options: &Options) -> Result<Option<Duration>, Problem> {
-    let mut values = http::query_values(query, "ttl");
-    let Some(value) = values.next() else {
-        return Ok(None);
-    };
-    let digits = value.map_err(|_| BAD_TTL)?;
-    if values.next().is_some() || digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return Err(BAD_TTL);
-    }
-    let seconds = std::str::from_utf8(&digits)
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .ok_or(BAD_TTL)?;
-    let ttl = Duration::from_secs(seconds);
-    if seconds == 0 || ttl > options.max_ttl {
-        return Err(BAD_TTL);
-    }
-    Ok(Some(ttl))
 }

@@ -12,6 +12,7 @@
 //! [`items`].
 
 pub mod condition;
+pub mod content;
 pub mod describe;
 pub mod document;
 pub mod etag;
@@ -26,6 +27,7 @@ pub mod patch;
 pub mod problem;
 pub mod step;
 pub mod trace;
+pub mod ttl;
 
 use crate::http::{self, Framing, Head, Method, Request, Response};
 use id::Collection;
@@ -150,7 +152,7 @@ impl Service {
     ///
     /// # Errors
     /// Whatever can be refused without its body: an unknown path or method, a write from another
-    /// site, a missing or bad id, a body declared too large.
+    /// site, a missing or bad id, a body declared too large, coded, or a part.
     pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
         const UNKNOWN: Problem = Problem::new(404, "not_found", "no such path");
         if is_undefined(&head.method) {
@@ -187,10 +189,12 @@ impl Service {
             return Err(Problem::method_not_allowed(allow));
         }
         origin::judge(head)?;
+        content::plain(head)?;
         self.route(head, resource).map(Call)
     }
 
     fn route(&self, head: &Head, resource: Resource) -> Result<Route, Problem> {
+        let no_ttl = || ttl::asked(head.target.query().unwrap_or(""), &self.options, false);
         Ok(match resource {
             Resource::Live => Route::Live,
             Resource::Ready => Route::Ready {
@@ -199,8 +203,12 @@ impl Service {
             Resource::Metrics => Route::Metrics,
             Resource::Version => Route::Version,
             Resource::OpenApi => Route::OpenApi,
-            Resource::Bulk => Route::Bulk,
+            Resource::Bulk => {
+                no_ttl()?;
+                Route::Bulk
+            }
             Resource::Item(Collection::Items, None) if ListCall::is_meant(head) => {
+                no_ttl()?;
                 Route::List(ListCall::read(head)?)
             }
             Resource::Item(collection, in_path) => {
@@ -220,9 +228,7 @@ impl Service {
             Route::Live => health::live((self.vitals)()),
             Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
             Route::Metrics => Step::Done(Ok(self.scrape())),
-            Route::Options { allow } => Step::Done(Ok(
-                http::empty(204).with_header(http::header("Allow", allow))
-            )),
+            Route::Options { allow } => Step::Done(Ok(methods(allow))),
         }
     }
 
@@ -257,6 +263,15 @@ impl Service {
         response.add_header(http::header("X-Content-Type-Options", "nosniff"));
         self.shard.responded(response.status_code().0);
         response
+    }
+}
+
+/// The methods of a path, and what its PATCH takes if it has one (RFC 5789 §3.1).
+fn methods(allow: &'static str) -> Response {
+    let response = http::empty(204).with_header(http::header("Allow", allow));
+    match allow.contains("PATCH") {
+        true => response.with_header(http::header("Accept-Patch", content::PATCHES)),
+        false => response,
     }
 }
 

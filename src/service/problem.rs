@@ -16,8 +16,9 @@ pub struct Problem {
     pub code: &'static str,
     /// A sentence for people.
     pub detail: Cow<'static, str>,
-    /// `Allow`, for 405.
-    pub allow: Option<&'static str>,
+    /// What would have been right, in the field that says so: `Allow` for 405, `Accept-Patch` or
+    /// `Accept-Encoding` for 415.
+    pub field: Option<(&'static str, &'static str)>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
     /// `Idempotency-Replayed`: this is what the first request was told.
@@ -31,7 +32,7 @@ impl Problem {
             status,
             code,
             detail: Cow::Borrowed(detail),
-            allow: None,
+            field: None,
             retry_after: None,
             replayed: false,
         }
@@ -46,11 +47,14 @@ impl Problem {
     }
 
     /// 405 with the methods the path does have.
-    pub fn method_not_allowed(allow: &'static str) -> Problem {
-        Problem {
-            allow: Some(allow),
-            ..Problem::new(405, "method_not_allowed", "method not allowed")
-        }
+    pub const fn method_not_allowed(allow: &'static str) -> Problem {
+        Problem::new(405, "method_not_allowed", "method not allowed").with("Allow", allow)
+    }
+
+    /// The same with a field of its own.
+    pub const fn with(mut self, name: &'static str, value: &'static str) -> Problem {
+        self.field = Some((name, value));
+        self
     }
 
     /// 503: come back in a second.
@@ -76,8 +80,8 @@ impl Problem {
     /// The response, with the request's id in it.
     pub fn respond(&self, request_id: &str) -> Response {
         let mut response = http::problem(self.status, self.code, &self.detail, request_id);
-        if let Some(allow) = self.allow {
-            response.add_header(http::header("Allow", allow));
+        if let Some((name, value)) = self.field {
+            response.add_header(http::header(name, value));
         }
         if self.replayed {
             response.add_header(http::header("Idempotency-Replayed", "true"));

@@ -1,0 +1,81 @@
+//! What the head says about the body behind it, judged before a byte of it is read (RFC 9110 §8).
+//!
+//! ```text
+//! Content-Encoding: gzip             415  plain JSON is all that is stored, and all that is served
+//! Content-Range: bytes 9-16/17       400  a part would replace the whole (`curl -C 9 -T file`)
+//! PATCH  Content-Type: text/plain    415  whoever sends a patch must mean a merge patch
+//! ```
+//!
+//! The content type of a POST or a PUT is not looked at: it must be JSON whatever it is called.
+
+use super::problem::Problem;
+use crate::http::{Framing, Head};
+
+/// What PATCH takes, for `Accept-Patch` (RFC 5789 §3.1). The second is what clients send that know
+/// no better; for a patch of JSON it can mean nothing else here.
+pub const PATCHES: &str = "application/merge-patch+json, application/json";
+
+const NOT_A_PATCH: Problem = Problem::new(
+    415,
+    "unsupported_media_type",
+    "PATCH takes application/merge-patch+json or application/json",
+)
+.with("Accept-Patch", PATCHES);
+
+const CODED: Problem = Problem::new(
+    415,
+    "unsupported_encoding",
+    "a body is taken as it is, without any Content-Encoding",
+)
+.with("Accept-Encoding", "identity");
+
+const PARTIAL: Problem = Problem::new(
+    400,
+    "partial_put",
+    "a part of a document (Content-Range) cannot be put: send the whole",
+);
+
+/// The body, if there is one, comes as it is.
+///
+/// # Errors
+/// 415 when it is coded.
+pub fn plain(head: &Head) -> Result<(), Problem> {
+    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    let mut codings = head.all("Content-Encoding").flat_map(|v| v.split(','));
+    if head.framing == Framing::Length(0) || codings.all(|coding| plain(coding.trim_ascii())) {
+        Ok(())
+    } else {
+        Err(CODED)
+    }
+}
+
+/// The body of a POST or a PUT is a whole document (RFC 9110 §14.5: whoever does not know partial
+/// PUT has to refuse it).
+///
+/// # Errors
+/// 400 when it is a part of one.
+pub fn whole(head: &Head) -> Result<(), Problem> {
+    match head.header("Content-Range") {
+        None => Ok(()),
+        Some(_) => Err(PARTIAL),
+    }
+}
+
+/// The body of a PATCH is a merge patch.
+///
+/// # Errors
+/// 415 when it is called anything else, nothing, or two things.
+pub fn merge_patch(head: &Head) -> Result<(), Problem> {
+    let media_type = head
+        .only("Content-Type")
+        .and_then(|value| value.split(';').next());
+    let known = |t: &str| {
+        PATCHES
+            .split(", ")
+            .any(|p| p.eq_ignore_ascii_case(t.trim()))
+    };
+    match media_type.is_some_and(known) {
+        true => Ok(()),
+        false => Err(NOT_A_PATCH),
+    }
+}
