@@ -102,7 +102,7 @@ fn an_unknown_path_is_404() {
         let mut client = kioskd.connect();
         for path in ["/", "/item", "/itemss?id=1", "/ITEMS?id=1", "/livez/x"] {
             for reply in [client.get(path), client.post(path, "{}")] {
-                reply.problem();
+                assert_problem(&reply, 404, "no_such_path", "no such path");
             }
         }
     });
@@ -162,6 +162,72 @@ fn a_document_may_not_be_cached_or_sniffed() {
             );
         }
     });
+}
+
+/// A cache may keep a 404, 405, 410, 414 or 501 that does not forbid it (RFC 9110 §15.1), and then what is written later
+/// is not found.
+#[test]
+fn no_problem_may_be_cached() {
+    let long = format!("/items/{}", "x".repeat(600));
+    let cases: [(u16, &str, &str, (&str, &str)); 11] = [
+        (400, "GET", "/items", ("X", "")),
+        (400, "GET", &long, ("X", "")),
+        (400, "POST", "/items/1", ("X", "")),
+        (403, "POST", "/items/1", ("Sec-Fetch-Site", "cross-site")),
+        (404, "GET", "/items/none", ("X", "")),
+        (404, "HEAD", "/sess/none", ("X", "")),
+        (404, "GET", "/nowhere", ("X", "")),
+        (405, "DELETE", "/livez", ("X", "")),
+        (412, "DELETE", "/items/none", ("If-Match", "*")),
+        (415, "PATCH", "/items/1", ("X", "")),
+        (501, "BREW", "/items/1", ("X", "")),
+    ];
+    for_each_service(&[], |kioskd| {
+        for (status, method, path, field) in cases {
+            let reply = kioskd.connect().request(method, path, &[field], b"");
+            assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+            assert_not_cached(&reply);
+        }
+    });
+    // What is refused before there is a head that a rule could judge. tiny_http answers these by itself.
+    let kioskd = Kioskd::start(&[]);
+    for (status, bytes) in [
+        (400, "GET /livez HTTP/1.1\r\n\r\n".to_owned()),
+        (400, "oops\r\n".to_owned()),
+        (
+            413,
+            "POST /items/1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2000000\r\n\r\n".to_owned(),
+        ),
+        (414, format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000))),
+        (
+            431,
+            format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(20_000)),
+        ),
+        (
+            417,
+            "GET /livez HTTP/1.1\r\nHost: kiosk\r\nExpect: miracles\r\n\r\n".to_owned(),
+        ),
+        (505, "PRI * HTTP/2.0\r\n\r\n".to_owned()),
+    ] {
+        let mut client = kioskd.connect();
+        let _ = client.try_send(bytes);
+        let reply = client.read_response();
+        assert_eq!(reply.status, status, "{reply:?}");
+        assert_not_cached(&reply);
+    }
+}
+
+#[track_caller]
+fn assert_not_cached(reply: &Reply) {
+    let told: Vec<_> = reply
+        .headers
+        .iter()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("cache-control"))
+        .collect();
+    assert!(
+        matches!(*told, [(_, value)] if value == "no-store"),
+        "{reply:?}"
+    );
 }
 
 #[test]
@@ -756,6 +822,40 @@ fn a_request_id_is_taken_or_made() {
             assert_ne!(Some(&*own), id);
             assert!(!made.contains(&own), "{own} was made twice");
             made.push(own);
+        }
+    });
+}
+
+/// Of two nobody can tell which was meant, and whoever looks for one in our log finds the other.
+#[test]
+fn a_request_id_or_a_traceparent_given_twice_is_none() {
+    let traces = [
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "0af7651916cd43dd8448eb211c80319c",
+    ];
+    let parents = traces.map(|id| format!("00-{id}-00f067aa0ba902b7-01"));
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[("FRONT", front), ("ACCESS_LOG", "all")]);
+        let mut client = kioskd.connect();
+        for ids in [["a", "b"], ["a", "a"], ["a", ""], ["", "a"]] {
+            let fields = ids.map(|id| ("X-Request-Id", id));
+            let reply = client.request("GET", "/livez", &fields, b"");
+            let own = reply.header("x-request-id").unwrap_or_default();
+            assert_eq!(own.len(), 32, "{ids:?}: {reply:?}");
+        }
+        for (id, parents) in [
+            ("one", &parents[..1]),
+            ("two", &parents[..]),
+            ("same", &[parents[0].clone(), parents[0].clone()][..]),
+        ] {
+            let mut fields = vec![("X-Request-Id", id)];
+            fields.extend(parents.iter().map(|parent| ("traceparent", &**parent)));
+            client.request("GET", "/livez", &fields, b"");
+            kioskd.wait_for_log(&format!("id={id}"));
+            let log = kioskd.log();
+            let line = log.lines().find(|line| line.contains(&format!("id={id}")));
+            let traced = line.is_some_and(|line| line.contains("trace="));
+            assert_eq!(traced, id == "one", "{line:?}");
         }
     });
 }

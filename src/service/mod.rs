@@ -154,7 +154,7 @@ impl Service {
     /// Whatever can be refused without its body: an unknown path or method, a write from another
     /// site, a missing or bad id, a body declared too large, coded, or a part.
     pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
-        const UNKNOWN: Problem = Problem::new(404, "not_found", "no such path");
+        const UNKNOWN: Problem = Problem::new(404, "no_such_path", "no such path");
         if is_undefined(&head.method) {
             return Err(Problem::new(
                 501,

@@ -80,6 +80,9 @@ impl Problem {
     /// The response, with the request's id in it.
     pub fn respond(&self, request_id: &str) -> Response {
         let mut response = http::problem(self.status, self.code, &self.detail, request_id);
+        // It speaks of this moment: without the word a cache may keep a 404 or a 501 for a while
+        // (RFC 9111 §4.2.2).
+        response.add_header(http::header("Cache-Control", "no-store"));
         if let Some((name, value)) = self.field {
             response.add_header(http::header(name, value));
         }

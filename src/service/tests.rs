@@ -456,7 +456,7 @@ fn an_unknown_path_is_404() {
         for message in [get(target), post(target, "{}")] {
             let sent = refused(&message);
             assert_eq!(sent.status, 404, "{message}");
-            assert_eq!(sent.problem().0, "not_found");
+            assert_eq!(sent.problem().0, "no_such_path");
         }
     }
 }

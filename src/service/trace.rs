@@ -2,7 +2,8 @@
 //!
 //! `X-Request-Id` is taken from the request when it is fit to be echoed and logged
 //! (`[A-Za-z0-9._-]{1,128}`), else made here. `traceparent` (W3C Trace Context) is read for its
-//! trace id, so that a log line can be found from a trace; we start no spans of our own.
+//! trace id, so that a log line can be found from a trace; we start no spans of our own. Either of
+//! them given twice is none: the caller and we could mean different ones.
 
 use super::etag::push_hex;
 use crate::http::Head;
@@ -22,13 +23,13 @@ pub struct Trace {
 impl Trace {
     /// The ids that came with the request, the rest made by `ids`.
     pub fn of(head: &Head, ids: &Ids) -> Trace {
-        let request_id = match head.header("x-request-id") {
+        let request_id = match head.only("x-request-id") {
             Some(id) if fit(id) => id.to_owned(),
             _ => ids.next(),
         };
         Trace {
             request_id,
-            trace_id: head.header("traceparent").and_then(trace_id),
+            trace_id: head.only("traceparent").and_then(trace_id),
         }
     }
 
