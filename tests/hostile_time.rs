@@ -185,21 +185,6 @@ fn a_body_may_take_longer_than_the_store_has() {
     });
 }
 
-/// The body behind a refusal is skipped to keep the connection, for no longer than it would have been read.
-#[test]
-fn the_body_of_a_refused_request_is_skipped_until_the_body_timeout() {
-    for_each_store(
-        &[("BODY_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG)],
-        |kioskd| {
-            let mut client = kioskd.connect();
-            client.send("POST /items HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n");
-            assert_eq!(client.read_response().problem().0, "missing_id");
-            dribble(&mut client, b"x");
-            assert!(client.is_closed());
-        },
-    );
-}
-
 #[test]
 fn an_idle_connection_is_closed_without_a_word_at_the_idle_timeout() {
     for_each_store(

@@ -13,8 +13,8 @@
 //! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
 //! what time it is.
 //!
-//! The body of a request refused by its head is skipped when it is small, so that a client with a
-//! mistake in its id keeps its connection; a large one ends it.
+//! A request refused by its head ends the connection, unless its whole body lies there already: what
+//! comes later could be taken for a body by one reader and for a request by another.
 //!
 //! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
 //! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
@@ -85,7 +85,6 @@ enum Phase {
     Body(Box<Body>),
     Answering,
     Writing,
-    Skipping { left: usize },
     Lingering { left: usize },
 }
 
@@ -105,8 +104,6 @@ enum BodyFraming {
 pub enum After {
     /// The next request may come.
     Keep,
-    /// So may it, behind this many bytes of a body that nobody wants.
-    Skip(usize),
     /// It ends.
     Close,
 }
@@ -205,16 +202,6 @@ impl Connection {
             match &mut self.phase {
                 Phase::Answering | Phase::Writing => return Turn::Wait,
                 Phase::Lingering { .. } => return self.linger(scratch),
-                Phase::Skipping { left } => {
-                    let n = (*left).min(self.input.bytes().len());
-                    self.input.consume(n);
-                    *left -= n;
-                    if *left == 0 {
-                        self.phase = Phase::Idle;
-                        self.deadline = now + options.idle_timeout;
-                        continue;
-                    }
-                }
                 Phase::Idle | Phase::Head => {
                     if !self.input.is_empty() {
                         match self.parser.parse(self.input.bytes(), &options.head) {
@@ -255,9 +242,7 @@ impl Connection {
             }
             reads += 1;
             match self.read(scratch) {
-                Ok(Some(0)) if matches!(self.phase, Phase::Idle | Phase::Skipping { .. }) => {
-                    return Turn::Gone;
-                }
+                Ok(Some(0)) if matches!(self.phase, Phase::Idle) => return Turn::Gone,
                 Ok(Some(0)) => return Turn::Truncated,
                 Ok(Some(n)) => self.input.push(&scratch[..n]),
                 Ok(None) => return Turn::Wait,
@@ -286,6 +271,23 @@ impl Connection {
         self.deadline = now + options.body_timeout;
     }
 
+    /// The request is refused by its head. Its body is dropped if the whole of it lies here; else nobody
+    /// may read on.
+    pub fn drop_body(&mut self, head: &Head) -> After {
+        match head.framing {
+            Framing::Length(0) => After::Keep,
+            // Who expects anything and sees a final status may keep the body to itself (RFC 9110
+            // §10.1.1), in HTTP/1.0 too: these bytes may be the next request.
+            Framing::Length(n)
+                if n <= self.input.bytes().len() as u64 && head.header("Expect").is_none() =>
+            {
+                self.input.consume(n as usize);
+                After::Keep
+            }
+            _ => After::Close,
+        }
+    }
+
     /// Sends a response. Says whether the connection lives on, be it only to linger.
     pub fn respond(&mut self, bytes: &[u8], after: After, now: Instant, options: &Options) -> bool {
         self.exchange = None;
@@ -310,9 +312,7 @@ impl Connection {
     /// Whether bytes wait that may be a request already.
     pub fn has_more(&self) -> bool {
         match self.phase {
-            Phase::Idle | Phase::Skipping { .. } => {
-                !self.input.is_empty() || self.readable || self.ended
-            }
+            Phase::Idle => !self.input.is_empty() || self.readable || self.ended,
             Phase::Lingering { .. } => self.readable || self.ended,
             _ => false,
         }
@@ -327,9 +327,7 @@ impl Connection {
     pub fn expired(&mut self) -> Turn {
         match self.phase {
             Phase::Head | Phase::Body(_) => Turn::TimedOut,
-            Phase::Idle | Phase::Writing | Phase::Skipping { .. } | Phase::Lingering { .. } => {
-                Turn::Gone
-            }
+            Phase::Idle | Phase::Writing | Phase::Lingering { .. } => Turn::Gone,
             // The store's deadline answers it.
             Phase::Answering => Turn::Wait,
         }
@@ -342,18 +340,10 @@ impl Connection {
 
     /// The response is out. False when nothing is left to do.
     fn written(&mut self, now: Instant, options: &Options) -> bool {
-        match self.after {
-            After::Keep => {
-                self.phase = Phase::Idle;
-                self.deadline = now + options.idle_timeout;
-                return true;
-            }
-            After::Skip(left) => {
-                self.phase = Phase::Skipping { left };
-                self.deadline = now + options.body_timeout;
-                return true;
-            }
-            After::Close => {}
+        if self.after == After::Keep {
+            self.phase = Phase::Idle;
+            self.deadline = now + options.idle_timeout;
+            return true;
         }
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return false;

@@ -41,9 +41,6 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 /// The print buffer is given back when a response has made it larger than this.
 const PRINTED_KEPT_BYTES: usize = 256 * 1024;
 
-/// A refused body of up to this many bytes is read and dropped to keep the connection.
-const SKIP_BYTES_MAX: u64 = 64 * 1024;
-
 /// Tokens: a client has the number of its place; the store's are far above any place.
 const STORE: usize = usize::MAX / 2;
 const WAKE: Token = Token(usize::MAX);
@@ -325,14 +322,9 @@ impl Worker {
         };
         self.board.line(self.n).request_began();
         let has_body = head.framing != Framing::Length(0);
-        let after = match head.framing {
-            Framing::Length(0) => After::Keep,
-            // Who expects anything and sees a final status may keep the body to itself (RFC 9110
-            // §10.1.1), in HTTP/1.0 too: nobody could tell where the next request begins.
-            Framing::Length(n) if n <= SKIP_BYTES_MAX && head.header("Expect").is_none() => {
-                After::Skip(n as usize)
-            }
-            _ => After::Close,
+        let after = match &admitted {
+            Ok(_) => After::Keep,
+            Err(_) => client.drop_body(&head),
         };
         if let (Ok(_), true) = (&admitted, has_body) {
             // Borrowed before it is boxed away with the rest.
