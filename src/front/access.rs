@@ -6,8 +6,12 @@
 //!
 //! `errors` means faults of the service and of the protocol: every 5xx, and every request that was
 //! refused before a rule saw it (bad framing, limits, time). A 404 is an answer, not an error.
+//!
+//! The id of a session is a secret, so a target that may hold one is shown without it: `/sess/…`,
+//! `/items?sid=…`.
 
 use crate::service::trace::Trace;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -73,6 +77,139 @@ impl AccessLog {
             trace,
             ..
         } = entry;
+        let target = masked(target);
         log::log!(target: "access", level, "{method} {target} {status} {}ms id={}{more}", took.as_millis(), trace.request_id);
+    }
+}
+
+/// What is shown in the place of a secret.
+const MASK: &str = "…";
+
+/// The parameters that mean something to a session; their names may be shown.
+const SESSION_PARAMETERS: [&str; 5] = ["sid", "ttl", "prefix", "cursor", "limit"];
+
+/// The target without anything that could be the id of a session.
+///
+/// It hides more than our router would take for one (other cases, an encoded slash, a parameter of
+/// another path): a client that spells its secret wrongly has still sent it.
+fn masked(target: &str) -> Cow<'_, str> {
+    let (path, query) = target
+        .split_once('?')
+        .map_or((target, None), |(path, query)| (path, Some(query)));
+    let sessions = masked_path(path);
+    let is_secret = |pair: &str| decoded(pair).contains("sid=");
+    if sessions.is_none() && !query.is_some_and(|query| query.split('&').any(is_secret)) {
+        return Cow::Borrowed(target);
+    }
+    let mut out = sessions.clone().unwrap_or_else(|| path.to_owned());
+    for (n, pair) in query.into_iter().flat_map(|q| q.split('&')).enumerate() {
+        out.push(if n == 0 { '?' } else { '&' });
+        let name = pair.split_once('=').map(|(name, _)| decoded(name));
+        let known = name.filter(|name| SESSION_PARAMETERS.contains(&name.as_str()));
+        match known {
+            _ if sessions.is_none() && !is_secret(pair) => out.push_str(pair),
+            Some(name) => out.extend([&*name, "=", MASK]),
+            None if pair.is_empty() => {}
+            None => out.push_str(MASK),
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// The path down to its `/sess`, when it has one.
+fn masked_path(path: &str) -> Option<String> {
+    let path = decoded(path);
+    let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
+    let (at, _) = path
+        .match_indices("/sess")
+        .find(|(at, name)| is_end(&path[at + name.len()..]))?;
+    // What stands before it is not shown: decoded, it could pass for a field of the line.
+    let before = if at == 0 { "" } else { MASK };
+    Some(match &path[at + "/sess".len()..] {
+        rest @ ("" | "/") => format!("{before}/sess{rest}"),
+        _ => format!("{before}/sess/{MASK}"),
+    })
+}
+
+/// Percent-decoded, what is no escape left as it is, in lower case: only to be searched.
+fn decoded(raw: &str) -> String {
+    let mut bytes = Vec::with_capacity(raw.len());
+    let mut rest = raw.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let digits = behind.first_chunk::<2>().and_then(|two| {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            Some(digit(two[0])? << 4 | digit(two[1])?)
+        });
+        match digits {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte as u8);
+                rest = &behind[2..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_of_a_session_shows_its_id() {
+        for (target, shown) in [
+            ("/sess/SECRET", "/sess/…"),
+            ("/sess/SECRET/", "/sess/…"),
+            ("/sess//SECRET", "/sess/…"),
+            ("/sess/", "/sess/"),
+            ("/sess", "/sess"),
+            ("/sess?", "/sess?"),
+            ("/%73ess/SECRET", "/sess/…"),
+            ("/%53%45ss/SECRET%zz", "/sess/…"),
+            ("/sess%2FSECRET", "/sess/…"),
+            ("/sess%3Fsid=SECRET", "/sess/…"),
+            ("/sess;SECRET", "/sess/…"),
+            ("//sess/SECRET", "…/sess/…"),
+            ("/a%20200%20b/sess/SECRET", "…/sess/…"),
+            ("http://kiosk/sess/SECRET?ttl=5", "…/sess/…?ttl=…"),
+            ("/sess?sid=SECRET", "/sess?sid=…"),
+            (
+                "/sess?ttl=5&sid=SECRET&sid=SECRET",
+                "/sess?ttl=…&sid=…&sid=…",
+            ),
+            ("/sess?s%69d=SECRET&&", "/sess?sid=…&&"),
+            ("/sess?id=SECRET&SECRET", "/sess?…&…"),
+            ("/sess?prefix=SECRET&limit=1", "/sess?prefix=…&limit=…"),
+            ("/sess/SECRET?sid=SECRET", "/sess/…?sid=…"),
+            ("/sess?x?sid=SECRET", "/sess?…"),
+            ("/items?id=7&sid=SECRET", "/items?id=7&sid=…"),
+            ("/items?id=7;sid=SECRET", "/items?…"),
+            ("/?SID=SECRET&a=b", "/?sid=…&a=b"),
+        ] {
+            assert_eq!(masked(target), shown, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_session_is_shown_as_sent() {
+        for target in [
+            "-",
+            "*",
+            "/items?id=7&ttl=5",
+            "/items/a%2Fb?prefix=x",
+            "/session/7",
+            "/sessions?id=7",
+            "/items/sess",
+            "/items?id=%zz&a%",
+            "kiosk:443",
+        ] {
+            match target {
+                "/items/sess" => assert_eq!(masked(target), "…/sess"),
+                _ => assert_eq!(masked(target), target),
+            }
+        }
     }
 }

@@ -94,11 +94,36 @@ impl ErrorReply {
 }
 
 impl fmt::Display for ErrorReply {
-    /// The message with everything but printable ASCII escaped: safe on one line of a log.
+    /// The message with everything but printable ASCII escaped, and without what it quotes of our
+    /// command, which may be a session's id or a document: fit for a line of a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.message.escape_ascii().fmt(f)
+        let end = QUOTES.iter().filter_map(|quote| {
+            let at = self
+                .message
+                .windows(quote.len())
+                .position(|w| w == *quote)?;
+            Some(at + quote.len())
+        });
+        let end = end.min().unwrap_or(self.message.len());
+        for byte in &self.message[..end] {
+            match byte {
+                b'\'' | b'"' => write!(f, "{}", char::from(*byte))?,
+                byte => byte.escape_ascii().fmt(f)?,
+            }
+        }
+        f.write_str(if end < self.message.len() { "…" } else { "" })
     }
 }
+
+/// Behind these an error quotes our command: what Redis says to a command it does not know, and how
+/// our keys begin, for whoever else stands there and likes to quote.
+const QUOTES: [&[u8]; 5] = [
+    b"with args beginning with:",
+    b"item:",
+    b"sess:",
+    b"idem:",
+    b"rate:",
+];
 
 #[cfg(test)]
 mod tests {
@@ -140,5 +165,23 @@ mod tests {
     fn displays_control_bytes_escaped() {
         let error = ErrorReply::parse(b"ERR \x1b[2J\r\nset-cookie: \xff");
         assert_eq!(error.to_string(), r"ERR \x1b[2J\r\nset-cookie: \xff");
+    }
+
+    #[test]
+    fn displays_nothing_that_is_quoted_of_our_command() {
+        for (text, shown) in [
+            (
+                "ERR unknown command 'GETEX', with args beginning with: 'sess:SECRET' 'EX' ",
+                "ERR unknown command 'GETEX', with args beginning with:…",
+            ),
+            (
+                "ERR no shard for `a:sess:SECRET`",
+                "ERR no shard for `a:sess:…",
+            ),
+            ("ERR idem:{sess:SECRET}", "ERR idem:…"),
+            ("ERR no sess:", "ERR no sess:"),
+        ] {
+            assert_eq!(ErrorReply::parse(text.as_bytes()).to_string(), shown);
+        }
     }
 }
