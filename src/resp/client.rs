@@ -20,7 +20,7 @@
 
 use super::backoff::Backoff;
 use super::cluster::{read_redirect, read_slots};
-use super::codec::{ErrorReply, Reply};
+use super::codec::{ErrorReply, Reply, Unsendable};
 use super::connection::Shape;
 use super::guide::{Guide, Map, Origin, ROUND, Watch, Wish};
 use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
@@ -353,12 +353,17 @@ impl Client {
         {
             return self.fail(now, key, Failure::Overloaded);
         }
+        if !entry.request.command.is_sendable() {
+            let why = Unsendable.to_string();
+            return self.fail(now, key, Failure::Refused(why));
+        }
         entry.tries += 1;
         entry.sent = true;
         let asking = entry.asking.take().is_some() && matches!(entry.origin, Origin::Requester(_));
         if asking {
             // Adjacent, in one push: ASKING counts for the very next command and no other.
-            connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
+            let pushed = connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
+            debug_assert!(pushed.is_ok(), "BUG: one short word is sendable");
         }
         // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
         let spelling = Spelling {

@@ -29,7 +29,7 @@
 //!
 //! The lines and their grammar are in `header`, the values in `value`, commands in `encode`.
 
-pub use super::encode::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, encode, encode_reply};
+pub use super::encode::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Unsendable, encode, encode_reply};
 pub use super::limits::{Limits, Protocol};
 pub use super::protocol_error::{Excerpt, ProtocolError};
 pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Reply};

@@ -15,7 +15,9 @@
 //! is not its reply, whatever it looks like. Reading never waits for writing, so a server that will
 //! not read until it has written cannot lock us up with it.
 
-use super::codec::{Decoder, ErrorReply, Frame, Limits, Protocol, ProtocolError, Reply, encode};
+use super::codec::{
+    Decoder, ErrorReply, Frame, Limits, Protocol, ProtocolError, Reply, Unsendable, encode,
+};
 use crate::stream::Stream;
 use mio::event::Event;
 use std::collections::VecDeque;
@@ -194,10 +196,20 @@ impl Connection {
     }
 
     /// Queues one command. Nothing between its bytes and its slot can fail, so they cannot part.
-    pub fn push(&mut self, now: Instant, id: u64, shape: Shape, args: &[&[u8]]) {
+    ///
+    /// # Errors
+    /// When it cannot be sent; nothing is queued then.
+    pub fn push(
+        &mut self,
+        now: Instant,
+        id: u64,
+        shape: Shape,
+        args: &[&[u8]],
+    ) -> Result<(), Unsendable> {
         let before = self.out.len();
-        encode(&mut self.out, args);
+        encode(&mut self.out, args)?;
         self.enqueue(now, id, shape, before);
+        Ok(())
     }
 
     /// As [`push`](Connection::push), for a command that writes itself.

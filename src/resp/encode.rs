@@ -2,8 +2,9 @@
 //!
 //! ```
 //! let mut out = Vec::new();
-//! kioskd::resp::codec::encode(&mut out, &[b"GET", b"k"]);
+//! kioskd::resp::codec::encode(&mut out, &[b"GET", b"k"])?;
 //! assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
+//! # Ok::<(), kioskd::resp::codec::Unsendable>(())
 //! ```
 //!
 //! The command is appended to the connection's output buffer, and nothing that can fail happens
@@ -11,6 +12,7 @@
 //! after it. So the checks come first, the memory is reserved next, and then only copies follow.
 
 use super::value::Reply;
+use std::fmt;
 
 /// The most words a command of ours may have. The longest we send, a script call, has about ten.
 pub const COMMAND_WORDS_MAX: usize = 64;
@@ -19,19 +21,30 @@ pub const COMMAND_WORDS_MAX: usize = 64;
 /// (`proto-max-bulk-len`, 512 MiB).
 pub const COMMAND_BYTES_MAX: usize = 512 << 20;
 
+/// A command that Redis would not read, or not answer. Nothing of it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsendable;
+
+impl fmt::Display for Unsendable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a command of no or too many words or bytes")
+    }
+}
+
+impl std::error::Error for Unsendable {}
+
 /// Appends one command to `out`.
 ///
-/// # Panics
+/// # Errors
 ///
 /// Before it has written anything, if there are no words (Redis would send no reply, and the next
 /// command would take its place), more than [`COMMAND_WORDS_MAX`] or more than
-/// [`COMMAND_BYTES_MAX`] bytes. Bodies are bounded where they enter, far below; getting here is a
-/// mistake of ours.
-pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) {
-    assert!(
-        is_sendable(args),
-        "BUG: a command of no or too many words or bytes"
-    );
+/// [`COMMAND_BYTES_MAX`] bytes. That is no assertion, because words are made of what clients and
+/// servers sent: a cursor with 61 words in it once ended the process.
+pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) -> Result<(), Unsendable> {
+    if !is_sendable(args) {
+        return Err(Unsendable);
+    }
     out.reserve(
         args.iter()
             .map(|arg| arg.len() + BULK_FRAMING_BYTES)
@@ -42,6 +55,7 @@ pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) {
     for arg in args {
         push_bulk(out, b'$', arg);
     }
+    Ok(())
 }
 
 /// `$`, up to 9 digits (512 MiB), and two CRLFs.
@@ -54,7 +68,8 @@ fn is_sendable(args: &[&[u8]]) -> bool {
     (1..=COMMAND_WORDS_MAX).contains(&args.len()) && bytes <= COMMAND_BYTES_MAX
 }
 
-fn push_bulk(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
+/// Appends one word as a bulk string.
+pub(super) fn push_bulk(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
     push_header(out, kind, payload.len() as u64);
     out.extend_from_slice(payload);
     out.extend_from_slice(b"\r\n");
@@ -143,7 +158,7 @@ mod tests {
 
     fn encoded(args: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(&mut out, args);
+        encode(&mut out, args).unwrap();
         out
     }
 
@@ -168,7 +183,7 @@ mod tests {
     #[test]
     fn appends_and_reserves_once() {
         let mut out = b"before".to_vec();
-        encode(&mut out, &[b"PING"]);
+        encode(&mut out, &[b"PING"]).unwrap();
         assert_eq!(out, b"before*1\r\n$4\r\nPING\r\n");
 
         let value = vec![b'v'; 100_000];
@@ -194,10 +209,15 @@ mod tests {
         }
     }
 
+    /// Half a command, or one that nobody answers, would shift every reply after it.
     #[test]
-    #[should_panic(expected = "BUG: ")]
-    fn refuses_a_command_that_redis_would_not_answer() {
-        encode(&mut Vec::new(), &[]);
+    fn of_a_command_that_redis_would_not_answer_nothing_is_written() {
+        let word: &[u8] = b"w";
+        for words in [vec![], vec![word; COMMAND_WORDS_MAX + 1]] {
+            let mut out = b"before".to_vec();
+            assert_eq!(encode(&mut out, &words), Err(Unsendable));
+            assert_eq!(out, b"before");
+        }
     }
 
     #[test]

@@ -470,7 +470,9 @@ impl Link {
         while let Some((shape, args)) = sign_on.next() {
             if connection.in_flight() == 0 {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-                connection.push(now, NOBODY, shape, &args);
+                connection
+                    .push(now, NOBODY, shape, &args)
+                    .map_err(|e| Away::Refused(e.to_string()))?;
             }
             let end = connection
                 .progress(now, &mut heard)

@@ -1,7 +1,8 @@
 //! One command on its way: its bytes, how it may be treated, and how it ended.
 
-use super::codec::{Reply, encode};
+use super::codec::{COMMAND_WORDS_MAX, Reply, Unsendable, encode};
 use super::connection::Shape;
+use super::encode::push_bulk;
 use super::link::Away;
 use super::slot::slot;
 use super::url::Endpoint;
@@ -57,6 +58,8 @@ pub enum Wire {
         /// `1 key argument…`, each as a bulk string.
         rest: Vec<u8>,
     },
+    /// It has too many words or bytes for Redis; the client refuses it.
+    Unsendable,
 }
 
 /// A Lua script and its names.
@@ -93,8 +96,10 @@ impl Wire {
     /// A command of these words.
     pub fn plain(words: &[&[u8]]) -> Wire {
         let mut bytes = Vec::new();
-        encode(&mut bytes, words);
-        Wire::Plain(bytes)
+        match encode(&mut bytes, words) {
+            Ok(()) => Wire::Plain(bytes),
+            Err(Unsendable) => Wire::Unsendable,
+        }
     }
 
     /// A script on one key.
@@ -113,7 +118,9 @@ impl Wire {
 
     fn script_of(script: &'static Script, words: &[&[u8]]) -> Wire {
         let mut whole = Vec::new();
-        encode(&mut whole, words);
+        if words.len() + 2 > COMMAND_WORDS_MAX || encode(&mut whole, words).is_err() {
+            return Wire::Unsendable;
+        }
         // Behind the `*n` line the words stand one after the other.
         let at = whole.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
         Wire::Script {
@@ -123,9 +130,15 @@ impl Wire {
         }
     }
 
+    /// Whether there is something that [`write`](Wire::write) could append.
+    pub fn is_sendable(&self) -> bool {
+        !matches!(self, Wire::Unsendable)
+    }
+
     /// Appends it to `out`.
     pub fn write(&self, out: &mut Vec<u8>, spelling: Spelling) {
         match self {
+            Wire::Unsendable => {}
             Wire::Plain(bytes) => out.extend_from_slice(bytes),
             Wire::Script {
                 script,
@@ -137,11 +150,9 @@ impl Wire {
                     Spelling { plain: true, .. } => (b"EVALSHA", script.plain_sha),
                     Spelling { .. } => (b"EVALSHA", script.sha),
                 };
-                let mut first = Vec::new();
-                encode(&mut first, &[verb, name.as_bytes()]);
                 out.extend_from_slice(format!("*{}\r\n", words + 2).as_bytes());
-                // The two words without the `*2` line before them.
-                out.extend_from_slice(&first[4..]);
+                push_bulk(out, b'$', verb);
+                push_bulk(out, b'$', name.as_bytes());
                 out.extend_from_slice(rest);
             }
         }
@@ -152,10 +163,11 @@ impl Wire {
         match self {
             Wire::Plain(bytes) => bytes.len(),
             Wire::Script { script, rest, .. } => script.text.len() + rest.len() + 64,
+            Wire::Unsendable => 0,
         }
     }
 
-    /// Never: there is no command without words.
+    /// Only what cannot be sent: there is no command without words.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
