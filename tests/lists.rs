@@ -106,6 +106,172 @@ fn every_id_that_is_there_throughout_is_seen_under_concurrent_writes() {
 const FILL: &str = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, '{}', 'EX', 1000) end";
 const UNDO: &str = "for i = 1, ARGV[2] do redis.call('DEL', ARGV[1] .. i) end";
 
+/// A cursor once held the keys of a step that did not fit into the page, and pages of long ids were two to six times too
+/// long, because those did not fit into the cursor either.
+#[test]
+fn long_ids_make_no_page_longer_and_no_cursor_holds_one() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for n in 0..120 {
+            let id = format!("{n:-<500}");
+            assert_eq!(client.post(&format!("/items/{id}"), "{}").status, 201);
+        }
+        for limit in [1, 7, 119, 120] {
+            let (ids, _) = walk(&mut client, &format!("/items?limit={limit}"), limit);
+            assert!(ids.values().all(|times| *times == 1), "{ids:?}");
+            assert_eq!(ids.len(), 120, "limit {limit}");
+        }
+        let page = client.get("/items?limit=1").json();
+        let id = page["items"][0]["id"].as_str().unwrap();
+        let cursor = page["cursor"].as_str().unwrap();
+        let hex: String = id.bytes().map(|byte| format!("{byte:02x}")).collect();
+        // A piece of it would be too much.
+        for at in (0..hex.len() - 16).step_by(2) {
+            assert!(!cursor.contains(&hex[at..at + 16]), "{cursor}");
+        }
+    });
+}
+
+/// SCAN never gives a part of its step, and a cursor remembers 200 keys of one. No table of Redis has so many in one place
+/// on demand, so the cursor here says that it has given 199, and 200, which are not there.
+#[test]
+fn what_a_cursor_can_not_remember_is_given_at_once() {
+    for_each_front(|front| {
+        let redis = Redis::start();
+        let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
+        redis.command(&["EVAL", FILL, "0", "item:", "40"]);
+        let mut client = kioskd.connect();
+        let begun = client.get("/items?limit=3").json();
+        // A version, a check, a server, a slot and a position; hashes follow.
+        let begun = &begun["cursor"].as_str().unwrap()[..2 * (1 + 8 + 4 + 2 + 8)];
+        for (hashes, ids, bytes) in [(0, 3, 3 * 8), (197, 3, 1600), (199, 1, 1600), (200, 40, 0)] {
+            let cursor = format!("{begun}{}", "ff".repeat(8).repeat(hashes));
+            let page = client.get(&format!("/items?limit=3&cursor={cursor}"));
+            let page = page.json();
+            let items = page["items"].as_array().unwrap();
+            assert_eq!(items.len(), ids, "{hashes}");
+            let more = page["cursor"].as_str().map_or(0, |c| c.len() / 2 - 23);
+            assert!(more <= bytes, "{hashes}: {more}");
+        }
+    });
+}
+
+/// A page that found nothing in its share of the work says so and where to go on: Redis does nothing else meanwhile. The
+/// script once made 10,000 calls for this page (85 ms), and never gave one up that was empty.
+#[test]
+fn a_page_beside_many_other_keys_costs_redis_a_few_steps() {
+    for_each_front(|front| {
+        let redis = Redis::start();
+        let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
+        redis.command(&["EVAL", FILL, "0", "other:", "300000"]);
+        let mut client = kioskd.connect();
+        client.post("/items/the-one", "{}");
+        redis.command(&["CONFIG", "RESETSTAT"]);
+        let (ids, pages) = walk(&mut client, "/items?limit=1", 1);
+        assert_eq!(ids.len(), 1);
+        let scans = calls(&redis, "scan");
+        let scripts = calls(&redis, "evalsha") as usize;
+        assert!((pages..pages + 2).contains(&scripts), "{scripts} {pages}");
+        assert!(scans <= 40 * pages as u64, "{scans} steps, {pages} pages");
+        assert!(pages >= 100, "{pages} pages");
+    });
+}
+
+/// How often Redis has run this command, from scripts too.
+fn calls(redis: &Redis, command: &str) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let (calls, _) = line
+        .and_then(|line| line.split_once(','))
+        .unwrap_or_else(|| panic!("{stats}"));
+    calls.parse().unwrap()
+}
+
+/// Whatever Redis says to PTTL was once taken for "this key has gone": a list was 200 and empty.
+#[test]
+fn a_list_is_an_error_when_redis_refuses_what_it_needs() {
+    for_each_front(|front| {
+        let redis = Redis::start();
+        let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
+        let mut client = kioskd.connect();
+        for there in [false, true] {
+            for refused in ["pttl", "scan"] {
+                redis.command(&["ACL", "SETUSER", "default", &format!("-{refused}")]);
+                let reply = client.get("/items?limit=9");
+                let saw = (reply.status, &*reply.problem().0);
+                assert_eq!(saw, (502, "store_error"), "-{refused}, {there}");
+                redis.command(&["ACL", "SETUSER", "default", &format!("+{refused}")]);
+            }
+            let page = client.get("/items?limit=9").json();
+            assert_eq!(page["items"].as_array().map(Vec::len), Some(there.into()));
+            client.post("/items/a", "{}");
+        }
+    });
+}
+
+/// The cursor of version 0.1 had words for Redis in it. With 61 of them it had more than a command may have: the assertion
+/// that said so ended the worker, and the process with it.
+#[test]
+fn a_forged_cursor_gives_some_page_of_its_prefix_or_none() {
+    let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for n in 0..100 {
+            client.post(&format!("/items/a{n}"), "{}");
+            client.post(&format!("/items/b{n}"), "{}");
+        }
+        let page = client.get("/items?limit=1").json();
+        let ours = page["cursor"].as_str().unwrap();
+        let forged = format!("{ours}{}", hex(b"\0item:0").repeat(61));
+        let reply = client.get(&format!("/items?limit=1&cursor={forged}"));
+        assert_eq!((reply.status, &*reply.problem().0), (400, "bad_cursor"));
+        let page = client.get("/items?prefix=a&limit=3").json();
+        let cursor = page["cursor"].as_str().unwrap();
+        for other in ["", "prefix=b&", "prefix=a1&", "prefix=A&"] {
+            let reply = client.get(&format!("/items?{other}limit=3&cursor={cursor}"));
+            assert_eq!((reply.status, &*reply.problem().0), (400, "bad_cursor"));
+        }
+        // Every byte changed, cut off, or followed by more.
+        let bytes: Vec<u8> = (0..cursor.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&cursor[at..at + 2], 16).unwrap())
+            .collect();
+        let mut forged: Vec<Vec<u8>> = (0..bytes.len()).map(|at| bytes[..at].to_vec()).collect();
+        for at in 0..bytes.len() {
+            for byte in [0, bytes[at] ^ 1, bytes[at] ^ 0x80, 0xff] {
+                let mut other = bytes.clone();
+                other[at] = byte;
+                forged.push(other);
+            }
+        }
+        for more in [1, 8, 8 * 150, 8 * 200, 8 * 201, 2048 - bytes.len()] {
+            forged.push([&bytes[..], &vec![0xff; more]].concat());
+        }
+        let end = bytes.len();
+        for cursor in forged {
+            let reply = client.get(&format!("/items?prefix=a&limit=3&cursor={}", hex(&cursor)));
+            if cursor.len() < end.min(23) && !cursor.is_empty() {
+                assert_eq!((reply.status, &*reply.problem().0), (400, "bad_cursor"));
+            }
+            if reply.status == 200 {
+                let page = reply.json();
+                let items = page["items"].as_array().unwrap();
+                assert!(items.len() <= 3);
+                assert!(
+                    items
+                        .iter()
+                        .all(|item| item["id"].as_str().unwrap().starts_with('a'))
+                );
+            } else {
+                assert_eq!((reply.status, &*reply.problem().0), (400, "bad_cursor"));
+            }
+        }
+        assert_eq!(client.get("/items/a1").status, 200);
+    });
+}
+
 #[test]
 fn a_prefix_is_text_and_not_a_pattern() {
     let ids = [

@@ -26,7 +26,10 @@ use kioskd::resp::slot::slot;
 use kioskd::resp::url::Endpoint;
 use kioskd::store::redis::Redis as RedisStore;
 use kioskd::store::{Answer, Store, When};
-use support::{Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, eventually, under_load};
+use support::{
+    Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Redis, eventually, for_each_front,
+    under_load,
+};
 
 /// A rule of the contract and its name.
 type Rule = (&'static str, fn(&dyn Store));
@@ -304,6 +307,114 @@ fn a_killed_master_costs_only_its_own_slots_and_only_for_a_while() {
     assert_kept(&kioskd, &journal, |op| {
         theirs(op) && op.at + Duration::from_millis(500) > killed && op.at < killed
     });
+}
+
+/// Of a cluster that says it is down a list was once 200 and empty, and with a map that lacks slots 200 without their ids.
+/// One node is a cluster, too, and can lose a slot on demand.
+#[test]
+fn a_list_is_whole_or_503() {
+    let node = Redis::start_node();
+    node.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    for_each_front(|front| {
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "yes"]);
+        eventually("the node to be a cluster", || {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok")
+        });
+        let url = format!("redis+cluster://{}", node.addr());
+        let settings = [
+            ("REDIS_URL", &*url),
+            ("FRONT", front),
+            ("WORKERS", "1"),
+            ("REQUEST_TIMEOUT", "300ms"),
+        ];
+        let ids = |kioskd: &Kioskd| {
+            let reply = kioskd.connect().get("/items?prefix=a");
+            match reply.status {
+                200 => Some(reply.json()["items"].as_array().map_or(0, Vec::len)),
+                _ => {
+                    let saw = (reply.status, &*reply.problem().0);
+                    assert_eq!(saw, (503, "store_unavailable"));
+                    assert_eq!(reply.header("retry-after"), Some("1"));
+                    None
+                }
+            }
+        };
+        let first = Kioskd::start(&settings);
+        let id = Cluster::id_in(|slot| slot != 16_383);
+        assert_eq!(
+            first.connect().post(&format!("/items/a{id}"), "{}").status,
+            201
+        );
+        assert_eq!(ids(&first), Some(1));
+
+        node.command(&["CLUSTER", "DELSLOTS", "16383"]);
+        assert_eq!(ids(&first), None, "the node says that it is down");
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+        let second = Kioskd::start(&settings);
+        let path = format!("/items/a{id}");
+        eventually("the node to serve what it has", || {
+            second.connect().get(&path).status == 200
+        });
+        assert_eq!(ids(&second), None, "a slot has no master");
+        node.command(&["CLUSTER", "ADDSLOTS", "16383"]);
+        for kioskd in [&first, &second] {
+            eventually("the list to be whole", || ids(kioskd) == Some(1));
+        }
+    });
+}
+
+/// A node that has lost its slots and answers from what it still has: all of its keys are elsewhere, and a page without
+/// them would be no answer.
+#[test]
+fn a_node_whose_keys_are_elsewhere_is_not_believed() {
+    let (old, new) = (Redis::start_node(), Redis::start_node());
+    old.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    new.command(&[
+        "CLUSTER",
+        "MEET",
+        "127.0.0.1",
+        &old.port().to_string(),
+        &bus_of(&old),
+    ]);
+    eventually("the nodes to meet", || {
+        [&old, &new].iter().all(|node| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:2")
+        })
+    });
+    let kioskd = Kioskd::start(&[
+        ("REDIS_URL", &format!("redis+cluster://{}", old.addr())),
+        ("WORKERS", "1"),
+        ("REQUEST_TIMEOUT", "700ms"),
+    ]);
+    let mut client = kioskd.connect();
+    assert_eq!(client.post("/items/a", "{}").status, 201);
+    assert_eq!(client.get("/items?limit=9").json()["items"][0]["id"], "a");
+    // The old master becomes a replica of the new one, with the same keys.
+    new.command(&["CLUSTER", "REPLICATE", &old.command(&["CLUSTER", "MYID"])]);
+    eventually("the replica to have it", || {
+        new.command(&["INFO", "replication"])
+            .contains("master_link_status:up")
+    });
+    new.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    eventually("the roles to change", || {
+        old.command(&["INFO", "replication"]).contains("role:slave")
+    });
+    eventually("the list from the new master", || {
+        let reply = client.get("/items?limit=9");
+        // 502: found out in the middle of the request, the node has left the map.
+        let fails = matches!(reply.status, 502 | 503);
+        assert!(fails || reply.json()["items"][0]["id"] == "a", "{reply:?}");
+        !fails
+    });
+}
+
+/// The port of a node's bus.
+fn bus_of(node: &Redis) -> String {
+    let line = node.command(&["CLUSTER", "NODES"]);
+    let (_, behind) = line.split_once('@').expect("id ip:port@bus flags");
+    behind.split([' ', ',']).next().expect("a port").to_owned()
 }
 
 /// Nodes that contradict each other, or themselves: a bounded number of tries and then an error, and never the answer to

@@ -188,14 +188,22 @@ impl Client {
         self.place(now, key);
     }
 
-    /// Every server that has keys of its own. Empty while they are not known yet.
-    pub fn masters(&self) -> Vec<Endpoint> {
-        let endpoint = |key: u64| self.nodes.get(key).map(|node| node.link.endpoint().clone());
-        match &self.guide {
-            Guide::Single(node) => endpoint(*node).into_iter().collect(),
-            Guide::Sentinel(watch) => watch.master.and_then(endpoint).into_iter().collect(),
-            Guide::Cluster(map) => map.owners().filter_map(endpoint).collect(),
-        }
+    /// Every server that has keys of its own, with the lowest of its slots, in that order. `None`
+    /// while they are not all known: what is read from some of them would not be the whole.
+    pub fn masters(&mut self, now: Instant) -> Option<Vec<(u16, Endpoint)>> {
+        let owners = match &mut self.guide {
+            Guide::Single(node) => vec![(0, *node)],
+            Guide::Sentinel(watch) => vec![(0, watch.master?)],
+            Guide::Cluster(map) => {
+                let owners = map.owners();
+                if owners.is_none() {
+                    map.doubt(now, self.backoff.unit());
+                }
+                owners?
+            }
+        };
+        let endpoint = |(slot, key)| Some((slot, self.nodes.get(key)?.link.endpoint().clone()));
+        owners.into_iter().map(endpoint).collect()
     }
 
     /// The loop saw readiness on one of our tokens.

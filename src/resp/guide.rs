@@ -245,11 +245,18 @@ impl Map {
         &self.members
     }
 
-    /// Every member that has a slot now.
-    pub fn owners(&self) -> impl Iterator<Item = u64> {
-        let has_slots = |place: usize| self.owners.iter().any(|owner| usize::from(*owner) == place);
-        let members = self.members.iter().enumerate();
-        members.filter_map(move |(place, node)| has_slots(place).then_some(*node))
+    /// Every member that has a slot now, with the lowest of them, in that order; `None` while some
+    /// slot has nobody.
+    pub fn owners(&self) -> Option<Vec<(u16, u64)>> {
+        let mut owners: Vec<(u16, u64)> = Vec::new();
+        let mut seen = vec![false; self.members.len()];
+        for (slot, place) in (0..).zip(&self.owners) {
+            let seen = seen.get_mut(usize::from(*place))?;
+            if !std::mem::replace(seen, true) {
+                owners.push((slot, *self.members.get(usize::from(*place))?));
+            }
+        }
+        Some(owners)
     }
 
     /// A new map. `key` gives the key of a node's endpoint.
@@ -484,7 +491,11 @@ mod tests {
         );
         map.replace(&[row(5, 5, "b")], key);
         assert_eq!([4, 5].map(|slot| map.node(slot)), [None, Some(8)]);
-        assert_eq!(map.owners().collect::<Vec<_>>(), [8]);
+        assert_eq!(map.owners(), None, "not whole");
+        map.replace(&[row(0, 16_383, "b"), row(7, 7, "a")], key);
+        assert_eq!(map.owners(), Some(vec![(0, 8), (7, 7)]));
+        map.replace(&[row(0, 16_382, "b")], key);
+        assert_eq!(map.owners(), None, "but for one slot");
     }
 
     #[test]

@@ -96,8 +96,12 @@ fn find(e: &ErrorReply) -> Option<&'static Row> {
     if let Some(row) = TABLE.iter().find(|row| row.code == e.code) {
         return Some(row);
     }
-    // Redis 6.2 wraps what a script met: `-ERR Error running script (…): … -READONLY You can't …`.
     let text = e.to_string();
+    // What a script is told in the place of `-CLUSTERDOWN The cluster is down`.
+    if text.contains("while the cluster is down") {
+        return TABLE.iter().find(|row| row.code == "CLUSTERDOWN");
+    }
+    // Redis 6.2 wraps what a script met: `-ERR Error running script (…): … -READONLY You can't …`.
     let inner = |row: &&Row| text.contains(&format!(" -{} ", row.code));
     (e.code == "ERR" && text.contains("running script"))
         .then(|| TABLE.iter().find(inner))
@@ -133,6 +137,11 @@ mod tests {
             ),
             ("CLUSTERDOWN The cluster is down", Remedy::Rediscover, true),
             ("CLUSTERDOWN Hash slot not served", Remedy::Rediscover, true),
+            (
+                "ERR Script attempted to execute a command while the cluster is down script: 9f7a, on @user_script:6.",
+                Remedy::Rediscover,
+                true,
+            ),
             (
                 "READONLY You can't write against a read only replica.",
                 Remedy::Rediscover,

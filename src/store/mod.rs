@@ -13,6 +13,7 @@
 //! `tests/store_contract.rs`. A session belongs to one thread and does no locking of its own.
 
 pub mod blocking;
+pub mod cursor;
 pub mod memory;
 pub mod noop;
 pub mod redis;
@@ -115,7 +116,7 @@ pub enum Command {
         prefix: Vec<u8>,
         /// Where the last page ended, in the store's own words; `None` to begin.
         cursor: Option<Vec<u8>>,
-        /// Keys in the page, at the most.
+        /// Keys in the page, at the most; more where a cursor could not tell what is left out.
         limit: usize,
     },
     /// The values under many keys, in one round trip to each server that has some.

@@ -249,20 +249,17 @@ impl RedisSession {
         limit: usize,
         deadline: Instant,
     ) {
-        let masters = self.client.masters();
-        let early = match Scan::begin(prefix, cursor, limit, &masters) {
-            Some(Some((scan, server, wire))) => {
-                let page = Asked::Page(tag, scan);
-                return self.ask(now, page, wire, Shape::Any, Home::Server(server), deadline);
-            }
-            None => Ok(Answer::BadCursor),
-            Some(None) if masters.is_empty() => Err(StoreError::Unavailable(
-                "its servers are not known yet".to_owned(),
+        let early = match self.client.masters(now) {
+            None => Err(StoreError::Unavailable(
+                "not all of its servers are known".to_owned(),
             )),
-            Some(None) => Ok(Answer::Page {
-                keys: Vec::new(),
-                next: None,
-            }),
+            Some(masters) => match Scan::begin(prefix, cursor, limit, &masters) {
+                None => Ok(Answer::BadCursor),
+                Some((scan, server, wire)) => {
+                    let page = Asked::Page(tag, scan);
+                    return self.ask(now, page, wire, Shape::Any, Home::Server(server), deadline);
+                }
+            },
         };
         self.early.push((tag, early));
     }

@@ -1,0 +1,63 @@
+//! How the cursors of all stores begin: a version, and a check of what they were made for.
+//!
+//! ```text
+//! 02 | FNV-1a of `item:a`, 8 bytes | the store's own position
+//! ```
+//!
+//! A cursor goes through the hands of clients, so there is no key in it, and nothing that it says is
+//! believed beyond "go on about there": whoever writes one of his own gets some page of the prefix he
+//! asks for. The check is against mistakes, a cursor that is sent with another prefix, and no more; it
+//! has to be the same on all replicas and in all versions of ours.
+
+/// Cursors of another are none of ours.
+const VERSION: u8 = 2;
+
+/// The beginning of a cursor for keys with `prefix` (the collection's included).
+pub fn begin(prefix: &[u8]) -> Vec<u8> {
+    let mut cursor = vec![VERSION];
+    cursor.extend_from_slice(&hash(prefix).to_be_bytes());
+    cursor
+}
+
+/// What follows that beginning; `None` when the cursor was made for another prefix, or not by us.
+pub fn position<'a>(cursor: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
+    cursor.strip_prefix(begin(prefix).as_slice())
+}
+
+/// FNV-1a, 64 bits: for names and checks that nobody gains by forging.
+pub fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of the algorithm's authors.
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        for (text, expected) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            assert_eq!(hash(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_good_for_its_prefix_only() {
+        let mut cursor = begin(b"item:a");
+        assert_eq!(position(&cursor, b"item:a"), Some(&b""[..]));
+        cursor.push(7);
+        assert_eq!(position(&cursor, b"item:a"), Some(&[7][..]));
+        for other in [&b"item:"[..], b"item:ab", b"sess:a", b""] {
+            assert_eq!(position(&cursor, other), None);
+        }
+        assert_eq!(position(&cursor[..8], b"item:a"), None);
+        cursor[0] += 1;
+        assert_eq!(position(&cursor, b"item:a"), None);
+    }
+}
