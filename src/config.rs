@@ -99,13 +99,13 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "BODY_TIMEOUT",
         "30s",
-        "from the end of the head to the end of the body",
+        "without a byte of a body, nor slower than 1 KiB/s over all beyond that",
     ),
     ("IDLE_TIMEOUT", "75s", "a connection between requests"),
     (
         "WRITE_TIMEOUT",
         "10s",
-        "a client that does not take its response",
+        "a client that takes no byte of its response, nor 1 KiB/s over all beyond that",
     ),
     (
         "MAX_CONNECTIONS",

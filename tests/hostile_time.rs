@@ -1,13 +1,20 @@
-//! Clients that take their time: every phase of a connection has one deadline, and trickling bytes renew none.
+//! Clients that take their time: every phase of a connection has an end, and trickling bytes do not put it off; but who is
+//! slow and steady has the time it needs.
 //!
 //! A dribbling client here sends a byte every few milliseconds for as long as the server listens. If a byte renewed the
 //! deadline it would dribble until the test gives up; that the server ends it at all, and not before the deadline, is
-//! the claim. How much later is the machine's affair.
+//! the claim. How much later is the machine's affair. (A body and a response must keep 1 KiB a second over all, beyond
+//! the timeout. A byte every ten milliseconds is a tenth of that.)
 
 mod support;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use support::hostile::{Crowd, PROMPT, alone, ask_until, files_at_rest, for_each_store, median};
 use support::{Act, Client, FakeRedis, Kioskd, PATIENCE, eventually, for_each_service, temp_dir};
@@ -104,7 +111,7 @@ fn a_later_head_gets_the_same_time_as_the_first() {
 }
 
 #[test]
-fn a_dribbled_body_gets_408_at_the_body_timeout() {
+fn a_body_below_the_least_rate_gets_408_behind_the_body_timeout() {
     let settings = [
         ("BODY_TIMEOUT", SHORT_TEXT),
         ("HEAD_TIMEOUT", LONG),
@@ -223,6 +230,104 @@ fn lone_empty_lines_end_without_a_word_at_the_idle_timeout() {
             }
         },
     );
+}
+
+/// Slow, not stuck: ten times the least rate, in pieces that come long before the timeout, for longer than that.
+#[test]
+fn a_steady_body_may_take_longer_than_the_body_timeout() {
+    let timeout = Duration::from_secs(1);
+    for_each_store(&[("BODY_TIMEOUT", "1s")], |kioskd| {
+        let begin = |id: &str, fields: &str| {
+            let mut client = kioskd.connect();
+            client.send(format!(
+                "POST /items?id={id} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"
+            ));
+            client
+        };
+        let piece = "x".repeat(500);
+        let (first, last) = (r#"{"a":""#, r#""}"#);
+        // As many pieces as fit into twice the timeout, fifty milliseconds apart.
+        let pieces = 40;
+        let length = first.len() + pieces * piece.len() + last.len();
+        let mut plain = begin("1", &format!("Content-Length: {length}"));
+        let mut chunked = begin("2", "Transfer-Encoding: chunked");
+        let mut expecting = begin(
+            "3",
+            &format!("Content-Length: {length}\r\nExpect: 100-continue"),
+        );
+        assert_eq!(expecting.read_response().status, 100);
+        let mut send = |piece: &str| {
+            plain.send(piece);
+            chunked.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
+            expecting.send(piece);
+        };
+        let start = Instant::now();
+        send(first);
+        for _ in 0..pieces {
+            std::thread::sleep(Duration::from_millis(50));
+            send(&piece);
+        }
+        send(last);
+        assert!(start.elapsed() > timeout + timeout / 2);
+        chunked.send("0\r\n\r\n");
+        for mut client in [plain, chunked, expecting] {
+            assert_eq!(client.read_response().status, 201);
+        }
+    });
+}
+
+/// The same for who reads: most of the response waits in kioskd, because the kernel keeps a part of it only.
+#[test]
+fn a_steady_reader_may_take_longer_than_the_write_timeout() {
+    let dir = temp_dir();
+    let listen = format!("unix:{}/kioskd.sock", dir.display());
+    let read_steadily = |mut stream: Box<dyn ReadWrite>| {
+        let ask = "GET /items/big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        stream.write_all(ask.as_bytes()).expect("it listens");
+        let mut piece = [0; 16 * 1024];
+        let mut read = 0;
+        loop {
+            match stream
+                .read(&mut piece)
+                .expect("nobody cuts a steady reader")
+            {
+                0 => break,
+                n => read += n,
+            }
+            // 350 kB a second: three seconds for all of it.
+            std::thread::sleep(Duration::from_millis(46));
+        }
+        assert!(read > big_item().len(), "{read} bytes");
+    };
+    let start = |listen: &str| {
+        let kioskd = Kioskd::start(&[("LISTEN", listen), ("WRITE_TIMEOUT", "1s")]);
+        put_big_item(&kioskd);
+        kioskd
+    };
+    let (tcp, unix) = (start("127.0.0.1:0"), start(&listen));
+    std::thread::scope(|scope| {
+        scope.spawn(|| read_steadily(Box::new(connect_with_little_room(&tcp.addr()))));
+        let path = unix.addr();
+        let path = path.trim_start_matches("unix:");
+        let stream = UnixStream::connect(path).expect("it listens");
+        read_steadily(Box::new(stream));
+    });
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}
+
+/// A client whose kernel does not make room as it pleases: what the client has not read, the server has not sent.
+fn connect_with_little_room(address: &str) -> TcpStream {
+    let address: SocketAddr = address.parse().expect("a socket address");
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
+        .expect("a descriptor is left");
+    socket
+        .set_recv_buffer_size(64 * 1024)
+        .expect("a TCP socket can");
+    socket.connect(&address.into()).expect("it listens");
+    socket.into()
 }
 
 /// A client that takes a response byte by byte holds the connection no longer than one that takes none.

@@ -55,6 +55,8 @@ fn what_clients_have_sent_in_a_pause_is_served() {
         let mut head = with("GET /livez HT");
         let mut body = with(&post("1", "Content-Length: 2"));
         let mut chunked = with(&post("2", "Transfer-Encoding: chunked"));
+        let (some, more) = large.split_at(4_000);
+        let mut slow = with(&post("3", &format!("Content-Length: {}", large.len())));
         let mut big = with(&post("4", &format!("Content-Length: {}", large.len())));
         let mut half = with("GET /livez");
         let mut silent = kioskd.connect();
@@ -69,6 +71,7 @@ fn what_clients_have_sent_in_a_pause_is_served() {
                 head.send("TP/1.1\r\nHost: kiosk\r\n\r\n");
                 body.send("{}");
                 chunked.send("2\r\n{}\r\n0\r\n\r\n");
+                slow.send(some);
                 // The kernel does not take it all while nobody reads.
                 scope.spawn(|| big.send(&large));
                 for client in &mut crowd {
@@ -86,6 +89,9 @@ fn what_clients_have_sent_in_a_pause_is_served() {
         for client in &mut crowd {
             assert_eq!(client.status_or_end(), Some(200), "one of many");
         }
+        // Bytes have come, so there is time for more.
+        slow.send(more);
+        assert_eq!(slow.status_or_end(), Some(201), "half a body");
         // And who said nothing in all that time is late.
         assert_eq!(half.status_or_end(), Some(408), "half a head");
         assert!(silent.is_closed());

@@ -4,12 +4,13 @@
 //!          ┌──────────────────── response written, connection kept ───────────────────┐
 //!          ▼                                                                          │
 //!   Idle ─▶ Head ─▶ Body ─▶ Answering (the service, the store) ─▶ Writing ────────────┤
-//!    75 s    10 s    30 s    REQUEST_TIMEOUT, by the store          10 s              ▼
+//!    75 s    10 s    30 s*   REQUEST_TIMEOUT, by the store          10 s*             ▼
 //!                                                                     Lingering ─▶ closed
 //! ```
 //!
-//! Each phase has one deadline, set when it begins: bytes that trickle in do not renew it. At most
-//! one request is in flight; what a client sends behind it waits, first in `input` and then, when
+//! Each phase has one deadline. Where many bytes may have to move (*) it moves with them, for as long as
+//! they keep the [`pace`]; else it is set when the phase begins, and no byte renews it. At most one
+//! request is in flight; what a client sends behind it waits, first in `input` and then, when
 //! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
 //! what time it is.
 //!
@@ -20,7 +21,7 @@
 //! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
 //! reset, and a reset can destroy the response before the client has read it.
 
-use super::Options;
+use super::{Options, pace};
 use crate::http::{self, ChunkedDecoder, Framing, Head, HeadParser, ParseError};
 use crate::service::Call;
 use crate::service::step::Next;
@@ -64,6 +65,8 @@ pub struct Connection {
     /// It has a turn coming, whatever its socket says.
     pub queued: bool,
     phase: Phase,
+    /// When the body or the response began to move, in those phases.
+    began: Instant,
     deadline: Instant,
     readable: bool,
     /// The peer has shut down its sending half: read on until the end shows. It still listens.
@@ -138,6 +141,7 @@ impl Connection {
             counted: 0,
             queued: false,
             phase: Phase::Idle,
+            began: now,
             deadline: now + options.idle_timeout,
             // Data may have come before the registration, and with it the edge.
             readable: true,
@@ -186,7 +190,7 @@ impl Connection {
 
     /// Reads and parses until there is something for the worker to do.
     pub fn advance(&mut self, now: Instant, scratch: &mut [u8], options: &Options) -> Turn {
-        if self.broken || self.flush().is_err() {
+        if self.broken || self.flush(now, options).is_err() {
             return Turn::Gone;
         }
         if matches!(self.phase, Phase::Writing) {
@@ -225,6 +229,11 @@ impl Connection {
                     }
                 }
                 Phase::Body(body) => match body.take(&mut self.input, options.body_bytes_max) {
+                    Ok(false) if reads > 0 => {
+                        let bytes = body.bytes.len();
+                        self.deadline =
+                            pace::deadline(options.body_timeout, self.began, now, bytes);
+                    }
                     Ok(false) => {}
                     Ok(true) => {
                         let Phase::Body(body) =
@@ -257,7 +266,7 @@ impl Connection {
         if head.framing != Framing::Length(0) && head.expects_continue() && self.input.is_empty() {
             self.output.extend_from_slice(http::CONTINUE);
             // A failure shows again at the next read.
-            let _ = self.flush();
+            let _ = self.flush(now, options);
         }
         let framing = match head.framing {
             Framing::Length(n) => BodyFraming::Length(usize::try_from(n).unwrap_or(usize::MAX)),
@@ -268,6 +277,7 @@ impl Connection {
             framing,
             bytes: Vec::new(),
         }));
+        self.began = now;
         self.deadline = now + options.body_timeout;
     }
 
@@ -293,6 +303,7 @@ impl Connection {
         self.exchange = None;
         self.after = after;
         self.phase = Phase::Writing;
+        self.began = now;
         self.deadline = now + options.write_timeout;
         let written = if self.output.is_empty() {
             match write_some(&mut self.stream, bytes) {
@@ -395,11 +406,16 @@ impl Connection {
         Ok(None)
     }
 
-    fn flush(&mut self) -> io::Result<()> {
+    fn flush(&mut self, now: Instant, options: &Options) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
-        self.sent += write_some(&mut self.stream, &self.output[self.sent..])?;
+        let taken = write_some(&mut self.stream, &self.output[self.sent..])?;
+        self.sent += taken;
+        // What the kernel took at first is not counted: the client need not have taken any of it.
+        if taken > 0 && matches!(self.phase, Phase::Writing) {
+            self.deadline = pace::deadline(options.write_timeout, self.began, now, self.sent);
+        }
         if self.sent == self.output.len() {
             // Given back: most connections are idle most of the time.
             self.output = Vec::new();

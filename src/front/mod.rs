@@ -2,7 +2,8 @@
 //!
 //! Two of them carry the same service. [`tiny`] is the plain one, a thread for every request that
 //! is being served; read it first. [`poll`] is the one to face a network with: a few loops that
-//! never block. [`connection`] is one client of it, [`accept`] hands the clients out.
+//! never block. [`connection`] is one client of it, [`pace`] how slow it may be, [`accept`] hands
+//! the clients out.
 //!
 //! This file holds what they share: their options, the board on which workers show that they
 //! live, and the line in the access log.
@@ -11,6 +12,7 @@ pub mod accept;
 pub mod access;
 pub mod connection;
 pub mod listen;
+pub mod pace;
 pub mod poll;
 pub mod tiny;
 
@@ -46,7 +48,7 @@ impl Kind {
     }
 }
 
-/// What both fronts are told. Durations are for a whole phase: a byte a second renews none.
+/// What both fronts are told. A byte a second renews no duration here: see [`pace`].
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where to listen.
@@ -62,11 +64,12 @@ pub struct Options {
     pub body_bytes_max: usize,
     /// From the first byte of a head to its end (`HEAD_TIMEOUT`, 10 s): 408.
     pub head_timeout: Duration,
-    /// From the end of the head to the end of the body (`BODY_TIMEOUT`, 30 s): 408.
+    /// A body that does not come: so long without a byte, or slower than [`pace::LEAST_RATE`] over all
+    /// beyond that (`BODY_TIMEOUT`, 30 s): 408.
     pub body_timeout: Duration,
     /// Between requests, and before the first (`IDLE_TIMEOUT`, 75 s): close.
     pub idle_timeout: Duration,
-    /// For a client that does not take its response (`WRITE_TIMEOUT`, 10 s): close.
+    /// For a client that does not take its response: as for a body (`WRITE_TIMEOUT`, 10 s): close.
     pub write_timeout: Duration,
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.
     pub connections_max: usize,
