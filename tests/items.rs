@@ -278,6 +278,93 @@ fn patch_does_every_example_of_rfc_7396() {
     });
 }
 
+/// What is stored may name a member twice, and every reader sees the last; so the last is what a patch goes into. Names
+/// are the same when they mean the same text, and halves of surrogate pairs mean something, too.
+#[test]
+fn of_equal_names_in_a_document_a_patch_changes_the_one_that_readers_see() {
+    let rows = [
+        (
+            r#"{"a":{"x":1},"a":{"y":2}}"#,
+            r#"{"a":{"z":3}}"#,
+            r#"{"a":{"y":2,"z":3}}"#,
+        ),
+        (
+            r#"{"a":{"x":1},"b":0,"\u0061":{"y":2}}"#,
+            r#"{"a":{"z":3}}"#,
+            r#"{"b":0,"\u0061":{"y":2,"z":3}}"#,
+        ),
+        (
+            r#"{"a":{"x":1},"a":2}"#,
+            r#"{"a":{"z":3}}"#,
+            r#"{"a":{"z":3}}"#,
+        ),
+        (r#"{"a":1,"a":2}"#, r#"{"a":null}"#, "{}"),
+        // What a patch does not name stays as it is.
+        (r#"{"a":1,"a":2}"#, r#"{"b":3}"#, r#"{"a":1,"a":2,"b":3}"#),
+        (r#"{"\ud800":1}"#, r#"{"\uD800":2}"#, r#"{"\ud800":2}"#),
+        (r#"{"\ud800":1}"#, r#"{"\uD800":null}"#, "{}"),
+        (
+            r#"{"\ud800\u0061":1}"#,
+            r#"{"\uD800a":2}"#,
+            r#"{"\ud800\u0061":2}"#,
+        ),
+        (
+            r#"{"\uDE00":1}"#,
+            r#"{"\ud83d\ude00":2}"#,
+            r#"{"\uDE00":1,"\ud83d\ude00":2}"#,
+        ),
+        (
+            r#"{"\ud83d\ude00":1}"#,
+            r#"{"😀":2}"#,
+            r#"{"\ud83d\ude00":2}"#,
+        ),
+        // A text that looks like an escape is none.
+        (
+            r#"{"\\ud800":1}"#,
+            r#"{"\ud800":2}"#,
+            r#"{"\\ud800":1,"\ud800":2}"#,
+        ),
+        (
+            r#"{"\"\\ud800\"":1}"#,
+            r#"{"\ud800":2}"#,
+            r#"{"\"\\ud800\"":1,"\ud800":2}"#,
+        ),
+    ];
+    // A name twice on each of sixty levels, and a thousand times on one.
+    let deep = |inner: &str| {
+        let outer = r#"{"a":{"x":0},"a":"#.repeat(60);
+        format!("{outer}{inner}{}", "}".repeat(60))
+    };
+    let deep_result = format!(
+        "{}{}{}",
+        r#"{"a":"#.repeat(60),
+        r#"{"y":2,"z":3}"#,
+        "}".repeat(60)
+    );
+    let wide = |value: &str| format!(r#"{{{}"a":{value}}}"#, r#""a":{"x":1},"#.repeat(1000));
+    let large = [
+        (deep(r#"{"y":2}"#), deep(r#"{"z":3}"#), deep_result),
+        (
+            wide(r#"{"y":2}"#),
+            wide(r#"{"z":3}"#),
+            r#"{"a":{"y":2,"z":3}}"#.to_owned(),
+        ),
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        let large = large.iter().map(|(t, p, r)| (&**t, &**p, &**r));
+        for (target, patch, result) in rows.into_iter().chain(large) {
+            for path in ["/items/1", "/sess/1"] {
+                assert_eq!(client.post(path, target).status, 201);
+                let reply = client.request("PATCH", path, &[MERGE_PATCH], patch.as_bytes());
+                let context = format!("{target} + {patch}");
+                assert_eq!((reply.status, &*reply.text()), (200, result), "{context}");
+                assert_eq!(client.get(path).text(), result, "{context}");
+            }
+        }
+    });
+}
+
 /// Goal: no concurrent change is lost. 16 clients write 100 members each; a lost one would be missing at the end.
 #[test]
 fn sixteen_clients_patch_one_document_and_nothing_is_lost() {

@@ -206,7 +206,9 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
     if !text.starts_with('{') {
         return Err(BAD_IDS);
     }
-    let found = members(text).filter(|(raw, _)| name(raw) == "ids").last();
+    let found = members(text)
+        .filter(|(raw, _)| *name(raw) == *b"ids")
+        .last();
     let (_, list) = found
         .filter(|(_, value)| value.starts_with('['))
         .ok_or(BAD_IDS)?;

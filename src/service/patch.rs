@@ -6,8 +6,10 @@
 //!
 //! Building a tree and printing it again would round numbers and sort keys. So both texts, which
 //! are known to be JSON, are only cut into members; untouched members are copied. Names are
-//! compared by what they mean (`"\u0061"` is `"a"`). Work is linear in both texts times their
-//! depth, which [`document`](super::document) bounds.
+//! compared by what they mean (`"\u0061"` is `"a"`), and a name that comes twice means its last
+//! value, here and there: so nearly every reader has it, so the last is what a patch goes into, and
+//! the others go. Work is linear in both texts times their depth, which
+//! [`document`](super::document) bounds.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,40 +22,48 @@ pub fn merge(target: &str, patch: &str) -> String {
     out
 }
 
+/// What a patch does to one name.
+struct Change<'a> {
+    /// The member of the patch that counts, by its number, and what it says.
+    number: usize,
+    value: &'a str,
+    /// The member of the target that counts, if it has one of that name.
+    of: Option<usize>,
+}
+
 /// The `MergePatch` of RFC 7396 §2, printed to `out`.
 fn merge_into(out: &mut String, target: Option<&str>, patch: &str) {
     if !is_object(patch) {
         return out.push_str(patch.trim());
     }
-    let changes: Vec<(&str, Cow<str>, &str)> = members(patch)
-        .map(|(raw, value)| (raw, name(raw), value))
-        .collect();
-    // A name that comes twice means its last value, as nearly every reader has it.
-    let mut last: HashMap<&str, usize> = HashMap::new();
-    for (i, (_, name, _)) in changes.iter().enumerate() {
-        last.insert(name, i);
+    // Cut once each: to cut a text is to go through all that is nested in it.
+    let target = target.filter(|t| is_object(t));
+    let old: Vec<(&str, &str)> = target.into_iter().flat_map(members).collect();
+    let new: Vec<(&str, &str)> = members(patch).collect();
+    let mut changes: HashMap<Cow<[u8]>, Change> = HashMap::new();
+    for (number, &(raw, value)) in new.iter().enumerate() {
+        let of = None;
+        changes.insert(name(raw), Change { number, value, of });
     }
-    let mut done = vec![false; changes.len()];
-    out.push('{');
-    let empty = out.len();
-    for (raw, old) in target
-        .filter(|t| is_object(t))
-        .into_iter()
-        .flat_map(members)
-    {
-        match last.get(&*name(raw)) {
-            None => push_member(out, empty, raw, |out| out.push_str(old)),
-            Some(&i) if done[i] || changes[i].2 == "null" => {}
-            Some(&i) => {
-                done[i] = true;
-                push_member(out, empty, raw, |out| {
-                    merge_into(out, Some(old), changes[i].2)
-                });
-            }
+    for (number, &(raw, _)) in old.iter().enumerate() {
+        if let Some(change) = changes.get_mut(&*name(raw)) {
+            change.of = Some(number);
         }
     }
-    for (i, (raw, name, value)) in changes.iter().enumerate() {
-        if last.get(&**name) == Some(&i) && !done[i] && *value != "null" {
+    out.push('{');
+    let empty = out.len();
+    for (number, &(raw, value)) in old.iter().enumerate() {
+        match changes.get(&*name(raw)) {
+            None => push_member(out, empty, raw, |out| out.push_str(value)),
+            Some(change) if change.of != Some(number) || change.value == "null" => {}
+            Some(change) => push_member(out, empty, raw, |out| {
+                merge_into(out, Some(value), change.value)
+            }),
+        }
+    }
+    for (number, &(raw, value)) in new.iter().enumerate() {
+        let adds = |change: &Change| change.number == number && change.of.is_none();
+        if changes.get(&*name(raw)).is_some_and(adds) && value != "null" {
             push_member(out, empty, raw, |out| merge_into(out, None, value));
         }
     }
@@ -73,13 +83,55 @@ fn is_object(json: &str) -> bool {
     json.trim_start().starts_with('{')
 }
 
-/// What a name in quotes means. One that means no text (half a surrogate pair) means itself.
-pub fn name(raw: &str) -> Cow<'_, str> {
+/// What a name in quotes means, in UTF-8. Half a surrogate pair, which JSON allows and UTF-8 does
+/// not, is written as UTF-8 would if it could (WTF-8), so that no text means the same.
+pub fn name(raw: &str) -> Cow<'_, [u8]> {
     let inner = &raw[1..raw.len() - 1];
     if !inner.contains('\\') {
-        return Cow::Borrowed(inner);
+        return Cow::Borrowed(inner.as_bytes());
     }
-    serde_json::from_str(raw).map_or(Cow::Borrowed(raw), Cow::Owned)
+    let mut meant = Vec::with_capacity(inner.len());
+    for unit in char::decode_utf16(utf16(inner)) {
+        match unit {
+            Ok(c) => meant.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            Err(half) => {
+                let half = half.unpaired_surrogate();
+                let low = |bits: u16| 0x80 | (bits & 0x3f) as u8;
+                meant.extend([0xe0 | (half >> 12) as u8, low(half >> 6), low(half)]);
+            }
+        }
+    }
+    Cow::Owned(meant)
+}
+
+/// The code units of a string without its quotes, its escapes undone (RFC 8259 §7).
+fn utf16(inner: &str) -> impl Iterator<Item = u16> {
+    let mut chars = inner.chars();
+    let mut low = None;
+    std::iter::from_fn(move || {
+        if low.is_some() {
+            return low.take();
+        }
+        let c = match chars.next()? {
+            '\\' => match chars.next()? {
+                'b' => '\u{8}',
+                'f' => '\u{c}',
+                'n' => '\n',
+                'r' => '\r',
+                't' => '\t',
+                'u' => {
+                    let digits = chars.by_ref().take(4).filter_map(|c| c.to_digit(16));
+                    return Some(digits.fold(0, |n, digit| n << 4 | digit as u16));
+                }
+                itself => itself,
+            },
+            c => c,
+        };
+        let mut units = [0; 2];
+        let units = c.encode_utf16(&mut units);
+        low = units.get(1).copied();
+        Some(units[0])
+    })
 }
 
 /// The members of an object: names with their quotes, values without the space around them.
@@ -211,20 +263,90 @@ mod tests {
         );
         assert_eq!(merge(r#"{"a":1}"#, r#"{"\u0061":null}"#), "{}");
         assert_eq!(
-            merge(r#"{"a":1,"a":2,"b":3}"#, r#"{"a":4}"#),
-            r#"{"a":4,"b":3}"#,
-            "one of two"
-        );
-        assert_eq!(
-            merge(r#"{"a":1}"#, r#"{"a":2,"a":3}"#),
-            r#"{"a":3}"#,
-            "the last of two"
-        );
-        assert_eq!(
             merge(r#"{"a\"}":1}"#, r#"{"b":[]}"#),
             r#"{"a\"}":1,"b":[]}"#
         );
         assert_eq!(merge(r#"{"":1}"#, r#"{"":2}"#), r#"{"":2}"#);
+    }
+
+    #[test]
+    fn of_equal_names_the_last_counts() {
+        for (target, patch, result) in [
+            (
+                r#"{"a":{"x":1},"a":{"y":2}}"#,
+                r#"{"a":{"z":3}}"#,
+                r#"{"a":{"y":2,"z":3}}"#,
+            ),
+            (r#"{"a":1,"b":3,"a":2}"#, r#"{"a":4}"#, r#"{"b":3,"a":4}"#),
+            (r#"{"a":1,"a":2}"#, r#"{"b":3}"#, r#"{"a":1,"a":2,"b":3}"#),
+            (r#"{"a":1,"a":2,"a":3}"#, r#"{"a":null}"#, "{}"),
+            (r#"{"a":{"x":1},"a":2}"#, r#"{"a":{}}"#, r#"{"a":{}}"#),
+            (
+                r#"{"a":2,"\u0061":{"x":1}}"#,
+                r#"{"a":{}}"#,
+                r#"{"\u0061":{"x":1}}"#,
+            ),
+            (
+                r#"{"a":{"x":1},"a":2}"#,
+                r#"{"b":{"c":null}}"#,
+                r#"{"a":{"x":1},"a":2,"b":{}}"#,
+            ),
+            (r#"{"a":1}"#, r#"{"a":2,"a":3}"#, r#"{"a":3}"#),
+            (r#"{"a":1}"#, r#"{"a":null,"a":3}"#, r#"{"a":3}"#),
+            (r#"{"a":1}"#, r#"{"a":3,"a":null}"#, "{}"),
+            ("{}", r#"{"a":2,"\u0061":3}"#, r#"{"\u0061":3}"#),
+            ("{}", r#"{"a":3,"a":null}"#, "{}"),
+            (
+                r#"{"o":{"a":1,"a":2},"o":{"a":{"x":1},"a":{"y":2}}}"#,
+                r#"{"o":{"a":{"x":9,"x":3}}}"#,
+                r#"{"o":{"a":{"y":2,"x":3}}}"#,
+            ),
+        ] {
+            assert_eq!(merge(target, patch), result, "{target} + {patch}");
+        }
+    }
+
+    #[test]
+    fn a_name_means_its_text_however_it_is_escaped() {
+        let same: [&[&str]; 11] = [
+            &["a", "\\u0061", "\\u0061"],
+            &["é", "\\u00e9", "\\u00E9"],
+            &["😀", "\\ud83d\\ude00", "\\uD83D\\uDE00"],
+            &["\\ud800", "\\uD800"],
+            &["\\udbff", "\\uDBFF"],
+            &["\\udc00", "\\uDC00"],
+            &["\\udfffa", "\\uDFFF\\u0061"],
+            &["\\ud83da", "\\ud83d\\u0061"],
+            &["\\ude00\\ud83d", "\\uDE00\\uD83D"],
+            &["\\\"\\\\ud800\\\"", "\\u0022\\u005cud800\\u0022"],
+            &[
+                "\\b\\f\\n\\r\\t\\/\\\\",
+                "\\u0008\\u000c\\u000a\\u000d\\u0009/\\u005C",
+            ],
+        ];
+        let meant: Vec<_> = same
+            .iter()
+            .map(|names| {
+                let meant: Vec<_> = names
+                    .iter()
+                    .map(|n| name(&format!("\"{n}\"")).into_owned())
+                    .collect();
+                assert!(meant.windows(2).all(|two| two[0] == two[1]), "{names:?}");
+                meant[0].clone()
+            })
+            .collect();
+        for (i, one) in meant.iter().enumerate() {
+            assert!(!meant[..i].contains(one), "{:?}", same[i]);
+        }
+        // What serde_json can read, it reads so.
+        for names in same {
+            for n in names {
+                let raw = format!("\"{n}\"");
+                if let Ok(text) = serde_json::from_str::<String>(&raw) {
+                    assert_eq!(*name(&raw), *text.as_bytes(), "{n}");
+                }
+            }
+        }
     }
 
     /// Against the algorithm of the RFC on built values, over random texts.
@@ -275,13 +397,35 @@ mod tests {
                 ),
             }
         }
+        // The text of an object, some of its members a second time with another value before them.
+        fn doubled(draw: &mut dyn FnMut(u64) -> u64, value: &Value) -> String {
+            match value {
+                Value::Object(members) => {
+                    let mut texts = Vec::new();
+                    for (name, value) in members {
+                        let name = Value::from(name.as_str());
+                        if draw(2) == 0 {
+                            texts.push(format!("{name}:{}", random(draw, 2)));
+                        }
+                        texts.push(format!("{name} : {}", doubled(draw, value)));
+                    }
+                    format!("{{{}}}", texts.join(","))
+                }
+                other => other.to_string(),
+            }
+        }
         for _ in 0..3000 {
             let (target, patch) = (random(&mut draw, 4), random(&mut draw, 4));
             let mut expected = target.clone();
             on_values(&mut expected, &patch);
             let spaced = serde_json::to_string_pretty(&target).unwrap();
-            for target in [target.to_string(), spaced] {
-                let merged = merge(&target, &patch.to_string());
+            let doubles = [doubled(&mut draw, &target), doubled(&mut draw, &patch)];
+            for (target, patch) in [
+                (target.to_string(), patch.to_string()),
+                (spaced, patch.to_string()),
+                (doubles[0].clone(), doubles[1].clone()),
+            ] {
+                let merged = merge(&target, &patch);
                 assert_eq!(
                     serde_json::from_str::<Value>(&merged).unwrap(),
                     expected,
@@ -304,5 +448,10 @@ mod tests {
             &format!("{{{}}}", members(50_000)),
         );
         assert_eq!(merged.matches(':').count(), 150_000);
+        // All of one name, on both sides: the last of either.
+        let equal =
+            |value: &str| format!("{{{}\"a\":{value}}}", "\"a\":{\"x\":1},".repeat(100_000));
+        let merged = merge(&equal("{\"y\":2}"), &equal("{\"z\":3}"));
+        assert_eq!(merged, r#"{"a":{"y":2,"z":3}}"#);
     }
 }
