@@ -1,8 +1,8 @@
 //! Collections and ids: what a path and a query name, and under which key it is stored.
 //!
 //! ```text
-//! /items?id=a%2Fb ┐
-//! /items/a%2Fb    ┴▶ (Items, "a/b") ─▶ item:a/b ─▶ Location: /items/a%2Fb
+//! /items?id=a%20b ┐
+//! /items/a%20b    ┴▶ (Items, "a b") ─▶ item:a b ─▶ Location: /items/a%20b
 //! ```
 //!
 //! In a query `+` is a space (HTML forms), in a path it is a plus. Path words that begin with `_`
@@ -105,16 +105,19 @@ impl Collection {
         checked(id)
     }
 
-    /// Where the item can be found: the path form, unless the id would mean something else there:
-    /// a reserved word, or a dot segment, which a client takes out of the path before it asks
-    /// (RFC 3986 §5.2.4), escaped or not.
+    /// Where the item can be found: the path form, unless the id could mean something else there.
+    /// A word that begins with `_` is reserved; a dot segment is cut out of the path by clients
+    /// (RFC 3986 §5.2.4), escaped or not; and a slash makes segments of its own for a proxy that
+    /// decodes paths: `/items/a%2F..%2Fb` through nginx with `proxy_pass http://kioskd/;` is
+    /// `/items/b`, another item. Some take a backslash for a slash, too.
     pub fn location(self, id: &str) -> String {
         let path = match self {
             Collection::Items => "/items",
             Collection::Sessions => "/sess",
         };
         let mut location = path.to_owned();
-        match id.starts_with('_') || matches!(id, "." | "..") {
+        let may_be_cut = id.contains(['/', '\\']) || matches!(id, "." | "..");
+        match may_be_cut || id.starts_with('_') {
             true => location.extend(["?", self.id_parameter(), "="]),
             false => location.push('/'),
         }
@@ -155,9 +158,14 @@ mod tests {
     fn the_location_leads_back_to_the_id() {
         for (id, location) in [
             ("7", "/items/7"),
-            ("a/b", "/items/a%2Fb"),
+            ("a/b", "/items?id=a%2Fb"),
+            ("/", "/items?id=%2F"),
+            ("a/../b", "/items?id=a%2F..%2Fb"),
+            ("a\\b", "/items?id=a%5Cb"),
+            ("a%2Fb", "/items/a%252Fb"),
             ("a b+c", "/items/a%20b%2Bc"),
             ("_x", "/items?id=_x"),
+            ("_a+b/&=", "/items?id=_a%2Bb%2F%26%3D"),
             (".", "/items?id=."),
             ("..", "/items?id=.."),
             ("...", "/items/..."),
