@@ -3,23 +3,28 @@
 //! ```text
 //! Starting ─▶ Ready ─▶ Draining ─▶ Stopped
 //!             │        │           └ accepts nothing more; finishes what is in flight; exits
-//!             │        └ SIGTERM or SIGINT: /readyz is 503, every response says `Connection: close`,
-//!             │          and for DRAIN_DELAY all else goes on, while load balancers take note
+//!             │        └ SIGTERM, SIGINT or SIGQUIT: /readyz is 503, every response says `Connection:
+//!             │          close`, and for DRAIN_DELAY all else goes on, while load balancers take note
 //!             └ accepts and answers
 //! ```
+//!
+//! No other signal that has a use ends the process: SIGHUP is noted, SIGUSR1, SIGUSR2 and SIGXFSZ (a
+//! log file at its size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
 //!
 //! The state is one byte that anyone may read and only `main` moves. Threads are started here so
 //! that their end, wanted or not, arrives as an event in the same queue as the signals: a worker
 //! that dies takes the process with it instead of leaving a zombie that accepts and never answers.
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Instant;
 
 /// Where the process is in its life. The order is the order of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +43,13 @@ pub enum State {
 /// Something `main` has to react to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// SIGTERM or SIGINT has come.
-    Signal(&'static str),
+    /// SIGTERM, SIGINT or SIGQUIT has come.
+    Signal {
+        /// Which.
+        name: &'static str,
+        /// When.
+        at: Instant,
+    },
     /// A thread has ended; with `panicked`, by a bug.
     Ended {
         /// Its name.
@@ -86,23 +96,22 @@ impl Lifecycle {
         self.state.fetch_max(state as u8, Ordering::Relaxed);
     }
 
-    /// Turns SIGTERM and SIGINT into events from now on.
+    /// Turns the signals that end the service into events from now on. SIGHUP, which ends a process
+    /// that has no handler for it, is noted and nothing else: there is nothing to read again.
     ///
     /// # Errors
     /// When the operating system refuses the handlers or the thread that waits for them.
     pub fn watch_signals(&self) -> io::Result<()> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])?;
         let events = self.events.clone();
         thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
                 for signal in signals.forever() {
-                    let name = if signal == SIGINT {
-                        "SIGINT"
-                    } else {
-                        "SIGTERM"
-                    };
-                    if events.send(Event::Signal(name)).is_err() {
+                    let (name, at) = (signal_name(signal).unwrap_or("a signal"), Instant::now());
+                    if signal == SIGHUP {
+                        log::info!("{name}: there is nothing to read again");
+                    } else if events.send(Event::Signal { name, at }).is_err() {
                         return;
                     }
                 }
@@ -136,6 +145,19 @@ impl Lifecycle {
             panicked: true,
         });
     }
+}
+
+/// From now on these signals do nothing: a log rotation that kills, a tool that asks whether somebody
+/// is there, and a file that has reached `ulimit -f`, of which the write itself tells.
+///
+/// # Errors
+/// When the operating system refuses the handlers.
+pub fn ignore_signals() -> io::Result<()> {
+    // A handler that sets a flag which nobody reads; std and signal-hook have no call for "ignore".
+    let unread = Arc::new(AtomicBool::new(false));
+    [SIGUSR1, SIGUSR2, SIGXFSZ]
+        .into_iter()
+        .try_for_each(|signal| signal_hook::flag::register(signal, Arc::clone(&unread)).map(|_| ()))
 }
 
 #[cfg(test)]

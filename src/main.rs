@@ -5,7 +5,7 @@
 
 use kioskd::config::{Config, SETTINGS, StoreChoice};
 use kioskd::front::{self, Board, Kind, Running};
-use kioskd::lifecycle::{Event, Lifecycle, State};
+use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
 use kioskd::service::{Service, Vitals};
 use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
+    // First of all: `--help` into a file that is at its limit writes, too. Without them they kill.
+    let _ = lifecycle::ignore_signals();
     if let Some(code) = arguments() {
         return code;
     }
@@ -88,7 +90,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
         store,
     } = running;
     announce(&config, &running, &*store);
-    let Some(signal) = serve(&events) else {
+    let Some((signal, first)) = serve(&events) else {
         return ExitCode::FAILURE;
     };
     // Before the log says so: whoever has read it there must find it true.
@@ -98,17 +100,17 @@ fn run(config: Config, log: &Log) -> ExitCode {
         config.drain_delay,
         config.drain_timeout
     );
-    let code = drain(&config, &lifecycle, &events, &running, &board);
+    let code = drain(&config, &lifecycle, &events, first, &running, &board);
     if log.dropped() > 0 {
         log::warn!("{} log lines were dropped in all", log.dropped());
     }
     code
 }
 
-/// Until a signal comes, whose name it returns; `None` when a thread has ended instead.
-fn serve(events: &Receiver<Event>) -> Option<&'static str> {
+/// Until a signal comes: its name, and when. `None` when a thread has ended instead.
+fn serve(events: &Receiver<Event>) -> Option<(&'static str, Instant)> {
     match events.recv().ok()? {
-        Event::Signal(name) => Some(name),
+        Event::Signal { name, at } => Some((name, at)),
         Event::Ended { thread, panicked } => {
             let how = if panicked { "died of a panic" } else { "ended" };
             log::error!(
@@ -199,18 +201,19 @@ fn drain(
     config: &Config,
     lifecycle: &Lifecycle,
     events: &Receiver<Event>,
+    first: Instant,
     running: &Running,
     board: &Board,
 ) -> ExitCode {
     let mut threads = running.threads;
-    match wait(events, config.drain_delay, &mut threads) {
+    match wait(events, first, config.drain_delay, &mut threads) {
         Waited::TimedOut | Waited::Ended => {}
         Waited::Signal => return cut("a second signal came", board),
         Waited::Died => return cut("a thread died of a panic", board),
     }
     lifecycle.advance(State::Stopped);
     running.wake();
-    match wait(events, config.drain_timeout, &mut threads) {
+    match wait(events, first, config.drain_timeout, &mut threads) {
         Waited::Signal => cut("a second signal came", board),
         Waited::Died => cut("a thread died of a panic", board),
         // Clients that have their answers and do not hang up cut nothing.
@@ -233,15 +236,27 @@ enum Waited {
 /// While everybody is waited for: so long at a time.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Waits for all threads to end, one to die, a signal, or until `left` has passed.
+/// Signals so soon after the first are that one, sent twice: by a terminal to the whole group and by
+/// the parent to its child, or by two who have the same thing to say.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
+/// Waits for all threads to end, one to die, a second signal, or until `left` has passed.
 ///
 /// Time is counted in steps: a process that was stopped for a while wakes up to a step that is over,
 /// and not to the end of the wait, before the workers have seen what came meanwhile.
-fn wait(events: &Receiver<Event>, mut left: Duration, threads: &mut usize) -> Waited {
+fn wait(
+    events: &Receiver<Event>,
+    first: Instant,
+    mut left: Duration,
+    threads: &mut usize,
+) -> Waited {
     while *threads > 0 {
         let step = left.min(STEP);
         match events.recv_timeout(step) {
-            Ok(Event::Signal(_)) => return Waited::Signal,
+            Ok(Event::Signal { at, .. }) if at > first + ONE_SIGNAL => return Waited::Signal,
+            Ok(Event::Signal { name, .. }) => {
+                log::info!("{name} within a second of the first: taken for the same");
+            }
             Ok(Event::Ended { panicked: true, .. }) => return Waited::Died,
             Ok(Event::Ended { .. }) => *threads -= 1,
             Err(_) if left == step => return Waited::TimedOut,
@@ -262,6 +277,7 @@ fn cut(why: &str, board: &Board) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc::channel;
 
     const SOON: Duration = Duration::from_secs(60);
 
@@ -281,9 +297,30 @@ mod tests {
         let dies = || panic!("a panic this test wants");
         lifecycle.spawn("worker-0".to_owned(), dies).unwrap();
         let mut threads = 1;
-        assert_eq!(wait(&events, SOON, &mut threads), Waited::Died);
+        assert_eq!(
+            wait(&events, Instant::now(), SOON, &mut threads),
+            Waited::Died
+        );
 
         lifecycle.spawn("worker-0".to_owned(), || ()).unwrap();
-        assert_eq!(wait(&events, SOON, &mut threads), Waited::Ended);
+        assert_eq!(
+            wait(&events, Instant::now(), SOON, &mut threads),
+            Waited::Ended
+        );
+    }
+
+    #[test]
+    fn a_signal_within_a_second_of_the_first_is_that_one() {
+        let first = Instant::now();
+        for (ms, waited) in [
+            (0, Waited::TimedOut),
+            (1000, Waited::TimedOut),
+            (1001, Waited::Signal),
+        ] {
+            let (signals, events) = channel();
+            let (name, at) = ("SIGTERM", first + Duration::from_millis(ms));
+            signals.send(Event::Signal { name, at }).unwrap();
+            assert_eq!(wait(&events, first, Duration::ZERO, &mut 1), waited, "{ms}");
+        }
     }
 }

@@ -128,6 +128,11 @@ impl Kioskd {
         self.process.signal(name);
     }
 
+    /// One right behind the other.
+    pub fn signals(&self, names: &[&str]) {
+        self.process.signals(names);
+    }
+
     /// Freezes the process, as a debugger, a container's freezer or a suspended machine does, and returns when no thread
     /// of it runs any more. What is sent to it from then on waits in the kernel.
     #[track_caller]

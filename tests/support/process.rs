@@ -34,16 +34,23 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal by name (`TERM`, `INT`, `STOP`, …). The shell's `kill` does it: the crate forbids unsafe code,
-    /// and std has no call for it.
+    /// Sends a signal by name (`TERM`, `INT`, `STOP`, …).
     pub fn signal(&self, name: &str) {
+        self.signals(&[name]);
+    }
+
+    /// Sends signals by name, one right behind the other. The shell's `kill` does it: the crate forbids unsafe code,
+    /// and std has no call for it.
+    pub fn signals(&self, names: &[&str]) {
         let status = Command::new("sh")
-            .args(["-c", "kill -s \"$0\" \"$1\"", name, &self.pid().to_string()])
+            .args(["-c", "for name; do kill -s \"$name\" \"$0\" || exit; done"])
+            .arg(self.pid().to_string())
+            .args(names)
             .status()
             .expect("sh is on every system these tests run on");
         assert!(
             status.success(),
-            "failed to send {name} to process {}",
+            "failed to send {names:?} to process {}",
             self.pid()
         );
     }
