@@ -128,6 +128,8 @@ struct Entry {
     asking: Option<u64>,
     /// The server did not know the script.
     as_text: bool,
+    /// It was sent without `#!lua` the last time.
+    plain: bool,
     /// What it was refused with the last time.
     refusal: Option<ErrorReply>,
 }
@@ -373,10 +375,11 @@ impl Client {
             let pushed = connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
             debug_assert!(pushed.is_ok(), "BUG: one short word is sendable");
         }
+        entry.plain = self.plain_scripts;
         // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
         let spelling = Spelling {
             text: entry.as_text || asking,
-            plain: self.plain_scripts,
+            plain: entry.plain,
         };
         connection.push_with(now, key, entry.request.shape, |out| {
             entry.request.command.write(out, spelling)
@@ -429,11 +432,13 @@ impl Client {
             }
         };
         match remedy(&e) {
-            Remedy::Report if is_shebang_unknown(&e) && !self.plain_scripts => {
-                log::warn!(
-                    "redis is older than 7.0: scripts cannot tell a stale replica from its master"
-                );
-                self.plain_scripts = true;
+            // Of this one, for others were on their way already when the first came back.
+            Remedy::Report if is_shebang_unknown(&e) && !entry.plain => {
+                if !std::mem::replace(&mut self.plain_scripts, true) {
+                    log::warn!(
+                        "redis is older than 7.0: scripts cannot tell a stale replica from its master"
+                    );
+                }
                 self.place(now, key);
             }
             Remedy::SendScript if !entry.as_text => {
@@ -853,6 +858,7 @@ impl Client {
             sent: false,
             asking: None,
             as_text: false,
+            plain: false,
             refusal: None,
         };
         self.table.insert(entry)
