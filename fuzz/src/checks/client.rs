@@ -41,6 +41,16 @@ pub struct Transcript {
     pub end: End,
 }
 
+impl Transcript {
+    /// Whether the response of this number, interim ones aside, says that it is the last one.
+    pub fn closes(&self, n: usize) -> bool {
+        let mut finals = self.replies.iter().filter(|reply| reply.status >= 200);
+        finals
+            .nth(n)
+            .is_some_and(|reply| reply.header("Connection") == Some("close"))
+    }
+}
+
 /// How a connection ended.
 #[derive(Debug)]
 pub enum End {

@@ -8,9 +8,7 @@ use kioskd::http::{ChunkedDecoder, Framing, Head, HeadParser, Method, ParseError
 use kioskd::service::step::Step;
 use kioskd::service::{Call, Service};
 use kioskd::store::{Answer, Command, StoreError, When};
-
-/// A refused body up to this long is skipped, and the connection kept.
-const SKIP_BYTES_MAX: u64 = 64 * 1024;
+use std::ops::Range;
 
 /// When the client has closed its half.
 const AT_THE_END: usize = usize::MAX;
@@ -33,11 +31,21 @@ pub struct Expected {
 }
 
 /// Every response to `input`, of which nothing more comes.
-pub fn expected(input: &[u8], service: &Service, options: &Options) -> Vec<Expected> {
+///
+/// A request refused by its head ends the connection unless its whole body was there: that alone depends
+/// on how the bytes came. `is_whole` is asked, with the number of the response and where the body lies.
+pub fn expected(
+    input: &[u8],
+    service: &Service,
+    options: &Options,
+    is_whole: &dyn Fn(usize, Range<usize>) -> bool,
+) -> Vec<Expected> {
     let mut all = Vec::new();
     let mut at = 0;
     while let Some((head, end)) = read_head(input, at, options, &mut all) {
-        let (mut response, next) = answer(&head, input, end, service, options);
+        let n = all.len();
+        let is_whole = |body: Range<usize>| body.end <= input.len() && is_whole(n, body);
+        let (mut response, next) = answer(&head, input, end, service, options, &is_whole);
         response.closes |= !head.keep_alive();
         let closes = response.closes;
         all.push(response);
@@ -95,6 +103,7 @@ fn answer(
     body_at: usize,
     service: &Service,
     options: &Options,
+    is_whole: &dyn Fn(Range<usize>) -> bool,
 ) -> (Expected, Option<usize>) {
     let mut response = Expected {
         due_at: body_at,
@@ -108,7 +117,9 @@ fn answer(
         Ok(call) => call,
         Err(problem) => {
             response.status = problem.status;
-            let next = skipped(head).map(|length| body_at + length);
+            let next = dropped(head)
+                .and_then(|length| body_at.checked_add(length))
+                .filter(|&end| end == body_at || is_whole(body_at..end));
             response.closes = next.is_none();
             return (response, next);
         }
@@ -132,14 +143,12 @@ fn answer(
     }
 }
 
-/// How much of a refused request's body to pass over; `None` if the connection ends instead.
-fn skipped(head: &Head) -> Option<usize> {
+/// How much of a refused request's body to drop if it is whole; `None` if the connection ends anyhow.
+fn dropped(head: &Head) -> Option<usize> {
     match head.framing {
         Framing::Length(0) => Some(0),
         // A client that expects anything may keep its body to itself.
-        Framing::Length(n) if n <= SKIP_BYTES_MAX && head.header("Expect").is_none() => {
-            Some(n as usize)
-        }
+        Framing::Length(n) if head.header("Expect").is_none() => usize::try_from(n).ok(),
         _ => None,
     }
 }
@@ -209,7 +218,7 @@ pub fn answer_of(command: &Command) -> Result<Answer, StoreError> {
 }
 
 fn chosen_id(head: &Head) -> Option<String> {
-    let id = head.header("X-Request-Id")?;
+    let id = head.only("X-Request-Id")?;
     let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     let fits = (1..=128).contains(&id.len()) && id.bytes().all(is_fit);
     fits.then(|| id.to_owned())
