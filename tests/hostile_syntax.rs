@@ -114,7 +114,17 @@ fn chunks_are_hexadecimal_sizes_and_whole_lines() {
             (" 2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
             ("\t2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
             ("2 \r\n{}\r\n0\r\n\r\n", BadChunkSize),
-            ("2 ;a=b\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("2 a=b\r\n{}\r\n0\r\n\r\n", BadChunkSize),
+            ("2;\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2; ;a\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;=b\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a=\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a b\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a=b \r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a=\"b\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a=\"b\"c\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2;a\u{e9}\r\n{}\r\n0\r\n\r\n", BadChunkExtension),
+            ("2\r\n{}\r\n0;\r\n\r\n", BadChunkExtension),
             ("0x2\r\n{}\r\n0\r\n\r\n", BadChunkSize),
             ("2_0\r\n{}\r\n0\r\n\r\n", BadChunkSize),
             ("g\r\n{}\r\n0\r\n\r\n", BadChunkSize),
@@ -337,7 +347,7 @@ fn a_request_line_is_three_words_and_a_version_we_speak() {
 #[test]
 fn what_is_unusual_but_right_is_answered() {
     let chunked = "Transfer-Encoding: chunked";
-    let cases: [(u16, Vec<u8>); 23] = [
+    let cases: [(u16, Vec<u8>); 24] = [
         (200, get("/livez", "")),
         (200, get("/livez", "X:\r\nY:y\r\nZ: \t z \t\r\n")),
         (200, [b"\r\n\r\n\r\n\r\n", &*get("/livez", "")].concat()),
@@ -385,6 +395,11 @@ fn what_is_unusual_but_right_is_answered() {
         (
             201,
             post(chunked, "1\r\n{\r\n1;x\r\n}\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n").into(),
+        ),
+        // White space around `;` and `=` is read over (RFC 9112 §7.1.1).
+        (
+            201,
+            post(chunked, "2 ;a=b\t; c = \"d;\\\"\"\r\n{}\r\n0 \t;e\r\n\r\n").into(),
         ),
         // An empty line too many behind a body, from old clients (RFC 9112 §2.2).
         (201, post("Content-Length: 2", "{}\r\n").into()),

@@ -256,7 +256,7 @@ impl Pipeline {
     }
 
     fn push_chunks(&mut self, mut body: &[u8], random: &mut Random) {
-        const EXTENSIONS: &[&str] = &["", "", ";", ";a=b", ";a=\"\t;\";c"];
+        const EXTENSIONS: &[&str] = &["", "", " ; a", ";a=b", ";a=\"\t;\";c"];
         while !body.is_empty() {
             let (chunk, rest) = body.split_at(1 + random.below(body.len()));
             let size = match random.below(2) {

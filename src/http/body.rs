@@ -5,7 +5,7 @@
 //! refused twice even if both agree, and no coding but a single `chunked` is known.
 //!
 //! ```text
-//! 5;a=b␍␊     size in hexadecimal, extensions ignored
+//! 5;a=b␍␊     size in hexadecimal; extensions are judged, then dropped
 //! hello␍␊     exactly that many bytes
 //! 0␍␊         the last chunk
 //! Md5: x␍␊    trailer fields: judged like headers, then dropped
@@ -14,7 +14,7 @@
 //!
 //! Nothing is reserved for a declared size: memory grows with bytes that came.
 
-use super::bytes::{VALUE, misplaced, run};
+use super::bytes::{TOKEN, VALUE, misplaced, run};
 use super::field::{FieldLine, Line};
 use super::{HTTPVersion, Header, ParseError};
 
@@ -87,13 +87,34 @@ pub struct ChunkedDecoder {
 enum State {
     /// After this many digits of a size.
     Size(u8),
-    Extension,
+    Extension(Extension),
     SizeLineFeed,
     Data,
     DataReturn,
     DataLineFeed,
     Trailers,
     Done,
+}
+
+/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a size line stands (RFC 9112 §7.1.1).
+#[derive(Debug, Clone, Copy)]
+enum Extension {
+    /// White space behind the size.
+    AfterSize,
+    /// Behind a semicolon.
+    BeforeName,
+    Name,
+    /// White space behind a name.
+    AfterName,
+    /// Behind an equals sign.
+    BeforeValue,
+    Token,
+    Quoted,
+    /// Behind a backslash in quotes.
+    QuotedPair,
+    EndQuote,
+    /// White space behind a value.
+    AfterValue,
 }
 
 impl Default for State {
@@ -121,18 +142,8 @@ impl ChunkedDecoder {
                     self.state = self.size_byte(digits, byte)?;
                     at += 1;
                 }
-                State::Extension => {
-                    let len = run(&input[at..], VALUE);
-                    self.overhead_bytes += len;
-                    at += len;
-                    if self.overhead_bytes > OVERHEAD_BYTES_MAX {
-                        return Err(ParseError::ChunkExtensionsTooLarge);
-                    }
-                    match input.get(at) {
-                        None => break,
-                        Some(b'\r') => self.state = State::SizeLineFeed,
-                        Some(&byte) => return Err(misplaced(byte, ParseError::ControlByte)),
-                    }
+                State::Extension(extension) => {
+                    self.state = self.extension_byte(extension, byte)?;
                     at += 1;
                 }
                 State::SizeLineFeed if byte == b'\n' => {
@@ -176,12 +187,37 @@ impl ChunkedDecoder {
                 Ok(State::Size(digits + 1))
             }
             (None, b'\r') if digits > 0 => Ok(State::SizeLineFeed),
-            (None, b';') if digits > 0 => {
-                self.overhead_bytes += 1;
-                Ok(State::Extension)
+            (None, b';' | b' ' | b'\t') if digits > 0 => {
+                self.extension_byte(Extension::AfterSize, byte)
             }
             _ => Err(misplaced(byte, ParseError::BadChunkSize)),
         }
+    }
+
+    /// One byte of a chunk extension, or the one that ends them all.
+    fn extension_byte(&mut self, before: Extension, byte: u8) -> Result<State, ParseError> {
+        use Extension::*;
+        let after = match (before, byte) {
+            (Name | Token | EndQuote, b'\r') => return Ok(State::SizeLineFeed),
+            (Quoted, b'"') => EndQuote,
+            (Quoted, b'\\') => QuotedPair,
+            (Quoted | QuotedPair, _) if run(&[byte], VALUE) == 1 => Quoted,
+            (BeforeName | Name, _) if run(&[byte], TOKEN) == 1 => Name,
+            (BeforeValue | Token, _) if run(&[byte], TOKEN) == 1 => Token,
+            (BeforeValue, b'"') => Quoted,
+            (AfterSize | BeforeName | AfterName | BeforeValue | AfterValue, b' ' | b'\t') => before,
+            (Name, b' ' | b'\t') => AfterName,
+            (Token | EndQuote, b' ' | b'\t') => AfterValue,
+            (Name | AfterName, b'=') => BeforeValue,
+            (AfterSize | Name | AfterName | Token | EndQuote | AfterValue, b';') => BeforeName,
+            (AfterSize, _) => return Err(misplaced(byte, ParseError::BadChunkSize)),
+            _ => return Err(misplaced(byte, ParseError::BadChunkExtension)),
+        };
+        self.overhead_bytes += 1;
+        if self.overhead_bytes > OVERHEAD_BYTES_MAX {
+            return Err(ParseError::ChunkExtensionsTooLarge);
+        }
+        Ok(State::Extension(after))
     }
 
     /// Judges the size of the chunk that comes next. `body_bytes` is within the limit already, so
@@ -336,7 +372,7 @@ mod tests {
             (b"A\r\n0123456789\r\n0\r\n\r\n", body("0123456789")),
             (b"a\r\n0123456789\r\n0\r\n\r\n", body("0123456789")),
             (b"0000000000000001\r\na\r\n0\r\n\r\n", body("a")),
-            (b"1;x=\"y;\";z\t\xff\r\na\r\n0;\r\n\r\n", body("a")),
+            (b"1;x=\"y;\";z\r\na\r\n0;a\r\n\r\n", body("a")),
             (b"0\r\nMd5: x\r\nContent-Length: 9\r\n\r\n", body("")),
             (b"5\r\nhello\r\n0\r\n\r", Ok(None)),
             (b"5\r\nhell", Ok(None)),
@@ -345,8 +381,11 @@ mod tests {
             (b"\r", Err(BadChunkSize)),
             (b";", Err(BadChunkSize)),
             (b" 5", Err(BadChunkSize)),
-            (b"5 ", Err(BadChunkSize)),
-            (b"5\t", Err(BadChunkSize)),
+            (b"5 \r", Err(BadChunkSize)),
+            (b"5\t\r", Err(BadChunkSize)),
+            (b"5 5", Err(BadChunkSize)),
+            (b"5 =", Err(BadChunkSize)),
+            (b"5 \n", Err(BareLf)),
             (b"+5", Err(BadChunkSize)),
             (b"-5", Err(BadChunkSize)),
             (b"0x5", Err(BadChunkSize)),
@@ -376,6 +415,61 @@ mod tests {
         }
     }
 
+    /// The white space is bad (BWS), and RFC 9112 §7.1.1 wants it read over: around `;` and `=`, nowhere else.
+    #[test]
+    fn extensions_are_those_of_the_rfc() {
+        for extensions in [
+            "",
+            ";a",
+            ";a=b",
+            " ;a=b",
+            "\t \t; \ta \t=\t b \t;c",
+            ";a;b=c;d=\"e\" ;f",
+            ";a=\"\"",
+            ";a=\"b;c=d\t \u{e9}\"",
+            ";a=\"\\\"\\\\\\ \\\u{e9}\"",
+            ";!#$%&'*+-.^_`|~9=!#$%&'*+-.^_`|~9",
+        ] {
+            let input = format!("1{extensions}\r\na\r\n0{extensions}\r\n\r\n");
+            let result = decode(input.as_bytes(), 9);
+            assert_eq!(result, Ok(Some((b"a".to_vec(), input.len()))), "{input:?}");
+        }
+        for (extensions, error) in [
+            (";\r", BadChunkExtension),
+            ("; \r", BadChunkExtension),
+            (";;", BadChunkExtension),
+            (";=", BadChunkExtension),
+            (";\"", BadChunkExtension),
+            (";\u{e9}", BadChunkExtension),
+            (";a \r", BadChunkExtension),
+            (";a b", BadChunkExtension),
+            (";a\"", BadChunkExtension),
+            (";a=\r", BadChunkExtension),
+            (";a= \r", BadChunkExtension),
+            (";a==", BadChunkExtension),
+            (";a=;", BadChunkExtension),
+            (";a=b=", BadChunkExtension),
+            (";a=b\"", BadChunkExtension),
+            (";a=b \r", BadChunkExtension),
+            (";a=b c", BadChunkExtension),
+            (";a=\"b\r", BadChunkExtension),
+            (";a=\"b\\\r", BadChunkExtension),
+            (";a=\"b\"c", BadChunkExtension),
+            (";a=\"b\"\"", BadChunkExtension),
+            (";a=\"b\" \r", BadChunkExtension),
+            (";a=\"b\n", BareLf),
+            (";a=\"\0", ControlByte),
+            (";a=\"\\\x7f", ControlByte),
+            (";\n", BareLf),
+        ] {
+            let input = format!("1{extensions}");
+            assert_eq!(decode(input.as_bytes(), 9), Err(error), "{input:?}");
+            let before =
+                &input.as_bytes()[..input.len() - extensions.chars().last().unwrap().len_utf8()];
+            assert_eq!(decode(before, 9), Ok(None), "{input:?}");
+        }
+    }
+
     #[test]
     fn a_body_of_exactly_the_limit_passes() {
         let input = b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n";
@@ -402,6 +496,12 @@ mod tests {
         assert_eq!(decode(body(4095).as_bytes(), 9), Ok(None));
         assert_eq!(
             decode(body(4096).as_bytes(), 9),
+            Err(ChunkExtensionsTooLarge)
+        );
+        let spaces = |len: usize| format!("1{};x\r\na\r\n", " ".repeat(len));
+        assert_eq!(decode(spaces(8190).as_bytes(), 9), Ok(None));
+        assert_eq!(
+            decode(spaces(8191).as_bytes(), 9),
             Err(ChunkExtensionsTooLarge)
         );
     }

@@ -63,6 +63,8 @@ pub enum ParseError {
     BadChunkSize,
     /// Chunk data runs past the size its chunk declared.
     BadChunkEnd,
+    /// A chunk extension is not `name` or `name=value` (RFC 9112 §7.1.1).
+    BadChunkExtension,
     /// Chunk extensions beyond what one body may spend on them.
     ChunkExtensionsTooLarge,
     /// Trailer fields beyond what one body may spend on them.
@@ -118,6 +120,7 @@ impl ParseError {
             BodyTooLarge => (413, "body is too large"),
             BadChunkSize => (400, "malformed chunk size"),
             BadChunkEnd => (400, "chunk data is not followed by a line end"),
+            BadChunkExtension => (400, "malformed chunk extension"),
             ChunkExtensionsTooLarge => (400, "chunk extensions are too large"),
             TrailersTooLarge => (431, "trailer fields are too large"),
         }

@@ -76,7 +76,7 @@ fn read_naively(input: &[u8]) -> Option<Vec<u8>> {
     loop {
         let line = take_line(&mut rest)?;
         let size = line.split(|&byte| byte == b';').next()?;
-        let size = usize::from_str_radix(std::str::from_utf8(size).ok()?, 16).ok()?;
+        let size = usize::from_str_radix(std::str::from_utf8(size).ok()?.trim_ascii(), 16).ok()?;
         if size == 0 {
             break;
         }
