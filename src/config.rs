@@ -290,6 +290,7 @@ impl Env<'_> {
             idempotency_ttl: self.duration("IDEMPOTENCY_TTL", minutes(24 * 60)),
             request_timeout,
             body_bytes_max,
+            bulk_bytes_max: service::list::BULK_BYTES_MAX,
             // `main` knows it when the store is chosen.
             store: "",
             context,

@@ -145,6 +145,9 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Fron
     let board = Arc::new(Board::new(config.front.workers, tick));
     let mut options = config.service.clone();
     options.store = store.kind();
+    // Its values and the answer made of them are there at the same time.
+    let half = config.front.worker_share() / 2;
+    options.bulk_bytes_max = options.bulk_bytes_max.min(half);
     let service = Service::new(options, {
         let (board, lifecycle) = (Arc::clone(&board), Arc::clone(lifecycle));
         move || Vitals {

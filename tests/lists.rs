@@ -5,7 +5,9 @@ mod support;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use support::{Act, Client, FakeRedis, Kioskd, Redis, Reply, for_each_front, for_each_service};
+use support::{
+    Act, Client, FakeRedis, Kioskd, Redis, Reply, eventually, for_each_front, for_each_service,
+};
 
 /// Follows `Link: rel="next"` to the end; every id with how often it came, and how many pages it took.
 fn walk(client: &mut Client, first: &str, limit: usize) -> (HashMap<String, usize>, usize) {
@@ -435,32 +437,105 @@ fn a_bulk_read_gives_each_document_with_its_tag_or_null() {
 
 #[test]
 fn a_bulk_read_beyond_16_mib_is_413_and_the_service_goes_on() {
-    for_each_service(&[], |kioskd| {
+    let settings = [("WORKERS", "1"), ("MAX_BUFFERED_BYTES", "268435456")];
+    for_each_service(&settings, |kioskd| {
         let mut client = kioskd.connect();
-        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(1_048_576 - 8));
-        assert_eq!(large.len(), 1_048_576);
-        for n in 0..17 {
-            assert_eq!(client.post(&format!("/items/l{n}"), &large).status, 201);
-        }
+        store_megabytes(&mut client, 17);
         let ids: Vec<String> = (0..17).map(|n| format!("l{n}")).collect();
         assert_eq!(bulk(&mut client, &ids[..16]).status, 200, "16 MiB exactly");
-        let reply = bulk(&mut client, &ids);
-        assert_eq!((reply.status, &*reply.problem().0), (413, "bulk_too_large"));
+        assert_too_large(&bulk(&mut client, &ids), 16 << 20);
         assert_eq!(bulk(&mut client, &ids[..1]).status, 200);
     });
 }
 
-/// One round trip: no GET is answered before all have arrived. A client that waited for one answer before it sent the next
-/// question would wait for ever.
+/// Values and the answer made of them are there at the same time, so a bulk may have half of what its worker may hold.
 #[test]
-fn a_bulk_read_is_one_round_trip() {
+fn a_small_service_reads_smaller_bulks() {
+    let settings = [("WORKERS", "2"), ("MAX_BUFFERED_BYTES", "8388608")];
+    for_each_service(&settings, |kioskd| {
+        let mut client = kioskd.connect();
+        store_megabytes(&mut client, 3);
+        let ids: Vec<String> = (0..3).map(|n| format!("l{n}")).collect();
+        assert_eq!(bulk(&mut client, &ids[..2]).status, 200, "2 MiB exactly");
+        assert_too_large(&bulk(&mut client, &ids), 2 << 20);
+    });
+}
+
+/// Documents of 1 MiB, `l0` and so on.
+fn store_megabytes(client: &mut Client, n: usize) {
+    let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(1_048_576 - 8));
+    assert_eq!(large.len(), 1_048_576);
+    for n in 0..n {
+        assert_eq!(client.post(&format!("/items/l{n}"), &large).status, 201);
+    }
+}
+
+#[track_caller]
+fn assert_too_large(reply: &Reply, bound: usize) {
+    let (code, detail) = reply.problem();
+    assert_eq!((reply.status, &*code), (413, "bulk_too_large"));
+    assert!(detail.contains(&bound.to_string()), "{detail}");
+}
+
+/// 7 KB once made Redis send a gigabyte: one id of 1 MB a thousand times. And what is too large together was read to its
+/// end, though the first seventeen documents had told.
+#[test]
+fn redis_sends_no_document_twice_and_little_more_than_may_be_given() {
     for_each_front(|front| {
-        let fake = FakeRedis::start(|command| match command.get(1).map(String::as_str) {
-            Some("item:n0") => Act::Silence,
-            // The answers to all hundred, when the last has come.
-            Some("item:n99") => Act::Send(b"$2\r\n{}\r\n".repeat(100)),
-            Some(key) if key.starts_with("item:n") => Act::Silence,
-            _ => Act::Usual,
+        let redis = Redis::start();
+        let kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("REDIS_ADDR", &redis.addr()),
+            ("WORKERS", "1"),
+            ("MAX_BUFFERED_BYTES", "268435456"),
+        ]);
+        let mut client = kioskd.connect();
+        store_megabytes(&mut client, 100);
+        let mut megabytes_for = |ids: Vec<String>| {
+            redis.command(&["CONFIG", "RESETSTAT"]);
+            let reply = bulk(&mut client, &ids);
+            // Redis counts what it has sent, and that may be a moment after it is read.
+            assert_eq!(client.get("/items/none").status, 404);
+            (reply, sent(&redis) >> 20)
+        };
+        let (reply, megabytes) = megabytes_for(vec!["l0".to_owned(); 1000]);
+        assert_too_large(&reply, 16 << 20);
+        assert!(megabytes < 2, "{megabytes} MiB");
+        let (reply, megabytes) = megabytes_for(vec!["l0".to_owned(); 16]);
+        let found = reply.json();
+        let found = found["items"].as_array().unwrap();
+        assert!(found.len() == 16 && found.iter().all(|item| item["id"] == "l0"));
+        assert!(megabytes < 2, "{megabytes} MiB");
+        let (reply, megabytes) = megabytes_for((0..100).map(|n| format!("l{n}")).collect());
+        assert_too_large(&reply, 16 << 20);
+        // Those under way when the seventeenth came.
+        assert!(megabytes <= 17 + 16, "{megabytes} MiB");
+    });
+}
+
+/// Bytes that Redis has sent.
+fn sent(redis: &Redis) -> u64 {
+    let stats = redis.command(&["INFO", "stats"]);
+    let bytes = stats
+        .lines()
+        .find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+    bytes
+        .unwrap_or_else(|| panic!("{stats}"))
+        .trim()
+        .parse()
+        .unwrap()
+}
+
+/// Sixteen GETs go out before one is answered: a client that waited for each would wait here for ever.
+#[test]
+fn a_bulk_read_asks_sixteen_at_a_time() {
+    for_each_front(|front| {
+        let fake = FakeRedis::start(|command| match command.get(1).and_then(|key| place(key)) {
+            // Answers to all sixteen, or to the last four.
+            Some(n) if n % 16 == 15 => Act::Send(b"$2\r\n{}\r\n".repeat(16)),
+            Some(99) => Act::Send(b"$2\r\n{}\r\n".repeat(4)),
+            Some(_) => Act::Silence,
+            None => Act::Usual,
         });
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &fake.addr())]);
         let ids: Vec<String> = (0..100).map(|n| format!("n{n}")).collect();
@@ -472,30 +547,143 @@ fn a_bulk_read_is_one_round_trip() {
     });
 }
 
-/// What is no JSON, or no string, under one of the keys: the whole answer is 502, never a hole or a broken document.
+/// And no more than sixteen: somebody else's GET, which comes later on the same connection, finds as many before it.
+#[test]
+fn a_bulk_read_leaves_others_their_turn() {
+    let fake = FakeRedis::start(|command| match &*command[command.len() - 1] {
+        "item:other" => Act::Send(b"$2\r\n{}\r\n".repeat(16 + 1)),
+        key => match place(key) {
+            Some(0..16) => Act::Silence,
+            Some(_) => Act::Send(b"$2\r\n{}\r\n".to_vec()),
+            None => Act::Usual,
+        },
+    });
+    let kioskd = Kioskd::start(&[("WORKERS", "1"), ("REDIS_ADDR", &fake.addr())]);
+    let ids: Vec<String> = (0..100).map(|n| format!("n{n}")).collect();
+    std::thread::scope(|scope| {
+        let bulk = scope.spawn(|| bulk(&mut kioskd.connect(), &ids));
+        eventually("the first questions", || {
+            fake.commands()
+                .iter()
+                .any(|c| c.last().unwrap() == "item:n15")
+        });
+        assert_eq!(kioskd.connect().get("/items/other").text(), "{}");
+        assert_eq!(bulk.join().unwrap().status, 200);
+    });
+    let commands = fake.commands();
+    let keys = commands.iter().map(|c| c.last().unwrap());
+    let before = keys.take_while(|key| *key != "item:other");
+    assert_eq!(before.filter(|key| place(key).is_some()).count(), 16);
+}
+
+/// Which of a bulk's keys it is.
+fn place(key: &str) -> Option<usize> {
+    key.strip_prefix("item:n")?.parse().ok()
+}
+
+/// Ten bulks of a thousand once took all the places in the client's queue, and everybody else heard 503, the probe too.
+#[test]
+fn a_dozen_bulk_reads_leave_room_for_others_and_for_the_probe() {
+    let redis = Redis::start();
+    let kioskd = Kioskd::start(&[
+        ("REDIS_ADDR", &redis.addr()),
+        ("WORKERS", "1"),
+        ("REQUEST_TIMEOUT", "30s"),
+    ]);
+    let mut client = kioskd.connect();
+    assert_eq!(client.post("/items/a", "{}").status, 201);
+    let ids: Vec<String> = (0..1000).map(|n| format!("n{n}")).collect();
+    redis.stop();
+    std::thread::scope(|scope| {
+        let bulks: Vec<_> = (0..12)
+            .map(|_| scope.spawn(|| bulk(&mut kioskd.connect(), &ids).status))
+            .collect();
+        eventually("the bulks to be under way", || {
+            let metrics = client.get("/metrics").text();
+            metrics.contains("kioskd_requests_in_flight 13\n")
+        });
+        let others = [
+            scope.spawn(|| kioskd.connect().get("/items/a").status),
+            scope.spawn(|| kioskd.connect().get("/readyz").status),
+        ];
+        eventually("the others to be under way, or refused", || {
+            let metrics = client.get("/metrics").text();
+            metrics.contains("kioskd_requests_in_flight 15\n")
+                || others.iter().all(|other| other.is_finished())
+        });
+        redis.cont();
+        assert_eq!(others.map(|other| other.join().unwrap()), [200, 200]);
+        for bulk in bulks {
+            assert_eq!(bulk.join().unwrap(), 200);
+        }
+    });
+}
+
+/// Whatever somebody else has put under one of the keys, the others are given. It once was 502 for all.
 #[test]
 fn what_somebody_else_stored_does_not_spoil_an_answer() {
+    let deep = |n: usize| format!("{}1{}", r#"{"a":"#.repeat(n), "}".repeat(n));
     for_each_front(|front| {
         let redis = Redis::start();
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
         let mut client = kioskd.connect();
         client.post("/items/good", "{}");
-        redis.command(&["SET", "item:bad", "oops"]);
-        redis.command(&["LPUSH", "item:list", "x"]);
-        for id in ["bad", "list"] {
-            let reply = bulk(&mut client, &["good".to_owned(), id.to_owned()]);
-            assert_eq!(
-                (reply.status, &*reply.problem().0),
-                (502, "store_error"),
-                "{id}"
-            );
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(2 << 20));
+        for (id, stored) in [
+            ("text", "oops"),
+            ("array", "[1]"),
+            ("half", r#"{"a":"#),
+            ("empty", ""),
+            ("deep", &*deep(125)),
+            ("large", &*large),
+        ] {
+            redis.command(&["SET", &format!("item:{id}"), stored]);
         }
+        redis.command(&["LPUSH", "item:list", "x"]);
+        redis.command(&["HSET", "item:hash", "x", "y"]);
+        let ids = [
+            "good", "text", "array", "half", "empty", "deep", "large", "list", "hash", "none",
+            "good",
+        ];
+        let reply = bulk(&mut client, &ids.map(str::to_owned));
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let found = reply.json();
+        for (id, item) in ids.iter().zip(found["items"].as_array().unwrap()) {
+            match *id {
+                "good" => assert!(item["item"].is_object() && item["etag"].is_string()),
+                "none" => assert!(item.is_null()),
+                _ => {
+                    assert_eq!(item["id"], *id);
+                    assert_eq!(item["error"]["code"], "store_error", "{id}");
+                    assert!(item.get("item").is_none() && item.get("etag").is_none());
+                }
+            }
+        }
+        // Trouble with the store itself is nobody's place but everybody's.
+        redis.command(&["ACL", "SETUSER", "default", "-get"]);
+        let reply = bulk(&mut client, &ids.map(str::to_owned));
+        assert_eq!((reply.status, &*reply.problem().0), (502, "store_error"));
         // In a list they are ids like others, and the one without an end says so.
-        let page = client.get("/items?prefix=bad").json();
+        let page = client.get("/items?prefix=text").json();
         assert_eq!(
             page["items"][0],
-            serde_json::json!({"id": "bad", "ttl": null})
+            serde_json::json!({"id": "text", "ttl": null})
         );
+    });
+}
+
+/// A document 125 deep made an answer that serde_json and jq do not read.
+#[test]
+fn the_deepest_document_is_read_in_bulk() {
+    let deep = |n: usize| format!("{}1{}", r#"{"a":"#.repeat(n), "}".repeat(n));
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items/a", deep(124)).status, 201);
+        assert_eq!(client.post("/items/a", deep(125)).problem().0, "bad_json");
+        let reply = bulk(&mut client, &["a".to_owned()]);
+        // The reader here is serde_json.
+        assert_eq!(reply.json()["items"][0]["id"], "a");
+        assert!(reply.text().contains(&deep(124)));
     });
 }
 

@@ -80,6 +80,14 @@ pub struct Options {
     pub access_log: AccessLog,
 }
 
+impl Options {
+    /// What of `buffered_bytes_max` falls to one worker: never so little that a single client could
+    /// not be served.
+    pub fn worker_share(&self) -> usize {
+        (self.buffered_bytes_max / self.workers.max(1)).max(2 * self.body_bytes_max)
+    }
+}
+
 /// A front at work.
 pub struct Running {
     /// Where it listens, with the port it really got.

@@ -77,9 +77,7 @@ pub fn start(
             poll,
             clients: Slab::default(),
             held: 0,
-            // Never so little that a single client could not be served.
-            held_max: (options.buffered_bytes_max / options.workers)
-                .max(2 * options.body_bytes_max),
+            held_max: options.worker_share(),
             again: Vec::new(),
             more_newcomers: false,
             accepting: true,

@@ -9,6 +9,9 @@
 //! A page has at most `limit` ids, and may have fewer, or none, with more to come: only a missing
 //! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
 //! twice. The cursor is opaque, and good for the same prefix only.
+//!
+//! A bulk read asks for an id once, however often it is named. What is there and is no document (put
+//! there by somebody else) has an `error` in its place, with the `code` that it would be given alone.
 
 use super::condition::Conditions;
 use super::document::{BAD_JSON, is_json};
@@ -18,7 +21,9 @@ use super::patch::{elements, members, name};
 use super::problem::{Problem, unexpected};
 use super::step::{Outcome, Step};
 use crate::http::{self, Head, Method, header};
-use crate::store::{Answer, Command};
+use crate::store::{Answer, Command, StoreError};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit");
 const BAD_PREFIX: Problem = Problem::new(400, "bad_prefix", "bad prefix");
@@ -28,17 +33,17 @@ const BAD_IDS: Problem = Problem::new(
     "bad_ids",
     "bad ids: {\"ids\":[…]} with 1 to 1000 of them",
 );
-const TOO_MUCH: Problem = Problem::new(
-    413,
-    "bulk_too_large",
-    "these documents are too large together: ask for fewer",
+const FOREIGN: Problem = Problem::new(
+    502,
+    "store_error",
+    "store error: what is stored is not a JSON object",
 );
 
 /// Ids in a page, and documents in a bulk read.
 pub const LIMIT_MAX: usize = 1000;
 const LIMIT: usize = 100;
 
-/// All documents of a bulk read together; one byte more is 413. Sixteen of the largest.
+/// All documents of a bulk read together, at the most; one byte more is 413. Sixteen of the largest.
 pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A cursor is never longer than this: it has to fit into a request target.
@@ -173,27 +178,47 @@ fn one(query: &str, name: &str, problem: &Problem) -> Result<Option<Vec<u8>>, Pr
     }
 }
 
-/// `POST /items/_get`.
-pub fn bulk(body: &[u8]) -> Step {
+/// `POST /items/_get`, for documents of `bytes_max` together.
+pub fn bulk(body: &[u8], bytes_max: usize) -> Step {
     let ids = match ids(body) {
         Ok(ids) => ids,
         Err(problem) => return problem.into(),
     };
-    let keys = ids.iter().map(|id| Collection::Items.key(id)).collect();
-    Step::ask(
-        Command::GetMany {
-            keys,
-            bytes_max: BULK_BYTES_MAX,
-        },
-        move |answer| {
-            Step::Done(match answer {
-                Ok(Answer::Values(values)) => found(&ids, &values),
-                Ok(Answer::TooLarge) => Err(TOO_MUCH),
-                Ok(other) => Err(unexpected(&other)),
-                Err(e) => Err(e.into()),
+    let mut keys = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    let places: Vec<usize> = ids
+        .iter()
+        .map(|id| {
+            *known.entry(id).or_insert_with(|| {
+                keys.push(Collection::Items.key(id));
+                keys.len() - 1
             })
-        },
-    )
+        })
+        .collect();
+    Step::ask(Command::GetMany { keys, bytes_max }, move |answer| {
+        Step::Done(match answer {
+            Ok(Answer::Values(values)) => {
+                let found = places.iter().map(|place| values.get(*place));
+                let found: Vec<&Found> = found.map(|f| f.unwrap_or(&Ok(None))).collect();
+                print(&ids, &found, bytes_max)
+            }
+            Ok(Answer::TooLarge) => Err(too_much(bytes_max)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(e) => Err(e.into()),
+        })
+    })
+}
+
+/// What the store says about one id.
+type Found = Result<Option<Vec<u8>>, StoreError>;
+
+fn too_much(bytes_max: usize) -> Problem {
+    Problem {
+        detail: Cow::Owned(format!(
+            "these documents are larger than {bytes_max} bytes together: ask for fewer"
+        )),
+        ..Problem::new(413, "bulk_too_large", "")
+    }
 }
 
 /// The ids of a bulk read, cut out of its text.
@@ -224,31 +249,50 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
     ids.into_iter().map(id).collect()
 }
 
-fn found(ids: &[String], values: &[Option<Vec<u8>>]) -> Outcome {
-    let mut body = b"{\"items\":[".to_vec();
-    for (i, (id, value)) in ids.iter().zip(values).enumerate() {
+fn print(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome {
+    let bytes = |found: &&Found| found.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
+    // The store has counted each once; one that is asked for a thousand times is printed as often.
+    let bytes = found.iter().map(bytes).sum::<usize>();
+    if bytes > bytes_max {
+        return Err(too_much(bytes_max));
+    }
+    let mut body = Vec::with_capacity(bytes + 64 * ids.len());
+    body.extend_from_slice(b"{\"items\":[");
+    for (i, (id, found)) in ids.iter().zip(found).enumerate() {
         if i > 0 {
             body.push(b',');
         }
-        let Some(document) = value else {
-            body.extend_from_slice(b"null");
-            continue;
+        let document = match found {
+            Ok(None) => {
+                body.extend_from_slice(b"null");
+                continue;
+            }
+            Ok(Some(document)) if is_object(document) => Ok(document),
+            Ok(Some(_)) => Err(FOREIGN),
+            Err(e) => Err(e.clone().into()),
         };
-        // Something that is no JSON, put there by somebody else, must not spoil the rest.
-        if !is_json(document) {
-            return Err(Problem::new(
-                502,
-                "store_error",
-                "store error: what is stored is not JSON",
-            ));
+        body.extend_from_slice(format!("{{\"id\":{},", quoted(id)).as_bytes());
+        match document {
+            Ok(document) => {
+                let tag = quoted(&etag(document));
+                body.extend_from_slice(format!("\"etag\":{tag},\"item\":").as_bytes());
+                body.extend_from_slice(document);
+            }
+            Err(Problem { code, detail, .. }) => {
+                let (code, detail) = (quoted(code), quoted(&detail));
+                let error = format!("\"error\":{{\"code\":{code},\"detail\":{detail}}}");
+                body.extend_from_slice(error.as_bytes());
+            }
         }
-        let (id, tag) = (quoted(id), quoted(&etag(document)));
-        body.extend_from_slice(format!("{{\"id\":{id},\"etag\":{tag},\"item\":").as_bytes());
-        body.extend_from_slice(document);
         body.push(b'}');
     }
     body.extend_from_slice(b"]}");
     Ok(http::json(200, body).with_header(header("Cache-Control", "no-store")))
+}
+
+/// Whether what is stored is a document, as far as others can read it.
+fn is_object(stored: &[u8]) -> bool {
+    stored.trim_ascii_start().starts_with(b"{") && is_json(stored)
 }
 
 /// A text as a JSON string.

@@ -62,6 +62,9 @@ pub struct Options {
     /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
     /// length before any of it is read.
     pub body_bytes_max: usize,
+    /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`], 16 MiB); one byte more
+    /// is 413.
+    pub bulk_bytes_max: usize,
 }
 
 /// How the process is, as far as the probes want to know.
@@ -222,7 +225,7 @@ impl Service {
         match route {
             Route::Item(call) => call.perform(body),
             Route::List(call) => call.perform(),
-            Route::Bulk => list::bulk(&body),
+            Route::Bulk => list::bulk(&body, self.options.bulk_bytes_max),
             Route::Version => Step::Done(Ok(describe::version(&self.options))),
             Route::OpenApi => Step::Done(Ok(describe::openapi(&self.openapi))),
             Route::Live => health::live((self.vitals)()),

@@ -787,6 +787,7 @@ fn options() -> Options {
         session_ttl: SESSION_TTL,
         max_ttl: MAX_TTL,
         body_bytes_max: BODY_BYTES_MAX,
+        bulk_bytes_max: super::list::BULK_BYTES_MAX,
     }
 }
 

@@ -243,7 +243,7 @@ impl Table {
         Answer::Values(
             found
                 .into_iter()
-                .map(|e| e.map(|e| e.value.clone()))
+                .map(|e| Ok(e.map(|e| e.value.clone())))
                 .collect(),
         )
     }

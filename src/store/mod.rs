@@ -119,11 +119,11 @@ pub enum Command {
         /// Keys in the page, at the most; more where a cursor could not tell what is left out.
         limit: usize,
     },
-    /// The values under many keys, in one round trip to each server that has some.
+    /// The values under many keys, a few at a time.
     GetMany {
-        /// The whole keys.
+        /// The whole keys, none twice.
         keys: Vec<Vec<u8>>,
-        /// All values together may be this large.
+        /// All values together may be this large; what is beyond it is not even asked for.
         bytes_max: usize,
     },
     /// A round trip that proves the store can serve.
@@ -171,8 +171,9 @@ pub enum Answer {
     },
     /// To `Scan`: this cursor is none of ours.
     BadCursor,
-    /// To `GetMany`: a value or its absence for each key, in order.
-    Values(Vec<Option<Vec<u8>>>),
+    /// To `GetMany`: for each key, in order, a value, its absence, or why there is none though
+    /// something is there: it spoils nobody else's.
+    Values(Vec<Result<Option<Vec<u8>>, StoreError>>),
     /// To `GetMany`: they are larger than allowed.
     TooLarge,
     /// To `Ping`.

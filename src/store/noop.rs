@@ -60,7 +60,7 @@ fn answer(command: &Command) -> Result<Answer, StoreError> {
             keys: Vec::new(),
             next: None,
         },
-        Command::GetMany { keys, .. } => Answer::Values(vec![None; keys.len()]),
+        Command::GetMany { keys, .. } => Answer::Values(vec![Ok(None); keys.len()]),
         Command::Ping => Answer::Pong,
     })
 }

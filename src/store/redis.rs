@@ -10,7 +10,7 @@
 //! Delete Present          a script, as Unchanged: so that "was not there" is an answer
 //! Take                    a script: INCR, and PEXPIRE on the first
 //! Scan                    a script around SCAN                   see [`scan`]
-//! GetMany                 many GETs in one write
+//! GetMany                 many GETs, a few at a time             see [`bulk`]
 //! Ping                    SET item: "" PX 1 XX          a write that never happens
 //! ```
 //!
@@ -18,6 +18,7 @@
 //! lives for ever. Scripts begin with `#!lua`: without it a replica that was a master a moment ago
 //! judges the condition on stale data and says "no"; with it, it says READONLY.
 
+pub mod bulk;
 pub mod scan;
 
 use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
@@ -28,6 +29,7 @@ use crate::resp::link::{Options as LinkOptions, Wires};
 use crate::resp::remedy::is_passing;
 use crate::resp::request::{Failure, Home, Outcome, Request, Script, Wire};
 use crate::slab::Slab;
+use bulk::Bulks;
 use mio::event::Event;
 use scan::Scan;
 use std::cell::Cell;
@@ -136,8 +138,9 @@ impl Store for Redis {
             client,
             outcomes: Vec::new(),
             asked: Slab::default(),
-            bulks: Slab::default(),
+            bulks: Bulks::default(),
             early: Vec::new(),
+            again: None,
         }))
     }
 }
@@ -148,9 +151,11 @@ struct RedisSession {
     /// What each request to the client is for.
     asked: Slab<Asked>,
     /// Bulk reads under way.
-    bulks: Slab<Bulk>,
+    bulks: Bulks,
     /// Answered without asking.
     early: Done,
+    /// Outcomes are there that `progress` has not looked at, since then.
+    again: Option<Instant>,
 }
 
 enum Asked {
@@ -159,16 +164,7 @@ enum Asked {
     /// A page for this tag.
     Page(Tag, Scan),
     /// One value of a bulk read.
-    Part { bulk: u64, place: usize },
-}
-
-struct Bulk {
-    tag: Tag,
-    values: Vec<Option<Vec<u8>>>,
-    missing: usize,
-    bytes: usize,
-    bytes_max: usize,
-    error: Option<StoreError>,
+    Part(bulk::Part),
 }
 
 impl Session for RedisSession {
@@ -180,7 +176,12 @@ impl Session for RedisSession {
                 limit,
             } => self.scan(now, tag, &prefix, cursor.as_deref(), limit, deadline),
             Command::GetMany { keys, bytes_max } => {
-                self.get_many(now, tag, &keys, bytes_max, deadline)
+                match self.bulks.begin(tag, keys, bytes_max, deadline) {
+                    Ok(()) => {
+                        self.ask_parts(now);
+                    }
+                    Err(e) => self.early.push((tag, Err(e))),
+                }
             }
             command => match wire(&command) {
                 Some((wire, shape, home)) => {
@@ -202,16 +203,25 @@ impl Session for RedisSession {
             match self.asked.remove(key) {
                 Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
                 Some(Asked::Page(tag, scan)) => done.push((tag, page(scan, result))),
-                Some(Asked::Part { bulk, place }) => self.part(bulk, place, answer(shape, result)),
+                Some(Asked::Part(part)) => self.bulks.answered(part, result, done),
                 None => {}
             }
         }
         self.outcomes = outcomes;
+        self.bulks.time_out(now, done);
+        if self.ask_parts(now) {
+            // What was asked goes out now; what is there already waits for the next turn, so that one
+            // bulk after the other cannot keep a worker from its other clients.
+            self.client.progress(now, &mut self.outcomes);
+        }
+        self.again = (!self.outcomes.is_empty()).then_some(now);
         done.append(&mut self.early);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.client.next_deadline()
+        let client = self.client.next_deadline();
+        let times = [self.again, client, self.bulks.next_deadline()];
+        times.into_iter().flatten().min()
     }
 }
 
@@ -264,65 +274,15 @@ impl RedisSession {
         self.early.push((tag, early));
     }
 
-    /// As many GETs, which go out in one write: one round trip, and on a cluster each finds its node.
-    fn get_many(
-        &mut self,
-        now: Instant,
-        tag: Tag,
-        keys: &[Vec<u8>],
-        bytes_max: usize,
-        deadline: Instant,
-    ) {
-        let values = vec![None; keys.len()];
-        let bulk = self.bulks.insert(Bulk {
-            tag,
-            values,
-            missing: keys.len(),
-            bytes: 0,
-            bytes_max,
-            error: None,
-        });
-        for (place, key) in keys.iter().enumerate() {
-            let get = Wire::plain(&[b"GET", key]);
-            self.ask(
-                now,
-                Asked::Part { bulk, place },
-                get,
-                Shape::Value,
-                Home::of(key),
-                deadline,
-            );
+    /// Asks what the bulk reads may ask now; whether that is anything.
+    fn ask_parts(&mut self, now: Instant) -> bool {
+        let mut asked = false;
+        while let Some((part, key, deadline)) = self.bulks.ask() {
+            let (get, home) = (Wire::plain(&[b"GET", key]), Home::of(key));
+            self.ask(now, Asked::Part(part), get, Shape::Value, home, deadline);
+            asked = true;
         }
-    }
-
-    fn part(&mut self, key: u64, place: usize, answer: Result<Answer, StoreError>) {
-        let Some(bulk) = self.bulks.get_mut(key) else {
-            return;
-        };
-        bulk.missing -= 1;
-        match answer {
-            Ok(Answer::Value(value)) => {
-                bulk.bytes += value.as_ref().map_or(0, Vec::len);
-                // Beyond the bound nothing is kept: it will not be given anyway.
-                if bulk.bytes <= bulk.bytes_max {
-                    bulk.values[place] = value;
-                } else {
-                    bulk.values.fill(None);
-                }
-            }
-            Ok(_) => {}
-            Err(e) => bulk.error = Some(e),
-        }
-        if bulk.missing == 0
-            && let Some(bulk) = self.bulks.remove(key)
-        {
-            let answer = match bulk.error {
-                Some(e) => Err(e),
-                None if bulk.bytes > bulk.bytes_max => Ok(Answer::TooLarge),
-                None => Ok(Answer::Values(bulk.values)),
-            };
-            self.early.push((bulk.tag, answer));
-        }
+        asked
     }
 }
 

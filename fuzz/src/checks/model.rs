@@ -203,7 +203,7 @@ pub fn answer_of(command: &Command) -> Result<Answer, StoreError> {
     Ok(match command {
         Command::Get { key, .. } => Answer::Value(value(key)),
         Command::GetMany { keys, .. } => {
-            Answer::Values(keys.iter().map(|key| value(key)).collect())
+            Answer::Values(keys.iter().map(|key| Ok(value(key))).collect())
         }
         Command::Set { key, when, .. } if holds(key, when) => Answer::Stored,
         Command::Delete { key, when } if holds(key, when) => Answer::Deleted(value(key).is_some()),
