@@ -461,6 +461,98 @@ fn a_bad_id_is_refused() {
     });
 }
 
+/// Whoever made the mistake must be able to mend it from the answer alone.
+#[test]
+fn a_refusal_says_what_would_have_been_right() {
+    let long = "x".repeat(513);
+    let long = format!("/items?id={long}");
+    let cases = [
+        (
+            "GET",
+            "/items",
+            "missing id: give it as /items?id=ID or /items/ID",
+        ),
+        (
+            "POST",
+            "/items/",
+            "missing id: give it as /items?id=ID or /items/ID",
+        ),
+        (
+            "PUT",
+            "/items?id=",
+            "missing id: give it as /items?id=ID or /items/ID",
+        ),
+        (
+            "GET",
+            "/sess",
+            "missing sid: give it as /sess?sid=SID or /sess/SID",
+        ),
+        (
+            "DELETE",
+            "/sess?id=1",
+            "missing sid: give it as /sess?sid=SID or /sess/SID",
+        ),
+        (
+            "GET",
+            "/items/_x",
+            "bad id: words that begin with `_` are reserved in a path; such an id is given in the query",
+        ),
+        (
+            "PUT",
+            "/sess/%5Fget",
+            "bad id: words that begin with `_` are reserved in a path; such an id is given in the query",
+        ),
+        (
+            "GET",
+            &long,
+            "bad id: 1 to 512 bytes of UTF-8 without control characters",
+        ),
+        (
+            "GET",
+            "/items/%0A",
+            "bad id: 1 to 512 bytes of UTF-8 without control characters",
+        ),
+        ("GET", "/items?id=1&id=2", "bad id: given twice"),
+        ("GET", "/items/1?id=1", "bad id: given twice"),
+        ("GET", "/items?limit=0", "bad limit: 1 to 1000, given once"),
+        (
+            "GET",
+            "/items?limit=1001",
+            "bad limit: 1 to 1000, given once",
+        ),
+        (
+            "GET",
+            "/items?limit=1&limit=1",
+            "bad limit: 1 to 1000, given once",
+        ),
+        (
+            "GET",
+            "/items?prefix=%00",
+            "bad prefix: up to 512 bytes of UTF-8 without control characters, given once",
+        ),
+        (
+            "POST",
+            "/items/1?ttl=0",
+            "bad ttl: 1 to 604800 seconds, given once, with POST, PUT, PATCH or a read of a session",
+        ),
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for (method, path, detail) in cases {
+            let reply = client.request(method, path, &[], b"");
+            assert_eq!(
+                (reply.status, &*reply.problem().1),
+                (400, detail),
+                "{method} {path}"
+            );
+        }
+        let unquoted = [("If-Match", "c39c62b4c56bffbfb5d1bee6ce677f6b")];
+        let reply = client.request("PUT", "/items/1", &unquoted, b"{}");
+        let detail = "bad If-Match or If-None-Match: `*`, or 1 to 100 entity tags in quotes";
+        assert_eq!((reply.status, &*reply.problem().1), (400, detail));
+    });
+}
+
 #[test]
 fn an_id_given_twice_is_refused() {
     for_each_service(&[], |kioskd| {
@@ -544,6 +636,63 @@ fn a_body_that_is_not_one_object_is_bad_json() {
             404,
             "a refused body was stored"
         );
+    });
+}
+
+#[test]
+fn bad_json_is_told_why_and_where() {
+    let deep = format!("{{\n {}", "[".repeat(300));
+    let rows: [(&[u8], &str); 9] = [
+        (b"", "EOF while parsing a value at line 1 column 0"),
+        (b"oops", "expected value at line 1 column 1"),
+        (b"{\"a\":1,\n \"b\" 2}", "expected `:` at line 2 column 6"),
+        (b"\r\n{\"a\":\r\n01}", "invalid number at line 3 column 2"),
+        (b"{\"a\":1} junk", "trailing characters at line 1 column 9"),
+        (b"{\"a\"", "EOF while parsing an object at line 1 column 4"),
+        (b"\n\n {\"a\":\"\xff\"}", "not UTF-8 at line 3 column 8"),
+        (b"\x1f\x8b\x08", "not UTF-8 at line 1 column 2"),
+        (deep.as_bytes(), "nested deeper than "),
+    ];
+    let not_objects: [(&[u8], &str); 3] = [
+        (b"[]", "not an object at line 1 column 1"),
+        (b" \n null", "not an object at line 2 column 2"),
+        (b"\"{}\"", "not an object at line 1 column 1"),
+    ];
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items/1", "{}").status, 201);
+        let kind = [("Content-Type", "application/json")];
+        let whole = [
+            ("POST", "/items/1"),
+            ("PUT", "/sess/1"),
+            ("PATCH", "/items/1"),
+        ];
+        let bulk = [("POST", "/items/_get")];
+        for (methods, rows) in [
+            (&whole[..], &rows[..]),
+            (&whole, &not_objects),
+            (&bulk, &rows),
+        ] {
+            for (method, path) in methods {
+                for (body, reason) in rows {
+                    let reply = client.request(method, path, &kind, body);
+                    assert_eq!(reply.status, 400, "{method} {path} {reason}: {reply:?}");
+                    let (code, detail) = reply.problem();
+                    assert_eq!(code, "bad_json", "{method} {path} {reason}");
+                    let told = detail
+                        .strip_prefix("bad json: ")
+                        .unwrap_or_else(|| panic!("{detail}"));
+                    match reason.ends_with(' ') {
+                        true => assert!(
+                            told.starts_with(reason) && told.contains(" at line 2 column "),
+                            "{told}"
+                        ),
+                        false => assert_eq!(told, *reason, "{method} {path}"),
+                    }
+                }
+            }
+        }
+        assert_document(&client.get("/items/1"), "{}");
     });
 }
 
@@ -1142,6 +1291,46 @@ fn the_body_limit_is_exact() {
     });
 }
 
+#[test]
+fn whoever_sends_too_much_hears_how_much_is_allowed() {
+    for_each_service(&[("MAX_BODY_BYTES", "100")], |kioskd| {
+        let head = "POST /items/1 HTTP/1.1\r\nHost: kiosk\r\n";
+        let long = "x".repeat(101);
+        for rest in [
+            format!("Content-Length: 101\r\n\r\n{long}"),
+            format!("Transfer-Encoding: chunked\r\n\r\n65\r\n{long}\r\n0\r\n\r\n"),
+        ] {
+            let mut client = kioskd.connect();
+            let _ = client.try_send(format!("{head}{rest}"));
+            let reply = client.read_response();
+            assert_problem(
+                &reply,
+                413,
+                "body_too_large",
+                "the body is too large: at most 100 bytes",
+            );
+        }
+        let mut client = kioskd.connect();
+        let half = format!("{{\"a\":\"{}\"}}", "x".repeat(60));
+        assert_eq!(client.post("/items/1", &half).status, 201);
+        let reply = patch(&mut client, "/items/1", &half.replace('a', "b"));
+        let detail = "the patched document is too large: at most 100 bytes";
+        assert_problem(&reply, 413, "body_too_large", detail);
+        assert_document(&client.get("/items/1"), &half);
+    });
+    // Before a byte of it has come. A length that no number holds is no syntax error. (tiny_http waits for the first, and
+    // takes the second for no length at all.)
+    let kioskd = Kioskd::start(&[]);
+    for length in ["1048577", "99999999999999999999"] {
+        let mut client = kioskd.connect();
+        client.send(format!(
+            "POST /items/1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: {length}\r\n\r\n"
+        ));
+        let detail = "the body is too large: at most 1048576 bytes";
+        assert_problem(&client.read_response(), 413, "body_too_large", detail);
+    }
+}
+
 fn patch(client: &mut support::Client, path: &str, body: &str) -> Reply {
     let kind = ("Content-Type", "application/merge-patch+json");
     client.request("PATCH", path, &[kind], body.as_bytes())
@@ -1176,7 +1365,11 @@ fn assert_document(reply: &Reply, document: &str) {
 #[track_caller]
 fn assert_problem(reply: &Reply, status: u16, code: &str, detail: &str) {
     assert_eq!(reply.status, status, "wanted {detail}: {reply:?}");
-    assert_eq!(reply.problem(), (code.to_owned(), detail.to_owned()));
+    let (found, sentence) = reply.problem();
+    assert_eq!(found, code, "{sentence}");
+    let reason = sentence.strip_prefix(detail);
+    let more = reason.is_some_and(|reason| reason.is_empty() || reason.starts_with(": "));
+    assert!(more, "wanted {detail}: {sentence}");
 }
 
 /// All headers but `Date`, which may tick between two requests; names in lower case, sorted.

@@ -296,7 +296,10 @@ impl Worker {
                         .unwrap_or_else(Step::from);
                     return self.drive(key, step, now, session);
                 }
-                Turn::Malformed(e) => return self.refuse(key, e.into(), After::Close, now),
+                Turn::Malformed(e) => {
+                    let problem = self.service.malformed(e);
+                    return self.refuse(key, problem, After::Close, now);
+                }
                 Turn::Truncated => {
                     return self.refuse(
                         key,

@@ -14,7 +14,6 @@ use super::{Board, Options, Running, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
-use crate::service::problem::Problem;
 use crate::service::step::{Outcome, Step};
 use crate::service::trace::Trace;
 use crate::store::blocking::Blocking;
@@ -145,7 +144,7 @@ impl Worker {
             Ok(head) => head,
             Err(e) => {
                 let trace = self.service.trace(None);
-                return self.respond(request, None, &trace, Err(e.into()), began);
+                return self.respond(request, None, &trace, Err(self.service.malformed(e)), began);
             }
         };
         let trace = self.service.trace(Some(&head));
@@ -154,7 +153,7 @@ impl Worker {
         {
             Err(problem) => problem.into(),
             Ok(call) => match read_body(&mut request, &head, self.options.body_bytes_max) {
-                Err(e) => Step::from(Problem::from(e)),
+                Err(e) => self.service.malformed(e).into(),
                 Ok(body) => guarded(&self.service, || self.service.perform(call, body))
                     .unwrap_or_else(Step::from),
             },

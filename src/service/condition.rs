@@ -26,7 +26,11 @@ const FAILED_WEAK: Problem = Problem::new(
     "precondition failed: a weak tag (W/) never matches in If-Match; a proxy that compresses makes tags weak",
 );
 
-const BAD: Problem = Problem::new(400, "bad_condition", "bad If-Match or If-None-Match");
+const BAD: Problem = Problem::new(
+    400,
+    "bad_condition",
+    "bad If-Match or If-None-Match: `*`, or 1 to 100 entity tags in quotes",
+);
 
 /// Tags in one request; a list of more is not a condition but an attack.
 const TAGS_MAX: usize = 100;

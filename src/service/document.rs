@@ -6,46 +6,75 @@
 
 use super::problem::Problem;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 
 /// Objects and arrays inside each other; one deeper is `bad json`. The answer to a bulk read has
 /// three more around it: 127 is serde_json's own limit for building values, and near that of others.
 pub const DEPTH_MAX: usize = 124;
 
-/// Not a document.
-pub const BAD_JSON: Problem = Problem::new(400, "bad_json", "bad json");
-
 /// The body if it is exactly one JSON object (RFC 8259), without the white space around it.
-pub fn document(mut body: Vec<u8>) -> Option<Vec<u8>> {
+///
+/// # Errors
+/// 400, with what is wrong and where in the body.
+pub fn document(mut body: Vec<u8>) -> Result<Vec<u8>, Problem> {
     let is_space = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
-    let end = body.iter().rposition(|b| !is_space(b))? + 1;
-    let start = body.iter().position(|b| !is_space(b))?;
+    judge(&body)?;
+    let start = body.iter().position(|b| !is_space(b)).unwrap_or(0);
+    if body.get(start) != Some(&b'{') {
+        return Err(bad(&body, start, "not an object"));
+    }
+    let end = body.iter().rposition(|b| !is_space(b)).unwrap_or(start) + 1;
     body.truncate(end);
     body.drain(..start);
-    (body[0] == b'{' && is_json(&body)).then_some(body)
+    Ok(body)
 }
 
 /// Whether `text` is one JSON value, not nested too deep.
 pub fn is_json(text: &[u8]) -> bool {
-    // The depth comes first: it bounds whatever reads the text after us.
-    depth(text) <= DEPTH_MAX
-        && std::str::from_utf8(text)
-            .is_ok_and(|text| serde_json::from_str::<&RawValue>(text).is_ok())
+    judge(text).is_ok()
 }
 
-/// How deep brackets nest outside strings. Meant for JSON; of other bytes it says something, but
-/// those are refused afterwards.
-fn depth(text: &[u8]) -> usize {
-    let (mut depth, mut deepest) = (0usize, 0);
-    let mut bytes = text.iter();
-    while let Some(byte) = bytes.next() {
+/// One JSON value, not nested too deep, passes.
+///
+/// # Errors
+/// 400, with what is wrong and where in `text`.
+pub fn judge(text: &[u8]) -> Result<(), Problem> {
+    // The depth comes first: it bounds whatever reads the text after us.
+    if let Some(at) = too_deep(text) {
+        return Err(bad(text, at, &format!("nested deeper than {DEPTH_MAX}")));
+    }
+    let utf8 = std::str::from_utf8(text).map_err(|e| bad(text, e.valid_up_to(), "not UTF-8"))?;
+    let json = serde_json::from_str::<&RawValue>(utf8);
+    json.map(drop).map_err(|e| bad_json(&e.to_string()))
+}
+
+/// Said as serde_json says it, for the byte at `at`.
+fn bad(text: &[u8], at: usize, reason: &str) -> Problem {
+    let before = &text[..at];
+    let line = 1 + before.iter().filter(|b| **b == b'\n').count();
+    let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
+    bad_json(&format!("{reason} at line {line} column {column}"))
+}
+
+fn bad_json(reason: &str) -> Problem {
+    Problem {
+        detail: Cow::Owned(format!("bad json: {reason}")),
+        ..Problem::new(400, "bad_json", "")
+    }
+}
+
+/// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; of other bytes it
+/// says something, but those are refused all the same.
+fn too_deep(text: &[u8]) -> Option<usize> {
+    let mut depth = 0usize;
+    let mut bytes = text.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
         match byte {
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
+            b'{' | b'[' if depth == DEPTH_MAX => return Some(at),
+            b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
             b'"' => {
-                while let Some(byte) = bytes.next() {
+                while let Some((_, byte)) = bytes.next() {
                     match byte {
                         b'"' => break,
                         b'\\' => {
@@ -58,7 +87,7 @@ fn depth(text: &[u8]) -> usize {
             _ => {}
         }
     }
-    deepest
+    None
 }
 
 #[cfg(test)]
@@ -97,12 +126,40 @@ mod tests {
             ("{\"a\":NaN}", None),
         ] {
             assert_eq!(
-                document(body.into()).as_deref(),
+                document(body.into()).ok().as_deref(),
                 kept.map(str::as_bytes),
                 "{body}"
             );
         }
-        assert_eq!(document(b"{\"a\":\"\xff\"}".to_vec()), None);
+    }
+
+    #[test]
+    fn what_is_no_document_is_told_why_and_where() {
+        let deep = format!("{{\"a\":\n{}", "[".repeat(DEPTH_MAX));
+        let rows: [(&[u8], &str); 14] = [
+            (b"", "EOF while parsing a value at line 1 column 0"),
+            (b" \n ", "EOF while parsing a value at line 2 column 1"),
+            (b"oops", "expected value at line 1 column 1"),
+            (b"null", "not an object at line 1 column 1"),
+            (b"\n\n  []", "not an object at line 3 column 3"),
+            (b" \"{}\"", "not an object at line 1 column 2"),
+            (b"{\"a\":1,}", "key must be a string at line 1 column 8"),
+            (b"{\"a\":1} junk", "trailing characters at line 1 column 9"),
+            (b"{}{}", "trailing characters at line 1 column 3"),
+            (b"{\n\"a\": 01}", "invalid number at line 2 column 7"),
+            (b"\n{'a':1}", "key must be a string at line 2 column 2"),
+            (b"{\"a\"", "EOF while parsing an object at line 1 column 4"),
+            (b"{\"a\":\n\"\xff\"}", "not UTF-8 at line 2 column 2"),
+            (
+                deep.as_bytes(),
+                &format!("nested deeper than {DEPTH_MAX} at line 2 column {DEPTH_MAX}"),
+            ),
+        ];
+        for (body, reason) in rows {
+            let problem = document(body.to_vec()).expect_err(reason);
+            assert_eq!((problem.status, problem.code), (400, "bad_json"));
+            assert_eq!(problem.detail, format!("bad json: {reason}"));
+        }
     }
 
     #[test]
@@ -114,12 +171,12 @@ mod tests {
             (DEPTH_MAX + 1, false),
             (300_000, false),
         ] {
-            assert_eq!(document(nested(n)).is_some(), fits, "{n}");
+            assert_eq!(document(nested(n)).is_ok(), fits, "{n}");
         }
         // What fits can be built as a value, so a PATCH can read it.
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 3)).is_ok());
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 4)).is_err());
         let brackets = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000)).into_bytes();
-        assert!(document(brackets).is_some());
+        assert!(document(brackets).is_ok());
     }
 }

@@ -15,7 +15,19 @@ use crate::http;
 pub const ID_BYTES_MAX: usize = 512;
 
 /// Not an id.
-pub const BAD_ID: Problem = Problem::new(400, "bad_id", "bad id");
+pub const BAD_ID: Problem = Problem::new(
+    400,
+    "bad_id",
+    "bad id: 1 to 512 bytes of UTF-8 without control characters",
+);
+
+const TWICE: Problem = Problem::new(400, "bad_id", "bad id: given twice");
+
+const RESERVED: Problem = Problem::new(
+    400,
+    "bad_id",
+    "bad id: words that begin with `_` are reserved in a path; such an id is given in the query",
+);
 
 /// The two collections: same rules, other names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +78,16 @@ impl Collection {
 
     fn missing_id(self) -> Problem {
         match self {
-            Collection::Items => Problem::new(400, "missing_id", "missing id"),
-            Collection::Sessions => Problem::new(400, "missing_sid", "missing sid"),
+            Collection::Items => Problem::new(
+                400,
+                "missing_id",
+                "missing id: give it as /items?id=ID or /items/ID",
+            ),
+            Collection::Sessions => Problem::new(
+                400,
+                "missing_sid",
+                "missing sid: give it as /sess?sid=SID or /sess/SID",
+            ),
         }
     }
 
@@ -80,7 +100,7 @@ impl Collection {
         let id = match in_path {
             Some(raw) => {
                 if in_query.next().is_some() {
-                    return Err(BAD_ID);
+                    return Err(TWICE);
                 }
                 http::percent_decode(raw, false).map_err(|_| BAD_ID)?
             }
@@ -90,14 +110,14 @@ impl Collection {
                     .ok_or_else(|| self.missing_id())?
                     .map_err(|_| BAD_ID)?;
                 if in_query.next().is_some() {
-                    return Err(BAD_ID);
+                    return Err(TWICE);
                 }
                 id
             }
         };
         // Judged once decoded: `%5Fget` is `_get` to whoever decodes it before us.
         if in_path.is_some() && id.first() == Some(&b'_') {
-            return Err(BAD_ID);
+            return Err(RESERVED);
         }
         if id.is_empty() {
             return Err(self.missing_id());

@@ -16,7 +16,7 @@
 use super::Options;
 use super::condition::{Conditions, Plan};
 use super::content;
-use super::document::{BAD_JSON, document};
+use super::document::document;
 use super::etag::etag;
 use super::id::Collection;
 use super::idempotency::Idempotency;
@@ -30,8 +30,6 @@ use std::time::Duration;
 
 /// Nothing is stored under that id, or not any more.
 pub const NOT_FOUND: Problem = Problem::new(404, "not_found", "not found");
-
-const TOO_LARGE: Problem = Problem::new(413, "body_too_large", "the patched document is too large");
 
 /// The methods of an item's paths.
 pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -135,8 +133,9 @@ impl ItemCall {
             Verb::Get => return item.get(),
             Verb::Delete => Box::new(|| item.delete()),
             Verb::Post | Verb::Put | Verb::Patch => {
-                let Some(document) = document(body) else {
-                    return BAD_JSON.into();
+                let document = match document(body) {
+                    Ok(document) => document,
+                    Err(problem) => return problem.into(),
                 };
                 match verb {
                     Verb::Put => Box::new(|| item.put(document)),
@@ -283,7 +282,7 @@ impl Item {
                 return NOT_FOUND.into();
             };
             // What is stored was checked when it came in, unless somebody else put it there.
-            let Some(target) = document(old.clone()) else {
+            let Ok(target) = document(old.clone()) else {
                 return Problem::new(
                     502,
                     "store_error",
@@ -294,7 +293,7 @@ impl Item {
             let text = |bytes| std::str::from_utf8(bytes).unwrap_or("{}");
             let new = merge(text(&target), text(&patch)).into_bytes();
             if new.len() > item.document_bytes_max {
-                return TOO_LARGE.into();
+                return Problem::too_large("the patched document", item.document_bytes_max).into();
             }
             let set = Command::Set {
                 key: item.key(),

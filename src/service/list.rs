@@ -14,7 +14,7 @@
 //! there by somebody else) has an `error` in its place, with the `code` that it would be given alone.
 
 use super::condition::Conditions;
-use super::document::{BAD_JSON, is_json};
+use super::document::{is_json, judge};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, checked, push_percent_encoded};
 use super::patch::{elements, members, name};
@@ -25,8 +25,12 @@ use crate::store::{Answer, Command, StoreError};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit");
-const BAD_PREFIX: Problem = Problem::new(400, "bad_prefix", "bad prefix");
+const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit: 1 to 1000, given once");
+const BAD_PREFIX: Problem = Problem::new(
+    400,
+    "bad_prefix",
+    "bad prefix: up to 512 bytes of UTF-8 without control characters, given once",
+);
 const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
 const BAD_IDS: Problem = Problem::new(
     400,
@@ -223,11 +227,8 @@ fn too_much(bytes_max: usize) -> Problem {
 
 /// The ids of a bulk read, cut out of its text.
 fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
-    let text = std::str::from_utf8(body)
-        .ok()
-        .filter(|_| is_json(body))
-        .ok_or(BAD_JSON)?
-        .trim();
+    judge(body)?;
+    let text = std::str::from_utf8(body).map_err(|_| BAD_IDS)?.trim();
     if !text.starts_with('{') {
         return Err(BAD_IDS);
     }

@@ -29,7 +29,7 @@ pub mod step;
 pub mod trace;
 pub mod ttl;
 
-use crate::http::{self, Framing, Head, Method, Request, Response};
+use crate::http::{self, Framing, Head, Method, ParseError, Request, Response};
 use id::Collection;
 use items::ItemCall;
 use list::ListCall;
@@ -173,7 +173,7 @@ impl Service {
             ));
         }
         if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
-            return Err(http::ParseError::BodyTooLarge.into());
+            return Err(self.malformed(ParseError::BodyTooLarge));
         }
         if head.target.is_asterisk() {
             return Ok(Call(Route::Options {
@@ -194,6 +194,14 @@ impl Service {
         origin::judge(head)?;
         content::plain(head)?;
         self.route(head, resource).map(Call)
+    }
+
+    /// What to answer to a request that cannot be read. Only the rules know how large a body may be.
+    pub fn malformed(&self, e: ParseError) -> Problem {
+        match e {
+            ParseError::BodyTooLarge => Problem::too_large("the body", self.options.body_bytes_max),
+            other => other.into(),
+        }
     }
 
     fn route(&self, head: &Head, resource: Resource) -> Result<Route, Problem> {

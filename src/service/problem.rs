@@ -57,6 +57,14 @@ impl Problem {
         self
     }
 
+    /// 413: `what` may have this many bytes.
+    pub fn too_large(what: &str, bytes_max: usize) -> Problem {
+        Problem {
+            detail: Cow::Owned(format!("{what} is too large: at most {bytes_max} bytes")),
+            ..Problem::new(413, "body_too_large", "")
+        }
+    }
+
     /// 503: come back in a second.
     pub fn overloaded(detail: &'static str) -> Problem {
         Problem {
