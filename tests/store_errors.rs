@@ -200,6 +200,53 @@ fn a_full_memory_store_is_507_and_still_deletes() {
     });
 }
 
+/// With `volatile-ttl`, which stood there, no write was ever refused, and what had been acknowledged turned into 404.
+#[test]
+fn the_redis_of_compose_refuses_rather_than_lose_what_was_acknowledged() {
+    let written = include_str!("../deploy/compose.yaml");
+    let (_, command) = written
+        .split_once("command: [redis-server, ")
+        .expect("compose starts a redis-server");
+    let (command, _) = command.split_once(']').expect("a list on one line");
+    let options = command
+        .split(", ")
+        .map(|word| word.trim_matches('"'))
+        .collect::<Vec<_>>();
+    for_each_front(|front| {
+        let redis = Redis::start_with(&options);
+        // Full sooner than with the quarter of a gigabyte of the file.
+        redis.command(&["CONFIG", "SET", "maxmemory", "8mb"]);
+        let kioskd = start(front, &redis.addr());
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/sess/s", "{}").status, 201);
+        let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(100_000));
+        let mut acknowledged = 0;
+        let refused = loop {
+            let reply = client.post(&format!("/items/{acknowledged}"), &large);
+            if reply.status != 201 {
+                break reply;
+            }
+            acknowledged += 1;
+            assert!(acknowledged < 1000, "8 MB hold no 100 MB");
+        };
+        assert_trouble(&refused, 503, "store_unavailable", "a full Redis");
+        assert!(acknowledged > 10, "{acknowledged}");
+        for id in 0..acknowledged {
+            let reply = client.request("HEAD", &format!("/items/{id}"), &[], b"");
+            assert_eq!(reply.status, 200, "item {id} of {acknowledged}");
+        }
+        assert_eq!(client.get("/sess/s").status, 200);
+        // More than one, because Redis counts its clients' buffers too.
+        for id in 0..10 {
+            let reply = client.request("DELETE", &format!("/items/{id}"), &[], b"");
+            assert_eq!(reply.status, 204);
+        }
+        assert_eq!(client.post("/items/0", &large).status, 201);
+        let stats = redis.command(&["INFO", "stats"]);
+        assert!(stats.contains("evicted_keys:0"), "{stats}");
+    });
+}
+
 fn start(front: &str, redis: &str) -> Kioskd {
     Kioskd::start(&[
         ("FRONT", front),
