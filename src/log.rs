@@ -4,6 +4,10 @@
 //! them is a bounded queue, because a worker must never wait for a log collector: when stdout is a
 //! pipe that nobody reads, lines are dropped, and counted, instead of requests.
 //!
+//! What is read has whole lines only. A pipe that is full and does not block is waited for, as one
+//! that blocks; where a disk or `ulimit -f` has cut a line, the next begins with a line end. What was
+//! lost is counted, told in the log as soon as it takes something, and in `/metrics`.
+//!
 //! ```text
 //! 2026-01-31T12:00:00.000Z INFO  kioskd: listening on [::]:8080
 //! {"time":"2026-01-31T12:00:00.000Z","level":"info","target":"kioskd","message":"listening on …"}
@@ -12,15 +16,28 @@
 use env_logger::{Builder, Target};
 use log::Record;
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Lines that may wait to be written; the next one is dropped.
 const LINES_MAX: usize = 1024;
+
+/// How long an exit waits for what has been logged to be written.
+const FLUSH_TIME: Duration = Duration::from_secs(1);
+
+/// Lost lines are told of this often, at the most: while they are lost there is little room.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// Pauses between looks at a pipe that is full, the first and the longest. There is no readiness to
+/// wait for: whether stdout is a pipe, a file or a terminal is not known.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// How log lines look and which are written.
 #[derive(Debug, Clone)]
@@ -60,34 +77,38 @@ pub fn is_filter(filter: &str) -> bool {
 /// Starts logging for the process.
 ///
 /// # Errors
-/// When the thread cannot be started, or when somebody logs already.
+/// When the thread or its descriptor is refused, or when somebody logs already.
 pub fn start(options: Options) -> io::Result<Log> {
     let (queue, lines) = sync_channel(LINES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    thread::Builder::new().name("log".to_owned()).spawn({
-        let dropped = Arc::clone(&dropped);
-        move || write_lines(&lines, &dropped)
-    })?;
-    let pipe = Pipe {
-        queue: queue.clone(),
-        dropped: Arc::clone(&dropped),
-    };
     let Options {
         filter,
         json,
         context,
     } = options;
+    let format = Arc::new(Format { json, context });
+    // Not through std's stdout: when a write fails midway, it keeps to itself how much was written.
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut writer = Writer {
+        out: stdout,
+        format: Arc::clone(&format),
+        dropped: Arc::clone(&dropped),
+        told: 0,
+        told_at: None,
+        torn: false,
+        failure: None,
+    };
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || writer.run(&lines))?;
+    let pipe = Pipe {
+        queue: queue.clone(),
+        dropped: Arc::clone(&dropped),
+    };
     Builder::new()
         .parse_filters(&filter)
         .target(Target::Pipe(Box::new(pipe)))
-        .format(move |line, record| {
-            let now = SystemTime::now();
-            if json {
-                write_json(line, now, record, &context)
-            } else {
-                write_text(line, now, record)
-            }
-        })
+        .format(move |line, record| format.write(line, SystemTime::now(), record))
         .try_init()
         .map_err(io::Error::other)?;
     Ok(Log { queue, dropped })
@@ -106,15 +127,28 @@ impl Log {
     /// Waits until everything logged so far is written, or for a second: an exit must not hang on
     /// a pipe that nobody reads.
     pub fn flush(&self) {
+        let until = Instant::now() + FLUSH_TIME;
         let (done, wait) = sync_channel(1);
-        if self.queue.try_send(Message::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(Duration::from_secs(1));
+        let mut message = Message::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.queue.try_send(message) {
+            if Instant::now() >= until {
+                return;
+            }
+            message = back;
+            thread::sleep(PAUSE_MIN);
         }
+        let _ = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 
-    /// Lines dropped so far because stdout did not take them.
+    /// Lines lost so far because stdout did not take them.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+
+    /// As [`dropped`](Log::dropped), to be asked by others.
+    pub fn counter(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let dropped = Arc::clone(&self.dropped);
+        move || dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -126,7 +160,7 @@ struct Pipe {
 
 impl Write for Pipe {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if let Err(TrySendError::Full(_)) = self.queue.try_send(Message::Line(line.to_vec())) {
+        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
         Ok(line.len())
@@ -137,27 +171,116 @@ impl Write for Pipe {
     }
 }
 
-fn write_lines(lines: &Receiver<Message>, dropped: &AtomicU64) {
-    let mut told = 0;
-    for message in lines {
-        // A write that fails has nowhere to be reported: the log is the place for that.
-        match message {
-            Message::Line(line) => {
-                let _ = io::stdout().write_all(&line);
-            }
-            Message::Flush(done) => {
-                let _ = io::stdout().flush();
-                let _ = done.send(());
+/// The thread that writes, and what it knows of where it writes to.
+struct Writer<W> {
+    out: W,
+    format: Arc<Format>,
+    dropped: Arc<AtomicU64>,
+    /// How many of them have been told of, and when that was last tried.
+    told: u64,
+    told_at: Option<Instant>,
+    /// What was written last is not the end of a line.
+    torn: bool,
+    /// What the last failed write said.
+    failure: Option<String>,
+}
+
+impl<W: Write> Writer<W> {
+    fn run(&mut self, lines: &Receiver<Message>) {
+        loop {
+            match lines.recv_timeout(TELL_EVERY) {
+                Ok(Message::Line(line)) => {
+                    self.tell(Instant::now());
+                    if let Err(e) = self.put(&line) {
+                        self.dropped.fetch_add(1, Ordering::Relaxed);
+                        self.failure = Some(e.to_string());
+                    }
+                }
+                Ok(Message::Flush(done)) => {
+                    self.told_at = None;
+                    self.tell(Instant::now());
+                    // Nobody waits any more when it took longer than an exit may.
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => self.tell(Instant::now()),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
-        let now = dropped.load(Ordering::Relaxed);
-        if now > told {
-            let _ = writeln!(
-                io::stdout(),
-                "{} log lines were dropped: stdout did not take them in time",
-                now - told
-            );
-            told = now;
+    }
+
+    /// Says how many lines were lost since it was last said, if any were.
+    fn tell(&mut self, now: Instant) {
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        let early = |at: Instant| now.saturating_duration_since(at) < TELL_EVERY;
+        if dropped == self.told || self.told_at.is_some_and(early) {
+            return;
+        }
+        self.told_at = Some(now);
+        let n = dropped - self.told;
+        let why = match &self.failure {
+            Some(e) => format!(": {e}"),
+            None => " in time".to_owned(),
+        };
+        let mut notice = Vec::new();
+        let written = self.format.write(
+            &mut notice,
+            SystemTime::now(),
+            &Record::builder()
+                .level(log::Level::Warn)
+                .target("kioskd::log")
+                .args(format_args!(
+                    "{n} log lines were dropped: stdout did not take them{why}"
+                ))
+                .build(),
+        );
+        if written.and_then(|()| self.put(&notice)).is_ok() {
+            self.told = dropped;
+            self.failure = None;
+        }
+    }
+
+    /// Writes one line, behind a line end when there is half a line before it. A pipe that has no room
+    /// is waited for as long as it takes, as if it were one that blocks: to stop in the middle would
+    /// tear the line, and meanwhile the queue fills, drops and counts.
+    fn put(&mut self, line: &[u8]) -> io::Result<()> {
+        let mut pause = PAUSE_MIN;
+        let ended;
+        let mut rest = line;
+        if self.torn {
+            ended = [b"\n", line].concat();
+            rest = &ended;
+        }
+        while !rest.is_empty() {
+            match self.out.write(rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    self.torn = rest[n - 1] != b'\n';
+                    rest = &rest[n..];
+                    pause = PAUSE_MIN;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(pause);
+                    pause = (2 * pause).min(PAUSE_MAX);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a line looks.
+struct Format {
+    json: bool,
+    context: Vec<(&'static str, String)>,
+}
+
+impl Format {
+    fn write(&self, out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
+        match self.json {
+            true => write_json(out, now, record, &self.context),
+            false => write_text(out, now, record),
         }
     }
 }
@@ -337,5 +460,119 @@ mod tests {
             pipe.write_all(b"line\n").unwrap();
         }
         assert_eq!(dropped.load(Ordering::Relaxed), 3);
+    }
+
+    /// Takes what the script says: so many bytes, or an error.
+    struct Narrow {
+        script: Vec<Result<usize, io::ErrorKind>>,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let next = match self.script.is_empty() {
+                true => Ok(usize::MAX),
+                false => self.script.remove(0),
+            };
+            let n = next?.min(bytes.len());
+            self.taken.extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Writes `one`, `two` and `three` to stdout as the script has it; what is there then, without the notice's time.
+    fn written(script: &[Result<usize, io::ErrorKind>]) -> String {
+        let format = Format {
+            json: false,
+            context: Vec::new(),
+        };
+        let mut writer = Writer {
+            out: Narrow {
+                script: script.to_vec(),
+                taken: Vec::new(),
+            },
+            format: Arc::new(format),
+            dropped: Arc::new(AtomicU64::new(0)),
+            told: 0,
+            told_at: None,
+            torn: false,
+            failure: None,
+        };
+        let (queue, lines) = sync_channel(8);
+        for line in ["one\n", "two\n", "three\n"] {
+            queue.send(Message::Line(line.into())).unwrap();
+        }
+        let (done, _wait) = sync_channel(1);
+        queue.send(Message::Flush(done)).unwrap();
+        drop(queue);
+        writer.run(&lines);
+        let text = String::from_utf8(writer.out.taken).unwrap();
+        let lines = text.split_inclusive('\n');
+        lines
+            .map(|l| l.split_once("log: ").map_or(l, |(_, l)| l))
+            .collect()
+    }
+
+    #[test]
+    fn a_pipe_that_has_no_room_gets_every_line_whole() {
+        use io::ErrorKind::{Interrupted, WouldBlock};
+        for script in [
+            vec![],
+            vec![Err(WouldBlock), Err(WouldBlock)],
+            vec![Ok(1), Err(WouldBlock), Ok(2), Err(WouldBlock), Ok(1), Ok(1)],
+            vec![
+                Ok(3),
+                Err(Interrupted),
+                Err(WouldBlock),
+                Ok(1),
+                Ok(3),
+                Err(WouldBlock),
+            ],
+        ] {
+            assert_eq!(written(&script), "one\ntwo\nthree\n", "{script:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_cut_by_a_full_disk_is_ended_and_every_lost_one_is_told_of() {
+        let full = || Err(io::ErrorKind::StorageFull);
+        let notice =
+            |n| format!("{n} log lines were dropped: stdout did not take them: no storage space\n");
+        // The notice comes first where a line is to be written, and at the end in any case.
+        for (script, expected) in [
+            (vec![full()], format!("{}two\nthree\n", notice(1))),
+            (
+                vec![Ok(2), full()],
+                format!("on\n{}two\nthree\n", notice(1)),
+            ),
+            (
+                vec![Ok(3), full()],
+                format!("one\n{}two\nthree\n", notice(1)),
+            ),
+            // The notice itself is cut, then the line behind it; a second later it would be told.
+            (
+                vec![full(), Ok(9), full(), full()],
+                format!("TIME\nthree\n{}", notice(2)),
+            ),
+            // Nothing but the line end fits.
+            (
+                vec![Ok(2), full(), Ok(1), full(), full()],
+                format!("on\nthree\n{}", notice(2)),
+            ),
+            (vec![full(), full(), full(), full(), full()], String::new()),
+        ] {
+            let got = written(&script);
+            let got = got.split_inclusive('\n').map(|line| {
+                match line.len() == 10 && line.starts_with("20") {
+                    true => "TIME\n",
+                    false => line,
+                }
+            });
+            assert_eq!(got.collect::<String>(), expected, "{script:?}");
+        }
     }
 }

@@ -76,7 +76,7 @@ fn arguments() -> Option<ExitCode> {
 
 fn run(config: Config, log: &Log) -> ExitCode {
     let (lifecycle, events) = Lifecycle::new();
-    let running = match assemble(&config, &lifecycle) {
+    let running = match assemble(&config, &lifecycle, log) {
         Ok(running) => running,
         Err(e) => {
             log::error!("failed to start: {e}");
@@ -127,7 +127,7 @@ struct Front {
     store: Arc<dyn Store>,
 }
 
-fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Front> {
+fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::Result<Front> {
     // Before anything else: a signal that comes during the start must find its handler.
     lifecycle.watch_signals()?;
     let store: Arc<dyn Store> = match &config.store {
@@ -150,11 +150,13 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>) -> std::io::Result<Fron
     options.bulk_bytes_max = options.bulk_bytes_max.min(half);
     let service = Service::new(options, {
         let (board, lifecycle) = (Arc::clone(&board), Arc::clone(lifecycle));
+        let log_lines_dropped = log.counter();
         move || Vitals {
             ready: lifecycle.state() == State::Ready,
             turning: board.turning(Instant::now()),
             connections: board.connections(),
             in_flight: board.in_flight(),
+            log_lines_dropped: log_lines_dropped(),
         }
     });
     let running = front::start(

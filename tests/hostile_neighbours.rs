@@ -159,6 +159,7 @@ fn well() -> Vitals {
         turning: true,
         connections: 0,
         in_flight: 0,
+        log_lines_dropped: 0,
     }
 }
 

@@ -2,7 +2,14 @@
 
 mod support;
 
-use support::{Act, FakeRedis, Kioskd, Redis, eventually, for_each_front};
+use std::fs::File;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use support::{Act, FakeRedis, Kioskd, Redis, eventually, for_each_front, temp_dir};
 
 /// Stands in every session's id here. Not in lower case, so that no word of ours is taken for it.
 const SECRET: &str = "S3CRET";
@@ -114,4 +121,203 @@ fn ask_for_the_secret(kioskd: &Kioskd, front: &str) -> usize {
         sent += 1;
     }
     sent
+}
+
+/// The pipe is one that somebody else who has it made non-blocking, as Node.js does. Its reader comes late and takes
+/// little at a time; a line is longer than what a pipe takes whole or not at all (4 KiB).
+#[test]
+fn every_line_through_a_slow_pipe_is_whole_and_every_other_is_counted() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let (reader, writer) = pipe().expect("a pipe");
+        let nonblocking = File::options()
+            .write(true)
+            .custom_flags(O_NONBLOCK)
+            .open(format!("/proc/self/fd/{}", writer.as_raw_fd()))
+            .expect("a pipe can be opened anew");
+        drop(writer);
+        let mut kioskd = start_into(nonblocking, front, &dir);
+        let long = format!("/livez?{}", "x".repeat(5000));
+        let mut client = kioskd.connect();
+        let mut ask = |n| (0..n).for_each(|_| assert_eq!(client.get(&long).status, 200));
+        ask(1200);
+        let read = Arc::new(Mutex::new(Vec::new()));
+        let thread = std::thread::spawn({
+            let read = Arc::clone(&read);
+            move || read_slowly(reader, &read)
+        });
+        ask(200);
+        eventually("each request to be logged or counted", || {
+            let told = told(&read.lock().expect("no reader panics"));
+            assert_eq!(told.torn.first(), None);
+            assert!(told.requests + told.dropped <= 1400, "{told:?}");
+            told.requests + told.dropped == 1400
+        });
+        let told = told(&read.lock().expect("no reader panics"));
+        assert!(told.dropped > 0, "the pipe and the queue had room for all");
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(0));
+        thread.join().expect("the reader ends with the pipe");
+        let read = read.lock().expect("no reader panics");
+        assert!(read.ends_with(b"\n"), "half a line at the end");
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+/// `/dev/full` is a disk without a byte left.
+#[test]
+fn a_stdout_that_takes_nothing_costs_no_request_and_every_line_is_counted() {
+    for_each_front(|front| {
+        for name in ["/dev/full", "a pipe without a reader"] {
+            eprintln!("-- {name}");
+            let dir = temp_dir();
+            let mut kioskd = match File::options().write(true).open(name) {
+                Ok(full) => start_into(full, front, &dir),
+                Err(_) => start_into(pipe().expect("a pipe").1, front, &dir),
+            };
+            let mut client = kioskd.connect();
+            for _ in 0..50 {
+                assert_eq!(client.get("/livez").status, 200);
+            }
+            // Those, and what a start says.
+            eventually("every line to be counted", || dropped(&kioskd) > 50);
+            kioskd.signal("TERM");
+            assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    });
+}
+
+/// `RLIMIT_FSIZE` is the full disk that needs no disk: a write is cut at the limit, and the next one fails (with a
+/// signal that ends whoever has no handler for it).
+#[test]
+fn a_log_file_at_its_limit_ends_nobody_and_goes_on_with_a_whole_line() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let path = dir.join("log");
+        let file = File::options().create(true).append(true).open(&path);
+        let mut kioskd = start_into(file.expect("our own directory"), front, &dir);
+        let read = || std::fs::read(&path).expect("it is there");
+        let mut client = kioskd.connect();
+        let mut sent = 0;
+        let mut ask = |n| {
+            for _ in 0..n {
+                assert_eq!(client.get("/livez").status, 200);
+                sent += 1;
+            }
+            sent
+        };
+        ask(1);
+        eventually("the start and the first request", || {
+            told(&read()).requests == 1
+        });
+        // Not at the end of a line, whatever the start has said.
+        let limit = read().len() + 777;
+        limit_file_size(&kioskd, &limit.to_string());
+        ask(20);
+        let mut scrapes = 0;
+        eventually("the limit", || {
+            scrapes += 1;
+            dropped(&kioskd) > 10
+        });
+        assert_eq!(read().len(), limit);
+        limit_file_size(&kioskd, "unlimited");
+        let sent = ask(5) + scrapes;
+        eventually("each request to be logged or counted", || {
+            let told = told(&read());
+            assert!(told.requests + told.dropped <= sent, "{told:?}");
+            told.requests + told.dropped == sent
+        });
+        let text = String::from_utf8(read()).expect("the log is text");
+        let told = told(text.as_bytes());
+        assert!(told.dropped > 10, "{told:?}");
+        // What was cut stands alone on its line, and is the first part of one.
+        let [torn] = &told.torn[..] else {
+            panic!("{told:?}");
+        };
+        assert!(torn.starts_with("{\"time\":"), "{torn}");
+        kioskd.signal("TERM");
+        assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+/// Linux.
+const O_NONBLOCK: i32 = 0o4000;
+
+/// With every request logged, in JSON.
+fn start_into(
+    stdout: impl Into<std::process::Stdio>,
+    front: &str,
+    dir: &std::path::Path,
+) -> Kioskd {
+    let listen = format!("unix:{}", dir.join("kioskd.sock").display());
+    let settings = [
+        ("FRONT", front),
+        ("ACCESS_LOG", "all"),
+        ("LOG_FORMAT", "json"),
+    ];
+    Kioskd::start_into(stdout, &listen, &settings)
+}
+
+/// util-linux has it, as it has `setpriv`.
+fn limit_file_size(kioskd: &Kioskd, soft: &str) {
+    let pid = kioskd.pid().to_string();
+    let fsize = format!("--fsize={soft}:");
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid, &fsize])
+        .status();
+    assert!(status.expect("prlimit is installed").success());
+}
+
+/// What `/metrics` says of lost lines.
+fn dropped(kioskd: &Kioskd) -> usize {
+    let text = kioskd.connect().get("/metrics").text();
+    let mut lines = text.lines();
+    lines
+        .find_map(|line| line.strip_prefix("kioskd_log_lines_dropped_total "))
+        .expect("a metric of that name")
+        .parse()
+        .expect("a number")
+}
+
+fn read_slowly(mut pipe: PipeReader, read: &Mutex<Vec<u8>>) {
+    let mut piece = [0; 1000];
+    while let Ok(n @ 1..) = pipe.read(&mut piece) {
+        let mut read = read.lock().expect("no reader panics");
+        read.write_all(&piece[..n]).expect("a Vec takes any write");
+    }
+}
+
+/// What a log in JSON has told.
+#[derive(Debug, Default)]
+struct Told {
+    /// Lines of the access log.
+    requests: usize,
+    /// How many lines it says were lost.
+    dropped: usize,
+    /// Lines that are not JSON, empty ones aside; what is behind the last line end is not a line yet.
+    torn: Vec<String>,
+}
+
+fn told(log: &[u8]) -> Told {
+    let end = log
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
+    let mut told = Told::default();
+    for line in String::from_utf8_lossy(&log[..end]).lines() {
+        let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {
+            told.torn.push(line.to_owned());
+            continue;
+        };
+        let message = value["message"].as_str().expect("every line has a message");
+        if value["target"] == "access" {
+            told.requests += 1;
+        } else if let Some((n, _)) = message.split_once(" log lines were dropped: ") {
+            assert_eq!(value["level"], "warn");
+            told.dropped += n.parse::<usize>().expect("a number");
+        }
+    }
+    told
 }

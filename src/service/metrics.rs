@@ -163,6 +163,18 @@ impl Metrics {
             "Panics in a rule: bugs, each a 500.",
         );
         line(&mut out, "kioskd_panics_total", None, sum(&|s| &s.panics));
+        head(
+            &mut out,
+            "kioskd_log_lines_dropped_total",
+            "counter",
+            "Log lines that stdout did not take.",
+        );
+        line(
+            &mut out,
+            "kioskd_log_lines_dropped_total",
+            None,
+            vitals.log_lines_dropped,
+        );
         out
     }
 
@@ -223,6 +235,7 @@ mod tests {
         turning: true,
         connections: 3,
         in_flight: 2,
+        log_lines_dropped: 5,
     };
 
     #[test]
@@ -248,6 +261,7 @@ mod tests {
             "kioskd_connections_total 1",
             "kioskd_requests_in_flight 2",
             "kioskd_ready 1",
+            "kioskd_log_lines_dropped_total 5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }

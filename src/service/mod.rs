@@ -78,6 +78,8 @@ pub struct Vitals {
     pub connections: usize,
     /// Requests begun and not answered.
     pub in_flight: usize,
+    /// Lines of the log that stdout did not take.
+    pub log_lines_dropped: u64,
 }
 
 /// The rules, as one worker holds them.

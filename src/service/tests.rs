@@ -811,6 +811,7 @@ fn vitals(ready: bool, turning: bool) -> Vitals {
         turning,
         connections: 3,
         in_flight: 1,
+        log_lines_dropped: 0,
     }
 }
 

@@ -52,6 +52,25 @@ impl Kioskd {
         kioskd
     }
 
+    /// As [`Kioskd::start`], with a stdout that the test reads, or nobody. [`Kioskd::log`] has stderr alone then, so
+    /// `listen` says where to find it: `unix:PATH`.
+    #[track_caller]
+    pub fn start_into(stdout: impl Into<Stdio>, listen: &str, settings: &[(&str, &str)]) -> Kioskd {
+        let mut command = command(&[settings, &[("LISTEN", listen)]].concat(), &[]);
+        let mut process = Process::spawn(command.stdout(stdout));
+        let log = Log::new();
+        log.follow(process.child().stderr.take().expect("stderr is piped"));
+        let path = listen.strip_prefix("unix:").expect("a Unix socket");
+        super::eventually("it to listen", || {
+            std::os::unix::net::UnixStream::connect(path).is_ok()
+        });
+        Kioskd {
+            process,
+            log,
+            address: listen.to_owned(),
+        }
+    }
+
     /// Runs kioskd with these settings and arguments to its end, for starts that must fail and for `--help`.
     #[track_caller]
     pub fn run(settings: &[(&str, &str)], arguments: &[&str]) -> Finished {

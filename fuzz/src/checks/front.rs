@@ -71,6 +71,7 @@ impl Front {
             turning: true,
             connections: 0,
             in_flight: 0,
+            log_lines_dropped: 0,
         });
         let (lifecycle, events) = Lifecycle::new();
         let board = Arc::new(Board::new(1, Duration::ZERO));
