@@ -106,12 +106,12 @@ pub(super) fn to_header(line: &[u8], name_len: usize) -> Header {
     header.expect("BUG: the name is a token and the value was made ASCII")
 }
 
-/// Prints each byte above ASCII as `%XX`.
+/// Prints each byte above ASCII as DEL and two digits.
 ///
 /// Such bytes are legal but opaque (RFC 9110 §5.5), and tiny_http's `Header` is ASCII only. No rule
 /// of ours matches them, so refusing the request would punish a harmless client, and dropping them
-/// would make different values equal. Escaped, they differ wherever the bytes differ; only a sender
-/// that spells out the escape itself could look the same. At most, a value grows threefold.
+/// would make different values equal. Escaped, they differ wherever the bytes differ, and from
+/// everything a sender can spell, because no value may hold DEL. At most, a value grows threefold.
 fn escape_obs_text(value: &[u8]) -> Vec<u8> {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut escaped = Vec::with_capacity(value.len() * 3);
@@ -120,7 +120,7 @@ fn escape_obs_text(value: &[u8]) -> Vec<u8> {
             escaped.push(byte);
         } else {
             let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
-            escaped.extend_from_slice(&[b'%', high, low]);
+            escaped.extend_from_slice(&[0x7f, high, low]);
         }
     }
     escaped
@@ -198,8 +198,8 @@ mod tests {
             (&b"a:\r\n"[..], ""),
             (b"a: \t \r\n", ""),
             (b"a: \tb  c\t \r\n", "b  c"),
-            (b"a: caf\xc3\xa9\r\n", "caf%C3%A9"),
-            (b"a: caf\xe9\r\n", "caf%E9"),
+            (b"a: caf\xc3\xa9\r\n", "caf\x7fC3\x7fA9"),
+            (b"a: caf\xe9\r\n", "caf\x7fE9"),
             (b"a: 100%\r\n", "100%"),
         ] {
             assert_eq!(to_header(line, 1).value.as_str(), value);

@@ -171,10 +171,6 @@ impl HeadParser {
                     Some(Line::Field { name_len }) => {
                         let line = &window[self.line_at..self.at];
                         let header = to_header(line, name_len);
-                        // Escaped, an 8-bit byte would look like the `%XX` a host may contain.
-                        if !line.is_ascii() && header.field.equiv("Host") {
-                            return Err(ParseError::BadHost);
-                        }
                         judge_host(head, &header)?;
                         head.headers.push(header);
                         self.line_at = self.at;

@@ -11,7 +11,8 @@ pub struct Head {
     pub target: Target,
     /// HTTP/1.0, or HTTP/1.x as sent. Any x above 1 means what 1.1 means (RFC 9110 §2.5).
     pub version: HTTPVersion,
-    /// The fields in order. Values are trimmed; bytes above ASCII appear as `%XX`.
+    /// The fields in order. Values are trimmed; bytes above ASCII appear as DEL and two digits,
+    /// which no sender can spell.
     pub headers: Vec<Header>,
     /// Where the body behind this head ends.
     pub framing: Framing,

@@ -125,12 +125,25 @@ fn assert_reads_back(head: &Head) {
         printed.push_str(&format!("{}:{}\r\n", header.field, header.value));
     }
     printed.push_str("\r\n");
-    // Escaped bytes are longer than they were, and white space at the ends is gone.
+    // White space at the ends is gone.
+    let printed = unescaped(printed.as_bytes());
     let limits = HeadLimits {
         head_bytes_max: printed.len() + 1,
         ..HeadLimits::default()
     };
-    let (again, _) = read(printed.as_bytes(), &[printed.len()], &limits);
+    let (again, _) = read(&printed, &[printed.len()], &limits);
     let wanted = Ok(Some((head.clone(), printed.len())));
-    assert_eq!(text(&again), text(&wanted), "{printed:?}");
+    assert_eq!(text(&again), text(&wanted), "{}", printed.escape_ascii());
+}
+
+/// DEL and two digits stand for a byte above ASCII.
+fn unescaped(printed: &[u8]) -> Vec<u8> {
+    let mut pieces = printed.split(|byte| *byte == 0x7f);
+    let mut bytes = pieces.next().unwrap_or_default().to_vec();
+    for piece in pieces {
+        let digits = std::str::from_utf8(&piece[..2]).expect("two digits");
+        bytes.push(u8::from_str_radix(digits, 16).expect("two digits"));
+        bytes.extend_from_slice(&piece[2..]);
+    }
+    bytes
 }
