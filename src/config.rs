@@ -262,11 +262,7 @@ impl Env<'_> {
                     AccessLog::Errors,
                 ),
             },
-            service: self.service(
-                body_bytes_max,
-                request_timeout,
-                context(&pod_name, &namespace),
-            ),
+            service: self.service(body_bytes_max, context(&pod_name, &namespace)),
             store: self.store(body_bytes_max, request_timeout),
             log: self.log(&pod_name, &namespace),
             drain_delay: self.duration_or_zero("DRAIN_DELAY", Duration::ZERO),
@@ -279,7 +275,6 @@ impl Env<'_> {
     fn service(
         &mut self,
         body_bytes_max: usize,
-        request_timeout: Duration,
         context: Vec<(&'static str, String)>,
     ) -> service::Options {
         let minutes = |n: u64| Duration::from_secs(n * 60);
@@ -288,7 +283,6 @@ impl Env<'_> {
             session_ttl: self.duration("SESSION_TTL", minutes(30)),
             max_ttl: self.duration("MAX_TTL", minutes(7 * 24 * 60)),
             idempotency_ttl: self.duration("IDEMPOTENCY_TTL", minutes(24 * 60)),
-            request_timeout,
             body_bytes_max,
             bulk_bytes_max: service::list::BULK_BYTES_MAX,
             // `main` knows it when the store is chosen.

@@ -22,7 +22,7 @@
 mod support;
 
 use kioskd::resp::link::Options;
-use kioskd::store::{Answer, Command, Done, StoreError, When};
+use kioskd::store::{Answer, Command, Done, StoreError, Ttl, When};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -1311,6 +1311,7 @@ fn add_one(store: &kioskd::store::redis::Redis) {
             value,
             ttl,
             when,
+            once: None,
         }) {
             Ok(Answer::Stored) => return,
             Ok(Answer::Unmet) => {}
@@ -1477,7 +1478,8 @@ fn scripts_on_their_way_to_an_old_redis_are_all_sent_again() {
         let write = Command::Set {
             key: format!("item:{tag}").into_bytes(),
             value: b"{}".to_vec(),
-            ttl: None,
+            ttl: Ttl::Keep,
+            once: None,
             when: When::Unchanged(b"[]".to_vec()),
         };
         turns.submit(tag, write, PATIENCE);
@@ -1544,6 +1546,7 @@ fn delete(key: &str) -> Command {
     Command::Delete {
         key,
         when: When::Always,
+        once: None,
     }
 }
 
@@ -1561,11 +1564,13 @@ fn writes(key: &str) -> Vec<Command> {
             value,
             ttl,
             when,
+            once: None,
         }
     };
     let remove = |when: When| Command::Delete {
         key: key.as_bytes().to_vec(),
         when,
+        once: None,
     };
     let unchanged = || When::Unchanged(b"{}".to_vec());
     vec![

@@ -50,7 +50,7 @@ fn noop_answers_as_if_every_key_were_absent() {
             let wanted = if holds { Answer::Stored } else { Answer::Unmet };
             assert_eq!(line.set(b"k", b"v", HOUR, when.clone()), wanted, "{when:?}");
             let wanted = match when {
-                When::Always => Answer::Deleted(false),
+                When::Always | When::Absent => Answer::Deleted(false),
                 _ => Answer::Unmet,
             };
             assert_eq!(line.delete(b"k", when), wanted);
@@ -117,7 +117,10 @@ fn redis_holds_a_plain_string_with_its_ttl() {
 /// A crash between a SET and an EXPIRE would leave a key for ever: value and time travel in one command.
 #[test]
 fn a_plain_set_is_one_command_with_its_ttl() {
-    let fake = FakeRedis::start(|_| Act::Usual);
+    let fake = FakeRedis::start(|command| match command[0].as_str() {
+        "EVALSHA" => Act::Send(b"$-1\r\n".to_vec()),
+        _ => Act::Usual,
+    });
     let store = store_on(&fake.addr());
     let mut line = Line::open(&store);
     let half = Some(Duration::from_millis(500));
@@ -133,7 +136,11 @@ fn a_plain_set_is_one_command_with_its_ttl() {
             "SET item:7 {} EX 3600",
             "SET item:7 {} PX 500 NX",
             "SET item:7 {} KEEPTTL XX",
-            "GETEX sess:7 EX 3600",
+            // A read that renews: GET and PEXPIRE in one script.
+            &format!(
+                "EVALSHA {} 1 sess:7 3600000",
+                kioskd::store::redis::scripts::READ.sha
+            ),
         ]
     );
 }

@@ -38,10 +38,14 @@ pub enum Shape {
     Value,
     /// SET with an option: `+OK`, or null when the condition did not hold.
     Stored,
-    /// A script's yes (1) or no (0): a conditional SET.
+    /// A script's -1 (condition did not hold), or whether something was there: a SET.
     StoredFlag,
-    /// A script's -1 (condition did not hold), 0 (nothing there) or 1 (removed).
+    /// As `StoredFlag`: a delete.
     DeletedFlag,
+    /// As `StoredFlag`, or the record of the same write done before.
+    Once,
+    /// 0 and a value or null, or 1 and the record of a write.
+    Look,
     /// DEL: how many keys were removed.
     Count,
     /// Two integers in an array.
@@ -63,8 +67,15 @@ impl Shape {
             (Shape::Value, Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)) => true,
             (Shape::Stored | Shape::Probe, Reply::Simple(s)) => s == b"OK",
             (Shape::Stored | Shape::Probe, Reply::Null) => true,
-            (Shape::StoredFlag, Reply::Integer(0 | 1)) => true,
-            (Shape::DeletedFlag, Reply::Integer(-1..=1)) => true,
+            (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1..=1)) => true,
+            (Shape::Once, Reply::Bulk(_) | Reply::TooLarge(_)) => true,
+            (Shape::Look, Reply::Array(parts)) => matches!(
+                parts[..],
+                [
+                    Reply::Integer(0),
+                    Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)
+                ] | [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)]
+            ),
             (Shape::Count, Reply::Integer(0..)) => true,
             (Shape::Pair, Reply::Array(items)) => {
                 matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])

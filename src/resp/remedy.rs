@@ -48,8 +48,6 @@ const TABLE: &[Row] = &[
     // Starting, or busy with a script or a module. Never answered with SCRIPT KILL: it is not ours.
     row("LOADING", Remedy::Wait, true),
     row("BUSY", Remedy::Wait, true),
-    // A slot in motion, and a key that is on neither side right now.
-    row("TRYAGAIN", Remedy::Wait, true),
     row("NOREPLICAS", Remedy::Wait, true),
     // A cluster that is electing; its map is about to change.
     row("CLUSTERDOWN", Remedy::Rediscover, true),
@@ -61,6 +59,9 @@ const TABLE: &[Row] = &[
     row("NOSCRIPT", Remedy::SendScript, true),
     // The password was changed under us, or a server answers that knows nothing of our AUTH.
     row("NOAUTH", Remedy::Reconnect, false),
+    // A slot in motion, and two keys that are not together on either side: a write with its record, which is mostly
+    // there only when the write was. It can wait for as long as the slot moves, so nobody waits here.
+    row("TRYAGAIN", Remedy::Report, true),
     // For an operator to mend. A retry would only be refused again.
     row("OOM", Remedy::Report, true),
     row("MISCONF", Remedy::Report, true),
@@ -78,6 +79,11 @@ pub fn remedy(e: &ErrorReply) -> Remedy {
 /// Whether `e` will pass by itself, or is being worked on.
 pub fn is_passing(e: &ErrorReply) -> bool {
     find(e).is_some_and(|row| row.passing)
+}
+
+/// Memory is full: only what makes room may run.
+pub fn is_full(e: &ErrorReply) -> bool {
+    find(e).is_some_and(|row| row.code == "OOM")
 }
 
 /// Redis before 7.0 does not know `#!lua` and stumbles over the `#`.
@@ -127,7 +133,7 @@ mod tests {
             ),
             (
                 "TRYAGAIN Multiple keys request during rehashing of slot",
-                Remedy::Wait,
+                Remedy::Report,
                 true,
             ),
             (

@@ -48,7 +48,7 @@ impl Home {
 pub enum Wire {
     /// As it is.
     Plain(Vec<u8>),
-    /// A script with its one key and its arguments, encoded; the first words depend on what the
+    /// A script with its keys and its arguments, encoded; the first words depend on what the
     /// server knows of it.
     Script {
         /// Which.
@@ -102,23 +102,12 @@ impl Wire {
         }
     }
 
-    /// A script on one key.
-    pub fn script(script: &'static Script, key: &[u8], arguments: &[&[u8]]) -> Wire {
-        let mut words: Vec<&[u8]> = vec![b"1", key];
-        words.extend(arguments);
-        Wire::script_of(script, &words)
-    }
-
-    /// A script on no key, that looks at whatever the server has.
-    pub fn script_on_server(script: &'static Script, arguments: &[&[u8]]) -> Wire {
-        let mut words: Vec<&[u8]> = vec![b"0"];
-        words.extend(arguments);
-        Wire::script_of(script, &words)
-    }
-
-    fn script_of(script: &'static Script, words: &[&[u8]]) -> Wire {
+    /// A script on these keys, which are all in one slot; on none it looks at whatever the server has.
+    pub fn script(script: &'static Script, keys: &[&[u8]], arguments: &[&[u8]]) -> Wire {
+        let count = keys.len().to_string();
+        let words = [&[count.as_bytes()], keys, arguments].concat();
         let mut whole = Vec::new();
-        if words.len() + 2 > COMMAND_WORDS_MAX || encode(&mut whole, words).is_err() {
+        if words.len() + 2 > COMMAND_WORDS_MAX || encode(&mut whole, &words).is_err() {
             return Wire::Unsendable;
         }
         // Behind the `*n` line the words stand one after the other.
@@ -213,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_script_is_spelled_as_the_server_knows_it() {
-        let wire = Wire::script(&SCRIPT, b"k", &[b"x"]);
+        let wire = Wire::script(&SCRIPT, &[b"k"], &[b"x"]);
         for (text, plain, expected) in [
             (
                 false,

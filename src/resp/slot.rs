@@ -22,7 +22,7 @@ pub fn slot(key: &[u8]) -> u16 {
 
 /// What is between the first `{` and the first `}` after it, unless that is nothing. Later braces
 /// do not count, even if the first pair is empty.
-fn hash_tag(key: &[u8]) -> Option<&[u8]> {
+pub fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let open = key.iter().position(|&byte| byte == b'{')?;
     let inside = &key[open + 1..];
     let close = inside.iter().position(|&byte| byte == b'}')?;

@@ -1,217 +1,309 @@
-//! `Idempotency-Key`: a request that may arrive twice and must run once, over all replicas.
+//! `Idempotency-Key`: a request that may come twice, and late, and takes effect once, over all replicas.
 //!
 //! ```text
-//! idem:KEY absent        ─▶ claimed, for the request's own deadline; run; then the outcome is put
-//!                           in place of the claim, for IDEMPOTENCY_TTL
-//! idem:KEY claimed       ─▶ 409, Retry-After
-//! idem:KEY, same request ─▶ the stored outcome, Idempotency-Replayed: true
-//! idem:KEY, another one  ─▶ 422
-//!
-//! record = fingerprint⏎ [status⏎ Location⏎ ETag⏎ Cache-Control⏎ body]     no status: it runs
+//! PUT /items/7, Idempotency-Key: k    ─▶ Set item:7 …, once { name: ":k", fingerprint, … }
+//!   no record        ─▶ done and recorded, in one step of the store
+//!   the same request ─▶ the outcome again, made of the record: Idempotency-Replayed: true
+//!   another one      ─▶ 422
 //! ```
 //!
-//! Claiming the key and recording the outcome are one atomic step each. Server errors are not
-//! recorded: the key is given free, so that the client's retry runs. A replica that dies in between
-//! blocks the key no longer than one request may take. What the client is told is always what
-//! happened: when the outcome cannot be recorded any more, it is still given, and a repeat after
-//! that may run again.
+//! There is no claim and nothing to settle: the key is a property of the write ([`Once`]). So it is no matter
+//! whether a first attempt is lost, still under way or behind its retry: who comes second finds the record and does
+//! nothing. Only what took effect has a record. A refusal changed nothing, so a repeat of it is judged anew.
 //!
-//! The header is that of draft-ietf-httpapi-idempotency-key-header; its value is taken as it is, with
-//! or without the quotes of a structured string.
+//! The record is short, because the response can be made again of the request: all it adds is whether something was there
+//! before, and for a PATCH the new document.
+//!
+//! The header is that of draft-ietf-httpapi-idempotency-key-header: a structured string (RFC 8941 §3.3.3), which most
+//! clients send without its quotes.
 
 use super::Options;
-use super::condition::FAILED;
 use super::etag::etag;
-use super::items::NOT_FOUND;
-use super::problem::{Problem, unexpected};
-use super::step::{Outcome, Step};
-use crate::http::{self, Head, header};
-use crate::store::{Answer, Command, When};
-use std::time::Duration;
+use super::problem::Problem;
+use crate::http::Head;
+use crate::store::Once;
 
-const BAD_KEY: Problem = Problem::new(400, "bad_idempotency_key", "bad Idempotency-Key");
+const BAD_KEY: Problem = Problem::new(
+    400,
+    "bad_idempotency_key",
+    "bad Idempotency-Key: one value of 1 to 255 printable ASCII characters, in quotes or without",
+);
 const REUSED: Problem = Problem::new(
     422,
     "idempotency_key_reused",
     "this Idempotency-Key was used with a different request",
 );
-const RUNNING: Problem = Problem::new(
-    409,
-    "idempotency_key_in_use",
-    "the first request with this Idempotency-Key still runs",
+const UNREADABLE: Problem = Problem::new(
+    502,
+    "store_error",
+    "store error: the record of this Idempotency-Key cannot be read",
 );
-
-/// The fields of a response that its record keeps. A line break cannot be in them.
-const FIELDS: [&str; 3] = ["Location", "ETag", "Cache-Control"];
 
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// One request under an idempotency key.
+/// The conditions that are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
+const CONDITIONS: [&str; 5] = [
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "if-range",
+];
+
+/// One request under an idempotency key, as far as its head tells.
 #[derive(Debug, Clone)]
 pub struct Idempotency {
-    key: Vec<u8>,
-    /// What tells this request from another: method, target, conditions, type, body.
-    fingerprint: String,
-    /// How long a claim holds without an outcome.
-    claim: Duration,
-    /// How long an outcome is kept.
-    ttl: Duration,
+    once: Once,
+    /// What tells this request from another: method, conditions, time to live. The id is in the record's key.
+    about: String,
 }
 
 impl Idempotency {
-    /// What the head says; `None` without the field.
+    /// What the head says; `None` without the field. `ttl` is the time to live as it was asked for.
     ///
     /// # Errors
     /// The key is empty, too long, given twice, or not printable ASCII.
-    pub fn of(options: &Options, head: &Head) -> Result<Option<Idempotency>, Problem> {
+    pub fn of(options: &Options, head: &Head, ttl: &str) -> Result<Option<Idempotency>, Problem> {
         let mut values = head.all("idempotency-key");
         let Some(value) = values.next() else {
             return Ok(None);
         };
-        let text = value
-            .strip_prefix('"')
-            .and_then(|v| v.strip_suffix('"'))
-            .unwrap_or(value);
-        let printable = text.bytes().all(|b| (b' '..=b'~').contains(&b));
-        if values.next().is_some() || text.is_empty() || text.len() > KEY_BYTES_MAX || !printable {
-            return Err(BAD_KEY);
+        let key = key(value).filter(|_| values.next().is_none());
+        let key = key.ok_or(BAD_KEY)?;
+        let mut about = format!("{}\n{ttl}\n", head.method.as_str());
+        for name in CONDITIONS {
+            for value in head.all(name) {
+                about.extend([name, ":", value, "\n"]);
+            }
         }
-        let mut about = format!("{}\n{}\n", head.method.as_str(), head.target.as_str());
-        for name in ["if-match", "if-none-match", "content-type"] {
-            head.all(name).for_each(|v| about.extend([v, ","]));
-            about.push('\n');
-        }
-        let key = [b"idem:", text.as_bytes()].concat();
-        Ok(Some(Idempotency {
-            key,
-            fingerprint: about,
-            claim: options.request_timeout,
+        let once = Once {
+            // The place before the colon is that of a token's name.
+            name: [":", &key].concat().into_bytes(),
+            fingerprint: [0; 32],
             ttl: options.idempotency_ttl,
-        }))
+            keeps_value: head.method == crate::http::Method::Patch,
+        };
+        Ok(Some(Idempotency { once, about }))
     }
 
     /// The same, now that the body is known.
-    pub fn with_body(mut self, body: &[u8]) -> Idempotency {
-        let whole = [self.fingerprint.as_bytes(), body].concat();
-        // A hash in quotes; without them it needs no escapes in a record.
-        self.fingerprint = etag(&whole).trim_matches('"').to_owned();
-        self
+    pub fn with_body(self, body: &[u8]) -> Once {
+        let whole = etag(&[self.about.as_bytes(), b"\n", body].concat());
+        let mut once = self.once;
+        // The 32 digits of the tag, without its quotes.
+        once.fingerprint.copy_from_slice(&whole.as_bytes()[1..33]);
+        once
     }
+}
 
-    /// Runs `run` unless it ran before or runs now.
-    pub fn guard(self, run: impl FnOnce() -> Step + Send + 'static) -> Step {
-        let claim = Command::Set {
-            key: self.key.clone(),
-            value: self.claimed(),
-            ttl: Some(self.claim),
-            when: When::Absent,
+/// What a record tells of the request that it was made for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Whether something was there before.
+    pub there: bool,
+    /// The new document, for a PATCH; else empty.
+    pub document: Vec<u8>,
+}
+
+impl Record {
+    /// Reads the record found under `once`.
+    ///
+    /// # Errors
+    /// It is none, or that of another request.
+    pub fn read(once: &Once, mut record: Vec<u8>) -> Result<Record, Problem> {
+        let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        let there = match record.get(..33) {
+            Some([digits @ .., b'0']) if digits.iter().all(hex) => false,
+            Some([digits @ .., b'1']) if digits.iter().all(hex) => true,
+            _ => return Err(UNREADABLE),
         };
-        Step::ask(claim, move |answer| match answer {
-            Ok(Answer::Stored) => run().then(move |outcome| self.settle(outcome)),
-            Ok(Answer::Unmet) => self.look(run),
-            Ok(other) => unexpected(&other).into(),
-            Err(e) => Problem::from(e).into(),
-        })
-    }
-
-    /// Somebody was here before.
-    fn look(self, run: impl FnOnce() -> Step + Send + 'static) -> Step {
-        Step::ask(
-            Command::Get {
-                key: self.key.clone(),
-                touch: None,
-            },
-            move |answer| match answer {
-                Ok(Answer::Value(Some(record))) => Step::Done(self.replay(&record)),
-                // Given free, or run out, just now: it is ours to claim.
-                Ok(Answer::Value(None)) => self.guard(run),
-                Ok(other) => unexpected(&other).into(),
-                Err(e) => Problem::from(e).into(),
-            },
-        )
-    }
-
-    fn replay(&self, record: &[u8]) -> Outcome {
-        let mut lines = record.splitn(6, |byte| *byte == b'\n');
-        let mut line = || lines.next().and_then(|line| std::str::from_utf8(line).ok());
-        if line() != Some(&self.fingerprint) {
+        if record[..32] != once.fingerprint {
             return Err(REUSED);
         }
-        let Some(status) = line().and_then(|status| status.parse().ok()) else {
-            return Err(Problem {
-                retry_after: Some(1),
-                ..RUNNING
-            });
-        };
-        match status {
-            404 => return Err(NOT_FOUND.replayed()),
-            412 => return Err(FAILED.replayed()),
-            _ => {}
+        let document = record.split_off(33);
+        if document.is_empty() == once.keeps_value {
+            return Err(UNREADABLE);
         }
-        let fields = FIELDS.map(|name| (name, line().unwrap_or_default()));
-        let mut response = match lines.next() {
-            Some(body) if !body.is_empty() => http::json(status, body.to_vec()),
-            _ => http::empty(status),
-        };
-        for (name, value) in fields {
-            let field = http::checked_header(name, value).filter(|_| !value.is_empty());
-            field
-                .into_iter()
-                .for_each(|field| response.add_header(field));
+        Ok(Record { there, document })
+    }
+}
+
+/// The key that a field value means.
+fn key(value: &str) -> Option<String> {
+    let key = match value.strip_prefix('"') {
+        Some(rest) => string(rest)?,
+        None => value.to_owned(),
+    };
+    let printable = key.bytes().all(|b| (b' '..=b'~').contains(&b));
+    ((1..=KEY_BYTES_MAX).contains(&key.len()) && printable).then_some(key)
+}
+
+/// The text of a structured string whose first quote has been read, and which must be all there is but for
+/// parameters (RFC 8941 §3.3.3). Any other use of a quote is a mistake, and no part of a key.
+fn string(rest: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut characters = rest.char_indices();
+    loop {
+        match characters.next()? {
+            (at, '"') => return are_parameters(&rest[at + 1..]).then_some(text),
+            (_, '\\') => match characters.next()? {
+                (_, escaped @ ('"' | '\\')) => text.push(escaped),
+                _ => return None,
+            },
+            (_, plain) => text.push(plain),
         }
-        Ok(response.with_header(header("Idempotency-Replayed", "true")))
+    }
+}
+
+/// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). What they say means nothing here.
+fn are_parameters(mut rest: &str) -> bool {
+    while let Some(parameter) = rest.strip_prefix(';') {
+        let parameter = parameter.trim_start_matches(' ');
+        if !parameter.starts_with(|c: char| c.is_ascii_lowercase() || c == '*') {
+            return false;
+        }
+        let is_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.*".contains(c);
+        rest = parameter.trim_start_matches(is_key);
+        if let Some(item) = rest.strip_prefix('=') {
+            match bare_item(item) {
+                Some(behind) => rest = behind,
+                None => return false,
+            }
+        }
+    }
+    rest.is_empty()
+}
+
+/// What stands behind the bare item that `item` begins with (RFC 8941 §3.3).
+fn bare_item(item: &str) -> Option<&str> {
+    let digits =
+        |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    match item.as_bytes().first()? {
+        b'"' => {
+            let mut escaped = false;
+            let end = item.bytes().skip(1).position(|b| {
+                let ends = b == b'"' && !escaped;
+                escaped = b == b'\\' && !escaped;
+                ends
+            })?;
+            Some(&item[end + 2..])
+        }
+        b'?' => item.strip_prefix("?0").or_else(|| item.strip_prefix("?1")),
+        b':' => {
+            let end = item[1..].find(':')?;
+            let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
+            item[1..=end]
+                .bytes()
+                .all(is_base64)
+                .then(|| &item[end + 2..])
+        }
+        b'-' | b'0'..=b'9' => {
+            let number = item.strip_prefix('-').unwrap_or(item);
+            let whole = digits(number);
+            let behind = &number[whole..];
+            match behind.strip_prefix('.') {
+                _ if whole == 0 || whole > 15 => None,
+                None => Some(behind),
+                Some(fraction) => match digits(fraction) {
+                    n @ 1..=3 if whole <= 12 => Some(&fraction[n..]),
+                    _ => None,
+                },
+            }
+        }
+        first if first.is_ascii_alphabetic() || *first == b'*' => {
+            let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:/".contains(c);
+            Some(item.trim_start_matches(is_token))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_one_string_with_its_quotes_or_without() {
+        for (value, wanted) in [
+            ("abc", Some("abc")),
+            ("\"abc\"", Some("abc")),
+            ("a b", Some("a b")),
+            ("a\"b", Some("a\"b")),
+            ("a, b", Some("a, b")),
+            ("\"a, b\"", Some("a, b")),
+            (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
+            ("\"k\";a", Some("k")),
+            (
+                "\"k\"; a=1;b=-1.5;c=\"x;\\\"y\";d=?1;*e=tok/en;f=:aGk=:",
+                Some("k"),
+            ),
+            ("", None),
+            ("\"\"", None),
+            ("\"", None),
+            ("\"abc", None),
+            ("\"a\", \"b\"", None),
+            ("\"a\" \"b\"", None),
+            ("\"a\"b", None),
+            ("\"a\\b\"", None),
+            ("\"a\\\"", None),
+            ("\"a\" ;b", None),
+            ("\"a\";", None),
+            ("\"a\";B", None),
+            ("\"a\";b=", None),
+            ("\"a\";b=?2", None),
+            ("\"a\";b=\"x", None),
+            ("\"a\";b=1.", None),
+            ("\"a\";b=1.2345", None),
+            ("\"a\";b=:a b:", None),
+            ("\"a\tb\"", None),
+            ("a\tb", None),
+            ("a\u{7f}C3", None),
+        ] {
+            assert_eq!(key(value).as_deref(), wanted, "{value}");
+        }
+        for (n, fits) in [(255, true), (256, false)] {
+            assert_eq!(key(&"k".repeat(n)).is_some(), fits);
+            assert_eq!(key(&format!("\"{}\"", "k".repeat(n))).is_some(), fits);
+            assert_eq!(key(&format!("\"{}\"", "\\\"".repeat(n))).is_some(), fits);
+        }
     }
 
-    /// The request has run: records what came of it, or gives the key free.
-    fn settle(self, outcome: Outcome) -> Step {
-        let when = When::Unchanged(self.claimed());
-        let (record, response) = match self.record(outcome) {
-            (Some(record), outcome) => (record, outcome),
-            (None, outcome) => {
-                let free = Command::Delete {
-                    key: self.key.clone(),
-                    when,
-                };
-                return Step::ask(free, |_| Step::Done(outcome));
-            }
+    #[test]
+    fn a_record_is_of_this_request_or_of_another_or_none() {
+        let once = |keeps_value| Once {
+            name: b":k".to_vec(),
+            fingerprint: [b'a'; 32],
+            ttl: std::time::Duration::from_secs(1),
+            keeps_value,
         };
-        let keep = Command::Set {
-            key: self.key.clone(),
-            value: record,
-            ttl: Some(self.ttl),
-            when,
-        };
-        // It has happened, so that is what the client is told, recorded or not.
-        Step::ask(keep, |_| Step::Done(response))
-    }
-
-    fn claimed(&self) -> Vec<u8> {
-        format!("{}\n", self.fingerprint).into_bytes()
-    }
-
-    /// The record of an outcome that may be replayed.
-    fn record(&self, outcome: Outcome) -> (Option<Vec<u8>>, Outcome) {
-        match outcome {
-            Err(problem) if problem == NOT_FOUND || problem.status == FAILED.status => {
-                let record = format!("{}\n{}\n\n\n\n", self.fingerprint, problem.status);
-                (Some(record.into_bytes()), Err(problem))
-            }
-            Err(problem) => (None, Err(problem)),
-            Ok(response) => {
-                let mut record = format!("{}\n{}\n", self.fingerprint, response.status_code().0);
-                for name in FIELDS {
-                    let field = response
-                        .headers()
-                        .iter()
-                        .find(|field| field.field.equiv(name));
-                    record.push_str(field.map_or("", |field| field.value.as_str()));
-                    record.push('\n');
-                }
-                let (response, body) = http::take_body(response);
-                let record = [record.as_bytes(), &body].concat();
-                (Some(record), Ok(http::with_body(response, body)))
-            }
+        let read = |keeps, record: &str| Record::read(&once(keeps), record.as_bytes().to_vec());
+        let (own, other) = ("a".repeat(32), "b".repeat(32));
+        for there in [false, true] {
+            let digit = u8::from(there);
+            let record = Record {
+                there,
+                document: Vec::new(),
+            };
+            assert_eq!(read(false, &format!("{own}{digit}")), Ok(record));
+            let record = Record {
+                there,
+                document: b"{}".to_vec(),
+            };
+            assert_eq!(read(true, &format!("{own}{digit}{{}}")), Ok(record));
+            assert_eq!(read(false, &format!("{other}{digit}")), Err(REUSED));
+            assert_eq!(read(false, &format!("{other}{digit}{{}}")), Err(REUSED));
+        }
+        for (keeps, record) in [
+            (false, String::new()),
+            (false, own.clone()),
+            (false, format!("{own}2")),
+            (false, format!("{}1", own.to_uppercase())),
+            (false, format!("{own}\n201\n\n\n\n")),
+            (false, format!("{own}1{{}}")),
+            (true, format!("{own}1")),
+        ] {
+            assert_eq!(read(keeps, &record), Err(UNREADABLE), "{record:?}");
         }
     }
 }

@@ -6,12 +6,14 @@
 //! PUT  /items/7  If-Match: "t"              ─▶ Get; Set if unchanged; …    ─▶ 204 | 412
 //! PATCH /items/7 {"name":null}              ─▶ Get; Set if unchanged; …    ─▶ 200
 //! GET  /sess/abc                            ─▶ Get sess:abc, renewing its time to live
+//! DELETE /items/7, Idempotency-Key: k       ─▶ Delete item:7, once           ─▶ 204
 //! ```
 //!
 //! A write that must know the document first (an entity tag, a patch) looks, judges, and writes
 //! under the condition that the document is still the same, byte for byte. When it is not, it looks
 //! again: with a tag that ends in 412, with a patch nobody's change is lost. Some writer always
-//! wins, and the request's deadline ends the rest.
+//! wins, and the request's deadline ends the rest. With an Idempotency-Key every command of the request carries it
+//! ([`idempotency`](super::idempotency)), and an answer that holds its record ends the request.
 
 use super::Options;
 use super::condition::{Conditions, Plan};
@@ -19,13 +21,13 @@ use super::content;
 use super::document::document;
 use super::etag::etag;
 use super::id::Collection;
-use super::idempotency::Idempotency;
+use super::idempotency::{Idempotency, Record};
 use super::patch::merge;
 use super::problem::{Problem, unexpected};
 use super::step::{Outcome, Step};
 use super::ttl;
 use crate::http::{self, Head, Method, Response, header};
-use crate::store::{Answer, Command, StoreError, When};
+use crate::store::{Answer, Command, Once, StoreError, Ttl, When};
 use std::time::Duration;
 
 /// Nothing is stored under that id, or not any more.
@@ -56,11 +58,13 @@ enum Verb {
 struct Item {
     collection: Collection,
     id: String,
-    /// What it is to live from now; a PATCH leaves it as it is unless it is `asked`.
+    /// What it is to live, as asked for or the collection's own.
     ttl: Duration,
     asked: bool,
     conditions: Conditions,
     document_bytes_max: usize,
+    /// Every write of this request is to happen once.
+    once: Option<Once>,
 }
 
 impl ItemCall {
@@ -103,7 +107,8 @@ impl ItemCall {
         let idempotency = if verb == Verb::Get {
             None
         } else {
-            Idempotency::of(options, head)?
+            let ttl = asked.map_or(String::new(), |ttl| ttl.as_secs().to_string());
+            Idempotency::of(options, head, &ttl)?
         };
         let item = Item {
             collection,
@@ -112,6 +117,7 @@ impl ItemCall {
             asked: asked.is_some(),
             conditions,
             document_bytes_max: options.body_bytes_max,
+            once: None,
         };
         Ok(ItemCall {
             item,
@@ -124,29 +130,23 @@ impl ItemCall {
     /// dropped.
     pub fn perform(self, body: Vec<u8>) -> Step {
         let ItemCall {
-            item,
+            mut item,
             verb,
             idempotency,
         } = self;
-        let idempotency = idempotency.map(|i| i.with_body(&body));
-        let run: Box<dyn FnOnce() -> Step + Send> = match verb {
+        item.once = idempotency.map(|i| i.with_body(&body));
+        match verb {
             Verb::Get => return item.get(),
-            Verb::Delete => Box::new(|| item.delete()),
-            Verb::Post | Verb::Put | Verb::Patch => {
-                let document = match document(body) {
-                    Ok(document) => document,
-                    Err(problem) => return problem.into(),
-                };
-                match verb {
-                    Verb::Put => Box::new(|| item.put(document)),
-                    Verb::Patch => Box::new(|| item.patch(document)),
-                    _ => Box::new(|| item.post(document)),
-                }
-            }
+            Verb::Delete => return item.delete(),
+            Verb::Post | Verb::Put | Verb::Patch => {}
+        }
+        let document = match document(body) {
+            Ok(document) => document,
+            Err(problem) => return problem.into(),
         };
-        match idempotency {
-            Some(idempotency) => idempotency.guard(run),
-            None => run(),
+        match verb {
+            Verb::Patch => item.patch(document),
+            _ => item.write(verb, document),
         }
     }
 }
@@ -157,15 +157,14 @@ impl Item {
     }
 
     fn get(self) -> Step {
-        // Only a session's time starts anew when it is read.
-        let touch = (self.collection == Collection::Sessions).then_some(self.ttl);
-        Step::ask(
-            Command::Get {
-                key: self.key(),
-                touch,
-            },
-            move |answer| Step::Done(self.got(answer)),
-        )
+        // Only a session's time is renewed when it is read.
+        let renew = (self.collection == Collection::Sessions).then_some(self.ttl);
+        let get = Command::Get {
+            key: self.key(),
+            renew,
+            once: None,
+        };
+        Step::ask(get, move |answer| Step::Done(self.got(answer)))
     }
 
     fn got(self, answer: Result<Answer, StoreError>) -> Outcome {
@@ -186,95 +185,52 @@ impl Item {
             .with_header(header("Cache-Control", "no-store")))
     }
 
-    /// Creates or replaces; which of the two, nobody asked.
-    fn post(self, document: Vec<u8>) -> Step {
+    /// POST and PUT: writes under the request's conditions.
+    fn write(self, verb: Verb, document: Vec<u8>) -> Step {
         let tag = etag(&document);
-        self.write(document, move |item, _| {
-            created(&item.collection.location(&item.id), &tag)
-        })
-    }
-
-    /// Creates or replaces, and says which. Without a condition it tries the likelier first.
-    fn put(self, document: Vec<u8>) -> Step {
-        let tag = etag(&document);
-        let end = move |item: &Item, replaced: bool| match replaced {
-            true => http::empty(204).with_header(header("ETag", &tag)),
-            false => created(&item.collection.location(&item.id), &tag),
-        };
-        if self.conditions.is_empty() {
-            self.replace_or_create(document, true, end)
-        } else {
-            self.write(document, end)
-        }
-    }
-
-    fn replace_or_create(
-        self,
-        document: Vec<u8>,
-        replace: bool,
-        end: impl FnOnce(&Item, bool) -> Response + Send + 'static,
-    ) -> Step {
-        let when = if replace { When::Present } else { When::Absent };
-        let set = Command::Set {
-            key: self.key(),
-            value: document.clone(),
-            ttl: Some(self.ttl),
-            when,
-        };
-        Step::ask(set, move |answer| match answer {
-            Ok(Answer::Stored) => Step::Done(Ok(end(&self, replace))),
-            // It came or went just now: then the other way round.
-            Ok(Answer::Unmet) => self.replace_or_create(document, !replace, end),
-            other => failed(other),
-        })
-    }
-
-    /// Writes under the request's conditions. `end` makes the response; it is told whether there
-    /// was something before, as far as the conditions tell.
-    fn write(
-        self,
-        document: Vec<u8>,
-        end: impl FnOnce(&Item, bool) -> Response + Send + 'static,
-    ) -> Step {
         match self.conditions.plan() {
             Plan::Never => self.conditions.failed().into(),
+            // Only PUT says whether it created or replaced.
+            Plan::Direct(When::Always) if verb == Verb::Put && self.once.is_none() => {
+                self.replace_or_create(document, tag, true)
+            }
             Plan::Direct(when) => {
                 let (replaced, unconditional) = (when == When::Present, when == When::Always);
-                let set = Command::Set {
-                    key: self.key(),
-                    value: document,
-                    ttl: Some(self.ttl),
-                    when,
-                };
+                let set = self.set(document, Ttl::Exactly(self.ttl), when);
                 Step::ask(set, move |answer| match answer {
-                    Ok(Answer::Stored) => Step::Done(Ok(end(&self, replaced))),
                     Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
-                    other => failed(other),
+                    other => self.ended(verb, &tag, replaced, other),
                 })
             }
-            Plan::Look => self.look(move |item, old| {
+            Plan::Look => self.look(verb, tag, move |item, tag, old| {
                 if !item.conditions.hold(old.as_deref()) {
                     return item.conditions.failed().into();
                 }
                 let replaced = old.is_some();
                 let when = old.map_or(When::Absent, When::Unchanged);
-                let set = Command::Set {
-                    key: item.key(),
-                    value: document.clone(),
-                    ttl: Some(item.ttl),
-                    when,
-                };
+                let set = item.set(document.clone(), Ttl::Exactly(item.ttl), when);
                 Step::ask(set, move |answer| match answer {
-                    Ok(Answer::Stored) => Step::Done(Ok(end(&item, replaced))),
-                    Ok(Answer::Unmet) => item.write(document, end),
-                    other => failed(other),
+                    Ok(Answer::Unmet) => item.write(verb, document),
+                    other => item.ended(verb, &tag, replaced, other),
                 })
             }),
         }
     }
 
+    /// Without a condition and without a record, two commands tell what a script would: the likelier comes first.
+    fn replace_or_create(self, document: Vec<u8>, tag: String, replace: bool) -> Step {
+        let when = if replace { When::Present } else { When::Absent };
+        let set = self.set(document.clone(), Ttl::Exactly(self.ttl), when);
+        Step::ask(set, move |answer| match answer {
+            Ok(Answer::Stored) => self.written(Verb::Put, &tag, replace).into(),
+            // It came or went just now: then the other way round.
+            Ok(Answer::Unmet) => self.replace_or_create(document, tag, !replace),
+            other => failed(other),
+        })
+    }
+
     fn patch(self, patch: Vec<u8>) -> Step {
-        self.look(move |item, old| {
+        self.look(Verb::Patch, String::new(), move |item, _, old| {
             if !item.conditions.hold(old.as_deref()) {
                 return item.conditions.failed().into();
             }
@@ -295,78 +251,142 @@ impl Item {
             if new.len() > item.document_bytes_max {
                 return Problem::too_large("the patched document", item.document_bytes_max).into();
             }
-            let set = Command::Set {
-                key: item.key(),
-                value: new.clone(),
-                ttl: item.asked.then_some(item.ttl),
-                when: When::Unchanged(old),
-            };
+            let set = item.set(new.clone(), item.patched_ttl(), When::Unchanged(old));
             Step::ask(set, move |answer| match answer {
-                Ok(Answer::Stored) => {
-                    let tag = etag(&new);
-                    Step::Done(Ok(http::json(200, new)
-                        .with_header(header("ETag", &tag))
-                        .with_header(header("Cache-Control", "no-store"))))
-                }
+                Ok(Answer::Stored) if item.once.is_none() => patched(new).into(),
+                Ok(Answer::Done { .. }) if item.once.is_some() => patched(new).into(),
                 Ok(Answer::Unmet) => item.patch(patch),
-                other => failed(other),
+                other => item.ended(Verb::Patch, "", true, other),
             })
         })
+    }
+
+    /// A PATCH changes a document and not how long it lives, unless it says so; that of a session renews it, as a
+    /// read does.
+    fn patched_ttl(&self) -> Ttl {
+        match self.collection {
+            Collection::Sessions => Ttl::AtLeast(self.ttl),
+            Collection::Items if self.asked => Ttl::Exactly(self.ttl),
+            Collection::Items => Ttl::Keep,
+        }
     }
 
     /// 204 also when there was nothing: a repeat is safe.
     fn delete(self) -> Step {
         match self.conditions.plan() {
             Plan::Never => self.conditions.failed().into(),
-            Plan::Direct(when @ (When::Always | When::Present)) => {
+            Plan::Direct(when) => {
                 let unconditional = when == When::Always;
-                Step::ask(
-                    Command::Delete {
-                        key: self.key(),
-                        when,
-                    },
-                    move |answer| match answer {
-                        Ok(Answer::Deleted(_)) => Step::Done(Ok(http::empty(204))),
-                        Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
-                        other => failed(other),
-                    },
-                )
+                let delete = self.deletion(when);
+                Step::ask(delete, move |answer| match answer {
+                    Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
+                    other => self.ended(Verb::Delete, "", true, other),
+                })
             }
-            Plan::Direct(_) | Plan::Look => self.look(|item, old| {
-                if !item.conditions.hold(old.as_deref()) {
-                    return item.conditions.failed().into();
-                }
-                let Some(old) = old else {
-                    return Step::Done(Ok(http::empty(204)));
-                };
-                Step::ask(
-                    Command::Delete {
-                        key: item.key(),
-                        when: When::Unchanged(old),
-                    },
-                    move |answer| match answer {
-                        Ok(Answer::Deleted(_)) => Step::Done(Ok(http::empty(204))),
+            Plan::Look => {
+                self.look(Verb::Delete, String::new(), |item, _, old| {
+                    if !item.conditions.hold(old.as_deref()) {
+                        return item.conditions.failed().into();
+                    }
+                    // That nothing was there is an outcome, too, and may have to be recorded.
+                    let when = old.map_or(When::Absent, When::Unchanged);
+                    Step::ask(item.deletion(when), move |answer| match answer {
                         Ok(Answer::Unmet) => item.delete(),
-                        other => failed(other),
-                    },
-                )
-            }),
+                        other => item.ended(Verb::Delete, "", true, other),
+                    })
+                })
+            }
         }
     }
 
-    /// Looks at the document before a write. It renews nothing.
-    fn look(self, then: impl FnOnce(Item, Option<Vec<u8>>) -> Step + Send + 'static) -> Step {
-        Step::ask(
-            Command::Get {
-                key: self.key(),
-                touch: None,
-            },
-            move |answer| match value(answer) {
-                Ok(old) => then(self, old),
-                Err(problem) => problem.into(),
-            },
-        )
+    /// Looks at the document before a write, renewing nothing. A record ends the request here, before any condition
+    /// is judged: the condition that held the first time is most likely broken by what came of it.
+    fn look(
+        self,
+        verb: Verb,
+        tag: String,
+        then: impl FnOnce(Item, String, Option<Vec<u8>>) -> Step + Send + 'static,
+    ) -> Step {
+        let get = Command::Get {
+            key: self.key(),
+            renew: None,
+            once: self.once.clone(),
+        };
+        Step::ask(get, move |answer| match (&self.once, answer) {
+            (_, Ok(Answer::Value(old))) => then(self, tag, old),
+            (Some(once), Ok(Answer::Recorded(record))) => {
+                Step::Done(self.replayed(verb, &tag, once, record))
+            }
+            (_, other) => failed(other),
+        })
     }
+
+    fn set(&self, value: Vec<u8>, ttl: Ttl, when: When) -> Command {
+        Command::Set {
+            key: self.key(),
+            value,
+            ttl,
+            when,
+            once: self.once.clone(),
+        }
+    }
+
+    fn deletion(&self, when: When) -> Command {
+        Command::Delete {
+            key: self.key(),
+            when,
+            once: self.once.clone(),
+        }
+    }
+
+    /// The end of a write for every answer that means the same to all of them: done, done before, or failed. `tag` is
+    /// that of the document in a POST or PUT, `replaced` whether something was there as far as the conditions tell.
+    fn ended(
+        &self,
+        verb: Verb,
+        tag: &str,
+        replaced: bool,
+        answer: Result<Answer, StoreError>,
+    ) -> Step {
+        match (&self.once, answer) {
+            (None, Ok(Answer::Stored)) if verb != Verb::Delete => {
+                self.written(verb, tag, replaced).into()
+            }
+            (None, Ok(Answer::Deleted(there))) if verb == Verb::Delete => {
+                self.written(verb, tag, there).into()
+            }
+            (Some(_), Ok(Answer::Done { there })) => self.written(verb, tag, there).into(),
+            (Some(once), Ok(Answer::Recorded(record))) => {
+                Step::Done(self.replayed(verb, tag, once, record))
+            }
+            (_, other) => failed(other),
+        }
+    }
+
+    /// The outcome of the first time, made of the request and its record.
+    fn replayed(&self, verb: Verb, tag: &str, once: &Once, record: Vec<u8>) -> Outcome {
+        let record = Record::read(once, record)?;
+        let response = match verb {
+            Verb::Patch => patched(record.document),
+            verb => self.written(verb, tag, record.there),
+        };
+        Ok(response.with_header(header("Idempotency-Replayed", "true")))
+    }
+
+    fn written(&self, verb: Verb, tag: &str, there: bool) -> Response {
+        match verb {
+            Verb::Put if there => http::empty(204).with_header(header("ETag", tag)),
+            Verb::Post | Verb::Put => created(&self.collection.location(&self.id), tag),
+            _ => http::empty(204),
+        }
+    }
+}
+
+fn patched(document: Vec<u8>) -> Response {
+    let tag = etag(&document);
+    http::json(200, document)
+        .with_header(header("ETag", &tag))
+        .with_header(header("Cache-Control", "no-store"))
 }
 
 fn created(location: &str, tag: &str) -> Response {

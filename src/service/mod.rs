@@ -55,10 +55,8 @@ pub struct Options {
     pub store: &'static str,
     /// Kubernetes' name for this replica and where it is, for `/version`.
     pub context: Vec<(&'static str, String)>,
-    /// How long the outcome of a request with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
+    /// How long the record of a write with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
     pub idempotency_ttl: Duration,
-    /// How long a request may take (`REQUEST_TIMEOUT`, 2 s): so long may it hold its key.
-    pub request_timeout: Duration,
     /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
     /// length before any of it is read.
     pub body_bytes_max: usize,
@@ -120,7 +118,7 @@ pub struct Call(Route);
 
 #[derive(Debug)]
 enum Route {
-    Item(ItemCall),
+    Item(Box<ItemCall>),
     List(ListCall),
     Bulk,
     Version,
@@ -225,7 +223,8 @@ impl Service {
                 Route::List(ListCall::read(head)?)
             }
             Resource::Item(collection, in_path) => {
-                Route::Item(ItemCall::read(&self.options, head, collection, in_path)?)
+                let call = ItemCall::read(&self.options, head, collection, in_path)?;
+                Route::Item(Box::new(call))
             }
         })
     }

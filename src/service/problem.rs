@@ -21,8 +21,6 @@ pub struct Problem {
     pub field: Option<(&'static str, &'static str)>,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
-    /// `Idempotency-Replayed`: this is what the first request was told.
-    pub replayed: bool,
 }
 
 impl Problem {
@@ -34,15 +32,6 @@ impl Problem {
             detail: Cow::Borrowed(detail),
             field: None,
             retry_after: None,
-            replayed: false,
-        }
-    }
-
-    /// The same, to a request that came before.
-    pub fn replayed(self) -> Problem {
-        Problem {
-            replayed: true,
-            ..self
         }
     }
 
@@ -93,9 +82,6 @@ impl Problem {
         response.add_header(http::header("Cache-Control", "no-store"));
         if let Some((name, value)) = self.field {
             response.add_header(http::header(name, value));
-        }
-        if self.replayed {
-            response.add_header(http::header("Idempotency-Replayed", "true"));
         }
         if let Some(seconds) = self.retry_after {
             response.add_header(http::header("Retry-After", &seconds.to_string()));

@@ -36,14 +36,6 @@ impl Step {
     ) -> Step {
         Step::Ask(command, Box::new(next))
     }
-
-    /// Goes on with `next` when the outcome is there: how one rule wraps another.
-    pub fn then(self, next: impl FnOnce(Outcome) -> Step + Send + 'static) -> Step {
-        match self {
-            Step::Done(outcome) => next(outcome),
-            Step::Ask(command, go_on) => Step::ask(command, move |answer| go_on(answer).then(next)),
-        }
-    }
 }
 
 impl fmt::Debug for Step {
@@ -59,5 +51,11 @@ impl fmt::Debug for Step {
 impl From<Problem> for Step {
     fn from(problem: Problem) -> Step {
         Step::Done(Err(problem))
+    }
+}
+
+impl From<Response> for Step {
+    fn from(response: Response) -> Step {
+        Step::Done(Ok(response))
     }
 }

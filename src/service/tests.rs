@@ -16,7 +16,7 @@ use super::etag::etag;
 use super::step::Next;
 use super::*;
 use crate::http::{HeadLimits, HeadParser};
-use crate::store::{Answer, Command, StoreError, When};
+use crate::store::{Answer, Command, StoreError, Ttl, When};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const ITEM_TTL: Duration = Duration::from_secs(60);
@@ -132,8 +132,9 @@ fn post_sets_the_key_with_its_ttl() {
         let wanted = Command::Set {
             key: key.into(),
             value: r#"{"n":1}"#.into(),
-            ttl: Some(ttl),
+            ttl: Ttl::Exactly(ttl),
             when: When::Always,
+            once: None,
         };
         assert_eq!(command, wanted, "{target}");
     }
@@ -190,7 +191,7 @@ fn location_survives_what_clients_do_to_dots() {
 
 #[test]
 fn reading_renews_a_session_and_not_an_item() {
-    for (target, key, touch) in [
+    for (target, key, renew) in [
         ("/items/7", "item:7", None),
         ("/items?id=7", "item:7", None),
         ("/sess/7", "sess:7", Some(SESSION_TTL)),
@@ -199,8 +200,12 @@ fn reading_renews_a_session_and_not_an_item() {
     ] {
         for message in [get(target), head(target)] {
             let command = asks(&message);
-            let key = key.into();
-            assert_eq!(command, Command::Get { key, touch }, "{message}");
+            let wanted = Command::Get {
+                key: key.into(),
+                renew,
+                once: None,
+            };
+            assert_eq!(command, wanted, "{message}");
         }
     }
 }
@@ -288,7 +293,12 @@ fn an_id_is_the_same_in_every_encoding() {
     ] {
         let key = format!("item:{id}").into_bytes();
         let command = asks(&get(target));
-        assert_eq!(command, Command::Get { key, touch: None }, "{target}");
+        let wanted = Command::Get {
+            key,
+            renew: None,
+            once: None,
+        };
+        assert_eq!(command, wanted, "{target}");
     }
 }
 
@@ -786,7 +796,6 @@ fn operations<'a>(
 fn options() -> Options {
     Options {
         idempotency_ttl: Duration::from_secs(86_400),
-        request_timeout: Duration::from_secs(2),
         store: "memory",
         context: Vec::new(),
         item_ttl: ITEM_TTL,
@@ -954,6 +963,8 @@ fn every_answer() -> Vec<Answer> {
         Answer::Value(None),
         Answer::Value(Some(b"{}".to_vec())),
         Answer::Stored,
+        Answer::Done { there: true },
+        Answer::Recorded(Vec::new()),
         Answer::Deleted(true),
         Answer::Deleted(false),
         Answer::Unmet,

@@ -11,7 +11,9 @@
 //! bytes:  keys + values + ENTRY_BYTES for each   never above `MEMORY_MAX_BYTES`
 //! ```
 
-use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring, cursor};
+use super::{
+    Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring, cursor,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Bound;
@@ -110,29 +112,20 @@ impl Table {
     fn run(&mut self, now: Instant, command: Command) -> Result<Answer, StoreError> {
         self.sweep(now);
         match command {
-            Command::Get { key, touch } => Ok(Answer::Value(self.get(now, &key, touch))),
+            Command::Get { key, renew, once } => {
+                Ok(match self.recorded(now, &key, once.as_ref()) {
+                    Some(record) => Answer::Recorded(record),
+                    None => Answer::Value(self.get(now, &key, renew)),
+                })
+            }
             Command::Set {
                 key,
                 value,
                 ttl,
                 when,
-            } => {
-                // What is absent has no time left that could be kept.
-                let keeps_nothing = ttl.is_none() && self.live(now, &key).is_none();
-                if keeps_nothing || !self.holds(now, &key, &when) {
-                    return Ok(Answer::Unmet);
-                }
-                self.set(now, &key, value, ttl)?;
-                Ok(Answer::Stored)
-            }
-            Command::Delete { key, when } => {
-                if when == When::Absent || !self.holds(now, &key, &when) {
-                    return Ok(Answer::Unmet);
-                }
-                let there = self.live(now, &key).is_some();
-                self.remove(&key);
-                Ok(Answer::Deleted(there))
-            }
+                once,
+            } => self.set(now, &key, value, ttl, &when, once.as_ref()),
+            Command::Delete { key, when, once } => Ok(self.delete(now, &key, &when, once.as_ref())),
             Command::Take { key, window } => self.take(now, &key, window),
             Command::Scan {
                 prefix,
@@ -144,10 +137,11 @@ impl Table {
         }
     }
 
-    fn get(&mut self, now: Instant, key: &[u8], touch: Option<Duration>) -> Option<Vec<u8>> {
-        let value = self.live(now, key)?.value.clone();
-        if let Some(ttl) = touch {
-            self.expire_at(key, now + ttl);
+    fn get(&mut self, now: Instant, key: &[u8], renew: Option<Duration>) -> Option<Vec<u8>> {
+        let entry = self.live(now, key)?;
+        let (value, left) = (entry.value.clone(), entry.expiry.0);
+        if let Some(until) = renew.map(|ttl| now + ttl).filter(|until| *until > left) {
+            self.expire_at(key, until);
         }
         Some(value)
     }
@@ -157,16 +151,82 @@ impl Table {
         now: Instant,
         key: &[u8],
         value: Vec<u8>,
-        ttl: Option<Duration>,
-    ) -> Result<(), StoreError> {
-        let left = self.live(now, key).map(|e| e.expiry.0);
-        let freed = self.items.get(key).map_or(0, |e| cost(key, &e.value));
-        let after = self.bytes - freed + cost(key, &value);
-        if after > self.bytes_max {
-            return Err(StoreError::Full);
+        ttl: Ttl,
+        when: &When,
+        once: Option<&Once>,
+    ) -> Result<Answer, StoreError> {
+        if let Some(record) = self.recorded(now, key, once) {
+            return Ok(Answer::Recorded(record));
         }
-        // `run` has seen to it that there is one or the other; no entry here lives for ever.
-        let until = ttl.map(|t| now + t).or(left).unwrap_or(now);
+        let left = self.live(now, key).map(|e| e.expiry.0);
+        let until = match (ttl, left) {
+            (Ttl::Exactly(ttl), _) | (Ttl::AtLeast(ttl), None) => now + ttl,
+            (Ttl::AtLeast(ttl), Some(left)) => left.max(now + ttl),
+            (Ttl::Keep, Some(left)) => left,
+            (Ttl::Keep, None) => return Ok(Answer::Unmet),
+        };
+        if !self.holds(now, key, when) {
+            return Ok(Answer::Unmet);
+        }
+        let there = left.is_some();
+        let record = once.map(|once| (once, record_key(key, once), record(once, there, &value)));
+        let recorded = record
+            .as_ref()
+            .map_or(0, |(_, key, value)| cost(key, value));
+        self.make_room(now, key, cost(key, &value) + recorded)?;
+        self.put(key, value, until);
+        Ok(match record {
+            None => Answer::Stored,
+            Some((once, key, record)) => {
+                self.put(&key, record, now + once.ttl);
+                Answer::Done { there }
+            }
+        })
+    }
+
+    fn delete(&mut self, now: Instant, key: &[u8], when: &When, once: Option<&Once>) -> Answer {
+        if let Some(record) = self.recorded(now, key, once) {
+            return Answer::Recorded(record);
+        }
+        if !self.holds(now, key, when) {
+            return Answer::Unmet;
+        }
+        let there = self.live(now, key).is_some();
+        self.remove(key);
+        let Some(once) = once else {
+            return Answer::Deleted(there);
+        };
+        let (key, record) = (record_key(key, once), record(once, there, b""));
+        // What removes something is recorded even beyond the bound: by so little that it need not be refused, and
+        // only as often as there was something to remove. What removes nothing could go on for ever.
+        if self.make_room(now, &key, cost(&key, &record)).is_ok() || there {
+            self.put(&key, record, now + once.ttl);
+        }
+        Answer::Done { there }
+    }
+
+    /// The record of `once`, if it was done before.
+    fn recorded(&self, now: Instant, key: &[u8], once: Option<&Once>) -> Option<Vec<u8>> {
+        let entry = self.live(now, &record_key(key, once?))?;
+        Some(entry.value.clone())
+    }
+
+    /// Sees to it that `bytes` more fit when what is under `key` has gone. What has expired makes room, as much as
+    /// is needed.
+    fn make_room(&mut self, now: Instant, key: &[u8], bytes: usize) -> Result<(), StoreError> {
+        loop {
+            let freed = self.items.get(key).map_or(0, |e| cost(key, &e.value));
+            if self.bytes - freed + bytes <= self.bytes_max {
+                return Ok(());
+            }
+            if !self.drop_expired(now) {
+                return Err(StoreError::Full);
+            }
+        }
+    }
+
+    /// Nothing here can fail, so what is made of several of these is made as a whole.
+    fn put(&mut self, key: &[u8], value: Vec<u8>, until: Instant) {
         let serial = self.items.get(key).map(|e| e.expiry.1);
         let serial = serial.unwrap_or(self.serial + 1);
         self.serial = self.serial.max(serial);
@@ -177,7 +237,6 @@ impl Table {
         self.queue.insert(expiry);
         self.order.insert(serial, Arc::clone(&key));
         self.items.insert(key, Entry { value, expiry });
-        Ok(())
     }
 
     /// A counter is an entry like any other: eight bytes, its window as its time to live.
@@ -192,7 +251,8 @@ impl Table {
             Some((n, until)) => (n.saturating_add(1), until),
             None => (1, now + window),
         };
-        self.set(now, key, count.to_be_bytes().to_vec(), Some(until - now))?;
+        self.make_room(now, key, cost(key, &[0; 8]))?;
+        self.put(key, count.to_be_bytes().to_vec(), until);
         Ok(Answer::Taken {
             count,
             resets_in: until - now,
@@ -283,13 +343,32 @@ impl Table {
     /// (`live`) and goes with the next commands; only its bytes count until then.
     fn sweep(&mut self, now: Instant) {
         for _ in 0..SWEEP_MAX {
-            let due = self.queue.first().filter(|(until, _)| *until <= now);
-            let Some(key) = due.and_then(|(_, serial)| self.order.get(serial).cloned()) else {
+            if !self.drop_expired(now) {
                 return;
-            };
-            self.remove(&key);
+            }
         }
     }
+
+    /// Drops the entry that expired first; false when none has.
+    fn drop_expired(&mut self, now: Instant) -> bool {
+        let due = self.queue.first().filter(|(until, _)| *until <= now);
+        let Some(key) = due.and_then(|(_, serial)| self.order.get(serial).cloned()) else {
+            return false;
+        };
+        self.remove(&key);
+        true
+    }
+}
+
+/// A name belongs to its item. No prefix of ours begins like this, so no item can be under it.
+fn record_key(key: &[u8], once: &Once) -> Vec<u8> {
+    [b"idem:", key, b"\n", &once.name].concat()
+}
+
+fn record(once: &Once, there: bool, value: &[u8]) -> Vec<u8> {
+    let value = if once.keeps_value { value } else { b"" };
+    let there: &[u8] = if there { b"1" } else { b"0" };
+    [&once.fingerprint, there, value].concat()
 }
 
 fn cost(key: &[u8], value: &[u8]) -> usize {
@@ -311,15 +390,17 @@ mod tests {
         Command::Set {
             key: key.to_vec(),
             value: value.to_vec(),
-            ttl: Some(Duration::from_secs(seconds)),
+            ttl: Ttl::Exactly(Duration::from_secs(seconds)),
             when: When::Always,
+            once: None,
         }
     }
 
     fn get(key: &[u8]) -> Command {
         Command::Get {
             key: key.to_vec(),
-            touch: None,
+            renew: None,
+            once: None,
         }
     }
 
@@ -340,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn touch_renews_and_plain_get_does_not() {
+    fn a_read_renews_only_when_told_to() {
         let (mut t, now) = table(1000);
         let at = |s| now + Duration::from_secs(s);
         t.run(now, set(b"k", b"v", 10)).unwrap();
@@ -349,7 +430,8 @@ mod tests {
             at(9),
             Command::Get {
                 key: b"k".to_vec(),
-                touch: Some(Duration::from_secs(10)),
+                renew: Some(Duration::from_secs(10)),
+                once: None,
             },
         )
         .unwrap();
@@ -412,12 +494,13 @@ mod tests {
         assert_eq!(first, [b"k1", b"k2"]);
         t.run(now, set(b"k1", b"longer", 5)).unwrap();
         t.run(now, set(b"k3", b"longer", 5)).unwrap();
-        let touch = Some(Duration::from_secs(99));
+        let renew = Some(Duration::from_secs(99));
         t.run(
             now,
             Command::Get {
                 key: b"k3".to_vec(),
-                touch,
+                renew,
+                once: None,
             },
         )
         .unwrap();
@@ -427,6 +510,7 @@ mod tests {
             Command::Delete {
                 key: b"k2".to_vec(),
                 when: When::Always,
+                once: None,
             },
         )
         .unwrap();

@@ -77,12 +77,15 @@ pub trait Session {
 /// A question to the store, about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// The value under `key`. With `touch` its time to live starts anew (a session that is read).
+    /// The value under `key`.
     Get {
         /// The whole key, prefix included.
         key: Vec<u8>,
-        /// The new time to live, if reading renews it.
-        touch: Option<Duration>,
+        /// Reading gives it at least so long to live (a session that is read). It takes nothing away from what
+        /// is left, and gives no end to what has none.
+        renew: Option<Duration>,
+        /// The look before a write that is to happen once: the record, if there is one, is the answer.
+        once: Option<Once>,
     },
     /// Puts `value` under `key`, value and time to live in one step.
     Set {
@@ -90,18 +93,21 @@ pub enum Command {
         key: Vec<u8>,
         /// The bytes to store.
         value: Vec<u8>,
-        /// The time to live from now; `None` keeps what is left of the present one, and acts only
-        /// if there is one.
-        ttl: Option<Duration>,
+        /// How long they live.
+        ttl: Ttl,
         /// The condition under which to do it.
         when: When,
+        /// The record to make of it, in the same step; what is recorded already is not done again.
+        once: Option<Once>,
     },
     /// Removes `key`.
     Delete {
         /// The whole key, prefix included.
         key: Vec<u8>,
-        /// The condition under which to do it; `Absent` would never act and is refused.
+        /// The condition under which to do it. Under `Absent` nothing is ever removed, but that is said, and recorded.
         when: When,
+        /// As for `Set`. A full store stops no `Delete`: there it is recorded only if it removed something.
+        once: Option<Once>,
     },
     /// Counts one use of a limit shared by all replicas, in windows of fixed length.
     Take {
@@ -130,6 +136,35 @@ pub enum Command {
     Ping,
 }
 
+/// The time to live of what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ttl {
+    /// This, from now.
+    Exactly(Duration),
+    /// This from now, or what the present value has left where that is more.
+    AtLeast(Duration),
+    /// What the present value has left. Where nothing is there, nothing is written.
+    Keep,
+}
+
+/// A write that takes effect once, however often and however late it comes: its effect and the record of it are one
+/// step on two keys, so there is no moment at which one is there without the other.
+///
+/// ```text
+/// record = fingerprint, then `0` or `1` (whether something was there before), then the value, where it is to be kept
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    /// What the writer calls it; a name belongs to its item, so two items may have records of one name.
+    pub name: Vec<u8>,
+    /// What tells this write from another of the same name.
+    pub fingerprint: [u8; 32],
+    /// How long the record is kept.
+    pub ttl: Duration,
+    /// Whether the record holds the value that was written, too.
+    pub keeps_value: bool,
+}
+
 /// The condition of a write; judged and done in one atomic step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum When {
@@ -150,6 +185,13 @@ pub enum Answer {
     Value(Option<Vec<u8>>),
     /// To `Set`: done.
     Stored,
+    /// To `Set` and `Delete` with `once`: done and recorded.
+    Done {
+        /// Whether something was there before.
+        there: bool,
+    },
+    /// To any command with `once`: it was done before, and this is its record. Nothing was changed.
+    Recorded(Vec<u8>),
     /// To `Delete`: done; whether there was something to remove.
     Deleted(bool),
     /// To `Set` and `Delete`: the condition did not hold, and nothing was changed.

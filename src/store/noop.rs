@@ -3,7 +3,7 @@
 //! It is where the idea began (a service needs only *some* store behind its trait), and it
 //! measures the front alone: every command is answered in the same tick, without a byte kept.
 
-use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
+use super::{Answer, Command, Done, Session, Store, StoreError, Tag, Ttl, When, Wiring};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -44,13 +44,23 @@ impl Session for NoopSession {
 fn answer(command: &Command) -> Result<Answer, StoreError> {
     Ok(match command {
         Command::Get { .. } => Answer::Value(None),
+        Command::Set { ttl: Ttl::Keep, .. } => Answer::Unmet,
         Command::Set {
             when: When::Always | When::Absent,
+            once,
             ..
-        } => Answer::Stored,
+        } => match once {
+            None => Answer::Stored,
+            Some(_) => Answer::Done { there: false },
+        },
         Command::Delete {
-            when: When::Always, ..
-        } => Answer::Deleted(false),
+            when: When::Always | When::Absent,
+            once,
+            ..
+        } => match once {
+            None => Answer::Deleted(false),
+            Some(_) => Answer::Done { there: false },
+        },
         Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
         Command::Take { window, .. } => Answer::Taken {
             count: 1,

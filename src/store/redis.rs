@@ -1,85 +1,55 @@
 //! Items in Redis: our few commands as Redis commands, its replies as our answers.
 //!
 //! ```text
-//! Get                     GET key                       or GETEX key EX n (a read that renews)
-//! Set Always              SET key value EX n            exactly what the Go service writes
-//! Set Absent / Present    SET key value EX n NX | XX
-//! … with no TTL of its own SET key value KEEPTTL XX      what is absent has no time to keep
-//! Set Unchanged(old)      a script: compare, then SET
-//! Delete Always           DEL key
-//! Delete Present          a script, as Unchanged: so that "was not there" is an answer
-//! Take                    a script: INCR, and PEXPIRE on the first
-//! Scan                    a script around SCAN                   see [`scan`]
-//! GetMany                 many GETs, a few at a time             see [`bulk`]
-//! Ping                    SET item: "" PX 1 XX          a write that never happens
+//! Get                      GET key
+//! Get, renewing            READ      GET, and PEXPIRE where less is left
+//! Get, before once         LOOK      the record, or the item
+//! Set Always               SET key value EX n           exactly what the Go service writes
+//! Set Absent / Present     SET key value EX n NX | XX
+//! … keeping its TTL        SET key value KEEPTTL XX     what is absent has no time to keep
+//! Set otherwise            SET       compare, then SET; with once the record, too
+//! Delete Always            DEL key
+//! Delete otherwise         DELETE    as SET: so that "was not there" is an answer
+//! Take                     TAKE      INCR, and PEXPIRE on the first
+//! Scan                     a script around SCAN          see [`scan`]
+//! GetMany                  many GETs, a few at a time       see [`bulk`]
+//! Ping                     SET item: "" PX 1 XX         a write that never happens
 //! ```
 //!
-//! Value and time to live always go in one command: a crash between two would leave a key that
-//! lives for ever. Scripts begin with `#!lua`: without it a replica that was a master a moment ago
-//! judges the condition on stale data and says "no"; with it, it says READONLY.
+//! What stands alone after the command's name is a script ([`scripts`]), one step all the same. Value and time to live
+//! always go in one command: a crash between two would leave a key that lives for ever.
 
 pub mod bulk;
+pub mod record;
 pub mod scan;
+pub mod scripts;
 
-use super::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
+use super::{Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring};
 use crate::resp::client::{Client, Target};
 use crate::resp::codec::Reply;
 use crate::resp::connection::Shape;
 use crate::resp::link::{Options as LinkOptions, Wires};
-use crate::resp::remedy::is_passing;
+use crate::resp::remedy::{is_full, is_passing};
 use crate::resp::request::{Failure, Home, Outcome, Request, Script, Wire};
 use crate::slab::Slab;
 use bulk::Bulks;
 use mio::event::Event;
+use record::record_key;
 use scan::Scan;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-static SET_UNCHANGED: Script = Script {
-    text: "#!lua
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-if ARGV[3] == '' then redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
-else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-return 1",
-    sha: "62abfb06eb24daef27eaec9153735e86b9718377",
-    plain_sha: "d18de07389fc7289b49b389df061eb11a6a80923",
-};
-
-/// `allow-oom`: as DEL, it passes when memory is full. It is the way out.
-static DELETE_UNCHANGED: Script = Script {
-    text: "#!lua flags=allow-oom
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
-return redis.call('DEL', KEYS[1])",
-    sha: "7ab541dfb4389b188970ae12bcb2e208b4ff6f06",
-    plain_sha: "f562e2ec351a2144b5a60a9de8012910e9622579",
-};
-
-static DELETE_PRESENT: Script = Script {
-    text: "#!lua flags=allow-oom
-if redis.call('DEL', KEYS[1]) == 0 then return -1 end
-return 1",
-    sha: "b6b4fe59132132fa75caa39231eb2467be99b4b3",
-    plain_sha: "4abb66c8eb41d45f9be2152f2ca6514d5b589cc2",
-};
-
-static TAKE: Script = Script {
-    text: "#!lua
-local n = redis.call('INCR', KEYS[1])
-if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return {n, redis.call('PTTL', KEYS[1])}",
-    sha: "4fbf5b3ecc36c7085db564721f2e95ca526ec1d6",
-    plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
-};
-
 /// The scripts, for the test that asks a real server for their names.
-pub fn scripts() -> [&'static Script; 5] {
+pub fn scripts() -> [&'static Script; 7] {
     [
-        &SET_UNCHANGED,
-        &DELETE_UNCHANGED,
-        &DELETE_PRESENT,
-        &TAKE,
+        &scripts::SET,
+        &scripts::DELETE,
+        &scripts::DELETE_WHEN_FULL,
+        &scripts::READ,
+        &scripts::LOOK,
+        &scripts::TAKE,
         &scan::SCAN,
     ]
 }
@@ -161,6 +131,13 @@ struct RedisSession {
 enum Asked {
     /// The command of this tag, as a whole.
     Whole(Tag),
+    /// A delete with a record; and how to ask again where it is refused because memory is full.
+    Delete {
+        tag: Tag,
+        when_full: Wire,
+        home: Home,
+        deadline: Instant,
+    },
     /// A page for this tag.
     Page(Tag, Scan),
     /// One value of a bulk read.
@@ -183,12 +160,25 @@ impl Session for RedisSession {
                     Err(e) => self.early.push((tag, Err(e))),
                 }
             }
-            command => match wire(&command) {
-                Some((wire, shape, home)) => {
-                    self.ask(now, Asked::Whole(tag), wire, shape, home, deadline)
+            Command::Delete {
+                key,
+                when,
+                once: Some(once),
+            } => {
+                let (wire, home) = (delete(&key, &when, Some(&once), false), Home::of(&key));
+                let asked = Asked::Delete {
+                    tag,
+                    when_full: delete(&key, &when, Some(&once), true),
+                    home: home.clone(),
+                    deadline,
+                };
+                self.ask(now, asked, wire, Shape::Once, home, deadline);
+            }
+            command => {
+                if let Some((wire, shape, home)) = wire(&command) {
+                    self.ask(now, Asked::Whole(tag), wire, shape, home, deadline);
                 }
-                None => self.early.push((tag, Ok(Answer::Unmet))),
-            },
+            }
         }
     }
 
@@ -197,11 +187,25 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, now: Instant, done: &mut Done) {
+        let mut asked_more = false;
         self.client.progress(now, &mut self.outcomes);
         let mut outcomes = std::mem::take(&mut self.outcomes);
         for (key, shape, result) in outcomes.drain(..) {
             match self.asked.remove(key) {
                 Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
+                Some(Asked::Delete {
+                    tag,
+                    when_full,
+                    home,
+                    deadline,
+                }) => match result {
+                    Ok(Reply::Error(e)) if is_full(&e) => {
+                        let asked = Asked::Whole(tag);
+                        self.ask(now, asked, when_full, Shape::Once, home, deadline);
+                        asked_more = true;
+                    }
+                    result => done.push((tag, answer(shape, result))),
+                },
                 Some(Asked::Page(tag, scan)) => done.push((tag, page(scan, result))),
                 Some(Asked::Part(part)) => self.bulks.answered(part, result, done),
                 None => {}
@@ -209,7 +213,7 @@ impl Session for RedisSession {
         }
         self.outcomes = outcomes;
         self.bulks.time_out(now, done);
-        if self.ask_parts(now) {
+        if self.ask_parts(now) || asked_more {
             // What was asked goes out now; what is there already waits for the next turn, so that one
             // bulk after the other cannot keep a worker from its other clients.
             self.client.progress(now, &mut self.outcomes);
@@ -235,7 +239,10 @@ impl RedisSession {
         home: Home,
         deadline: Instant,
     ) {
-        let read_only = matches!(shape, Shape::Value | Shape::Probe | Shape::Any);
+        let read_only = matches!(
+            shape,
+            Shape::Value | Shape::Look | Shape::Probe | Shape::Any
+        );
         let tag = self.asked.insert(asked);
         self.client.submit(
             now,
@@ -294,55 +301,56 @@ fn page(scan: Scan, result: Result<Reply, Failure>) -> Result<Answer, StoreError
         .ok_or_else(wrong)
 }
 
-/// The command on the wire, the shape of its reply, and its home; `None` for the one that can
-/// never act (delete what is absent).
+/// The command on the wire, the shape of its reply, and its home; `None` for those that are asked in their own ways.
 fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
     let (key, wire, shape) = match command {
-        Command::Get { key, touch: None } => {
-            (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value)
-        }
         Command::Get {
             key,
-            touch: Some(ttl),
+            once: Some(once),
+            ..
         } => {
-            let (unit, n) = time(*ttl);
-            // To renew twice is to renew: it may be asked again like any read.
-            (
-                key.as_slice(),
-                Wire::plain(&[b"GETEX", key, unit, n.as_bytes()]),
-                Shape::Value,
-            )
+            let record = record_key(key, &once.name);
+            let look = Wire::script(&scripts::LOOK, &[key, &record], &[]);
+            (key.as_slice(), look, Shape::Look)
+        }
+        Command::Get {
+            key, renew: None, ..
+        } => (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value),
+        // To renew twice is to renew: it may be asked again like any read.
+        Command::Get {
+            key,
+            renew: Some(ttl),
+            ..
+        } => {
+            let ms = millis(*ttl).to_string();
+            let read = Wire::script(&scripts::READ, &[key], &[ms.as_bytes()]);
+            (key.as_slice(), read, Shape::Value)
         }
         Command::Set {
             key,
             value,
             ttl,
             when,
+            once,
         } => {
-            let (wire, shape) = set(key, value, *ttl, when);
+            let (wire, shape) = set(key, value, *ttl, when, once.as_ref());
             (key.as_slice(), wire, shape)
         }
-        Command::Delete { key, when } => {
-            let (wire, shape) = match when {
-                When::Always => (Wire::plain(&[b"DEL", key]), Shape::Count),
-                When::Present => (Wire::script(&DELETE_PRESENT, key, &[]), Shape::DeletedFlag),
-                When::Unchanged(old) => (
-                    Wire::script(&DELETE_UNCHANGED, key, &[old]),
-                    Shape::DeletedFlag,
-                ),
-                When::Absent => return None,
-            };
-            (key.as_slice(), wire, shape)
-        }
+        Command::Delete {
+            key,
+            when: When::Always,
+            once: None,
+        } => (key.as_slice(), Wire::plain(&[b"DEL", key]), Shape::Count),
+        Command::Delete { key, when, once } => (
+            key.as_slice(),
+            delete(key, when, once.as_ref(), true),
+            Shape::DeletedFlag,
+        ),
         Command::Take { key, window } => {
             let ms = millis(*window).to_string();
-            (
-                key.as_slice(),
-                Wire::script(&TAKE, key, &[ms.as_bytes()]),
-                Shape::Pair,
-            )
+            let take = Wire::script(&scripts::TAKE, &[key], &[ms.as_bytes()]);
+            (key.as_slice(), take, Shape::Pair)
         }
-        // These are asked in their own ways.
         Command::Scan { .. } | Command::GetMany { .. } => return None,
         // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
         // refused there before its condition is looked at, and XX never holds.
@@ -355,15 +363,50 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
     Some((wire, shape, Home::of(key)))
 }
 
-fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: &When) -> (Wire, Shape) {
-    if let When::Unchanged(old) = when {
-        let ms = ttl.map_or(String::new(), |t| millis(t).to_string());
-        return (
-            Wire::script(&SET_UNCHANGED, key, &[old, value, ms.as_bytes()]),
-            Shape::StoredFlag,
-        );
+/// How a script spells a condition, and the bytes it compares with.
+fn condition(when: &When) -> [&[u8]; 2] {
+    match when {
+        When::Always => [b"always", b""],
+        When::Absent => [b"absent", b""],
+        When::Present => [b"present", b""],
+        When::Unchanged(old) => [b"same", old],
     }
-    let (unit, n) = ttl.map_or((&b"KEEPTTL"[..], String::new()), time);
+}
+
+fn set(key: &[u8], value: &[u8], ttl: Ttl, when: &When, once: Option<&Once>) -> (Wire, Shape) {
+    match (ttl, when, once) {
+        (Ttl::AtLeast(_), ..) | (_, When::Unchanged(_), _) | (.., Some(_)) => {
+            let shape = once.map_or(Shape::StoredFlag, |_| Shape::Once);
+            (set_by_script(key, value, ttl, when, once), shape)
+        }
+        (_, _, None) => (set_plainly(key, value, ttl, when), Shape::Stored),
+    }
+}
+
+fn set_by_script(key: &[u8], value: &[u8], ttl: Ttl, when: &When, once: Option<&Once>) -> Wire {
+    let [when, old] = condition(when);
+    let (mode, ms): (&[u8], _) = match ttl {
+        Ttl::Exactly(ttl) => (b"set", millis(ttl)),
+        Ttl::AtLeast(ttl) => (b"least", millis(ttl)),
+        Ttl::Keep => (b"keep", 0),
+    };
+    let ms = ms.to_string();
+    let own = [when, old, value, ms.as_bytes(), mode];
+    let Some(once) = once else {
+        return Wire::script(&scripts::SET, &[key], &own);
+    };
+    let record_ms = millis(once.ttl).to_string();
+    let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
+    let record = record_key(key, &once.name);
+    let arguments = [&own[..], &[&once.fingerprint, record_ms.as_bytes(), keeps]].concat();
+    Wire::script(&scripts::SET, &[key, &record], &arguments)
+}
+
+fn set_plainly(key: &[u8], value: &[u8], ttl: Ttl, when: &When) -> Wire {
+    let (unit, n) = match ttl {
+        Ttl::Exactly(ttl) | Ttl::AtLeast(ttl) => time(ttl),
+        Ttl::Keep => (&b"KEEPTTL"[..], String::new()),
+    };
     let mut words: Vec<&[u8]> = vec![b"SET", key, value, unit];
     if !n.is_empty() {
         words.push(n.as_bytes());
@@ -372,10 +415,27 @@ fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: &When) -> (Wire, S
         When::Absent => words.push(b"NX"),
         When::Present => words.push(b"XX"),
         // A key with no time to keep would live for ever.
-        When::Always | When::Unchanged(_) if ttl.is_none() => words.push(b"XX"),
+        When::Always | When::Unchanged(_) if ttl == Ttl::Keep => words.push(b"XX"),
         When::Always | When::Unchanged(_) => {}
     }
-    (Wire::plain(&words), Shape::Stored)
+    Wire::plain(&words)
+}
+
+/// With `when_full` it passes when memory is full, and records only that something was removed: what removes nothing
+/// could be sent for ever, and each would leave a record.
+fn delete(key: &[u8], when: &When, once: Option<&Once>, when_full: bool) -> Wire {
+    let [when, old] = condition(when);
+    let (script, record_what): (_, &[u8]) = match when_full {
+        true => (&scripts::DELETE_WHEN_FULL, b"removed"),
+        false => (&scripts::DELETE, b"always"),
+    };
+    let Some(once) = once else {
+        return Wire::script(script, &[key], &[when, old]);
+    };
+    let ms = millis(once.ttl).to_string();
+    let record = record_key(key, &once.name);
+    let arguments = [when, old, &once.fingerprint, ms.as_bytes(), record_what];
+    Wire::script(script, &[key, &record], &arguments)
 }
 
 /// `EX seconds` where it comes out even, as the Go service writes it, else `PX milliseconds`.
@@ -395,19 +455,24 @@ fn millis(t: Duration) -> u64 {
 fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
     let reply = reply(result)?;
     Ok(match (shape, reply) {
-        (_, Reply::TooLarge(n)) => {
-            return Err(StoreError::Refused(format!(
-                "a value of {n} bytes is larger than any document of ours"
-            )));
-        }
+        (_, Reply::TooLarge(n)) => return Err(too_large(n)),
         (Shape::Value, Reply::Bulk(value)) => Answer::Value(Some(value)),
         (Shape::Value, Reply::Null) => Answer::Value(None),
-        (Shape::Stored, Reply::Simple(_)) | (Shape::StoredFlag, Reply::Integer(1)) => {
+        (Shape::Stored, Reply::Null) => Answer::Unmet,
+        (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1)) => Answer::Unmet,
+        (Shape::Stored, Reply::Simple(_)) | (Shape::StoredFlag, Reply::Integer(_)) => {
             Answer::Stored
         }
-        (Shape::Stored, Reply::Null) | (Shape::StoredFlag, Reply::Integer(0)) => Answer::Unmet,
-        (Shape::DeletedFlag, Reply::Integer(-1)) => Answer::Unmet,
         (Shape::DeletedFlag | Shape::Count, Reply::Integer(n)) => Answer::Deleted(n > 0),
+        (Shape::Once, Reply::Integer(n)) => Answer::Done { there: n > 0 },
+        (Shape::Once, Reply::Bulk(record)) => Answer::Recorded(record),
+        (Shape::Look, Reply::Array(parts)) => match <[Reply; 2]>::try_from(parts) {
+            Ok([Reply::Integer(1), Reply::Bulk(record)]) => Answer::Recorded(record),
+            Ok([_, Reply::Bulk(value)]) => Answer::Value(Some(value)),
+            Ok([_, Reply::Null]) => Answer::Value(None),
+            Ok([_, Reply::TooLarge(n)]) => return Err(too_large(n)),
+            _ => return Err(StoreError::Refused("a reply of the wrong type".to_owned())),
+        },
         (Shape::Pair, Reply::Array(items)) => match items[..] {
             [Reply::Integer(count), Reply::Integer(left)] => Answer::Taken {
                 count: u64::try_from(count).unwrap_or(0),
@@ -419,6 +484,12 @@ fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreE
         // Not shown: there may be somebody's document in it.
         _ => return Err(StoreError::Refused("a reply of the wrong type".to_owned())),
     })
+}
+
+fn too_large(n: u64) -> StoreError {
+    StoreError::Refused(format!(
+        "a value of {n} bytes is larger than any document of ours"
+    ))
 }
 
 /// The reply, unless it is an error or there is none. Errors that pass by themselves are 503.

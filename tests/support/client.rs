@@ -224,6 +224,17 @@ impl Client {
         let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 
+    /// Ends the connection by a reset (SO_LINGER of zero), which takes back what is still on its way; that of a Unix
+    /// socket by a close, which is as abrupt.
+    pub fn reset(self) {
+        if let Stream::Tcp(stream) = self.stream.get_ref() {
+            let socket = socket2::SockRef::from(stream);
+            socket
+                .set_linger(Some(Duration::ZERO))
+                .expect("an open socket");
+        }
+    }
+
     fn read_line(&mut self) -> String {
         let mut line = Vec::new();
         let result = self.stream.read_until(b'\n', &mut line);

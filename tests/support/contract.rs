@@ -6,7 +6,9 @@
 //! with the shorter time is written *later*, and when the witness is gone the value must still be there.
 
 use kioskd::store::blocking::Blocking;
-use kioskd::store::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
+use kioskd::store::{
+    Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring,
+};
 use mio::{Events, Poll, Token, Waker};
 use std::collections::HashMap;
 use std::sync::{Arc, Barrier};
@@ -27,7 +29,14 @@ macro_rules! rules {
                 the_shortest_ttl_is_a_ttl
                 a_new_value_has_a_new_ttl
                 a_value_set_without_a_ttl_keeps_what_was_left_of_it
-                touch_renews_and_plain_get_does_not
+                a_read_renews_only_when_it_is_told_to
+                nothing_that_gives_at_least_so_long_takes_away_what_is_left
+                a_write_with_a_record_happens_once
+                a_delete_with_a_record_happens_once
+                a_look_before_a_write_gives_the_record_or_the_value
+                a_name_belongs_to_its_key_whatever_that_is_made_of
+                a_record_is_gone_after_its_ttl_and_not_before
+                of_many_racing_writers_of_one_name_exactly_one_writes
                 a_set_happens_when_its_condition_holds_and_else_changes_nothing
                 a_delete_happens_when_its_condition_holds_and_else_changes_nothing
                 an_unmet_condition_leaves_the_ttl_alone
@@ -156,9 +165,6 @@ pub fn the_shortest_ttl_is_a_ttl(store: &dyn Store) {
             line.wait_gone(b"k", Instant::now());
         }
         line.set(b"k", b"v", HOUR, When::Always);
-        line.touch(b"k", Some(ttl));
-        line.wait_gone(b"k", Instant::now());
-        line.set(b"k", b"v", HOUR, When::Always);
         line.set(b"k", b"w", Some(ttl), When::Unchanged(b"v".into()));
         line.wait_gone(b"k", Instant::now());
     }
@@ -203,7 +209,7 @@ pub fn a_value_set_without_a_ttl_keeps_what_was_left_of_it(store: &dyn Store) {
     line.wait_gone(b"k", before + ENOUGH);
 }
 
-pub fn touch_renews_and_plain_get_does_not(store: &dyn Store) {
+pub fn a_read_renews_only_when_it_is_told_to(store: &dyn Store) {
     let mut line = Line::open(store);
     let (ttl, before) = (Duration::from_millis(200), Instant::now());
     line.set(b"k", b"v", Some(ttl), When::Always);
@@ -217,10 +223,257 @@ pub fn touch_renews_and_plain_get_does_not(store: &dyn Store) {
 
     // Renewing sets the time, it does not add to it.
     let (ttl, before) = (Duration::from_millis(100), Instant::now());
-    assert_same(line.touch(b"k", Some(ttl)), b"v");
-    line.wait_gone(b"k", before + ttl);
+    line.set(b"k", b"v", Some(ttl / 2), When::Always);
+    line.touch(b"k", Some(ttl));
+    line.wait_gone(b"k", before + ttl / 2);
     assert_eq!(line.touch(b"k", HOUR), None, "what is gone stays gone");
     assert_eq!(line.get(b"k"), None);
+}
+
+/// A session that was opened for a day and read once ended half an hour later.
+pub fn nothing_that_gives_at_least_so_long_takes_away_what_is_left(store: &dyn Store) {
+    let mut line = Line::open(store);
+    let at_least = |when: When, ttl, value: &[u8]| Command::Set {
+        key: b"k".into(),
+        value: value.to_vec(),
+        ttl: Ttl::AtLeast(ttl),
+        when,
+        once: None,
+    };
+    let brief = Duration::from_millis(20);
+    line.set(b"k", b"v", HOUR, When::Always);
+    assert_same(line.touch(b"k", Some(brief)), b"v");
+    for (when, value) in [
+        (When::Unchanged(b"v".into()), b"1"),
+        (When::Present, b"2"),
+        (When::Always, b"3"),
+    ] {
+        assert_eq!(line.answer(at_least(when, brief, value)), Answer::Stored);
+    }
+    line.outlive(brief);
+    assert_same(line.get(b"k"), b"3");
+    // And it gives what is missing.
+    for when in [When::Unchanged(b"v".into()), When::Present, When::Always] {
+        line.set(b"k", b"v", Some(ENOUGH), When::Always);
+        let set = at_least(when, Duration::from_secs(3600), b"w");
+        assert_eq!(line.answer(set), Answer::Stored);
+    }
+    line.outlive(ENOUGH);
+    assert_same(line.get(b"k"), b"w");
+    // What is absent has nothing that could be more.
+    line.delete(b"k", When::Always);
+    let before = Instant::now();
+    assert_eq!(
+        line.answer(at_least(When::Absent, brief, b"x")),
+        Answer::Stored
+    );
+    line.wait_gone(b"k", before + brief);
+}
+
+// ---- Writes that happen once --------------------------------------------------------------------
+
+pub fn once(name: &str, fingerprint: u8, keeps_value: bool) -> Option<Once> {
+    Some(Once {
+        name: name.as_bytes().to_vec(),
+        fingerprint: [fingerprint; 32],
+        ttl: Duration::from_secs(3600),
+        keeps_value,
+    })
+}
+
+fn set_once(key: &[u8], value: &[u8], when: When, once: Option<Once>) -> Command {
+    Command::Set {
+        key: key.to_vec(),
+        value: value.to_vec(),
+        ttl: Ttl::Exactly(Duration::from_secs(3600)),
+        when,
+        once,
+    }
+}
+
+fn delete_once(key: &[u8], when: When, once: Option<Once>) -> Command {
+    Command::Delete {
+        key: key.to_vec(),
+        when,
+        once,
+    }
+}
+
+fn recorded(fingerprint: u8, there: bool, value: &[u8]) -> Answer {
+    let there: &[u8] = if there { b"1" } else { b"0" };
+    Answer::Recorded([&[fingerprint; 32], there, value].concat())
+}
+
+/// For each condition on each state of a key: where it holds, the write is done and every later one of that name, alike or
+/// not, finds its record and does nothing, whatever has become of the key; where it does not, nothing is recorded.
+pub fn a_write_with_a_record_happens_once(store: &dyn Store) {
+    let mut line = Line::open(store);
+    for (n, (when, before, holds)) in conditions().into_iter().enumerate() {
+        for keeps_value in [false, true] {
+            let context = format!("{when:?} on {before:?}");
+            let name = format!(":{n}{keeps_value}");
+            let (there, again) = (before.is_some(), once(&name, b'a', keeps_value));
+            line.put(b"k", before);
+            let answer = line.answer(set_once(b"k", b"new", when.clone(), again.clone()));
+            if !holds {
+                assert_eq!(answer, Answer::Unmet, "{context}");
+                assert_eq!(line.get(b"k").as_deref(), before, "{context}");
+                // Nothing is recorded: when it holds, it is done.
+                let answer = line.answer(set_once(b"k", b"new", When::Always, again));
+                assert_eq!(answer, Answer::Done { there }, "{context}");
+                continue;
+            }
+            assert_eq!(answer, Answer::Done { there }, "{context}");
+            assert_same(line.get(b"k"), b"new");
+            let record = recorded(b'a', there, if keeps_value { b"new" } else { b"" });
+            for after in [None, Some(&b"other"[..]), before] {
+                line.put(b"k", after);
+                let alike = set_once(b"k", b"new", when.clone(), again.clone());
+                let unlike = set_once(b"k", b"x", When::Always, once(&name, b'b', false));
+                let removal = delete_once(b"k", When::Always, again.clone());
+                let look = Command::Get {
+                    key: b"k".into(),
+                    renew: None,
+                    once: again.clone(),
+                };
+                for command in [alike, unlike, removal, look] {
+                    assert_eq!(line.answer(command), record, "{context}");
+                }
+                assert_eq!(line.get(b"k").as_deref(), after, "{context}");
+            }
+        }
+    }
+}
+
+pub fn a_delete_with_a_record_happens_once(store: &dyn Store) {
+    let mut line = Line::open(store);
+    for (n, (when, before, holds)) in conditions().into_iter().enumerate() {
+        let (context, name) = (format!("{when:?} on {before:?}"), format!(":{n}"));
+        let (there, again) = (before.is_some(), once(&name, b'a', false));
+        line.put(b"k", before);
+        let answer = line.answer(delete_once(b"k", when.clone(), again.clone()));
+        if !holds {
+            assert_eq!(answer, Answer::Unmet, "{context}");
+            assert_eq!(line.get(b"k").as_deref(), before, "{context}");
+            continue;
+        }
+        assert_eq!(answer, Answer::Done { there }, "{context}");
+        assert_eq!(line.get(b"k"), None, "{context}");
+        line.put(b"k", Some(b"later"));
+        let answer = line.answer(delete_once(b"k", when.clone(), again));
+        assert_eq!(answer, recorded(b'a', there, b""), "{context}");
+        assert_same(line.get(b"k"), b"later");
+    }
+}
+
+pub fn a_look_before_a_write_gives_the_record_or_the_value(store: &dyn Store) {
+    let mut line = Line::open(store);
+    let look = || Command::Get {
+        key: b"k".into(),
+        renew: None,
+        once: once(":n", b'a', false),
+    };
+    assert_eq!(line.answer(look()), Answer::Value(None));
+    for value in [&b"v"[..], b"", &[b'x'; 1 << 20]] {
+        line.put(b"k", Some(value));
+        assert_eq!(line.answer(look()), Answer::Value(Some(value.to_vec())));
+    }
+    line.answer(set_once(b"k", b"w", When::Always, once(":n", b'a', false)));
+    assert_eq!(line.answer(look()), recorded(b'a', true, b""));
+}
+
+/// Braces make hash tags, and a record has to be in the slot of its item. No two of these may share one.
+pub fn a_name_belongs_to_its_key_whatever_that_is_made_of(store: &dyn Store) {
+    let mut line = Line::open(store);
+    let keys = [
+        "item:7",
+        "item:{a}b",
+        "item:{a}c",
+        "item:a}b",
+        "item:a}c",
+        "item:{}x",
+        "item:}{a}",
+        "item:{a",
+        "item:a}",
+        "item:{{a}}",
+        "sess:7",
+        "item:{item:7}",
+        "item:\u{1F32D}{\u{1F32D}}",
+    ];
+    for key in keys {
+        let write = |value| {
+            set_once(
+                key.as_bytes(),
+                value,
+                When::Always,
+                once(":{}n}", b'a', true),
+            )
+        };
+        assert_eq!(
+            line.answer(write(b"1")),
+            Answer::Done { there: false },
+            "{key}"
+        );
+        assert_eq!(
+            line.answer(write(b"2")),
+            recorded(b'a', false, b"1"),
+            "{key}"
+        );
+        assert_same(line.get(key.as_bytes()), b"1");
+    }
+}
+
+pub fn a_record_is_gone_after_its_ttl_and_not_before(store: &dyn Store) {
+    let mut line = Line::open(store);
+    let ttl = Duration::from_millis(100);
+    let brief = once(":n", b'a', false).map(|once| Once { ttl, ..once });
+    let write = || set_once(b"k", b"v", When::Always, brief.clone());
+    let before = Instant::now();
+    assert_eq!(line.answer(write()), Answer::Done { there: false });
+    eventually("the record to be gone", || {
+        line.answer(write()) == Answer::Done { there: true }
+    });
+    assert!(before.elapsed() + CLOCKS_APART >= ttl, "too early");
+}
+
+/// Many send the same at the same moment: it is done once, and all others find the record of that.
+pub fn of_many_racing_writers_of_one_name_exactly_one_writes(store: &dyn Store) {
+    let writers = 8;
+    let mut line = Line::open(store);
+    for round in 0..20 {
+        let (barrier, name) = (Barrier::new(writers), format!(":{round}"));
+        line.put(b"k", None);
+        let write = |n: usize| {
+            let mut line = Line::open(store);
+            barrier.wait();
+            let value = [b'0' + n as u8];
+            line.answer(set_once(
+                b"k",
+                &value,
+                When::Always,
+                once(&name, b'a', true),
+            ))
+        };
+        let write = &write;
+        let answers: Vec<Answer> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..writers)
+                .map(|n| scope.spawn(move || write(n)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("a writer"))
+                .collect()
+        });
+        let value = line.get(b"k").expect("one has written");
+        let done = answers
+            .iter()
+            .filter(|a| **a == Answer::Done { there: false });
+        assert_eq!(done.count(), 1, "{answers:?}");
+        let others = answers
+            .iter()
+            .filter(|a| **a == recorded(b'a', false, &value));
+        assert_eq!(others.count(), writers - 1, "{answers:?}");
+    }
 }
 
 // ---- Conditions -------------------------------------------------------------------------------
@@ -270,9 +523,9 @@ pub fn a_delete_happens_when_its_condition_holds_and_else_changes_nothing(store:
     for (when, before, holds) in conditions() {
         line.put(b"k", before);
         let answer = line.delete(b"k", when.clone());
-        let (wanted, after) = match (&when, holds) {
-            (When::Absent, _) | (_, false) => (Answer::Unmet, before),
-            (_, true) => (Answer::Deleted(before.is_some()), None),
+        let (wanted, after) = match holds {
+            false => (Answer::Unmet, before),
+            true => (Answer::Deleted(before.is_some()), None),
         };
         assert_eq!(answer, wanted, "{when:?} on {before:?}");
         assert_eq!(line.get(b"k").as_deref(), after, "{when:?} on {before:?}");
@@ -725,24 +978,30 @@ impl Loop {
     }
 }
 
-pub fn get(key: &[u8], touch: Option<Duration>) -> Command {
-    let key = key.to_vec();
-    Command::Get { key, touch }
+pub fn get(key: &[u8], renew: Option<Duration>) -> Command {
+    Command::Get {
+        key: key.to_vec(),
+        renew,
+        once: None,
+    }
 }
 
 pub fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: When) -> Command {
-    let (key, value) = (key.to_vec(), value.to_vec());
     Command::Set {
-        key,
-        value,
-        ttl,
+        key: key.to_vec(),
+        value: value.to_vec(),
+        ttl: ttl.map_or(Ttl::Keep, Ttl::Exactly),
         when,
+        once: None,
     }
 }
 
 pub fn delete(key: &[u8], when: When) -> Command {
-    let key = key.to_vec();
-    Command::Delete { key, when }
+    Command::Delete {
+        key: key.to_vec(),
+        when,
+        once: None,
+    }
 }
 
 pub fn take(key: &[u8]) -> Command {

@@ -198,7 +198,7 @@ fn usual(command: &[String]) -> Vec<u8> {
             b"%2\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:3\r\n"
         }
         "HELLO" => b"*4\r\n$6\r\nserver\r\n$5\r\nredis\r\n$5\r\nproto\r\n:2\r\n",
-        "GET" | "GETEX" => b"$-1\r\n",
+        "GET" => b"$-1\r\n",
         "DEL" | "UNLINK" => b":0\r\n",
         _ => b"+OK\r\n",
     };

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 /// A direction.
@@ -61,6 +61,10 @@ struct Link {
 struct Mood {
     swallow: AtomicBool,
     drip: Mutex<Option<Duration>>,
+    /// What comes from the client is kept here from this word on.
+    hold: Mutex<Option<String>>,
+    held: AtomicBool,
+    released: Condvar,
 }
 
 impl Proxy {
@@ -111,6 +115,28 @@ impl Proxy {
     pub fn drip_all(&self, pause: Duration) {
         for link in &self.shared.lock().links {
             *link.mood.drip.lock().expect("no pump panics") = Some(pause);
+        }
+    }
+
+    /// What comes from the client on the present connections is kept back as soon as `word` is in it.
+    pub fn hold_all(&self, word: &str) {
+        for link in &self.shared.lock().links {
+            *link.mood.hold.lock().expect("no pump panics") = Some(word.to_owned());
+        }
+    }
+
+    /// Whether something has been kept back.
+    pub fn has_held(&self) -> bool {
+        let links = &self.shared.lock().links;
+        links
+            .iter()
+            .any(|link| link.mood.held.load(Ordering::SeqCst))
+    }
+
+    /// What was kept back goes on its way, though the client may have gone by now: a network that was slow.
+    pub fn release_all(&self) {
+        for link in &self.shared.lock().links {
+            link.mood.release();
         }
     }
 
@@ -172,8 +198,30 @@ impl Shared {
     }
 }
 
+impl Mood {
+    /// Waits as long as these bytes are to be kept back.
+    fn pass(&self, bytes: &[u8]) {
+        let hold = self.hold.lock().expect("no pump panics");
+        let has = |word: &String| {
+            bytes
+                .windows(word.len())
+                .any(|part| part == word.as_bytes())
+        };
+        if hold.as_ref().is_some_and(has) {
+            self.held.store(true, Ordering::SeqCst);
+            drop(self.released.wait_while(hold, |hold| hold.is_some()));
+        }
+    }
+
+    fn release(&self) {
+        *self.hold.lock().expect("no pump panics") = None;
+        self.released.notify_all();
+    }
+}
+
 impl Link {
     fn close(&self) {
+        self.mood.release();
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.server.shutdown(Shutdown::Both);
     }
@@ -194,6 +242,9 @@ fn pump(
         }
         if mood.swallow.load(Ordering::SeqCst) {
             continue;
+        }
+        if way == Way::Up {
+            mood.pass(&buffer[..n]);
         }
         let n = left.map_or(n, |left| left.min(n));
         left = left.map(|left| left - n);

@@ -5,7 +5,7 @@ use kioskd::resp::link::Options;
 use kioskd::resp::url::Endpoint;
 use kioskd::store::blocking::Blocking;
 use kioskd::store::redis::Redis;
-use kioskd::store::{Answer, Command, Done, Session, Store, StoreError, Tag, When, Wiring};
+use kioskd::store::{Answer, Command, Done, Session, Store, StoreError, Tag, Ttl, When, Wiring};
 use mio::{Events, Poll, Token, Waker};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,16 +96,20 @@ impl Loop {
 }
 
 pub fn get(key: &str) -> Command {
-    let key = key.as_bytes().to_vec();
-    Command::Get { key, touch: None }
+    Command::Get {
+        key: key.as_bytes().to_vec(),
+        renew: None,
+        once: None,
+    }
 }
 
 pub fn set(key: &str, value: &[u8]) -> Command {
     Command::Set {
         key: key.as_bytes().to_vec(),
         value: value.to_vec(),
-        ttl: Some(Duration::from_secs(600)),
+        ttl: Ttl::Exactly(Duration::from_secs(600)),
         when: When::Always,
+        once: None,
     }
 }
 

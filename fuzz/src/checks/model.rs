@@ -205,8 +205,20 @@ pub fn answer_of(command: &Command) -> Result<Answer, StoreError> {
         Command::GetMany { keys, .. } => {
             Answer::Values(keys.iter().map(|key| Ok(value(key))).collect())
         }
-        Command::Set { key, when, .. } if holds(key, when) => Answer::Stored,
-        Command::Delete { key, when } if holds(key, when) => Answer::Deleted(value(key).is_some()),
+        Command::Set {
+            key, when, once, ..
+        } if holds(key, when) => match once {
+            None => Answer::Stored,
+            Some(_) => Answer::Done {
+                there: value(key).is_some(),
+            },
+        },
+        Command::Delete { key, when, once } if holds(key, when) => match once {
+            None => Answer::Deleted(value(key).is_some()),
+            Some(_) => Answer::Done {
+                there: value(key).is_some(),
+            },
+        },
         Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
         Command::Scan { prefix, .. } => Answer::Page {
             keys: vec![([prefix, &b"1"[..]].concat(), None)],

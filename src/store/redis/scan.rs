@@ -143,8 +143,9 @@ impl Scan {
         };
         let (position, limit) = (position.to_string(), limit.to_string());
         let given: String = given.iter().map(|hash| format!("{hash:016x}")).collect();
-        let wire = Wire::script_on_server(
+        let wire = Wire::script(
             &SCAN,
+            &[],
             &[
                 position.as_bytes(),
                 &pattern(prefix),

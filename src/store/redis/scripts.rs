@@ -1,0 +1,107 @@
+//! The Lua scripts: each is one step that Redis has no command for.
+//!
+//! ```text
+//! SET        KEYS item [record]   ARGV when, old, value, ttl, mode, fingerprint, record's ttl, keep
+//! DELETE     KEYS item [record]   ARGV when, old, fingerprint, record's ttl, always | removed
+//! READ       KEYS item            ARGV ttl
+//! LOOK       KEYS item record
+//! TAKE       KEYS counter         ARGV window
+//!
+//! -1  the condition does not hold, nothing was changed      0, 1  done; whether something was there
+//! a record (SET, DELETE)   it was done before, nothing was changed
+//! ```
+//!
+//! All keys of one are in one slot ([`record`](super::record)), and times are in milliseconds. Scripts begin with `#!lua`: without it a replica that
+//! was a master a moment ago judges a condition on stale data and says "no"; with it, it says READONLY. Nothing behind
+//! the first write of one can be refused, so an error reply proves that nothing was done. On servers before 7.0, which
+//! do not know the first line, they run without it.
+
+use crate::resp::request::Script;
+
+/// A conditional write, one that keeps time, and one with a record.
+pub static SET: Script = Script {
+    text: "#!lua
+local seen = KEYS[2] and redis.call('GET', KEYS[2])
+if seen then return seen end
+local there, when, mode = redis.call('EXISTS', KEYS[1]), ARGV[1], ARGV[5]
+if there == 0 and (when == 'present' or mode == 'keep') or there == 1 and when == 'absent'
+  or when == 'same' and redis.call('GET', KEYS[1]) ~= ARGV[2] then return -1 end
+local left = mode == 'least' and redis.call('PTTL', KEYS[1]) or -2
+if mode == 'keep' or left == -1 or left > tonumber(ARGV[4]) then
+  redis.call('SET', KEYS[1], ARGV[3], 'KEEPTTL')
+else redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4]) end
+if KEYS[2] then
+  redis.call('SET', KEYS[2], ARGV[6] .. there .. (ARGV[8] == '1' and ARGV[3] or ''), 'PX', ARGV[7])
+end
+return there",
+    sha: "54afc73a9c148c968fc852109410633db248cec0",
+    plain_sha: "9771d9930b38782de18b8264d48c5ff82d167ab4",
+};
+
+/// The one body of both deletes, which differ in whether Redis lets them run when it is full.
+macro_rules! delete {
+    ($first_line:literal) => {
+        concat!(
+            $first_line,
+            "
+local seen = KEYS[2] and redis.call('GET', KEYS[2])
+if seen then return seen end
+local when = ARGV[1]
+if when == 'same' and redis.call('GET', KEYS[1]) ~= ARGV[2]
+  or when == 'present' and redis.call('EXISTS', KEYS[1]) == 0
+  or when == 'absent' and redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
+local there = redis.call('DEL', KEYS[1])
+if KEYS[2] and (there == 1 or ARGV[5] == 'always') then
+  redis.call('SET', KEYS[2], ARGV[3] .. there, 'PX', ARGV[4])
+end
+return there"
+        )
+    };
+}
+
+/// A delete that is refused when memory is full, because it would record even that there was nothing to delete.
+pub static DELETE: Script = Script {
+    text: delete!("#!lua"),
+    sha: "5a218fedbbef2c3653ff1a4db9661b8d358f73e5",
+    plain_sha: "8bad063a407b6f0682462fe7be26cb6f86ce0fc5",
+};
+
+/// A delete that passes then, as DEL does: it is the way out.
+pub static DELETE_WHEN_FULL: Script = Script {
+    text: delete!("#!lua flags=allow-oom"),
+    sha: "cd192c2e3deb51c56961c0468f1e0e216b036bcd",
+    plain_sha: "8bad063a407b6f0682462fe7be26cb6f86ce0fc5",
+};
+
+/// A read that renews and takes nothing away, which GETEX would: it shortens, and gives an end to what has none.
+/// `allow-oom`: it may extend a life when memory is full, as PEXPIRE may.
+pub static READ: Script = Script {
+    text: "#!lua flags=allow-oom
+local value = redis.call('GET', KEYS[1])
+local left = value and redis.call('PTTL', KEYS[1]) or -2
+if left >= 0 and left < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return value",
+    sha: "6f56cd7ca7e2279f1266ac8fcf5b9a880cb9e90b",
+    plain_sha: "a770faba5ad13ad3cd15bf2385f64fa3909df344",
+};
+
+/// The look before a write with a record: the record if there is one, else the item. Not `no-writes`: with it, a replica
+/// would answer from stale data.
+pub static LOOK: Script = Script {
+    text: "#!lua flags=allow-oom
+local seen = redis.call('GET', KEYS[2])
+if seen then return {1, seen} end
+return {0, redis.call('GET', KEYS[1])}",
+    sha: "aa0c2ec65a5abfee5ecdffa8bd64254cd126d8a1",
+    plain_sha: "d29c9a0a7e110cef1dfb368b39e0a8fa9ed5813e",
+};
+
+/// One use of a limit: the count, and what is left of its window.
+pub static TAKE: Script = Script {
+    text: "#!lua
+local n = redis.call('INCR', KEYS[1])
+if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {n, redis.call('PTTL', KEYS[1])}",
+    sha: "4fbf5b3ecc36c7085db564721f2e95ca526ec1d6",
+    plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
+};
