@@ -89,6 +89,23 @@ impl Stream {
         }
     }
 
+    /// Once both sides have shut down their sending half: whether the peer has taken all that was sent, or
+    /// false while that is under way. (On a Unix socket it has whatever was written.)
+    ///
+    /// # Errors
+    /// The peer had closed the whole connection, and its kernel refused what came.
+    pub fn check_taken(&self) -> io::Result<bool> {
+        if let Some(e) = self.take_error()? {
+            return Err(e);
+        }
+        match self.check_connected() {
+            Ok(()) => Ok(matches!(self, Stream::Unix(_))),
+            // A connection that both have ended is none any more.
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(true),
+            Err(e) => Err(e),
+        }
+    }
+
     /// The peer's IP address, one of IPv4 as such on a socket of both; `None` for a Unix socket, whose
     /// peers have no address.
     pub fn peer_ip(&self) -> Option<IpAddr> {

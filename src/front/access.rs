@@ -4,14 +4,16 @@
 //! GET /items?id=7 504 2001ms id=4f3a… trace=4bf9… peer=10.0.0.9
 //! ```
 //!
-//! `errors` means faults of the service and of the protocol: every 5xx, and every request that was
-//! refused before a rule saw it (bad framing, limits, time). A 404 is an answer, not an error.
+//! `errors` means faults of the service and of the protocol: every 5xx, every request that was refused
+//! before a rule saw it (bad framing, limits, time), and every one that never had its whole answer: 499
+//! when the client was gone, `cut` when it did not take it. A 404 is an answer, not an error.
 //!
 //! The id of a session is a secret, so a target that may hold one is shown without it: `/sess/…`,
 //! `/items?sid=…`.
 
 use crate::service::trace::Trace;
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -26,6 +28,20 @@ pub enum AccessLog {
     All,
 }
 
+/// How a request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// With a response of this status, as far as we can see.
+    Answered(u16),
+    /// The client was gone before it had all of its response: [`GONE`].
+    Gone,
+    /// The response was cut off, and why: the client did not take it.
+    Cut(&'static str),
+}
+
+/// The status that stands for a client that was gone. No client ever sees it; nginx made it known.
+pub const GONE: u16 = 499;
+
 /// What there is to say about a request when it is over.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -33,11 +49,11 @@ pub struct Entry<'a> {
     pub method: &'a str,
     /// The target as sent, or `-`.
     pub target: &'a str,
-    /// The status it was answered with.
-    pub status: u16,
+    /// How it ended.
+    pub end: End,
     /// Refused by the protocol, before any rule saw it; and why.
     pub refused: Option<&'a str>,
-    /// From the complete head to the response.
+    /// From the complete head to the end of the response.
     pub took: Duration,
     /// Its ids.
     pub trace: &'a Trace,
@@ -45,17 +61,29 @@ pub struct Entry<'a> {
     pub peer: Option<IpAddr>,
 }
 
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Answered(status) => write!(f, "{status}"),
+            End::Gone => write!(f, "{GONE}"),
+            End::Cut(_) => f.write_str("cut"),
+        }
+    }
+}
+
 impl AccessLog {
     /// Logs the request, if it is one of those to be logged.
     pub fn record(self, entry: &Entry) {
-        let failed = entry.status >= 500 || entry.refused.is_some();
+        let failed = match entry.end {
+            End::Answered(status) => status >= 500 || entry.refused.is_some(),
+            End::Gone | End::Cut(_) => true,
+        };
         if self == AccessLog::Off || (self == AccessLog::Errors && !failed) {
             return;
         }
-        let level = if entry.status >= 500 {
-            log::Level::Warn
-        } else {
-            log::Level::Info
+        let level = match entry.end {
+            End::Answered(500..) => log::Level::Warn,
+            _ => log::Level::Info,
         };
         let mut more = String::new();
         if let Some(id) = &entry.trace.trace_id {
@@ -69,16 +97,20 @@ impl AccessLog {
             more.push_str(" refused: ");
             more.push_str(why);
         }
+        if let End::Cut(why) = entry.end {
+            more.push_str(" cut: ");
+            more.push_str(why);
+        }
         let Entry {
             method,
             target,
-            status,
+            end,
             took,
             trace,
             ..
         } = entry;
         let target = masked(target);
-        log::log!(target: "access", level, "{method} {target} {status} {}ms id={}{more}", took.as_millis(), trace.request_id);
+        log::log!(target: "access", level, "{method} {target} {end} {}ms id={}{more}", took.as_millis(), trace.request_id);
     }
 }
 

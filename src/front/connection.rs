@@ -53,6 +53,20 @@ pub struct Exchange {
     pub next: Option<Next>,
 }
 
+/// A request whose response is printed, until it is known what came of that.
+pub struct Account {
+    /// Its head; none when that was unreadable.
+    pub head: Option<Head>,
+    /// Its ids.
+    pub trace: Trace,
+    /// When its head was complete.
+    pub began: Instant,
+    /// Refused by the protocol, and why.
+    pub refused: Option<String>,
+    /// The status of the response.
+    pub status: u16,
+}
+
 /// See the module's text.
 pub struct Connection {
     stream: Stream,
@@ -78,8 +92,12 @@ pub struct Connection {
     output: Vec<u8>,
     sent: usize,
     after: After,
+    /// The peer had ended when the last response was written: it may have gone altogether.
+    doubt: bool,
     /// The request being served.
     pub exchange: Option<Box<Exchange>>,
+    /// The request that was served, while its response is not out or in doubt.
+    pub account: Option<Box<Account>>,
 }
 
 enum Phase {
@@ -152,7 +170,9 @@ impl Connection {
             output: Vec::new(),
             sent: 0,
             after: After::Keep,
+            doubt: false,
             exchange: None,
+            account: None,
         }
     }
 
@@ -190,6 +210,9 @@ impl Connection {
 
     /// Reads and parses until there is something for the worker to do.
     pub fn advance(&mut self, now: Instant, scratch: &mut [u8], options: &Options) -> Turn {
+        if matches!(self.phase, Phase::Lingering { .. }) {
+            return self.linger(scratch);
+        }
         if self.broken || self.flush(now, options).is_err() {
             return Turn::Gone;
         }
@@ -204,8 +227,7 @@ impl Connection {
         let mut reads = 0;
         loop {
             match &mut self.phase {
-                Phase::Answering | Phase::Writing => return Turn::Wait,
-                Phase::Lingering { .. } => return self.linger(scratch),
+                Phase::Answering | Phase::Writing | Phase::Lingering { .. } => return Turn::Wait,
                 Phase::Idle | Phase::Head => {
                     if !self.input.is_empty() {
                         match self.parser.parse(self.input.bytes(), &options.head) {
@@ -251,7 +273,13 @@ impl Connection {
             }
             reads += 1;
             match self.read(scratch) {
-                Ok(Some(0)) if matches!(self.phase, Phase::Idle) => return Turn::Gone,
+                Ok(Some(0)) if matches!(self.phase, Phase::Idle) => {
+                    // In doubt whether the last response arrived, our end is what will tell.
+                    if self.doubt && self.account.is_some() && self.close(now) {
+                        return self.linger(scratch);
+                    }
+                    return Turn::Gone;
+                }
                 Ok(Some(0)) => return Turn::Truncated,
                 Ok(Some(n)) => self.input.push(&scratch[..n]),
                 Ok(None) => return Turn::Wait,
@@ -298,7 +326,8 @@ impl Connection {
         }
     }
 
-    /// Sends a response. Says whether the connection lives on, be it only to linger.
+    /// Sends a response. False when nobody is there to take it; else the connection lives on, be it
+    /// only to linger.
     pub fn respond(&mut self, bytes: &[u8], after: After, now: Instant, options: &Options) -> bool {
         self.exchange = None;
         self.after = after;
@@ -318,6 +347,16 @@ impl Connection {
             return true;
         }
         self.written(now, options)
+    }
+
+    /// Whether the last response is out and, as far as anybody can see, in the hands of the client.
+    pub fn is_answered(&self) -> bool {
+        self.output.is_empty() && !self.doubt
+    }
+
+    /// Whether a part of the last response is not out.
+    pub fn is_writing(&self) -> bool {
+        !self.output.is_empty()
     }
 
     /// Whether bytes wait that may be a request already.
@@ -349,14 +388,23 @@ impl Connection {
         &mut self.stream
     }
 
-    /// The response is out. False when nothing is left to do.
+    /// The response is out. False when nobody took it.
     fn written(&mut self, now: Instant, options: &Options) -> bool {
+        // Who has shut down its sending half may still read, or have closed altogether; that shows when
+        // the response, or our end behind it, is refused.
+        self.doubt = self.ended;
         if self.after == After::Keep {
             self.phase = Phase::Idle;
             self.deadline = now + options.idle_timeout;
             return true;
         }
+        self.close(now)
+    }
+
+    /// Ends our half, to linger. False when there is no connection any more.
+    fn close(&mut self, now: Instant) -> bool {
         if self.stream.shutdown(Shutdown::Write).is_err() {
+            self.doubt = true;
             return false;
         }
         self.input = Input::default();
@@ -367,6 +415,13 @@ impl Connection {
 
     /// Reads and drops until the client closes too, or has had its share.
     fn linger(&mut self, scratch: &mut [u8]) -> Turn {
+        if self.doubt {
+            match self.stream.check_taken() {
+                Ok(true) => self.doubt = false,
+                Ok(false) => return Turn::Wait,
+                Err(_) => return Turn::Gone,
+            }
+        }
         for _ in 0..READS_PER_TURN {
             let Phase::Lingering { left } = &mut self.phase else {
                 return Turn::Gone;

@@ -21,7 +21,7 @@ use crate::lifecycle::Lifecycle;
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::store::Store;
-use access::AccessLog;
+use access::{AccessLog, End, Entry};
 use listen::{Listen, SocketFile};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -249,6 +249,16 @@ impl Line {
     fn request_ended(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// A request is over: it is counted and logged, once, and as what it came to.
+fn account(service: &Service, log: AccessLog, entry: &Entry) {
+    match entry.end {
+        End::Answered(status) => service.shard().responded(status),
+        End::Gone => service.shard().responded(access::GONE),
+        End::Cut(_) => service.shard().cut(),
+    }
+    log.record(entry);
 }
 
 /// A panic in a rule costs its own request a 500 and nobody else anything: rules own what they

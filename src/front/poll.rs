@@ -15,8 +15,8 @@
 //! client has at most one request in each tick, however many it has sent, so nobody starves.
 
 use super::accept::{Acceptor, Door, Listener, Newcomer};
-use super::access::Entry;
-use super::connection::{After, Connection, Exchange, Turn};
+use super::access::{End, Entry};
+use super::connection::{Account, After, Connection, Exchange, Turn};
 use super::{Board, Options, Running, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, Printing};
 use crate::lifecycle::{Lifecycle, State};
@@ -28,6 +28,7 @@ use crate::store::{Done, Session, Store, StoreError, Wiring};
 use crate::stream::BOTH;
 use mio::{Events, Poll, Token, Waker};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -259,7 +260,7 @@ impl Worker {
                 BOTH,
             ) {
                 log::error!("failed to watch a client: {e}");
-                self.remove(key);
+                self.remove(key, End::Gone, now);
             } else if refused {
                 let problem = Problem::overloaded("too many connections");
                 self.refuse(key, problem, After::Close, now);
@@ -276,13 +277,22 @@ impl Worker {
     fn turn(&mut self, key: u64, now: Instant, session: &mut dyn Session) {
         while let Some(client) = self.clients.get_mut(key) {
             client.queued = false;
-            match client.advance(now, &mut self.scratch, &self.options) {
+            let turn = client.advance(now, &mut self.scratch, &self.options);
+            // The last response is out; or the client has more to say, so it is there.
+            let is_silent = matches!(turn, Turn::Wait | Turn::Again | Turn::Gone);
+            if client.account.is_some() && (client.is_answered() || !is_silent) {
+                self.close_account(key, None, now);
+            }
+            let Some(client) = self.clients.get_mut(key) else {
+                return;
+            };
+            match turn {
                 Turn::Wait => return self.settle(key, now),
                 Turn::Again => {
                     self.queue(key);
                     return self.settle(key, now);
                 }
-                Turn::Gone => return self.remove(key),
+                Turn::Gone => return self.remove(key, End::Gone, now),
                 Turn::Head(head) => {
                     if !self.head(key, head, now, session) {
                         return;
@@ -400,10 +410,8 @@ impl Worker {
             return;
         };
         let exchange = client.exchange.take();
-        let line = self.board.line(self.n);
         let (head, trace, began) = match exchange {
             Some(exchange) => {
-                line.request_ended();
                 let Exchange {
                     head, trace, began, ..
                 } = *exchange;
@@ -432,19 +440,23 @@ impl Worker {
         self.printed.clear();
         self.printed.shrink_to(PRINTED_KEPT_BYTES);
         http::print(response, &printing, &mut self.printed);
+        let account = Account {
+            head,
+            trace,
+            began,
+            refused: refused.map(str::to_owned),
+            status,
+        };
         let lives = client.respond(&self.printed, after, now, &self.options);
         let more = client.has_more();
-        self.options.access_log.record(&Entry {
-            method: head.as_ref().map_or("-", |h| h.method.as_str()),
-            target: head.as_ref().map_or("-", |h| h.target.as_str()),
-            status,
-            refused,
-            took: now.saturating_duration_since(began),
-            trace: &trace,
-            peer: client.peer,
-        });
+        if lives && client.is_answered() {
+            let peer = client.peer;
+            self.account(&account, End::Answered(status), peer, now);
+        } else {
+            client.account = Some(Box::new(account));
+        }
         if !lives {
-            return self.remove(key);
+            return self.remove(key, End::Gone, now);
         }
         if more {
             self.queue(key);
@@ -482,7 +494,8 @@ impl Worker {
             let problem = Problem::overloaded("too many bytes are being received");
             self.refuse(key, problem, After::Close, now);
         } else {
-            self.remove(key);
+            let end = End::Cut("too many bytes wait to be taken");
+            self.remove(key, end, now);
         }
     }
 
@@ -514,7 +527,13 @@ impl Worker {
             };
             match client.expired() {
                 Turn::TimedOut => self.refuse(key, TOO_SLOW, After::Close, now),
-                _ => self.remove(key),
+                _ => {
+                    // A response that was in doubt, and that nobody has refused.
+                    if !client.is_writing() {
+                        self.close_account(key, None, now);
+                    }
+                    self.remove(key, End::Cut("not taken in time"), now);
+                }
             }
         }
         let earliest = self.clients.iter().filter_map(|(_, c)| c.deadline()).min();
@@ -539,23 +558,65 @@ impl Worker {
                 self.turn(key, now, session);
             }
             if self.clients.get_mut(key).is_some_and(|c| waits(c)) {
-                self.remove(key);
+                self.remove(key, End::Gone, now);
             }
         }
     }
 
-    fn remove(&mut self, key: u64) {
+    /// Lets a client go. If it has a request that is not over, this is how it ended.
+    fn remove(&mut self, key: u64, end: End, now: Instant) {
+        if let Some(client) = self.clients.get_mut(key)
+            && let Some(exchange) = client.exchange.take()
+        {
+            let Exchange {
+                head, trace, began, ..
+            } = *exchange;
+            client.account = Some(Box::new(Account {
+                head: Some(head),
+                trace,
+                began,
+                refused: None,
+                status: 0,
+            }));
+        }
+        self.close_account(key, Some(end), now);
         let Some(mut client) = self.clients.remove(key) else {
             return;
         };
         // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
         let _ = self.poll.registry().deregister(client.stream());
         self.held -= client.counted;
-        let line = self.board.line(self.n);
-        line.disconnected(client.refused);
-        if client.exchange.is_some() {
-            line.request_ended();
+        self.board.line(self.n).disconnected(client.refused);
+    }
+
+    /// The end of the request whose response was not out, or in doubt; `None`: it was answered.
+    fn close_account(&mut self, key: u64, end: Option<End>, now: Instant) {
+        let Some(client) = self.clients.get_mut(key) else {
+            return;
+        };
+        let peer = client.peer;
+        if let Some(account) = client.account.take() {
+            let end = end.unwrap_or(End::Answered(account.status));
+            self.account(&account, end, peer, now);
         }
+    }
+
+    /// A request is over.
+    fn account(&self, account: &Account, end: End, peer: Option<IpAddr>, now: Instant) {
+        let head = account.head.as_ref();
+        if head.is_some() {
+            self.board.line(self.n).request_ended();
+        }
+        let entry = Entry {
+            method: head.map_or("-", |h| h.method.as_str()),
+            target: head.map_or("-", |h| h.target.as_str()),
+            end,
+            refused: account.refused.as_deref(),
+            took: now.saturating_duration_since(account.began),
+            trace: &account.trace,
+            peer,
+        };
+        super::account(&self.service, self.options.access_log, &entry);
     }
 }
 

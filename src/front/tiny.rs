@@ -8,9 +8,9 @@
 //! tiny_http prints responses in its own way; we take its writer and print in ours, so that both
 //! fronts say the same. It keeps the connection open, whatever we say about closing it.
 
-use super::access::Entry;
+use super::access::{End, Entry};
 use super::listen::{Bound, Listen, SocketFile};
-use super::{Board, Options, Running, guarded};
+use super::{Board, Options, Running, account, guarded};
 use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -196,18 +196,22 @@ impl Worker {
         let mut bytes = Vec::new();
         http::print(response, &printing, &mut bytes);
         let mut writer = request.into_writer();
-        if let Err(e) = writer.write_all(&bytes).and_then(|()| writer.flush()) {
-            log::debug!("a client did not take its response: {e}");
-        }
-        self.options.access_log.record(&Entry {
+        // A writer is all we get: a client that has closed, and whose kernel has not refused the response
+        // when this returns, passes for one that has it.
+        let end = match writer.write_all(&bytes).and_then(|()| writer.flush()) {
+            Ok(()) => End::Answered(status),
+            Err(_) => End::Gone,
+        };
+        let entry = Entry {
             method: head.map_or("-", |h| h.method.as_str()),
             target: head.map_or("-", |h| h.target.as_str()),
-            status,
+            end,
             refused: refused.as_deref(),
             took: began.elapsed(),
             trace,
             peer,
-        });
+        };
+        account(&self.service, self.options.access_log, &entry);
     }
 }
 

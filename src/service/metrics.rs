@@ -43,6 +43,7 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct Shard {
     responses: [AtomicU64; STATUSES],
+    cut: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
     panics: AtomicU64,
     connections: AtomicU64,
@@ -53,6 +54,7 @@ impl Metrics {
     pub fn shard(&self) -> Arc<Shard> {
         let shard = Arc::new(Shard {
             responses: [const { AtomicU64::new(0) }; STATUSES],
+            cut: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; REFUSALS.len()],
             panics: AtomicU64::new(0),
             connections: AtomicU64::new(0),
@@ -127,7 +129,7 @@ impl Metrics {
             &mut out,
             "kioskd_http_responses_total",
             "counter",
-            "Responses, by status.",
+            "Responses, by status; 499: the client was gone before it.",
         );
         for i in 0..STATUSES {
             let n = sum(&|s| &s.responses[i]);
@@ -141,6 +143,13 @@ impl Metrics {
                 );
             }
         }
+        head(
+            &mut out,
+            "kioskd_http_cut_total",
+            "counter",
+            "Responses cut off because the client did not take them.",
+        );
+        line(&mut out, "kioskd_http_cut_total", None, sum(&|s| &s.cut));
         head(
             &mut out,
             "kioskd_http_refused_total",
@@ -184,11 +193,16 @@ impl Metrics {
 }
 
 impl Shard {
-    /// A response is on its way.
+    /// A request has ended with this status.
     pub fn responded(&self, status: u16) {
         if let Some(n) = self.responses.get(usize::from(status).wrapping_sub(100)) {
             add_one(n);
         }
+    }
+
+    /// A response was cut off.
+    pub fn cut(&self) {
+        add_one(&self.cut);
     }
 
     /// A request was refused with this problem code before a rule saw it.
@@ -248,6 +262,7 @@ mod tests {
         a.refused("head_too_large");
         b.refused("what the future brings");
         a.panicked();
+        b.cut();
         b.connected();
         let text = metrics.render(VITALS);
         for line in [
@@ -256,6 +271,7 @@ mod tests {
             "kioskd_http_refused_total{code=\"head_too_large\"} 1",
             "kioskd_http_refused_total{code=\"uri_too_long\"} 0",
             "kioskd_http_refused_total{code=\"other\"} 1",
+            "kioskd_http_cut_total 1",
             "kioskd_panics_total 1",
             "kioskd_connections 3",
             "kioskd_connections_total 1",

@@ -273,7 +273,6 @@ impl Service {
         // The id is one of ours or has passed `fit`, so it is a header value.
         response.add_header(http::header("X-Request-Id", &trace.request_id));
         response.add_header(http::header("X-Content-Type-Options", "nosniff"));
-        self.shard.responded(response.status_code().0);
         response
     }
 }
