@@ -111,7 +111,16 @@ struct InProcess {
 
 impl InProcess {
     fn start(store: Arc<dyn Store>, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Self {
+        InProcess::start_on("poll", store, vitals)
+    }
+
+    fn start_on(
+        front: &str,
+        store: Arc<dyn Store>,
+        vitals: impl Fn() -> Vitals + Send + Sync + 'static,
+    ) -> Self {
         let setting = |name: &str| match name {
+            "FRONT" => Some(front.to_owned()),
             "LISTEN" => Some("127.0.0.1:0".to_owned()),
             "WORKERS" => Some("1".to_owned()),
             _ => None,
@@ -228,15 +237,45 @@ fn a_panic_in_a_handler_is_a_500_for_that_request_and_nothing_else() {
     process.stop();
 }
 
-/// A store that is fine until its session panics while it moves bytes: no request is to blame, the worker is lost.
+/// A store whose session panics when it is told to, in one of its calls; and which can refuse to open another.
+#[derive(Clone)]
 struct Mortal {
     inner: Memory,
-    asked: Arc<AtomicUsize>,
+    dies_in: Arc<Mutex<&'static str>>,
+    last: bool,
+    opened: Arc<AtomicUsize>,
 }
 
 struct MortalSession {
     inner: Box<dyn Session>,
-    asked: Arc<AtomicUsize>,
+    dies_in: Arc<Mutex<&'static str>>,
+}
+
+impl Mortal {
+    fn new(last: bool) -> Mortal {
+        Mortal {
+            inner: Memory::new(1 << 20),
+            dies_in: Arc::default(),
+            last,
+            opened: Arc::default(),
+        }
+    }
+
+    /// The next session call of this name panics.
+    fn die_in(&self, call: &'static str) {
+        *self.dies_in.lock().expect("it is let go before the panic") = call;
+    }
+}
+
+impl MortalSession {
+    fn may_die(&self, call: &str) {
+        let mut dies_in = self.dies_in.lock().expect("it is let go before the panic");
+        if *dies_in == call {
+            *dies_in = "";
+            drop(dies_in);
+            panic!("a death this test wants");
+        }
+    }
 }
 
 impl Store for Mortal {
@@ -249,39 +288,105 @@ impl Store for Mortal {
     }
 
     fn session(&self, wiring: Wiring<'_>) -> std::io::Result<Box<dyn Session>> {
+        let opened = self.opened.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.last || opened == 0, "a death this test wants");
         Ok(Box::new(MortalSession {
             inner: self.inner.session(wiring)?,
-            asked: Arc::clone(&self.asked),
+            dies_in: Arc::clone(&self.dies_in),
         }))
     }
 }
 
 impl Session for MortalSession {
     fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
-        self.asked.fetch_add(1, Ordering::Relaxed);
-        self.inner.submit(now, tag, command, deadline);
+        self.may_die("submit");
+        // Nobody answers this one.
+        if !matches!(&command, Command::Get { key, .. } if key == b"item:silence") {
+            self.inner.submit(now, tag, command, deadline);
+        }
     }
 
     fn progress(&mut self, now: Instant, done: &mut Done) {
-        assert!(
-            self.asked.load(Ordering::Relaxed) < 2,
-            "a death this test wants"
-        );
+        self.may_die("progress");
         self.inner.progress(now, done);
     }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.may_die("next_deadline");
+        self.inner.next_deadline()
+    }
+}
+
+/// A list cursor once ended the process this way: a panic in `submit`, which nothing guarded.
+#[test]
+fn a_panic_in_the_store_costs_requests_and_no_worker() {
+    errors();
+    let poll = ["submit", "progress", "next_deadline", "submit"];
+    for (front, calls) in [("poll", &poll[..]), ("tiny_http", &poll[..2])] {
+        let store = Mortal::new(false);
+        let process = InProcess::start_on(front, Arc::new(store.clone()), well);
+        let mut client = process.connect();
+        assert_eq!(client.post("/items?id=1", r#"{"a":1}"#).status, 201);
+        for (n, call) in (1..).zip(calls) {
+            store.die_in(call);
+            let reply = client.get("/items?id=1");
+            match (front, *call) {
+                // It was what the session was at.
+                (_, "submit") | ("tiny_http", "progress") => {
+                    let saw = (reply.status, &*reply.problem().0);
+                    assert_eq!(saw, (500, "internal_error"));
+                }
+                // It may have been anybody's.
+                ("poll", "progress") => {
+                    let saw = (reply.status, &*reply.problem().0);
+                    assert_eq!(saw, (502, "store_unreachable"));
+                }
+                // Before it was asked, or after it was answered.
+                _ => {}
+            }
+            // A new session, on the same connection of the client.
+            let reply = client.get("/items?id=1");
+            assert_eq!((reply.status, reply.text()), (200, r#"{"a":1}"#.to_owned()));
+            let metrics = client.get("/metrics").text();
+            let panics = format!("kioskd_panics_total {n}\n");
+            assert!(metrics.contains(&panics), "{call}: {metrics}");
+        }
+        process.stop();
+    }
+}
+
+/// What an old session has been asked, a new one knows nothing of: who waits is told.
+#[test]
+fn who_waits_for_a_session_that_panics_is_told() {
+    errors();
+    let store = Mortal::new(false);
+    let process = InProcess::start(Arc::new(store.clone()), well);
+    let (mut waits, mut unlucky) = (process.connect(), process.connect());
+    waits.send("GET /items?id=silence HTTP/1.1\r\nHost: a\r\n\r\n");
+    // It has been read when another one, which came later, is answered twice: a tick reads all.
+    for _ in 0..2 {
+        assert_eq!(unlucky.get("/items?id=1").status, 404);
+    }
+    store.die_in("submit");
+    assert_eq!(unlucky.get("/items?id=1").status, 500);
+    let reply = waits.read_response();
+    assert_eq!(
+        (reply.status, &*reply.problem().0),
+        (502, "store_unreachable")
+    );
+    assert_eq!(waits.get("/items?id=1").status, 404);
+    process.stop();
 }
 
 /// What `main` makes of the event, exit code 1, is tested beside it.
 #[test]
 fn a_worker_that_dies_is_an_event_and_closes_its_connections() {
     errors();
-    let store = Mortal {
-        inner: Memory::new(1 << 20),
-        asked: Arc::default(),
-    };
-    let process = InProcess::start(Arc::new(store), well);
+    let store = Mortal::new(true);
+    let process = InProcess::start(Arc::new(store.clone()), well);
     let (mut first, mut second) = (process.connect(), process.connect());
     assert_eq!(first.get("/items?id=1").status, 404);
+    store.die_in("progress");
     second.send("GET /items?id=1 HTTP/1.1\r\nHost: a\r\n\r\n");
     let event = process.events.recv_timeout(PATIENCE);
     assert_eq!(

@@ -11,6 +11,7 @@
 pub mod accept;
 pub mod access;
 pub mod connection;
+mod guard;
 pub mod listen;
 pub mod pace;
 pub mod poll;
@@ -19,12 +20,10 @@ pub mod tiny;
 use crate::http::HeadLimits;
 use crate::lifecycle::Lifecycle;
 use crate::service::Service;
-use crate::service::problem::Problem;
 use crate::store::Store;
 use access::{AccessLog, End, Entry};
 use listen::{Listen, SocketFile};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -259,15 +258,6 @@ fn account(service: &Service, log: AccessLog, entry: &Entry) {
         End::Cut(_) => service.shard().cut(),
     }
     log.record(entry);
-}
-
-/// A panic in a rule costs its own request a 500 and nobody else anything: rules own what they
-/// work on, so there is nothing half-changed to see.
-fn guarded<T>(service: &Service, run: impl FnOnce() -> T) -> Result<T, Problem> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-        service.shard().panicked();
-        Problem::INTERNAL
-    })
 }
 
 #[cfg(test)]

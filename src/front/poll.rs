@@ -17,14 +17,15 @@
 use super::accept::{Acceptor, Door, Listener, Newcomer};
 use super::access::{End, Entry};
 use super::connection::{Account, After, Connection, Exchange, Turn};
-use super::{Board, Options, Running, guarded};
+use super::guard::{Guarded, guarded};
+use super::{Board, Options, Running};
 use crate::http::{self, DateCache, Framing, Head, Method, Printing};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::step::{Outcome, Step};
 use crate::slab::Slab;
-use crate::store::{Done, Session, Store, StoreError, Wiring};
+use crate::store::{Done, Store, StoreError, Wiring};
 use crate::stream::BOTH;
 use mio::{Events, Poll, Token, Waker};
 use std::io;
@@ -48,6 +49,10 @@ const WAKE: Token = Token(usize::MAX);
 
 /// Deadlines are looked at no more often than this.
 const DEADLINE_STEP: Duration = Duration::from_millis(10);
+
+/// A store session that panics is replaced after this at the latest, and one that always does costs no
+/// more than ten of them in a second.
+const BROKEN_FOR: Duration = Duration::from_millis(100);
 
 /// Starts the workers and the thread that accepts.
 ///
@@ -74,6 +79,8 @@ pub fn start(
             service: service.clone(),
             board: Arc::clone(&board),
             lifecycle: Arc::clone(lifecycle),
+            store: Arc::clone(&store),
+            waker: Arc::clone(&waker),
             newcomers,
             poll,
             clients: Slab::default(),
@@ -88,21 +95,11 @@ pub fn start(
             date: DateCache::default(),
         };
         wakers.push(Arc::clone(&waker));
-        doors.push(Door {
-            inbox,
-            waker: Arc::clone(&waker),
-        });
-        let store = Arc::clone(&store);
+        doors.push(Door { inbox, waker });
         lifecycle.spawn(format!("worker-{n}"), move || {
-            // Opened here, because a session belongs to its thread.
-            let wiring = Wiring {
-                registry: worker.poll.registry(),
-                first_token: STORE,
-                waker,
-            };
-            match store.session(wiring) {
-                Ok(session) => worker.run(session),
-                Err(e) => log::error!("failed to open a session of the store: {e}"),
+            // Opened there, because a session belongs to its thread.
+            if let Some(session) = worker.open() {
+                worker.run(session);
             }
         })?;
     }
@@ -133,6 +130,8 @@ struct Worker {
     service: Service,
     board: Arc<Board>,
     lifecycle: Arc<Lifecycle>,
+    store: Arc<dyn Store>,
+    waker: Arc<Waker>,
     newcomers: Receiver<Newcomer>,
     poll: Poll,
     clients: Slab<Connection>,
@@ -153,13 +152,29 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, mut session: Box<dyn Session>) {
+    /// A session of the store; without one a worker is of no use, and its end ends the process.
+    fn open(&self) -> Option<Guarded> {
+        let session = self.store.session(Wiring {
+            registry: self.poll.registry(),
+            first_token: STORE,
+            waker: Arc::clone(&self.waker),
+        });
+        match session {
+            Ok(session) => Some(Guarded::new(session)),
+            Err(e) => {
+                log::error!("failed to open a session of the store: {e}");
+                None
+            }
+        }
+    }
+
+    fn run(mut self, mut session: Guarded) {
         let mut events = Events::with_capacity(EVENTS_PER_TICK);
         let mut ready = Vec::new();
         let mut done = Done::new();
         loop {
             self.board.wait(self.n);
-            let wait = self.wait(session.next_deadline());
+            let wait = self.wait(&mut session);
             if let Err(e) = self.poll.poll(&mut events, wait)
                 && e.kind() != io::ErrorKind::Interrupted
             {
@@ -170,6 +185,12 @@ impl Worker {
             let now = Instant::now();
             self.board.begin(self.n, now);
 
+            if session.is_broken() {
+                self.service.shard().panicked();
+                let Some(another) = self.open() else { return };
+                session = another;
+                self.let_down(now, &mut session);
+            }
             // All events first: none of them can then mean a client that sits in a place whose
             // last owner has left in this very tick.
             ready.append(&mut self.again);
@@ -192,12 +213,12 @@ impl Worker {
             }
             self.welcome(now, &mut ready);
             for key in ready.drain(..) {
-                self.turn(key, now, &mut *session);
+                self.turn(key, now, &mut session);
             }
-            self.check_deadlines(now, &mut *session);
+            self.check_deadlines(now, &mut session);
             let stopped = self.lifecycle.state() >= State::Stopped;
             if stopped {
-                self.send_home(now, &mut *session);
+                self.send_home(now, &mut session);
             }
             loop {
                 session.progress(now, &mut done);
@@ -216,7 +237,7 @@ impl Worker {
                             key,
                             guarded(&self.service, || next(answer)).unwrap_or_else(Step::from),
                             now,
-                            &mut *session,
+                            &mut session,
                         );
                     }
                 }
@@ -227,9 +248,25 @@ impl Worker {
         }
     }
 
-    fn wait(&self, store: Option<Instant>) -> Option<Duration> {
+    /// The session has broken, and a new one knows nothing of those who wait for the old.
+    fn let_down(&mut self, now: Instant, session: &mut Guarded) {
+        for key in self.clients.keys() {
+            let exchange = self.clients.get_mut(key).and_then(|c| c.exchange.as_mut());
+            if let Some(next) = exchange.and_then(|e| e.next.take()) {
+                let broken = StoreError::Broken("its session panicked".to_owned());
+                let step = guarded(&self.service, || next(Err(broken)));
+                self.drive(key, step.unwrap_or_else(Step::from), now, session);
+            }
+        }
+    }
+
+    fn wait(&self, session: &mut Guarded) -> Option<Duration> {
         if !self.again.is_empty() || self.more_newcomers {
             return Some(Duration::ZERO);
+        }
+        let store = session.next_deadline();
+        if session.is_broken() {
+            return Some(BROKEN_FOR);
         }
         let earliest = [store, self.next_check].into_iter().flatten().min()?;
         Some(earliest.saturating_duration_since(Instant::now()))
@@ -274,7 +311,7 @@ impl Worker {
 
     /// Lets one client go as far as it can: to the store, to its answer, or until it needs to read
     /// more than there is.
-    fn turn(&mut self, key: u64, now: Instant, session: &mut dyn Session) {
+    fn turn(&mut self, key: u64, now: Instant, session: &mut Guarded) {
         while let Some(client) = self.clients.get_mut(key) {
             client.queued = false;
             let turn = client.advance(now, &mut self.scratch, &self.options);
@@ -324,7 +361,7 @@ impl Worker {
     }
 
     /// A request has begun. True when its body has to be read next.
-    fn head(&mut self, key: u64, head: Head, now: Instant, session: &mut dyn Session) -> bool {
+    fn head(&mut self, key: u64, head: Head, now: Instant, session: &mut Guarded) -> bool {
         let trace = self.service.trace(Some(&head));
         let admitted =
             guarded(&self.service, || self.service.admit(&head)).and_then(|admitted| admitted);
@@ -370,7 +407,7 @@ impl Worker {
     }
 
     /// Follows a request one step further.
-    fn drive(&mut self, key: u64, mut step: Step, now: Instant, session: &mut dyn Session) {
+    fn drive(&mut self, key: u64, mut step: Step, now: Instant, session: &mut Guarded) {
         loop {
             let (command, next) = match step {
                 Step::Done(outcome) => return self.finish(key, outcome, After::Keep, None, now),
@@ -381,7 +418,10 @@ impl Worker {
             };
             if now < exchange.deadline {
                 exchange.next = Some(next);
-                return session.submit(now, key, command, exchange.deadline);
+                if !session.submit(now, key, command, exchange.deadline) {
+                    self.finish(key, Err(Problem::INTERNAL), After::Keep, None, now);
+                }
+                return;
             }
             // The last answer was here in time, but nobody would wait for another. What is not asked
             // certainly does not run.
@@ -505,7 +545,7 @@ impl Worker {
     /// What has come by now counts, so each of them has a turn before it is judged: the loop may not
     /// have been told. A process that was stopped for a while wakes up to a wait that was interrupted,
     /// with no events, and to deadlines long past; and one wait tells of so many clients only.
-    fn check_deadlines(&mut self, now: Instant, session: &mut dyn Session) {
+    fn check_deadlines(&mut self, now: Instant, session: &mut Guarded) {
         if self.next_check.is_none_or(|t| t > now) {
             return;
         }
@@ -542,7 +582,7 @@ impl Worker {
 
     /// The service has stopped: who has not sent a whole head by now is sent home, or a single byte
     /// would hold up every restart. The others are finished.
-    fn send_home(&mut self, now: Instant, session: &mut dyn Session) {
+    fn send_home(&mut self, now: Instant, session: &mut Guarded) {
         // Who has a turn coming has sent more than was read yet.
         let waits = |c: &Connection| !c.queued && c.awaits_head();
         let waiting: Vec<u64> = self

@@ -9,8 +9,9 @@
 //! fronts say the same. It keeps the connection open, whatever we say about closing it.
 
 use super::access::{End, Entry};
+use super::guard::guarded;
 use super::listen::{Bound, Listen, SocketFile};
-use super::{Board, Options, Running, account, guarded};
+use super::{Board, Options, Running, account};
 use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -46,12 +47,12 @@ pub fn start(
             board: Arc::clone(&board),
             lifecycle: Arc::clone(lifecycle),
             server: Arc::clone(&server),
+            store: Arc::clone(&store),
             date: DateCache::default(),
         };
-        let store = Arc::clone(&store);
         lifecycle.spawn(format!("worker-{n}"), move || {
-            match Blocking::new(&*store) {
-                Ok(store) => worker.run(store),
+            match Blocking::new(&*worker.store) {
+                Ok(session) => worker.run(session),
                 Err(e) => log::error!("failed to open a session of the store: {e}"),
             }
         })?;
@@ -102,11 +103,12 @@ struct Worker {
     board: Arc<Board>,
     lifecycle: Arc<Lifecycle>,
     server: Arc<Server>,
+    store: Arc<dyn Store>,
     date: DateCache,
 }
 
 impl Worker {
-    fn run(mut self, mut store: Blocking) {
+    fn run(mut self, mut session: Blocking) {
         loop {
             let stopped = self.lifecycle.state() >= State::Stopped;
             // What has been read by then is still answered.
@@ -119,7 +121,7 @@ impl Worker {
                 Ok(Some(request)) => {
                     self.board.begin(self.n, Instant::now());
                     self.board.line(self.n).request_began();
-                    self.serve(request, &mut store);
+                    self.serve(request, &mut session);
                     self.board.line(self.n).request_ended();
                     self.board.wait(self.n);
                 }
@@ -138,7 +140,7 @@ impl Worker {
     }
 
     /// The life of a request, top to bottom.
-    fn serve(&mut self, mut request: tiny_http::Request, store: &mut Blocking) {
+    fn serve(&mut self, mut request: tiny_http::Request, session: &mut Blocking) {
         let began = Instant::now();
         let head = match read_head(&request) {
             Ok(head) => head,
@@ -160,8 +162,27 @@ impl Worker {
         };
         // The store's time begins when the request is whole.
         let deadline = Instant::now() + self.options.request_timeout;
-        let outcome = finish(&self.service, step, store, deadline);
+        let outcome = self.finish(step, session, deadline);
         self.respond(request, Some(&head), &trace, outcome, began);
+    }
+
+    /// Asks the store what the rules want to know, until they know what to answer.
+    fn finish(&self, mut step: Step, session: &mut Blocking, deadline: Instant) -> Outcome {
+        loop {
+            match step {
+                Step::Done(outcome) => return outcome,
+                Step::Ask(command, next) => {
+                    let late = Instant::now() >= deadline + Duration::from_millis(1);
+                    let answer = if late {
+                        Err(StoreError::Timeout)
+                    } else {
+                        session.renew(&*self.store)?;
+                        guarded(&self.service, || session.call(command, deadline))?
+                    };
+                    step = guarded(&self.service, || next(answer)).unwrap_or_else(Step::from);
+                }
+            }
+        }
     }
 
     fn respond(
@@ -242,23 +263,5 @@ fn read_body(
         }
         Ok(_) => Ok(body),
         Err(_) => Err(ParseError::BadChunkEnd),
-    }
-}
-
-/// Asks the store what the rules want to know, until they know what to answer.
-fn finish(service: &Service, mut step: Step, store: &mut Blocking, deadline: Instant) -> Outcome {
-    loop {
-        match step {
-            Step::Done(outcome) => return outcome,
-            Step::Ask(command, next) => {
-                let late = Instant::now() >= deadline + Duration::from_millis(1);
-                let answer = if late {
-                    Err(StoreError::Timeout)
-                } else {
-                    store.call(command, deadline)
-                };
-                step = guarded(service, || next(answer)).unwrap_or_else(Step::from);
-            }
-        }
     }
 }

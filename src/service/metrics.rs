@@ -169,7 +169,7 @@ impl Metrics {
             &mut out,
             "kioskd_panics_total",
             "counter",
-            "Panics in a rule: bugs, each a 500.",
+            "Panics in a rule or in a session of the store, each of them caught: bugs.",
         );
         line(&mut out, "kioskd_panics_total", None, sum(&|s| &s.panics));
         head(
@@ -211,7 +211,7 @@ impl Shard {
         add_one(&self.refused[known.unwrap_or(REFUSALS.len() - 1)]);
     }
 
-    /// A rule panicked.
+    /// A rule panicked, or a session of the store.
     pub fn panicked(&self) {
         add_one(&self.panics);
     }

@@ -15,10 +15,12 @@ pub struct Blocking {
     poll: Poll,
     events: Events,
     session: Box<dyn Session>,
+    /// A call began and did not end: it panicked, and what it was doing is half done.
+    broken: bool,
     done: Done,
     next: Tag,
-    /// Holds the waker that the session was given a share of.
-    _waker: Arc<Waker>,
+    /// The session has a share of it.
+    waker: Arc<Waker>,
 }
 
 impl Blocking {
@@ -29,19 +31,31 @@ impl Blocking {
     pub fn new(store: &dyn Store) -> io::Result<Blocking> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let session = store.session(Wiring {
-            registry: poll.registry(),
-            first_token: WAKE.0 + 1,
-            waker: Arc::clone(&waker),
-        })?;
+        let session = open(store, &poll, &waker)?;
         Ok(Blocking {
             poll,
             events: Events::with_capacity(16),
             session,
+            broken: false,
             done: Vec::new(),
             next: 0,
-            _waker: waker,
+            waker,
         })
+    }
+
+    /// Opens another session in the place of one that has panicked; to be called before the next
+    /// [`call`](Blocking::call). Of a sound one it does nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`] when the operating system refuses a resource.
+    pub fn renew(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+        if self.broken {
+            let session = open(store, &self.poll, &self.waker);
+            self.session = session.map_err(|e| StoreError::Unreachable(e.to_string()))?;
+            self.broken = false;
+            self.done.clear();
+        }
+        Ok(())
     }
 
     /// Asks, and waits for the answer until `deadline`.
@@ -49,6 +63,13 @@ impl Blocking {
     /// # Errors
     /// As the session says; a poll that fails counts as [`StoreError::Unreachable`].
     pub fn call(&mut self, command: Command, deadline: Instant) -> Result<Answer, StoreError> {
+        self.broken = true;
+        let answer = self.wait_for(command, deadline);
+        self.broken = false;
+        answer
+    }
+
+    fn wait_for(&mut self, command: Command, deadline: Instant) -> Result<Answer, StoreError> {
         let tag = self.next;
         self.next += 1;
         // What became ready since the last call, a closed connection above all, is seen before
@@ -79,4 +100,12 @@ impl Blocking {
         }
         Ok(())
     }
+}
+
+fn open(store: &dyn Store, poll: &Poll, waker: &Arc<Waker>) -> io::Result<Box<dyn Session>> {
+    store.session(Wiring {
+        registry: poll.registry(),
+        first_token: WAKE.0 + 1,
+        waker: Arc::clone(waker),
+    })
 }
