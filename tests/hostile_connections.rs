@@ -164,6 +164,34 @@ fn beyond_the_connection_limit_there_is_a_503_at_once_and_room_again_later() {
     });
 }
 
+/// The method is waited for, though not for long: an answer to HEAD has no body, and there is nothing behind it.
+#[test]
+fn a_head_request_beyond_the_connection_limit_is_refused_without_a_body() {
+    for_each_store(&[("MAX_CONNECTIONS", "1")], |kioskd| {
+        let mut stays = kioskd.connect();
+        assert_eq!(stays.get("/livez").status, 200);
+        for pieces in [
+            &["HEAD /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..],
+            &["H", "EAD"],
+        ] {
+            // All that it sends is there before anybody looks.
+            kioskd.stop();
+            let mut beyond = kioskd.connect();
+            pieces.iter().for_each(|piece| beyond.send(piece));
+            kioskd.cont();
+            let reply = beyond.read_head_response();
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert_eq!(reply.header("retry-after"), Some("1"));
+            assert_eq!(beyond.read_to_clean_end(), b"");
+        }
+        // One that has ended its side hears it too.
+        let mut ended = kioskd.connect();
+        ended.close_write();
+        assert_refused(&mut ended);
+        assert_eq!(stays.get("/livez").status, 200);
+    });
+}
+
 /// A refused client that stays on the line is drained for two seconds. If it counted as one of those served, a trickle
 /// of them would keep the house closed when everybody else has left.
 #[test]

@@ -36,6 +36,10 @@ use std::time::{Duration, Instant};
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
+/// How long a client for whom there is no room may take to begin a request before it is told so: an answer
+/// to HEAD has no body, and the first byte tells.
+const REFUSAL_TIME: Duration = Duration::from_millis(100);
+
 /// Scratch buffers' worth of bytes one client may bring in before the others have their turn.
 const READS_PER_TURN: usize = 2;
 
@@ -72,7 +76,7 @@ pub struct Connection {
     stream: Stream,
     /// Who it is; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// There was no room for it, and it has been told so.
+    /// There is no room for it, and it is to be told so.
     pub refused: bool,
     /// Bytes that its worker has on its account for it.
     pub counted: usize,
@@ -145,6 +149,8 @@ pub enum Turn {
     Truncated,
     /// A deadline has passed in the middle of a request. As `Malformed`; 408.
     TimedOut,
+    /// There is no room for it. As `Malformed`; 503.
+    Refused,
     /// It is over: drop the connection.
     Gone,
 }
@@ -160,7 +166,11 @@ impl Connection {
             queued: false,
             phase: Phase::Idle,
             began: now,
-            deadline: now + options.idle_timeout,
+            deadline: now
+                + match refused {
+                    true => REFUSAL_TIME,
+                    false => options.idle_timeout,
+                },
             // Data may have come before the registration, and with it the edge.
             readable: true,
             ended: false,
@@ -208,6 +218,11 @@ impl Connection {
         matches!(self.phase, Phase::Idle | Phase::Head)
     }
 
+    /// Whether what it asks is a HEAD, as far as that can be told of a request without a whole head.
+    pub fn asks_head(&self) -> bool {
+        http::is_head(self.input.bytes()) == Some(true)
+    }
+
     /// Reads and parses until there is something for the worker to do.
     pub fn advance(&mut self, now: Instant, scratch: &mut [u8], options: &Options) -> Turn {
         if matches!(self.phase, Phase::Lingering { .. }) {
@@ -228,6 +243,11 @@ impl Connection {
         loop {
             match &mut self.phase {
                 Phase::Answering | Phase::Writing | Phase::Lingering { .. } => return Turn::Wait,
+                Phase::Idle if self.refused => {
+                    if !self.input.is_empty() {
+                        return Turn::Refused;
+                    }
+                }
                 Phase::Idle | Phase::Head => {
                     if !self.input.is_empty() {
                         match self.parser.parse(self.input.bytes(), &options.head) {
@@ -278,7 +298,8 @@ impl Connection {
                     if self.doubt && self.account.is_some() && self.close(now) {
                         return self.linger(scratch);
                     }
-                    return Turn::Gone;
+                    // No more comes, as if its time were up.
+                    return self.expired();
                 }
                 Ok(Some(0)) => return Turn::Truncated,
                 Ok(Some(n)) => self.input.push(&scratch[..n]),
@@ -376,6 +397,7 @@ impl Connection {
     /// A deadline has passed: what it means depends on the phase.
     pub fn expired(&mut self) -> Turn {
         match self.phase {
+            Phase::Idle if self.refused => Turn::Refused,
             Phase::Head | Phase::Body(_) => Turn::TimedOut,
             Phase::Idle | Phase::Writing | Phase::Lingering { .. } => Turn::Gone,
             // The store's deadline answers it.

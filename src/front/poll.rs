@@ -298,9 +298,6 @@ impl Worker {
             ) {
                 log::error!("failed to watch a client: {e}");
                 self.remove(key, End::Gone, now);
-            } else if refused {
-                let problem = Problem::overloaded("too many connections");
-                self.refuse(key, problem, After::Close, now);
             } else {
                 ready.push(key);
                 self.settle(key, now);
@@ -356,6 +353,7 @@ impl Worker {
                     );
                 }
                 Turn::TimedOut => return self.refuse(key, TOO_SLOW, After::Close, now),
+                Turn::Refused => return self.refuse(key, TOO_MANY, After::Close, now),
             }
         }
     }
@@ -472,7 +470,9 @@ impl Worker {
             .unwrap_or_default()
             .as_secs();
         let printing = Printing {
-            head_only: head.as_ref().is_some_and(|h| h.method == Method::Head),
+            head_only: head
+                .as_ref()
+                .map_or_else(|| client.asks_head(), |h| h.method == Method::Head),
             close: after == After::Close,
             keep_alive_1_0: head.as_ref().is_some_and(|h| h.version < (1, 1)),
             date: self.date.at(seconds),
@@ -567,6 +567,7 @@ impl Worker {
             };
             match client.expired() {
                 Turn::TimedOut => self.refuse(key, TOO_SLOW, After::Close, now),
+                Turn::Refused => self.refuse(key, TOO_MANY, After::Close, now),
                 _ => {
                     // A response that was in doubt, and that nobody has refused.
                     if !client.is_writing() {
@@ -659,6 +660,8 @@ impl Worker {
         super::account(&self.service, self.options.access_log, &entry);
     }
 }
+
+const TOO_MANY: Problem = Problem::overloaded("too many connections");
 
 const TOO_SLOW: Problem =
     Problem::new(408, "request_timeout", "the request did not arrive in time");

@@ -201,6 +201,8 @@ impl Worker {
             }
             _ => None,
         };
+        // Also where the rest of the head was no good.
+        let head_only = *request.method() == Method::Head;
         let response = self.service.seal(outcome, trace);
         let status = response.status_code().0;
         let seconds = SystemTime::now()
@@ -208,7 +210,7 @@ impl Worker {
             .unwrap_or_default()
             .as_secs();
         let printing = Printing {
-            head_only: head.is_some_and(|h| h.method == Method::Head),
+            head_only,
             close: head.is_none_or(|h| !h.keep_alive())
                 || self.lifecycle.state() >= State::Draining,
             keep_alive_1_0: head.is_some_and(|h| h.version < (1, 1)),

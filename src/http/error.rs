@@ -15,6 +15,11 @@ pub enum ParseError {
     BareCr,
     /// NUL, DEL or another control byte where text belongs (RFC 9110 §5.5).
     ControlByte,
+    /// The PROXY protocol of HAProxy, either version, where a request should be. A load balancer that is set
+    /// to it fails every request, and its operator wants to read why.
+    ProxyProtocol,
+    /// TLS where a request should be: an `https` URL, or a proxy set to re-encrypt.
+    Tls,
     /// More empty lines before the request line than courtesy covers (RFC 9112 §2.2).
     TooManyEmptyLines,
     /// Not `method SP target SP version` (RFC 9112 §3).
@@ -96,6 +101,14 @@ impl ParseError {
             BareLf => (400, "line feed without carriage return"),
             BareCr => (400, "carriage return without line feed"),
             ControlByte => (400, "control byte in the message"),
+            ProxyProtocol => (
+                400,
+                "a PROXY protocol line instead of a request: only plain HTTP is spoken here",
+            ),
+            Tls => (
+                400,
+                "TLS bytes instead of a request: only plain HTTP is spoken here",
+            ),
             TooManyEmptyLines => (400, "too many empty lines before the request"),
             BadRequestLine => (400, "request line is not `method target version`"),
             BadMethod => (400, "method is not a token"),

@@ -13,6 +13,7 @@
 
 use super::authority::Authority;
 use super::body::{Framing, framing};
+use super::bytes::{TOKEN, run};
 use super::field::{FieldLine, Line, to_header};
 use super::request_line::RequestLine;
 use super::{HTTPVersion, Head, Header, Method, ParseError, Target};
@@ -22,6 +23,14 @@ use super::{HTTPVersion, Head, Header, Method, ParseError, Target};
 /// RFC 9112 §2.2 asks for at least one, for old clients that end a body with a CRLF too many. A
 /// stream of nothing but empty lines is no client.
 const EMPTY_LINES_MAX: u8 = 4;
+
+/// What a client of the PROXY protocol sends before everything else: version 1 is a line of text, and
+/// version 2 a signature whose first five bytes no other message has (`proxy-protocol.txt`, 2.1 and 2.2).
+const PROXY_V1: &[u8] = b"PROXY ";
+const PROXY_V2: &[u8] = b"\r\n\r\n\0";
+
+/// The type of the record that every TLS connection begins with, a handshake (RFC 8446 §5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How much a head may hold. At each limit the request passes; one more is refused.
 #[derive(Debug, Clone)]
@@ -146,10 +155,19 @@ impl HeadParser {
                 self.stage = Stage::Before(*seen);
             }
             Stage::RequestLine(line) => {
-                let (taken, whole) = line.advance(rest, limits)?;
+                let message = &window[self.line_at..];
+                // Only what is no request at all is one of these: `PROXY` is a method like any other.
+                let name = |e| match e {
+                    _ if message.starts_with(PROXY_V1) => ParseError::ProxyProtocol,
+                    _ if window.starts_with(PROXY_V2) => ParseError::ProxyProtocol,
+                    _ if message[0] == TLS_HANDSHAKE => ParseError::Tls,
+                    _ => e,
+                };
+                let (taken, whole) = line.advance(rest, limits).map_err(name)?;
                 self.at += taken;
                 if whole {
-                    let (method, target, version) = line.parts(&window[self.line_at..self.at])?;
+                    let line_bytes = &window[self.line_at..self.at];
+                    let (method, target, version) = line.parts(line_bytes).map_err(name)?;
                     let head = Head {
                         method,
                         target,
@@ -180,6 +198,26 @@ impl HeadParser {
         }
         Ok(false)
     }
+}
+
+/// Whether a message that begins so is a HEAD, whatever is wrong with the rest of it: the answer has no
+/// body. `None` before its first word.
+///
+/// Of a word that is not whole yet, any beginning of `HEAD` counts: no other method begins like that.
+pub fn is_head(message: &[u8]) -> Option<bool> {
+    let mut word = message;
+    for _ in 0..EMPTY_LINES_MAX {
+        word = word.strip_prefix(b"\r\n").unwrap_or(word);
+    }
+    if b"\r\n".starts_with(word) {
+        return None;
+    }
+    let token = &word[..run(word, TOKEN)];
+    Some(if token.len() < word.len() {
+        token == b"HEAD"
+    } else {
+        b"HEAD".starts_with(token)
+    })
 }
 
 impl Head {

@@ -48,8 +48,10 @@ impl Head {
     }
 
     /// Whether the client means to send another request on this connection (RFC 9112 §9.3).
+    ///
+    /// Not behind a CONNECT: what comes there is for a tunnel, and no request of this client's.
     pub fn keep_alive(&self) -> bool {
-        if self.lists("Connection", "close") {
+        if self.method == Method::Connect || self.lists("Connection", "close") {
             return false;
         }
         self.version >= (1, 1) || self.lists("Connection", "keep-alive")

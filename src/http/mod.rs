@@ -32,7 +32,7 @@ pub use authority::Authority;
 pub use body::{ChunkedDecoder, Framing, framing};
 pub use date::{DateCache, http_date};
 pub use error::ParseError;
-pub use head::{HeadLimits, HeadParser};
+pub use head::{HeadLimits, HeadParser, is_head};
 pub use message::{Head, Request};
 pub use print::{CONTINUE, Printing, print};
 pub use problem::{checked_header, empty, header, json, problem, take_body, text, with_body};

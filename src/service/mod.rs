@@ -165,6 +165,10 @@ impl Service {
                 "method not implemented",
             ));
         }
+        if head.method == Method::Connect {
+            // There is no path to say it of; what the server has, as for `OPTIONS *`.
+            return Err(Problem::method_not_allowed(items::ALLOW));
+        }
         if head.expects_the_unknown() {
             return Err(Problem::new(
                 417,

@@ -55,11 +55,10 @@ impl Problem {
     }
 
     /// 503: come back in a second.
-    pub fn overloaded(detail: &'static str) -> Problem {
-        Problem {
-            retry_after: Some(1),
-            ..Problem::new(503, "overloaded", detail)
-        }
+    pub const fn overloaded(detail: &'static str) -> Problem {
+        let mut problem = Problem::new(503, "overloaded", detail);
+        problem.retry_after = Some(1);
+        problem
     }
 
     /// A handler panicked; the log knows more.

@@ -70,7 +70,7 @@ fn read_head(
             Ok(None) => {}
             Ok(Some((head, length))) => return Some((head, at + length)),
             Err(error) => {
-                all.push(refusal(error.status(), end));
+                all.push(refusal(error.status(), end, &input[at..end]));
                 return None;
             }
         }
@@ -80,16 +80,30 @@ fn read_head(
         .iter()
         .any(|byte| !b"\r\n".contains(byte))
     {
-        all.push(refusal(400, AT_THE_END));
+        all.push(refusal(400, AT_THE_END, &input[at..]));
     }
     None
 }
 
-fn refusal(status: u16, due_at: usize) -> Expected {
+/// The answer to what is no request. If its first word is HEAD, or would have been, it has no body.
+fn refusal(status: u16, due_at: usize, message: &[u8]) -> Expected {
+    let text: String = message.iter().copied().map(char::from).collect();
+    let mut text = text.as_str();
+    // No more than that are forgiven; of one that is not whole nobody knows what would come.
+    for _ in 0..4 {
+        text = text.strip_prefix("\r\n").unwrap_or(text);
+    }
+    let head_only = match text
+        .strip_prefix("HEAD")
+        .and_then(|rest| rest.chars().next())
+    {
+        Some(next) => !(next.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(next)),
+        None => !text.is_empty() && "HEAD".starts_with(text),
+    };
     Expected {
         due_at,
         status,
-        head_only: false,
+        head_only,
         closes: true,
         may_continue: false,
         request_id: None,

@@ -86,6 +86,7 @@ fn request_lines_come_in_accepted_and_refused_pairs() {
         "GET / HTTP/1.9",
         "get / HTTP/1.1",
         "M-SEARCH / HTTP/1.1",
+        "PROXY / HTTP/1.1",
         "!#$%&'*+-.^_`|~ / HTTP/1.1",
         "OPTIONS * HTTP/1.1",
         "CONNECT a:443 HTTP/1.1",
@@ -103,8 +104,24 @@ fn request_lines_come_in_accepted_and_refused_pairs() {
         (" ", BadMethod),
         ("\t", BadMethod),
         ("G@", BadMethod),
-        ("\x16", ControlByte),
+        ("\x15", ControlByte),
+        ("\x17", ControlByte),
         ("GET\0", ControlByte),
+        ("\x16", Tls),
+        ("\r\n\x16", Tls),
+        ("G\x16", ControlByte),
+        ("\r\n\r\n\0", ProxyProtocol),
+        ("\0", ControlByte),
+        ("\r\n\0", ControlByte),
+        ("\r\n\r\n\r\n\0", ControlByte),
+        ("PROXY UNKNOWN\r", ProxyProtocol),
+        ("PROXY TCP4 1", ProxyProtocol),
+        ("PROXY  ", ProxyProtocol),
+        ("\r\nPROXY TCP6 :", ProxyProtocol),
+        ("PROXY TCP4 HTTP/1.1\r\n", ProxyProtocol),
+        ("PROXY\r", BadRequestLine),
+        ("PROXYS TCP4 1", BadVersion),
+        ("proxy TCP4 1", BadVersion),
         ("\n", BareLf),
         ("GET\n", BareLf),
         ("GET /\n", BareLf),
@@ -278,6 +295,35 @@ fn a_method_of_thirty_two_bytes_passes() {
         assert_accepts(format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(len)));
     }
     assert_refuses("M".repeat(33), MethodTooLong);
+}
+
+#[test]
+fn a_head_request_is_known_by_its_first_word() {
+    for (message, is) in [
+        ("", None),
+        ("\r\n\r\n", None),
+        ("H", Some(true)),
+        ("HEAD", Some(true)),
+        ("HEAD ", Some(true)),
+        ("\r\nHEAD / HT", Some(true)),
+        ("HEAD\r", Some(true)),
+        ("HEAD\t", Some(true)),
+        ("HEAD\0", Some(true)),
+        ("HEADS", Some(false)),
+        ("HEADS /", Some(false)),
+        ("HEA ", Some(false)),
+        ("head ", Some(false)),
+        (" HEAD", Some(false)),
+        ("G", Some(false)),
+        ("\0", Some(false)),
+        ("\r", None),
+        ("\rHEAD", Some(false)),
+        ("\nHEAD", Some(false)),
+        ("\r\n\r\n\r\n\r\nHEAD", Some(true)),
+        ("\r\n\r\n\r\n\r\n\r\nHEAD", Some(false)),
+    ] {
+        assert_eq!(is_head(message.as_bytes()), is, "{message:?}");
+    }
 }
 
 #[test]
