@@ -17,7 +17,7 @@ use crate::http::Head;
 use crate::store::When;
 
 /// The condition did not hold, and nothing was changed.
-pub const FAILED: Problem = Problem::new(412, "precondition_failed", "precondition failed");
+const FAILED: Problem = Problem::new(412, "precondition_failed", "precondition failed");
 
 /// The tag came from us, and somebody on the way made it weak.
 const FAILED_WEAK: Problem = Problem::new(
