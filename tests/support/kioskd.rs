@@ -3,6 +3,7 @@
 //! The start-up line carries `listening on ADDRESS:PORT`. The harness binds port 0 and reads the port from there, so
 //! no test can lose a port to another one between choosing and binding it.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -35,7 +36,14 @@ impl Kioskd {
     /// `LISTEN` is `127.0.0.1:0` unless the settings name `LISTEN` or `PORT`.
     #[track_caller]
     pub fn start(settings: &[(&str, &str)]) -> Kioskd {
-        let mut process = Process::spawn(&mut command(settings, &[]));
+        Kioskd::start_under(&[], settings)
+    }
+
+    /// As [`Kioskd::start`], through a program that sets limits and then becomes it: `prlimit --nofile=1024`, or
+    /// [`IN_A_CONTAINER`] and what to do there.
+    #[track_caller]
+    pub fn start_under(limits: &[&str], settings: &[(&str, &str)]) -> Kioskd {
+        let mut process = Process::spawn(&mut under(limits, command(settings, &[])));
         let log = Log::new();
         let stdout = process.child().stdout.take().expect("stdout is piped");
         let stderr = process.child().stderr.take().expect("stderr is piped");
@@ -74,7 +82,26 @@ impl Kioskd {
     /// Runs kioskd with these settings and arguments to its end, for starts that must fail and for `--help`.
     #[track_caller]
     pub fn run(settings: &[(&str, &str)], arguments: &[&str]) -> Finished {
-        let mut process = Process::spawn(&mut command(settings, arguments));
+        Kioskd::finish(command(settings, arguments))
+    }
+
+    /// As [`Kioskd::run`] without arguments, under limits as in [`Kioskd::start_under`].
+    #[track_caller]
+    pub fn run_under(limits: &[&str], settings: &[(&str, &str)]) -> Finished {
+        Kioskd::finish(under(limits, command(settings, &[])))
+    }
+
+    /// As [`Kioskd::run`], for names and values that are no text.
+    #[track_caller]
+    pub fn run_with(name: &OsStr, value: &OsStr) -> Finished {
+        let mut command = command(&[], &[]);
+        command.env(name, value);
+        Kioskd::finish(command)
+    }
+
+    #[track_caller]
+    fn finish(mut command: Command) -> Finished {
+        let mut process = Process::spawn(&mut command);
         let stdout = read_on_thread(process.child().stdout.take().expect("stdout is piped"));
         let stderr = read_on_thread(process.child().stderr.take().expect("stderr is piped"));
         let ended = process.wait();
@@ -82,9 +109,7 @@ impl Kioskd {
         let [stdout, stderr] =
             [stdout, stderr].map(|thread| thread.join().expect("the reader does not panic"));
         let Some(status) = ended else {
-            panic!(
-                "kioskd {arguments:?} with {settings:?} did not end; stdout:\n{stdout}\nstderr:\n{stderr}"
-            );
+            panic!("{command:?} did not end; stdout:\n{stdout}\nstderr:\n{stderr}");
         };
         Finished {
             code: status.code(),
@@ -259,6 +284,44 @@ fn command(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
         .env("RUST_BACKTRACE", "1")
         .current_dir(Path::new("/"));
     command
+}
+
+/// A mount namespace of its own, where a shell runs the next argument and `exec "$@"` at its end becomes kioskd. Needs
+/// no privileges where user namespaces are allowed; see [`namespaces_are_allowed`].
+pub const IN_A_CONTAINER: [&str; 4] = ["unshare", "-rm", "sh", "-c"];
+
+/// Whether this host lets the tests have [`IN_A_CONTAINER`]. Where it does not, what they show there is not shown.
+pub fn namespaces_are_allowed() -> bool {
+    let mount = [&IN_A_CONTAINER[1..], &["mount -t tmpfs none /mnt"]].concat();
+    let status = Command::new(IN_A_CONTAINER[0]).args(mount).output();
+    let allowed = status.is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("NOT SHOWN: this host allows no user namespaces (`unshare -rm`)");
+    }
+    allowed
+}
+
+/// `command`, through a program that takes it as its last arguments.
+fn under(limits: &[&str], command: Command) -> Command {
+    let [program, arguments @ ..] = limits else {
+        return command;
+    };
+    let mut outer = Command::new(program);
+    outer.args(arguments);
+    if limits.starts_with(&IN_A_CONTAINER) {
+        // The name of the shell.
+        outer.arg("sh");
+    }
+    outer.arg(command.get_program()).args(command.get_args());
+    outer.env_clear();
+    for (name, value) in command.get_envs() {
+        outer.env(name, value.unwrap_or_default());
+    }
+    outer
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .current_dir("/");
+    outer
 }
 
 /// `… listening on 127.0.0.1:41234 …`, in text or inside a JSON string, becomes `127.0.0.1:41234`.

@@ -29,7 +29,7 @@ pub use by_hand::{ByHand, Caller, HELLO};
 pub use client::{Client, Reply};
 pub use cluster::Cluster;
 pub use fake_redis::{Act, FakeRedis};
-pub use kioskd::{Finished, Kioskd};
+pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, namespaces_are_allowed};
 pub use load::{Journal, Op, Saw, under_load};
 pub use process::{on_path, temp_dir};
 pub use proxy::{Cut, Proxy, Way};
