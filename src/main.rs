@@ -3,12 +3,15 @@
 //! Exit codes: 0 a clean drain (or `--help`), 1 a drain cut short or a failure at run time, 2 bad
 //! configuration or arguments.
 
-use kioskd::config::{Config, SETTINGS, StoreChoice};
-use kioskd::front::{self, Board, Kind, Running};
+use kioskd::config::{Config, SETTINGS, StoreChoice, System};
+use kioskd::front::{self, Board, Kind, Running, failed};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
 use kioskd::service::{Service, Vitals};
 use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -22,11 +25,11 @@ fn main() -> ExitCode {
     if let Some(code) = arguments() {
         return code;
     }
-    let config = match Config::read(|name| std::env::var(name).ok()) {
+    let config = match Config::read(std::env::vars_os(), &System::look()) {
         Ok(config) => config,
         Err(mistakes) => {
             for mistake in mistakes {
-                eprintln!("kioskd: {mistake}");
+                complain(format_args!("{mistake}"));
             }
             return ExitCode::from(2);
         }
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
     let log = match kioskd::log::start(config.log.clone()) {
         Ok(log) => log,
         Err(e) => {
-            eprintln!("kioskd: failed to start the log: {e}");
+            complain(format_args!("failed to start the log: {e}"));
             return ExitCode::FAILURE;
         }
     };
@@ -46,32 +49,52 @@ fn main() -> ExitCode {
 
 /// There are no options but these: all else comes from the environment.
 fn arguments() -> Option<ExitCode> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => None,
-        ["--version" | "-V"] => {
-            println!("{VERSION}");
-            Some(ExitCode::SUCCESS)
-        }
-        ["--help" | "-h"] => {
-            println!(
-                "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n"
-            );
-            println!("usage: kioskd [--help | --version]\n\nsettings, from the environment:");
-            for (name, default, meaning) in SETTINGS {
-                println!("  {name:22} {meaning} [{default}]");
-            }
-            println!("\ndurations: 250ms, 2s, 30m, 24h, 7d");
-            println!(
-                "exit codes: 0 clean drain, 1 drain cut short or run-time failure, 2 bad configuration or arguments"
-            );
-            Some(ExitCode::SUCCESS)
-        }
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
+    Some(match words.as_deref() {
+        Some([]) => return None,
+        Some(["--version" | "-V"]) => print(&format!("{VERSION}\n")),
+        Some(["--help" | "-h"]) => print(&help()),
         _ => {
-            eprintln!("kioskd: unknown arguments {arguments:?}; see kioskd --help");
-            Some(ExitCode::from(2))
+            complain(format_args!(
+                "unknown arguments {arguments:?}; see kioskd --help"
+            ));
+            ExitCode::from(2)
         }
+    })
+}
+
+fn help() -> String {
+    let mut text = format!(
+        "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n\n\
+         usage: kioskd [--help | --version]\n\n\
+         settings, from the environment:\n"
+    );
+    for (name, default, meaning) in SETTINGS {
+        text.push_str(&format!("  {name:22} {meaning} [{default}]\n"));
     }
+    text.push_str(
+        "\ndurations: 250ms, 2s, 30m, 24h, 7d\n\
+         exit codes: 0 clean drain, 1 drain cut short or run-time failure, 2 bad configuration or arguments\n",
+    );
+    text
+}
+
+/// What was asked for, on stdout. A reader that has had enough (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            complain(format_args!("failed to write to stdout: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// A line on stderr, for what cannot be in the log. When stderr takes nothing, nobody can be told.
+fn complain(what: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "kioskd: {what}");
 }
 
 fn run(config: Config, log: &Log) -> ExitCode {
@@ -129,7 +152,9 @@ struct Front {
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::Result<Front> {
     // Before anything else: a signal that comes during the start must find its handler.
-    lifecycle.watch_signals()?;
+    lifecycle
+        .watch_signals()
+        .map_err(failed("watch for signals"))?;
     let store: Arc<dyn Store> = match &config.store {
         StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
         StoreChoice::Noop => Arc::new(Noop),
@@ -183,7 +208,7 @@ fn announce(config: &Config, running: &Running, store: &dyn Store) {
     if let Some(namespace) = &config.namespace {
         place.push_str(&format!(" namespace={namespace}"));
     }
-    log::info!(
+    let line = format!(
         "{VERSION} listening on {} front={} workers={} store={} at {}{place}",
         running.address,
         config.kind.name(),
@@ -191,6 +216,16 @@ fn announce(config: &Config, running: &Running, store: &dyn Store) {
         store.kind(),
         store.place(),
     );
+    log::info!("{line}");
+    // It may have been set for everything on this host: who did so must not take silence for a hang.
+    if config.rust_log && !log::log_enabled!(log::Level::Info) {
+        complain(format_args!(
+            "{line} (RUST_LOG mutes this line and more; LOG goes before it, LOG=info)"
+        ));
+    }
+    for note in &config.notes {
+        log::warn!("{note}");
+    }
     if matches!(config.store, StoreChoice::Memory(_)) {
         log::warn!(
             "the memory store loses everything on restart and is not shared between replicas; set REDIS_ADDR"

@@ -12,7 +12,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use kioskd::config::Config;
+use kioskd::config::{Config, System};
 use kioskd::front::{self, Board, Running};
 use kioskd::lifecycle::{Event, Lifecycle, State};
 use kioskd::service::{Service, Vitals};
@@ -119,13 +119,12 @@ impl InProcess {
         store: Arc<dyn Store>,
         vitals: impl Fn() -> Vitals + Send + Sync + 'static,
     ) -> Self {
-        let setting = |name: &str| match name {
-            "FRONT" => Some(front.to_owned()),
-            "LISTEN" => Some("127.0.0.1:0".to_owned()),
-            "WORKERS" => Some("1".to_owned()),
-            _ => None,
-        };
-        let config = Config::read(setting).expect("these are good settings");
+        let settings = [
+            ("FRONT", front),
+            ("LISTEN", "127.0.0.1:0"),
+            ("WORKERS", "1"),
+        ];
+        let config = Config::read(settings, &System::look()).expect("these are good settings");
         let (lifecycle, events) = Lifecycle::new();
         let board = Arc::new(Board::new(1, Duration::ZERO));
         let service = Service::new(config.service.clone(), vitals);

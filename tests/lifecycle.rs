@@ -553,13 +553,15 @@ fn an_empty_value_counts_as_unset() {
     assert_eq!(kioskd.connect().get("/readyz").status, 200);
 }
 
-/// Kubernetes injects `REDIS_PORT=tcp://…` into every pod beside a Service named `redis`.
+/// Kubernetes injects `REDIS_PORT=tcp://…` and its like into every pod beside a Service named `redis`.
 #[test]
 fn names_that_kubernetes_injects_are_not_read() {
     let injected = [
         ("REDIS_PORT", "tcp://10.0.0.1:6379"),
-        ("REDIS_HOST", "10.0.0.1"),
-        ("REDIS_SERVICE_HOST", "x"),
+        ("REDIS_SERVICE_HOST", "10.0.0.1"),
+        ("REDIS_SERVICE_PORT", "6379"),
+        ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+        ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
     ];
     let kioskd = Kioskd::start(&injected);
     assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);

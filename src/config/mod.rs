@@ -1,10 +1,22 @@
 //! The environment, turned into each layer's own options.
 //!
 //! Environment only: no file to mount, no flags to quote. An empty value counts as unset. Every
-//! mistake is collected, so that an operator sees all of them at once and not one for each restart.
-//! Names that Kubernetes injects for services (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
+//! mistake is collected, so that an operator sees all of them at once and not one for each restart; and
+//! what would start another service than was meant is a mistake, too. Names that Kubernetes injects for
+//! services (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
 //!
 //! [`SETTINGS`] is the one list: `--help` prints it, the README shows it, a test compares them.
+//! [`env`](self::env) reads one value, [`limits`](self::limits) fits those together that depend on each
+//! other and on the [`System`], [`store`](self::store) is about Redis.
+
+mod env;
+mod limits;
+mod service_link;
+mod store;
+mod system;
+
+pub use env::Mistake;
+pub use system::System;
 
 use crate::front::access::AccessLog;
 use crate::front::listen::Listen;
@@ -12,15 +24,10 @@ use crate::front::{self, Kind};
 use crate::http::HeadLimits;
 use crate::log;
 use crate::resp::client::Target;
-use crate::resp::codec::{Limits, Protocol};
 use crate::resp::link;
-use crate::resp::resolve::read_password;
-use crate::resp::sign_on::{self, Purpose};
-use crate::resp::tls;
-use crate::resp::url::{Credentials, RedisUrl, Secret, Topology};
 use crate::service;
-use std::fmt;
-use std::path::PathBuf;
+use env::Env;
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// Every setting: name, default, meaning.
@@ -52,6 +59,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "a file that holds the password",
     ),
     (
+        "REDIS_PASSWORD",
+        "unset",
+        "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind",
+    ),
+    (
         "REDIS_CA_FILE",
         "unset",
         "certificates to trust instead of Mozilla's (feature `tls`)",
@@ -60,7 +72,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("FRONT", "poll", "poll or tiny_http"),
     (
         "WORKERS",
-        "one per core",
+        "half of the processors, at least 1; 16 with tiny_http",
         "loops, or threads of the plain front: 1 to 256",
     ),
     (
@@ -114,7 +126,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ),
     (
         "MAX_BUFFERED_BYTES",
-        "268435456",
+        "a quarter of the memory limit, 268435456 at most",
         "bodies and responses of all clients in memory; beyond it 503",
     ),
     (
@@ -159,6 +171,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// For the log.
     pub log: log::Options,
+    /// Its filter is that of `RUST_LOG`, which may have been meant for others.
+    pub rust_log: bool,
     /// How long a draining process goes on accepting.
     pub drain_delay: Duration,
     /// How long it then has to finish.
@@ -167,6 +181,8 @@ pub struct Config {
     pub pod_name: Option<String>,
     /// And where it is.
     pub namespace: Option<String>,
+    /// What an operator should hear once: what gave way to what, and what is not used.
+    pub notes: Vec<String>,
 }
 
 /// Which store, and what it needs.
@@ -180,32 +196,36 @@ pub enum StoreChoice {
     Redis(Target, Box<link::Options>),
 }
 
-/// A setting that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
-    name: &'static str,
-    value: String,
-    expected: String,
-}
+/// Settings that are designed and not built yet. To start without what they ask for would be to start
+/// another service than was meant: one that is open to everybody, say.
+pub const NOT_BUILT: &[&str] = &[
+    "AUTH_TOKENS",
+    "AUTH_TOKENS_FILE",
+    "RATE_LIMIT",
+    "CORS_ORIGINS",
+    "TRUSTED_PROXIES",
+    "METRICS_LISTEN",
+    "KEY_PREFIX",
+    "KEEPALIVE_TIME",
+];
 
-impl fmt::Display for Mistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}: {}", self.name, self.value, self.expected)
-    }
-}
+/// `sun_path` of Linux has 108 bytes, the last of them 0.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 impl Config {
-    /// Reads the settings through `lookup` (the process environment, or a test's).
+    /// Reads the settings from `variables` (those of the process, or a test's).
     ///
     /// # Errors
     /// Every setting that cannot be used.
-    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Config, Vec<Mistake>> {
-        let mut env = Env {
-            lookup: &lookup,
-            mistakes: Vec::new(),
-        };
-        let config = env.config();
+    pub fn read<T: Into<OsString>>(
+        variables: impl IntoIterator<Item = (T, T)>,
+        system: &System,
+    ) -> Result<Config, Vec<Mistake>> {
+        let variables = variables.into_iter();
+        let mut env = Env::new(variables.map(|(n, v)| (n.into(), v.into())), is_ours);
+        let mut config = env.config(system);
         if env.mistakes.is_empty() {
+            config.notes = env.notes;
             Ok(config)
         } else {
             Err(env.mistakes)
@@ -213,296 +233,141 @@ impl Config {
     }
 }
 
-/// Reads, remembers what was wrong, and goes on with the default.
-struct Env<'a> {
-    lookup: &'a dyn Fn(&str) -> Option<String>,
-    mistakes: Vec<Mistake>,
+fn is_ours(name: &str) -> bool {
+    let mut settings = SETTINGS.iter().map(|(setting, _, _)| *setting);
+    settings.any(|setting| setting == name)
+        || NOT_BUILT.contains(&name)
+        || name == "RUST_LOG"
+        || name.starts_with("REDIS_")
 }
 
-impl Env<'_> {
-    fn config(&mut self) -> Config {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+impl Env {
+    fn config(&mut self, system: &System) -> Config {
+        for name in NOT_BUILT {
+            if self.is_set(name) {
+                self.wrong(name, "not built yet: leave it out");
+            }
+        }
         let kind = self.one_of(
             "FRONT",
             &[("poll", Kind::Poll), ("tiny_http", Kind::TinyHttp)],
             Kind::Poll,
         );
-        let body_bytes_max = self.bytes("MAX_BODY_BYTES", 1024 * 1024);
-        let request_timeout = self.duration("REQUEST_TIMEOUT", Duration::from_secs(2));
+        let seconds = Duration::from_secs;
+        let request_timeout = self.duration("REQUEST_TIMEOUT").unwrap_or(seconds(2));
+        let chosen = self.chosen();
+        let limits = self.limits(kind, chosen.links(), system);
+        let ttls = self.ttls();
         let pod_name = self.text("POD_NAME");
         let namespace = self.text("NAMESPACE");
+        let front = front::Options {
+            listen: self.listen(),
+            workers: limits.workers,
+            request_timeout,
+            head: HeadLimits {
+                head_bytes_max: self
+                    .count("MAX_HEAD_BYTES", 256..=1024 * 1024)
+                    .unwrap_or(16 * 1024),
+                ..HeadLimits::default()
+            },
+            body_bytes_max: limits.body_bytes_max,
+            head_timeout: self.duration("HEAD_TIMEOUT").unwrap_or(seconds(10)),
+            body_timeout: self.duration("BODY_TIMEOUT").unwrap_or(seconds(30)),
+            idle_timeout: self.duration("IDLE_TIMEOUT").unwrap_or(seconds(75)),
+            write_timeout: self.duration("WRITE_TIMEOUT").unwrap_or(seconds(10)),
+            connections_max: limits.connections_max,
+            buffered_bytes_max: limits.buffered_bytes_max,
+            access_log: self.one_of(
+                "ACCESS_LOG",
+                &[
+                    ("off", AccessLog::Off),
+                    ("errors", AccessLog::Errors),
+                    ("all", AccessLog::All),
+                ],
+                AccessLog::Errors,
+            ),
+        };
         Config {
             kind,
-            front: front::Options {
-                listen: self.listen(),
-                workers: self.count("WORKERS", cores.min(256), 1..=256),
+            store: self.store(
+                chosen,
                 request_timeout,
-                head: HeadLimits {
-                    head_bytes_max: self.count("MAX_HEAD_BYTES", 16 * 1024, 256..=1024 * 1024),
-                    ..HeadLimits::default()
-                },
-                body_bytes_max,
-                head_timeout: self.duration("HEAD_TIMEOUT", Duration::from_secs(10)),
-                body_timeout: self.duration("BODY_TIMEOUT", Duration::from_secs(30)),
-                idle_timeout: self.duration("IDLE_TIMEOUT", Duration::from_secs(75)),
-                write_timeout: self.duration("WRITE_TIMEOUT", Duration::from_secs(10)),
-                connections_max: self.connections(),
-                buffered_bytes_max: self.count(
-                    "MAX_BUFFERED_BYTES",
-                    256 * 1024 * 1024,
-                    1..=usize::MAX,
-                ),
-                access_log: self.one_of(
-                    "ACCESS_LOG",
-                    &[
-                        ("off", AccessLog::Off),
-                        ("errors", AccessLog::Errors),
-                        ("all", AccessLog::All),
-                    ],
-                    AccessLog::Errors,
-                ),
+                limits.body_bytes_max,
+                front.worker_share(),
+            ),
+            front,
+            service: service::Options {
+                item_ttl: ttls.item,
+                session_ttl: ttls.session,
+                max_ttl: ttls.max,
+                idempotency_ttl: self
+                    .duration("IDEMPOTENCY_TTL")
+                    .unwrap_or(seconds(24 * 3600)),
+                body_bytes_max: limits.body_bytes_max,
+                bulk_bytes_max: service::list::BULK_BYTES_MAX,
+                // `main` knows it when the store is chosen.
+                store: "",
+                context: context(&pod_name, &namespace),
             },
-            service: self.service(body_bytes_max, context(&pod_name, &namespace)),
-            store: self.store(body_bytes_max, request_timeout),
             log: self.log(&pod_name, &namespace),
-            drain_delay: self.duration_or_zero("DRAIN_DELAY", Duration::ZERO),
-            drain_timeout: self.duration_or_zero("DRAIN_TIMEOUT", Duration::from_secs(10)),
+            rust_log: self.is_set("RUST_LOG") && !self.is_set("LOG"),
+            drain_delay: self
+                .duration_or_zero("DRAIN_DELAY")
+                .unwrap_or(Duration::ZERO),
+            drain_timeout: self
+                .duration_or_zero("DRAIN_TIMEOUT")
+                .unwrap_or(seconds(10)),
             pod_name,
             namespace,
-        }
-    }
-
-    fn service(
-        &mut self,
-        body_bytes_max: usize,
-        context: Vec<(&'static str, String)>,
-    ) -> service::Options {
-        let minutes = |n: u64| Duration::from_secs(n * 60);
-        service::Options {
-            item_ttl: self.duration("ITEM_TTL", minutes(30)),
-            session_ttl: self.duration("SESSION_TTL", minutes(30)),
-            max_ttl: self.duration("MAX_TTL", minutes(7 * 24 * 60)),
-            idempotency_ttl: self.duration("IDEMPOTENCY_TTL", minutes(24 * 60)),
-            body_bytes_max,
-            bulk_bytes_max: service::list::BULK_BYTES_MAX,
-            // `main` knows it when the store is chosen.
-            store: "",
-            context,
+            notes: Vec::new(),
         }
     }
 
     fn listen(&mut self) -> Listen {
-        let port = self.count("PORT", 8080, 0..=65_535);
-        let default = Listen::Port(port as u16);
+        let port = self.count("PORT", 0..=65_535);
+        let default = Listen::Port(port.unwrap_or(8080) as u16);
         let Some(text) = self.text("LISTEN") else {
             return default;
         };
-        if let Some(path) = text.strip_prefix("unix:").filter(|p| !p.is_empty()) {
-            return Listen::Unix(path.into());
+        if port.is_some() {
+            self.notes.push("LISTEN is used, not PORT".to_owned());
         }
-        match text.parse() {
-            Ok(address) => Listen::Tcp(address),
-            Err(_) => {
-                self.mistake(
-                    "LISTEN",
-                    text,
-                    "an address and a port (127.0.0.1:8080, [::]:8080), or unix:/path",
-                );
-                default
+        let expected = match text.strip_prefix("unix:") {
+            Some(path) if path.starts_with('@') => {
+                "a socket needs a path in the file system, unix:/path: abstract ones are not supported"
             }
-        }
-    }
-
-    fn connections(&mut self) -> usize {
-        let wanted = self.count("MAX_CONNECTIONS", 10_000, 1..=1_000_000);
-        // Some descriptors are not for clients: the listener, polls, wakers, Redis, a reserve.
-        const OTHERS: usize = 64;
-        match open_files_limit() {
-            Some(limit) if limit < wanted.saturating_add(OTHERS) => {
-                limit.saturating_sub(OTHERS).max(1)
+            Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
+                "the path of a socket has at most 107 bytes"
             }
-            _ => wanted,
-        }
-    }
-
-    fn store(&mut self, body_bytes_max: usize, request_timeout: Duration) -> StoreChoice {
-        let url = self.redis_url();
-        let password_file = self.password_file();
-        let memory = StoreChoice::Memory(self.bytes("MEMORY_MAX_BYTES", 64 * 1024 * 1024));
-        let connect_timeout = self.duration("REDIS_CONNECT_TIMEOUT", Duration::from_millis(500));
-        match (self.text("STORE").as_deref(), url) {
-            (Some("memory"), _) | (None, None) => memory,
-            (Some("noop"), _) => StoreChoice::Noop,
-            (Some("redis") | None, Some(url)) => self.redis(
-                url,
-                password_file,
-                connect_timeout,
-                request_timeout,
-                body_bytes_max,
-            ),
-            (Some("redis"), None) => {
-                self.mistake("STORE", "redis".to_owned(), "needs REDIS_ADDR or REDIS_URL");
-                memory
-            }
-            (Some(other), _) => {
-                let other = other.to_owned();
-                self.mistake("STORE", other, "memory, noop or redis");
-                memory
-            }
-        }
-    }
-
-    fn redis(
-        &mut self,
-        url: RedisUrl,
-        password_file: Option<(PathBuf, Secret)>,
-        connect_timeout: Duration,
-        request_timeout: Duration,
-        body_bytes_max: usize,
-    ) -> StoreChoice {
-        if url.options.timeout.is_some() {
-            self.mistake(
-                "REDIS_URL",
-                "?timeout=".to_owned(),
-                "set REQUEST_TIMEOUT instead: it covers everything",
-            );
-        }
-        let mut credentials = url.credentials;
-        if let Some((_, password)) = &password_file {
-            credentials.password = Some(password.clone());
-        }
-        let data = link::Options {
-            connect_timeout: url.options.connect_timeout.unwrap_or(connect_timeout),
-            stall_timeout: request_timeout,
-            sign_on: sign_on::Options {
-                credentials,
-                database: url.database,
-                client_name: url
-                    .options
-                    .client_name
-                    .unwrap_or_else(|| "kioskd".to_owned()),
-                protocol: url.options.protocol.unwrap_or(Protocol::Resp3),
-                purpose: match &url.topology {
-                    Topology::Single(_) => Purpose::Single,
-                    Topology::Sentinel { .. } => Purpose::Master,
-                    Topology::Cluster { .. } => Purpose::ClusterNode,
-                },
-            },
-            password_file: password_file.map(|(path, _)| path),
-            tls: if url.tls { self.tls() } else { None },
-            limits: Limits {
-                value_bytes_max: body_bytes_max + 64 * 1024,
-                ..Limits::default()
-            },
-        };
-        let target = match url.topology {
-            Topology::Single(endpoint) => Target::Single(endpoint),
-            Topology::Cluster { seeds } => Target::Cluster { seeds },
-            Topology::Sentinel {
-                seeds,
-                name,
-                user,
-                password_file,
-            } => {
-                let mut options = data.clone();
-                options.sign_on.credentials = Credentials {
-                    user,
-                    password: None,
-                };
-                options.sign_on.database = 0;
-                options.sign_on.purpose = Purpose::Sentinel;
-                options.password_file = password_file;
-                Target::Sentinel {
-                    seeds,
-                    name,
-                    options: Box::new(options),
+            Some(path) if !path.is_empty() => return Listen::Unix(path.into()),
+            _ => match text.parse() {
+                Ok(address) => return Listen::Tcp(address),
+                Err(_) if text.contains('%') => {
+                    "the interface of a link-local address is a number here, the one `ip link` shows: \
+                     [fe80::1%2]:8080"
                 }
-            }
+                Err(_) => "an address and a port (127.0.0.1:8080, [::]:8080), or unix:/path",
+            },
         };
-        StoreChoice::Redis(target, Box::new(data))
-    }
-
-    fn redis_url(&mut self) -> Option<RedisUrl> {
-        if let Some(text) = self.text("REDIS_URL") {
-            if self.text("REDIS_ADDR").is_some() {
-                self.mistake(
-                    "REDIS_ADDR",
-                    "…".to_owned(),
-                    "set either REDIS_ADDR or REDIS_URL, not both",
-                );
-            }
-            match RedisUrl::parse(&text) {
-                Ok(url) => return Some(url),
-                // The error never quotes the password; the value might be nothing but one.
-                Err(e) => self.mistake("REDIS_URL", "***".to_owned(), &e.to_string()),
-            }
-            return None;
-        }
-        let text = self.text("REDIS_ADDR")?;
-        match RedisUrl::from_addr(&text) {
-            Ok(url) => Some(url),
-            Err(e) => {
-                self.mistake(
-                    "REDIS_ADDR",
-                    if text.contains('@') {
-                        "***".to_owned()
-                    } else {
-                        text
-                    },
-                    &e.to_string(),
-                );
-                None
-            }
-        }
-    }
-
-    fn tls(&mut self) -> Option<tls::Config> {
-        let ca_file = self.text("REDIS_CA_FILE").map(PathBuf::from);
-        match tls::Config::new(ca_file.as_deref()) {
-            Ok(config) => Some(config),
-            Err(e) => {
-                let (name, value) = match ca_file {
-                    Some(path) if cfg!(feature = "tls") => {
-                        ("REDIS_CA_FILE", path.display().to_string())
-                    }
-                    _ => ("REDIS_URL", "rediss://…".to_owned()),
-                };
-                self.mistake(name, value, &e);
-                None
-            }
-        }
-    }
-
-    /// The file is read again for every connection; here, to report a mistake at the start.
-    fn password_file(&mut self) -> Option<(PathBuf, Secret)> {
-        let path = PathBuf::from(self.text("REDIS_PASSWORD_FILE")?);
-        match read_password(&path) {
-            Ok(password) => Some((path, password)),
-            Err(e) => {
-                self.mistake(
-                    "REDIS_PASSWORD_FILE",
-                    path.display().to_string(),
-                    &e.to_string(),
-                );
-                None
-            }
-        }
+        self.wrong("LISTEN", expected);
+        default
     }
 
     fn log(&mut self, pod_name: &Option<String>, namespace: &Option<String>) -> log::Options {
-        let name = if self.text("LOG").is_some() {
+        let name = if self.is_set("LOG") {
             "LOG"
         } else {
             "RUST_LOG"
         };
         let mut filter = self.text(name).unwrap_or_else(|| "info".to_owned());
         if !log::is_filter(&filter) {
-            self.mistake(
+            self.wrong(
                 name,
-                filter,
                 "error, warn, info, debug, trace or off; also as target=level, with commas",
             );
-            filter = "info".to_owned();
+        } else if filter.split(',').all(|part| part.contains('=')) {
+            // It speaks of some targets only, perhaps of none of ours: RUST_LOG is read by others, too.
+            filter.insert_str(0, "info,");
         }
         let json = self.one_of("LOG_FORMAT", &[("text", false), ("json", true)], false);
         let context = context(pod_name, namespace);
@@ -511,84 +376,6 @@ impl Env<'_> {
             json,
             context,
         }
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        (self.lookup)(name).filter(|value| !value.is_empty())
-    }
-
-    fn one_of<T: Copy>(&mut self, name: &'static str, words: &[(&str, T)], default: T) -> T {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return *value;
-        }
-        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.mistake(name, text, &format!("one of {}", list.join(", ")));
-        default
-    }
-
-    fn count(
-        &mut self,
-        name: &'static str,
-        default: usize,
-        range: std::ops::RangeInclusive<usize>,
-    ) -> usize {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
-        match text.parse() {
-            Ok(n) if range.contains(&n) => n,
-            _ => {
-                self.mistake(
-                    name,
-                    text,
-                    &format!("a whole number from {} to {}", range.start(), range.end()),
-                );
-                default
-            }
-        }
-    }
-
-    fn bytes(&mut self, name: &'static str, default: usize) -> usize {
-        // The upper end is what one value in Redis can be.
-        self.count(name, default, 1..=512 * 1024 * 1024)
-    }
-
-    fn duration(&mut self, name: &'static str, default: Duration) -> Duration {
-        let value = self.duration_or_zero(name, default);
-        if value.is_zero() {
-            self.mistake(
-                name,
-                "0".to_owned(),
-                "a duration above zero, such as 250ms, 2s, 30m, 24h or 7d",
-            );
-            return default;
-        }
-        value
-    }
-
-    fn duration_or_zero(&mut self, name: &'static str, default: Duration) -> Duration {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
-        duration(&text).unwrap_or_else(|| {
-            self.mistake(
-                name,
-                text,
-                "a duration such as 250ms, 2s, 30m, 24h or 7d, 365d at most",
-            );
-            default
-        })
-    }
-
-    fn mistake(&mut self, name: &'static str, value: String, expected: &str) {
-        self.mistakes.push(Mistake {
-            name,
-            value,
-            expected: expected.to_owned(),
-        });
     }
 }
 
@@ -600,71 +387,25 @@ fn context(pod_name: &Option<String>, namespace: &Option<String>) -> Vec<(&'stat
         .collect()
 }
 
-/// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`. A year at most.
-fn duration(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let n: u64 = digits.parse().ok()?;
-    let ms = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return None,
-    };
-    let value = Duration::from_millis(n.checked_mul(ms)?);
-    (value <= Duration::from_secs(365 * 86_400)).then_some(value)
-}
-
-/// The soft limit on open files; `None` where there is no `/proc`, or no limit.
-fn open_files_limit() -> Option<usize> {
-    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
-    limits.lines().find_map(|line| {
-        line.strip_prefix("Max open files")?
-            .split_whitespace()
-            .next()?
-            .parse()
-            .ok()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
-        let lookup = |name: &str| {
-            settings
-                .iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| (*v).to_owned())
-        };
-        Config::read(lookup).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+    /// A host with room for everything.
+    const SYSTEM: System = System {
+        processors: 4,
+        files_max: None,
+        files_open: 3,
+        memory_max: None,
+    };
+
+    fn read_on(system: &System, settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        Config::read(settings.iter().copied(), system)
+            .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
     }
 
-    #[test]
-    fn durations_are_a_number_and_a_unit() {
-        for (text, ms) in [
-            ("250ms", Some(250)),
-            ("2s", Some(2000)),
-            ("30m", Some(1_800_000)),
-            ("24h", Some(86_400_000)),
-            ("7d", Some(604_800_000)),
-            ("0s", Some(0)),
-            ("365d", Some(31_536_000_000)),
-            ("366d", None),
-            ("2", None),
-            ("s", None),
-            ("", None),
-            ("-1s", None),
-            ("1.5s", None),
-            ("1 s", None),
-            ("1S", None),
-            ("99999999999999999999d", None),
-            ("18446744073709551615d", None),
-        ] {
-            assert_eq!(duration(text), ms.map(Duration::from_millis), "{text}");
-        }
+    fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+        read_on(&SYSTEM, settings)
     }
 
     #[test]
@@ -740,5 +481,256 @@ mod tests {
             );
         }
         assert!(!mistakes.concat().contains("hunter2"));
+    }
+
+    #[test]
+    fn there_are_half_as_many_workers_as_processors_and_sixteen_threads() {
+        let workers = |processors, front| {
+            let system = System {
+                processors,
+                ..SYSTEM
+            };
+            read_on(&system, &[("FRONT", front)]).unwrap().front.workers
+        };
+        for (processors, expected) in [(1, 1), (2, 1), (3, 1), (4, 2), (64, 32), (1024, 256)] {
+            let system = System {
+                processors,
+                memory_max: None,
+                ..SYSTEM
+            };
+            let settings = [("MAX_BODY_BYTES", "1000")];
+            let workers = read_on(&system, &settings).unwrap().front.workers;
+            assert_eq!(workers, expected, "{processors}");
+        }
+        assert_eq!(workers(64, "tiny_http"), 16);
+        assert_eq!(workers(1, "tiny_http"), 16);
+    }
+
+    #[test]
+    fn clients_get_the_files_that_nothing_else_needs() {
+        let on = |files_max, settings: &[(&str, &str)]| {
+            let system = System {
+                files_max: Some(files_max),
+                ..SYSTEM
+            };
+            read_on(&system, settings)
+        };
+        let redis = ("REDIS_ADDR", "redis");
+        let sentinels = ("REDIS_URL", "redis+sentinel://a,b,c/m");
+        let cluster = ("REDIS_URL", "redis+cluster://a,b,c");
+        let two = ("WORKERS", "2");
+        for (settings, own) in [
+            (&[two][..], 75 + 2 * 3),
+            (&[two, redis], 75 + 2 * 4),
+            (&[two, sentinels], 75 + 2 * 7),
+            (&[two, cluster], 75 + 2 * 19),
+        ] {
+            let config = on(1024, settings).unwrap();
+            assert_eq!(config.front.connections_max, 1024 - own, "{settings:?}");
+            assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
+            let start = format!("MAX_CONNECTIONS is {}, not 10000: ", 1024 - own);
+            assert!(config.notes[0].starts_with(&start), "{:?}", config.notes);
+            // At the bound one client has room, and a file less is none.
+            let least = on(own + 1, settings).unwrap();
+            assert_eq!(least.front.connections_max, 1);
+            let mistakes = on(own, settings).unwrap_err();
+            assert!(mistakes[0].starts_with("WORKERS=\"2\": "), "{mistakes:?}");
+            assert_eq!(mistakes.len(), 1);
+        }
+        let config = on(20_000, &[]).unwrap();
+        assert_eq!(
+            (config.front.connections_max, config.notes.len()),
+            (10_000, 0)
+        );
+        let config = on(1024, &[two, ("MAX_CONNECTIONS", "943")]).unwrap();
+        assert_eq!((config.front.connections_max, config.notes.len()), (943, 0));
+        // Its default gives way; not even one is no start.
+        let few = on(75 + 3 + 1, &[]).unwrap();
+        assert_eq!((few.front.workers, few.front.connections_max), (1, 1));
+        assert_eq!(few.notes.len(), 2, "{:?}", few.notes);
+        assert!(on(75 + 3, &[]).is_err());
+        assert!(on(0, &[]).is_err());
+        // tiny_http refuses nobody, so it keeps nothing for those.
+        let plain = ("FRONT", "tiny_http");
+        assert_eq!(on(12 + 3 * 16, &[plain]).unwrap().front.workers, 16);
+        assert_eq!(on(11 + 3 * 16, &[plain]).unwrap().front.workers, 15);
+        assert!(on(11 + 3 * 16, &[plain, ("WORKERS", "16")]).is_err());
+    }
+
+    #[test]
+    fn buffers_are_a_quarter_of_the_memory_and_a_share_holds_two_bodies() {
+        const MIB: usize = 1024 * 1024;
+        let on = |memory_max, settings: &[(&str, &str)]| {
+            let system = System {
+                processors: 64,
+                memory_max,
+                ..SYSTEM
+            };
+            read_on(&system, settings).map(|config| config.front)
+        };
+        // (memory, settings, buffers, workers, body)
+        for (memory, settings, expected) in [
+            (None, &[][..], (256 * MIB, 32, MIB)),
+            (Some(usize::MAX), &[], (256 * MIB, 32, MIB)),
+            (Some(1024 * MIB), &[], (256 * MIB, 32, MIB)),
+            (Some(1024 * MIB - 4), &[], (256 * MIB - 1, 32, MIB)),
+            (Some(64 * MIB), &[], (16 * MIB, 8, MIB)),
+            (Some(8 * MIB), &[], (2 * MIB, 1, MIB)),
+            (Some(4 * MIB), &[], (MIB, 1, MIB / 2)),
+            (
+                Some(64 * MIB),
+                &[("WORKERS", "32")],
+                (16 * MIB, 32, MIB / 4),
+            ),
+            (
+                Some(64 * MIB),
+                &[("MAX_BUFFERED_BYTES", "4194304")],
+                (4 * MIB, 2, MIB),
+            ),
+            (
+                None,
+                &[("MAX_BODY_BYTES", "268435456")],
+                (512 * MIB, 1, 256 * MIB),
+            ),
+            (
+                Some(64 * MIB),
+                &[("MAX_BODY_BYTES", "16777216")],
+                (32 * MIB, 1, 16 * MIB),
+            ),
+            (
+                None,
+                &[
+                    ("MAX_BODY_BYTES", "1000"),
+                    ("MAX_BUFFERED_BYTES", "8000"),
+                    ("WORKERS", "4"),
+                ],
+                (8000, 4, 1000),
+            ),
+        ] {
+            let front = on(memory, settings).unwrap();
+            let got = (
+                front.buffered_bytes_max,
+                front.workers,
+                front.body_bytes_max,
+            );
+            assert_eq!(got, expected, "{memory:?} {settings:?}");
+            assert!(front.worker_share() * front.workers <= front.buffered_bytes_max);
+            assert!(2 * front.body_bytes_max <= front.worker_share());
+        }
+        for (memory, settings, name) in [
+            (
+                None,
+                &[
+                    ("MAX_BODY_BYTES", "1001"),
+                    ("MAX_BUFFERED_BYTES", "8000"),
+                    ("WORKERS", "4"),
+                ][..],
+                "MAX_BODY_BYTES",
+            ),
+            (
+                None,
+                &[("MAX_BODY_BYTES", "4001"), ("MAX_BUFFERED_BYTES", "8000")],
+                "MAX_BODY_BYTES",
+            ),
+            (
+                Some(64 * MIB),
+                &[("MAX_BODY_BYTES", "16777217")],
+                "MAX_BODY_BYTES",
+            ),
+            (None, &[("MAX_BUFFERED_BYTES", "1")], "MAX_BUFFERED_BYTES"),
+            (Some(MIB), &[("WORKERS", "256")], "WORKERS"),
+        ] {
+            let mistakes = on(memory, settings).unwrap_err();
+            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+            assert!(mistakes[0].starts_with(&format!("{name}=")), "{mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn limits_that_were_set_must_agree_and_a_default_gives_way() {
+        let ttls = |settings: &[(&str, &str)]| {
+            read(settings).map(|config| {
+                let service = config.service;
+                [service.item_ttl, service.session_ttl, service.max_ttl].map(|ttl| ttl.as_secs())
+            })
+        };
+        const WEEK: u64 = 7 * 86_400;
+        assert_eq!(ttls(&[]), Ok([1800, 1800, WEEK]));
+        assert_eq!(ttls(&[("MAX_TTL", "60s")]), Ok([60, 60, 60]));
+        assert_eq!(
+            ttls(&[("ITEM_TTL", "8d")]),
+            Ok([WEEK + 86_400, 1800, WEEK + 86_400])
+        );
+        assert_eq!(
+            ttls(&[("ITEM_TTL", "60s"), ("MAX_TTL", "60s")]),
+            Ok([60, 60, 60])
+        );
+        for name in ["ITEM_TTL", "SESSION_TTL"] {
+            let mistakes = ttls(&[(name, "61s"), ("MAX_TTL", "60s")]).unwrap_err();
+            assert_eq!(
+                mistakes,
+                [format!("{name}=\"61s\": at most MAX_TTL, which is 60s")]
+            );
+        }
+
+        let memory = |body: &'static str, max: &'static str| {
+            let store = read(&[("MAX_BODY_BYTES", body), ("MEMORY_MAX_BYTES", max)])?.store;
+            let StoreChoice::Memory(max) = store else {
+                panic!("no address is set")
+            };
+            Ok::<_, Vec<String>>(max)
+        };
+        assert_eq!(memory("764", "1000"), Ok(1000));
+        assert!(memory("765", "1000").is_err());
+        assert_eq!(memory("", "1000"), Ok(1000));
+        assert_eq!(memory("100000000", ""), Ok(100_000_236));
+        // Redis keeps them, and that bound is not asked for.
+        let settings = [
+            ("MAX_BODY_BYTES", "765"),
+            ("MEMORY_MAX_BYTES", "1000"),
+            ("REDIS_ADDR", "redis"),
+        ];
+        assert!(read(&settings).is_ok());
+    }
+
+    #[test]
+    fn a_password_comes_from_the_file_or_the_environment_or_the_url() {
+        let path = std::env::temp_dir().join(format!("kioskd-config-{}", std::process::id()));
+        std::fs::write(&path, "of the file\n").unwrap();
+        let file = ("REDIS_PASSWORD_FILE", path.to_str().unwrap());
+        let plain = ("REDIS_PASSWORD", "plain");
+        let url = ("REDIS_URL", "redis://:url@h");
+        let address = ("REDIS_ADDR", "h");
+        for (settings, expected, notes) in [
+            (&[url][..], "url", 0),
+            (&[url, plain], "plain", 1),
+            (&[url, plain, file], "of the file", 2),
+            (&[address, file], "of the file", 0),
+            (&[address, plain], "plain", 0),
+        ] {
+            let config = read(settings).unwrap();
+            let StoreChoice::Redis(_, options) = &config.store else {
+                panic!("an address is set")
+            };
+            let password = options.sign_on.credentials.password.as_ref().unwrap();
+            assert_eq!(password.expose(), expected);
+            assert_eq!(config.notes.len(), notes, "{:?}", config.notes);
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_filter_for_some_targets_leaves_the_others_at_info() {
+        for (filter, expected) in [
+            ("debug", "debug"),
+            ("off", "off"),
+            ("warn,kioskd::resp=debug", "warn,kioskd::resp=debug"),
+            ("h2=debug", "info,h2=debug"),
+            ("h2=debug,kioskd=off", "info,h2=debug,kioskd=off"),
+        ] {
+            for name in ["LOG", "RUST_LOG"] {
+                assert_eq!(read(&[(name, filter)]).unwrap().log.filter, expected);
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! wake them all for every client, and the first to run would take most; handed out like this,
 //! sixteen connections on two workers are eight each, every time.
 //!
-//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503 and why; up to `SPARE` at a
+//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503 and why; up to 64 at a
 //! time, and those beyond that get a bare 503 and are closed. When the process has no file
 //! descriptor left, the one kept back for this moment is given up, the client accepted and told the
 //! same, and the descriptor taken back: the queue of the listener empties, and nothing spins. The log
@@ -27,7 +27,7 @@ const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);
 
 /// Clients above `MAX_CONNECTIONS` that may be hearing their 503 at a time.
-const SPARE: usize = 64;
+pub const REFUSALS_MAX: usize = 64;
 
 /// After an accept that failed for want of a resource, for edge-triggered readiness will not tell
 /// again of clients that wait already.
@@ -235,7 +235,7 @@ impl Acceptor {
 
     fn hand_over(&mut self, stream: Stream) {
         let refused = self.board.connections() >= self.connections_max;
-        if refused && self.board.refusals() >= SPARE {
+        if refused && self.board.refusals() >= REFUSALS_MAX {
             return turn_away(stream);
         }
         // A client that has gone already is found out by its worker.

@@ -4,6 +4,7 @@
 //! one that a killed process left behind is removed, and at the end our own, but only if the path still
 //! leads to it. A successor may have put its own there.
 
+use super::failed;
 use mio::net::UnixStream;
 use socket2::{Domain, Socket, Type};
 use std::fmt;
@@ -56,7 +57,7 @@ impl Listen {
     /// The address is taken, or not ours, or not allowed; the message names it.
     pub fn bind(&self) -> io::Result<(Bound, String)> {
         self.try_bind()
-            .map_err(|e| io::Error::new(e.kind(), format!("failed to listen on {self}: {e}")))
+            .map_err(failed(format_args!("listen on {self}")))
     }
 
     fn try_bind(&self) -> io::Result<(Bound, String)> {

@@ -23,6 +23,7 @@ use crate::service::Service;
 use crate::store::Store;
 use access::{AccessLog, End, Entry};
 use listen::{Listen, SocketFile};
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -52,7 +53,7 @@ impl Kind {
 pub struct Options {
     /// Where to listen.
     pub listen: Listen,
-    /// Loops, or threads (`WORKERS`, one per core).
+    /// Loops, or threads (`WORKERS`).
     pub workers: usize,
     /// From the end of the request, its body included, to the store's answer, everything included
     /// (`REQUEST_TIMEOUT`, 2 s).
@@ -73,17 +74,17 @@ pub struct Options {
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.
     pub connections_max: usize,
     /// Bytes kept for all clients together, of bodies that are not whole and of responses not taken
-    /// (`MAX_BUFFERED_BYTES`, 256 MiB): beyond it 503 for who sends, close for who does not read.
+    /// (`MAX_BUFFERED_BYTES`): beyond it 503 for who sends, close for who does not read. Each worker has
+    /// its share, which must have room for two of the largest bodies.
     pub buffered_bytes_max: usize,
     /// Which requests are logged (`ACCESS_LOG`).
     pub access_log: AccessLog,
 }
 
 impl Options {
-    /// What of `buffered_bytes_max` falls to one worker: never so little that a single client could
-    /// not be served.
+    /// What of `buffered_bytes_max` falls to one worker.
     pub fn worker_share(&self) -> usize {
-        (self.buffered_bytes_max / self.workers.max(1)).max(2 * self.body_bytes_max)
+        self.buffered_bytes_max / self.workers.max(1)
     }
 }
 
@@ -258,6 +259,11 @@ fn account(service: &Service, log: AccessLog, entry: &Entry) {
         End::Cut(_) => service.shard().cut(),
     }
     log.record(entry);
+}
+
+/// Makes an error of the system say what it was that failed: "too many open files" alone could be anything.
+pub fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("failed to {what}: {e}"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::accept::{Acceptor, Door, Listener, Newcomer};
 use super::access::{End, Entry};
 use super::connection::{Account, After, Connection, Exchange, Turn};
 use super::guard::{Guarded, guarded};
-use super::{Board, Options, Running};
+use super::{Board, Options, Running, failed};
 use crate::http::{self, DateCache, Framing, Head, Method, Printing};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -71,8 +71,11 @@ pub fn start(
     let mut doors = Vec::new();
     for n in 0..options.workers {
         let (inbox, newcomers) = channel();
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let name = format!("worker-{n}");
+        let poll = Poll::new().map_err(failed(format_args!("open a poll for {name}")))?;
+        let waker = Waker::new(poll.registry(), WAKE)
+            .map_err(failed(format_args!("open a waker for {name}")))?;
+        let waker = Arc::new(waker);
         let worker = Worker {
             n,
             options: Arc::clone(&options),
@@ -96,14 +99,15 @@ pub fn start(
         };
         wakers.push(Arc::clone(&waker));
         doors.push(Door { inbox, waker });
-        lifecycle.spawn(format!("worker-{n}"), move || {
+        lifecycle.spawn(name, move || {
             // Opened there, because a session belongs to its thread.
             if let Some(session) = worker.open() {
                 worker.run(session);
             }
         })?;
     }
-    let acceptor = Acceptor::new(listener, doors, board, options.connections_max)?;
+    let acceptor = Acceptor::new(listener, doors, board, options.connections_max)
+        .map_err(failed("open a poll for the acceptor"))?;
     wakers.push(acceptor.waker());
     lifecycle.spawn("acceptor".to_owned(), {
         let lifecycle = Arc::clone(lifecycle);

@@ -21,6 +21,7 @@ use crate::store::blocking::Blocking;
 use crate::store::{Store, StoreError};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tiny_http::Server;
@@ -36,8 +37,8 @@ pub fn start(
     board: Arc<Board>,
     lifecycle: &Arc<Lifecycle>,
 ) -> io::Result<Running> {
-    let (server, address, socket_file) = listen(&options.listen)?;
     watch_acceptor(lifecycle);
+    let (server, address, socket_file) = listen(&options.listen)?;
     let options = Arc::new(options);
     for n in 0..options.workers {
         let worker = Worker {
@@ -68,16 +69,22 @@ pub fn start(
 }
 
 /// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the
-/// `unwrap` that clones a socket, and the process lives on and never accepts again. The place of the
-/// panic is all that tells it from the panic of a connection's thread, which harms nobody else.
+/// `unwrap` that clones a socket, and the process lives on and never accepts again. So it does when there
+/// is no thread for a new client. The place and the words of the panic are all that tells it from the
+/// panic of a connection's thread, which harms nobody else.
 fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
     let (log, lifecycle) = (std::panic::take_hook(), Arc::clone(lifecycle));
     std::panic::set_hook(Box::new(move |panic| {
         log(panic);
-        if panic
+        let no_descriptor = panic
             .location()
-            .is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"))
-        {
+            .is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"));
+        // Of `std::thread::spawn`, which nobody here calls but that thread.
+        let no_thread = panic
+            .payload()
+            .downcast_ref::<String>()
+            .is_some_and(|words| words.starts_with("failed to spawn thread"));
+        if no_descriptor || no_thread {
             lifecycle.died("accept thread of tiny_http");
         }
     }));
@@ -86,10 +93,13 @@ fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
 /// The server, where it listens, and the file to remove at the end if it is a Unix socket.
 fn listen(listen: &Listen) -> io::Result<(Arc<Server>, String, Option<SocketFile>)> {
     let (bound, address) = listen.bind()?;
-    let (server, file) = match bound {
-        Bound::Tcp(listener) => (Server::from_listener(listener, None), None),
-        Bound::Unix(listener, file) => (Server::from_listener(listener, None), Some(file)),
+    let (listener, file) = match bound {
+        Bound::Tcp(listener) => (listener.into(), None),
+        Bound::Unix(listener, file) => (tiny_http::Listener::from(listener), Some(file)),
     };
+    // It panics when there is no thread for it.
+    let server = catch_unwind(|| Server::from_listener(listener, None))
+        .map_err(|_| io::Error::other("failed to start the thread that accepts"))?;
     let server = Arc::new(server.map_err(io::Error::other)?);
     // Never dropped: a server that is removes whatever is at the path of its socket, its successor's too.
     std::mem::forget(Arc::clone(&server));

@@ -37,10 +37,6 @@ use std::time::{Duration, Instant};
 /// that gave up have left behind on a connection counts there as well.
 pub const COMMANDS_MAX: usize = 10_000;
 
-/// Bytes of commands that may be under way or waiting in one client; one more is refused. On a
-/// connection the bytes that wait for the kernel count as well, whoever still waits for them.
-pub const BYTES_MAX: usize = 64 * 1024 * 1024;
-
 /// Nodes of a cluster that are kept in mind; more than any has.
 const NODES_MAX: usize = 1024;
 
@@ -180,7 +176,9 @@ impl Client {
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
     pub fn submit(&mut self, now: Instant, request: Request) {
-        if self.table.len() >= COMMANDS_MAX || self.bytes + request.command.len() > BYTES_MAX {
+        if self.table.len() >= COMMANDS_MAX
+            || self.bytes + request.command.len() > self.options.queue_bytes_max
+        {
             return self
                 .done
                 .push((request.tag, request.shape, Err(Failure::Overloaded)));
@@ -359,7 +357,7 @@ impl Client {
         };
         // The table is bounded, but entries leave it at their deadlines and their commands stay.
         if connection.in_flight() >= COMMANDS_MAX
-            || connection.backlog() + entry.request.command.len() > BYTES_MAX
+            || connection.backlog() + entry.request.command.len() > self.options.queue_bytes_max
         {
             return self.fail(now, key, Failure::Overloaded);
         }

@@ -62,6 +62,9 @@ const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 /// The `id` of commands that belong to no request (keys of a `Slab` count up from zero).
 pub const NOBODY: u64 = u64::MAX;
 
+/// As a default; see [`Options::queue_bytes_max`].
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
 /// How one server is reached and what may pass.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -77,6 +80,9 @@ pub struct Options {
     pub tls: Option<tls::Config>,
     /// What a reply may be.
     pub limits: Limits,
+    /// Bytes of commands that may be under way or waiting in one client; one more is refused. On a
+    /// connection the bytes that wait for the kernel count as well, whoever still waits for them.
+    pub queue_bytes_max: usize,
 }
 
 impl Default for Options {
@@ -89,6 +95,7 @@ impl Default for Options {
             password_file: None,
             tls: None,
             limits: Limits::default(),
+            queue_bytes_max: QUEUE_BYTES_MAX,
         }
     }
 }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 /// What an entry costs beside its key and value: three table entries, a shared header and their
 /// share of empty places, measured at about 230 bytes on a 64-bit host.
-const ENTRY_BYTES: usize = 230;
+pub const ENTRY_BYTES: usize = 230;
 
 /// How many expired entries one command clears away, so that no request pays for a thousand.
 const SWEEP_MAX: usize = 16;

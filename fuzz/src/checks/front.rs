@@ -13,7 +13,7 @@
 
 use super::client::{Client, PATIENCE, Script, Transcript};
 use super::model::answer_of;
-use kioskd::config::Config;
+use kioskd::config::{Config, System};
 use kioskd::front::{self, Board, Kind, Options, Running};
 use kioskd::lifecycle::{Event, Lifecycle, State};
 use kioskd::service::{Service, Vitals};
@@ -57,14 +57,8 @@ impl Front {
         let path =
             std::env::temp_dir().join(format!("kioskd-checks-{}-{n}.sock", std::process::id()));
         let listen = format!("unix:{}", path.display());
-        let config = Config::read(|name| match name {
-            "LISTEN" => Some(listen.clone()),
-            _ => SETTINGS
-                .iter()
-                .find(|(setting, _)| *setting == name)
-                .map(|(_, value)| (*value).to_owned()),
-        })
-        .expect("the settings are right");
+        let settings = SETTINGS.into_iter().chain([("LISTEN", &*listen)]);
+        let config = Config::read(settings, &System::look()).expect("the settings are right");
 
         let service = Service::new(config.service, || Vitals {
             ready: true,

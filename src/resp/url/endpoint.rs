@@ -38,7 +38,14 @@ impl Endpoint {
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let (host, after) = bracketed.split_once(']').ok_or(UrlError::Ipv6)?;
-                host.parse::<Ipv6Addr>().map_err(|_| UrlError::Ipv6)?;
+                let (address, zone) = match host.split_once('%') {
+                    Some((address, zone)) => (address, Some(zone)),
+                    None => (host, None),
+                };
+                address.parse::<Ipv6Addr>().map_err(|_| UrlError::Ipv6)?;
+                if zone.is_some() {
+                    return Err(UrlError::Zone);
+                }
                 let port = match after.strip_prefix(':') {
                     Some(port) => Some(port),
                     None if after.is_empty() => None,
@@ -231,7 +238,9 @@ mod tests {
             ("[::1", UrlError::Ipv6),
             ("[::1]6379", UrlError::Ipv6),
             ("[127.0.0.1]", UrlError::Ipv6),
-            ("[fe80::1%eth0]", UrlError::Ipv6),
+            ("[fe80::1%eth0]", UrlError::Zone),
+            ("[fe80::1%25eth0]:6379", UrlError::Zone),
+            ("[eth0%1]", UrlError::Ipv6),
             ("[]", UrlError::Ipv6),
         ] {
             assert_eq!(Endpoint::parse(text, 6379), Err(error), "{text}");

@@ -21,6 +21,7 @@ pub enum UrlError {
     EmptyHost,
     Host,
     Ipv6,
+    Zone,
     Unspecified {
         host: String,
     },
@@ -71,6 +72,10 @@ impl fmt::Display for UrlError {
             Self::EmptyHost => "a host is missing",
             Self::Host => "a host is neither a name nor an address",
             Self::Ipv6 => "write an IPv6 address in brackets: [::1]:6379",
+            Self::Zone => {
+                "an IPv6 address with a zone (`%` and an interface) is not supported: use a name, or an \
+                 address that is not link-local"
+            }
             Self::Unspecified { host } => {
                 return write!(
                     f,
