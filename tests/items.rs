@@ -671,11 +671,6 @@ fn a_lost_reply_to_a_conditional_write_is_neither_412_nor_success() {
                 "SET" | "EVALSHA" | "EVAL" => Act::Close,
                 _ => Act::Usual,
             });
-            let kioskd = Kioskd::start(&[
-                ("FRONT", front),
-                ("REDIS_ADDR", &fake.addr()),
-                ("REQUEST_TIMEOUT", "300ms"),
-            ]);
             let rows = [
                 ("PUT", ("If-Match", &*tag)),
                 ("PATCH", ("If-Match", &*tag)),
@@ -685,6 +680,13 @@ fn a_lost_reply_to_a_conditional_write_is_neither_412_nor_success() {
                 ("PUT", ("If-None-Match", "*")),
             ];
             for (method, condition) in rows {
+                // For each: on the connection of one that was not answered the next reply would be taken for its own.
+                let kioskd = Kioskd::start(&[
+                    ("FRONT", front),
+                    ("REDIS_ADDR", &fake.addr()),
+                    ("REQUEST_TIMEOUT", "300ms"),
+                    ("WORKERS", "1"),
+                ]);
                 let before = writes(&fake);
                 let headers = [MERGE_PATCH, condition];
                 let reply = kioskd
