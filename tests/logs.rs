@@ -242,6 +242,193 @@ fn a_log_file_at_its_limit_ends_nobody_and_goes_on_with_a_whole_line() {
     });
 }
 
+/// Each from its real cause; two workers, so that each could say it.
+#[test]
+fn what_redis_refuses_is_told_once_with_what_to_do_about_it() {
+    type Row<'a> = (&'a str, &'a [&'a [&'a str]], &'a str, &'a str);
+    let refuse: [Row; 7] = [
+        (
+            "OOM",
+            &[&["CONFIG", "SET", "maxmemory", "1"]],
+            "POST",
+            "raise maxmemory",
+        ),
+        (
+            "READONLY",
+            &[&["REPLICAOF", "127.0.0.1", "1"]],
+            "POST",
+            "address of the master",
+        ),
+        (
+            "MASTERDOWN",
+            &[
+                &["CONFIG", "SET", "replica-serve-stale-data", "no"],
+                &["REPLICAOF", "127.0.0.1", "1"],
+            ],
+            "GET",
+            "INFO replication",
+        ),
+        (
+            "NOREPLICAS",
+            &[&["CONFIG", "SET", "min-replicas-to-write", "1"]],
+            "POST",
+            "min-replicas-to-write",
+        ),
+        (
+            "NOPERM",
+            &[&["ACL", "SETUSER", "default", "-get"]],
+            "GET",
+            "ACL SETUSER",
+        ),
+        (
+            "WRONGTYPE",
+            &[&["LPUSH", "item:1", "x"]],
+            "GET",
+            "another program",
+        ),
+        (
+            "MISCONF",
+            &[
+                &["CONFIG", "SET", "save", "1 1"],
+                &["SET", "x", "y"],
+                &["BGSAVE"],
+            ],
+            "POST",
+            "its disk",
+        ),
+    ];
+    for_each_front(|front| {
+        for (code, commands, method, advice) in refuse {
+            eprintln!("-- {code}");
+            let gone = temp_dir();
+            let redis = Redis::start_with(&["--dir", &gone.to_string_lossy()]);
+            // Nothing can be saved where nothing is.
+            std::fs::remove_dir_all(gone).expect("our own directory");
+            for command in commands {
+                redis.command(command);
+            }
+            let kioskd = start_before(front, &redis.addr());
+            // A new connection each time, so that both workers have some.
+            let ask = |()| {
+                let mut client = kioskd.connect();
+                client.request(method, "/items/1", &[], b"{}").status
+            };
+            eventually("Redis to refuse", || {
+                [(); 6].map(ask).iter().all(|status| *status >= 500)
+            });
+            let line = format!("requests fail: {code} ");
+            eventually("it to be told", || kioskd.log().contains(&line));
+            let log = kioskd.log();
+            let told: Vec<_> = log.lines().filter(|l| l.contains(&line)).collect();
+            assert_eq!(told.len(), 1, "{log}");
+            assert!(
+                told[0].contains(advice) && told[0].contains("WARN"),
+                "{log}"
+            );
+        }
+    });
+}
+
+/// A password that is wrong is told before the first request comes.
+#[test]
+fn what_redis_says_to_signing_on_is_told_with_what_to_set() {
+    for_each_front(|front| {
+        let redis = Redis::start_with(&["--requirepass", "right"]);
+        for (user_info, code) in [("", "NOAUTH"), (":wrong@", "WRONGPASS")] {
+            let url = format!("redis://{user_info}{}", redis.addr());
+            let mut kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_URL", &url)]);
+            assert_eq!(kioskd.connect().get("/readyz").status, 503);
+            kioskd.wait_for_log(code);
+            let log = kioskd.log();
+            let line = log.lines().find(|line| line.contains(code));
+            assert!(
+                line.is_some_and(|l| l.contains("REDIS_PASSWORD_FILE")),
+                "{log}"
+            );
+        }
+    });
+}
+
+/// The advice for a user who may do too little, followed.
+#[test]
+fn the_permissions_that_the_log_advises_are_enough() {
+    let advised = "~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection";
+    let redis = Redis::start();
+    let set = |rules: &str| {
+        let user = ["ACL", "SETUSER", "kiosk", "on", ">pw"];
+        redis.command(&[&user[..], &rules.split(' ').collect::<Vec<_>>()].concat())
+    };
+    set("+ping");
+    let url = format!("redis://kiosk:pw@{}", redis.addr());
+    let mut kioskd = Kioskd::start(&[("REDIS_URL", &url), ("FRONT", "poll")]);
+    let mut client = kioskd.connect();
+    assert_eq!(client.get("/items/1").status, 502);
+    kioskd.wait_for_log(advised);
+    set(advised);
+    let kind = ("Content-Type", "application/merge-patch+json");
+    for (method, path, status) in [
+        ("POST", "/items/1", 201),
+        ("PATCH", "/items/1", 200),
+        ("GET", "/items/1", 200),
+        ("GET", "/items?limit=5", 200),
+        ("DELETE", "/items/1", 204),
+        ("POST", "/sess/1", 201),
+        ("GET", "/sess/1", 200),
+        ("GET", "/readyz", 200),
+    ] {
+        let key = ("Idempotency-Key", method);
+        let reply = client.request(method, path, &[kind, key], b"{}");
+        assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+    }
+}
+
+#[test]
+fn the_end_of_an_outage_is_told_with_what_it_has_cost() {
+    for_each_front(|front| {
+        let mut redis = Redis::start();
+        let mut kioskd = start_before(front, &redis.addr());
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items/1", "{}").status, 201);
+        redis.kill();
+        for _ in 0..5 {
+            assert_eq!(client.get("/items/1").status, 502);
+        }
+        kioskd.wait_for_log("requests fail: cannot be reached");
+        redis.restart();
+        eventually("the end to be told", || {
+            client.post("/items/1", "{}");
+            kioskd
+                .log()
+                .contains("requests no longer fail (no connection): ")
+        });
+        let log = kioskd.log();
+        let (_, cost) = log.split_once("(no connection): ").expect("found above");
+        let cost = cost.split(' ').next().and_then(|n| n.parse::<u32>().ok());
+        assert!(cost.is_some_and(|n| n >= 5), "{log}");
+        redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!(client.post("/items/2", "{}").status, 503);
+        kioskd.wait_for_log("requests fail: OOM");
+        redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+        eventually("the end to be told", || {
+            // That it can be read says nothing.
+            client.get("/items/1");
+            assert_eq!(client.post("/items/2", "{}").status, 201);
+            kioskd
+                .log()
+                .contains("requests no longer fail (OOM): 1 did in 0 s")
+        });
+    });
+}
+
+fn start_before(front: &str, redis: &str) -> Kioskd {
+    Kioskd::start(&[
+        ("FRONT", front),
+        ("WORKERS", "2"),
+        ("REDIS_ADDR", redis),
+        ("REQUEST_TIMEOUT", "200ms"),
+    ])
+}
+
 /// Linux.
 const O_NONBLOCK: i32 = 0o4000;
 

@@ -12,6 +12,7 @@
 //! requests at once instead of letting each of them wait out its deadline, and the next attempt
 //! of this link decides when it is back.
 
+use super::advice::advice;
 use super::backoff::Backoff;
 use super::codec::Limits;
 use super::connection::{Connection, Fault, Heard};
@@ -626,7 +627,15 @@ impl Link {
 
     fn note(&mut self, now: Instant, away: Away) {
         if self.away.as_ref() != Some(&away) {
-            log::warn!("redis {}: {}", self.endpoint, away.reason());
+            match advice(away.reason()) {
+                Some(advice) => log::warn!(
+                    "redis {}: {}; {}",
+                    self.endpoint,
+                    away.reason().trim_end_matches('.'),
+                    advice.text
+                ),
+                None => log::warn!("redis {}: {}", self.endpoint, away.reason()),
+            }
         }
         self.away_since.get_or_insert(now);
         self.away = Some(away);

@@ -9,10 +9,11 @@
 //! ```
 //!
 //! Pure, and readable alone: [`codec`], [`slot`], [`url`], [`remedy`] (what to do about an error
-//! reply), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
+//! reply), [`advice`] (what an operator can do), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
 //! [`backoff`]. With sockets: [`connection`], [`link`], [`client`]; and [`resolve`], off the loop.
 //! Read [`codec`] first, then [`connection`], then up.
 
+pub mod advice;
 pub mod backoff;
 pub mod client;
 pub mod cluster;

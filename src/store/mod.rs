@@ -17,6 +17,7 @@ pub mod cursor;
 pub mod memory;
 pub mod noop;
 pub mod redis;
+pub mod trouble;
 
 use mio::event::Event;
 use mio::{Registry, Waker};

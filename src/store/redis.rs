@@ -24,6 +24,7 @@ pub mod record;
 pub mod scan;
 pub mod scripts;
 
+use super::trouble::Trouble;
 use super::{Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring};
 use crate::resp::client::{Client, Target};
 use crate::resp::codec::Reply;
@@ -39,6 +40,7 @@ use scan::Scan;
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The scripts, for the test that asks a real server for their names.
@@ -63,12 +65,18 @@ const NO_ITEM: &[u8] = b"item:";
 pub struct Redis {
     target: Target,
     options: LinkOptions,
+    /// What operators are told, by all sessions together.
+    trouble: Arc<Trouble>,
 }
 
 impl Redis {
     /// The store at `target`. Nothing is connected yet.
     pub fn new(target: Target, options: LinkOptions) -> Redis {
-        Redis { target, options }
+        Redis {
+            target,
+            options,
+            trouble: Arc::default(),
+        }
     }
 }
 
@@ -111,6 +119,7 @@ impl Store for Redis {
             bulks: Bulks::default(),
             early: Vec::new(),
             again: None,
+            trouble: Arc::clone(&self.trouble),
         }))
     }
 }
@@ -126,6 +135,7 @@ struct RedisSession {
     early: Done,
     /// Outcomes are there that `progress` has not looked at, since then.
     again: Option<Instant>,
+    trouble: Arc<Trouble>,
 }
 
 enum Asked {
@@ -187,7 +197,7 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, now: Instant, done: &mut Done) {
-        let mut asked_more = false;
+        let (mut asked_more, before) = (false, done.len());
         self.client.progress(now, &mut self.outcomes);
         let mut outcomes = std::mem::take(&mut self.outcomes);
         for (key, shape, result) in outcomes.drain(..) {
@@ -220,6 +230,7 @@ impl Session for RedisSession {
         }
         self.again = (!self.outcomes.is_empty()).then_some(now);
         done.append(&mut self.early);
+        self.trouble.hear(now, &done[before..]);
     }
 
     fn next_deadline(&self) -> Option<Instant> {

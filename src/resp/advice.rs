@@ -1,0 +1,180 @@
+//! What an operator can do about what a server said: the table.
+//!
+//! It is put behind the server's own words in the log, where somebody reads them at night. Codes are
+//! those of Redis 7.0, as in [`remedy`](super::remedy), which is about what *we* do.
+
+/// What a server said, recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advice {
+    /// A name for this and everything like it.
+    pub kind: &'static str,
+    /// What to set, or where to look.
+    pub text: &'static str,
+    /// It is said to writes only.
+    pub writes_only: bool,
+}
+
+const fn row(kind: &'static str, writes_only: bool, text: &'static str) -> Advice {
+    Advice {
+        kind,
+        text,
+        writes_only,
+    }
+}
+
+/// By the code that an error begins with, or that a script has met (before Redis 7.0 in the middle).
+const BY_CODE: &[Advice] = &[
+    row(
+        "OOM",
+        true,
+        "its memory is full: raise maxmemory, shorten ITEM_TTL and SESSION_TTL, or see who else stores there (INFO memory)",
+    ),
+    row(
+        "MISCONF",
+        true,
+        "it cannot save to its disk and refuses writes: look at its log and its disk (INFO persistence)",
+    ),
+    row(
+        "READONLY",
+        true,
+        "it is a replica: give the address of the master, or the sentinels (redis+sentinel://)",
+    ),
+    row(
+        "NOREPLICAS",
+        true,
+        "it has fewer replicas than its min-replicas-to-write: look at them (INFO replication)",
+    ),
+    row(
+        "MASTERDOWN",
+        false,
+        "it is a replica that has lost its master: look at that one (INFO replication)",
+    ),
+    row(
+        "LOADING",
+        false,
+        "it reads its data from disk, and answers when it has",
+    ),
+    row(
+        "BUSY",
+        false,
+        "somebody's script or function is running there for long (SLOWLOG GET; SCRIPT KILL ends it)",
+    ),
+    row(
+        "CLUSTERDOWN",
+        false,
+        "slots have no master: look at CLUSTER INFO and CLUSTER NODES",
+    ),
+    row("TRYAGAIN", false, "slots are being moved (CLUSTER NODES)"),
+    row(
+        "NOAUTH",
+        false,
+        "it wants a password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (for sentinels sentinel_password_file)",
+    ),
+    row(
+        "WRONGPASS",
+        false,
+        "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and the user in REDIS_URL (for sentinels sentinel_password_file)",
+    ),
+    row(
+        "NOPERM",
+        false,
+        "its user needs ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection (ACL SETUSER)",
+    ),
+    row(
+        "WRONGTYPE",
+        false,
+        "a key of ours holds something that is no string: another program writes under item: or sess:",
+    ),
+    row(
+        "MOVED",
+        false,
+        "it is part of a cluster: use redis+cluster://",
+    ),
+];
+
+/// By words in an error of no code but `ERR`.
+const BY_WORDS: &[(&str, Advice)] = &[
+    (
+        "max number of clients",
+        row(
+            "max clients",
+            false,
+            "raise its maxclients, or lower WORKERS and the number of replicas",
+        ),
+    ),
+    (
+        "without any password configured",
+        row(
+            "no password",
+            false,
+            "it has no password: give it one (requirepass), or do not give us one",
+        ),
+    ),
+    (
+        "invalid password",
+        row(
+            "WRONGPASS",
+            false,
+            "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL",
+        ),
+    ),
+    (
+        "DB index is out of range",
+        row(
+            "database",
+            false,
+            "raise its `databases`, or name another in REDIS_URL",
+        ),
+    ),
+    (
+        "unknown command",
+        row(
+            "unknown command",
+            false,
+            "it is older than Redis 6.2, no Redis, or has commands renamed or switched off",
+        ),
+    ),
+];
+
+/// What to do about an error that says this; `None` for one that says it all, or that nobody knows.
+pub fn advice(said: &str) -> Option<Advice> {
+    let is_code = |row: &&Advice| {
+        let rest = said.strip_prefix(row.kind);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            || said.contains(&format!(" -{} ", row.kind))
+    };
+    let by_words = || BY_WORDS.iter().find(|(words, _)| said.contains(words));
+    let by_code = BY_CODE.iter().find(is_code).copied();
+    by_code.or_else(|| by_words().map(|(_, row)| *row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_recognised_by_code_and_by_words() {
+        for (said, kind) in [
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                "OOM",
+            ),
+            (
+                "ERR Error running script (call to f_9f7a): @user_script: 1: -OOM command not allowed",
+                "OOM",
+            ),
+            ("LOADING", "LOADING"),
+            ("ERR max number of clients reached", "max clients"),
+            ("ERR invalid password", "WRONGPASS"),
+            (
+                "ERR unknown command 'GETEX', with args beginning with:…",
+                "unknown command",
+            ),
+        ] {
+            assert_eq!(advice(said).map(|row| row.kind), Some(kind), "{said}");
+        }
+        for said in ["", "ERR syntax error", "OOMPH", "no answer in time"] {
+            assert_eq!(advice(said), None, "{said}");
+        }
+    }
+}
