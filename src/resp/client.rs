@@ -434,7 +434,7 @@ impl Client {
             Remedy::Report if is_shebang_unknown(&e) && !entry.plain => {
                 if !std::mem::replace(&mut self.plain_scripts, true) {
                     log::warn!(
-                        "redis is older than 7.0: scripts cannot tell a stale replica from its master"
+                        "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
                     );
                 }
                 self.place(now, key);

@@ -86,10 +86,11 @@ pub fn is_full(e: &ErrorReply) -> bool {
     find(e).is_some_and(|row| row.code == "OOM")
 }
 
-/// Redis before 7.0 does not know `#!lua` and stumbles over the `#`.
+/// Redis before 7.0, KeyDB and Dragonfly do not know `#!lua`, and Lua stumbles over the `#`.
 pub fn is_shebang_unknown(e: &ErrorReply) -> bool {
-    let text = e.to_string();
-    text.contains("compiling script") && text.contains("unexpected symbol near")
+    const STUMBLED: &[u8] = b"unexpected symbol near '#'";
+    let mut windows = e.message.windows(STUMBLED.len());
+    windows.any(|words| words == STUMBLED)
 }
 
 /// All places are taken. Said right after the connect, and then the connection is closed. A node
@@ -216,11 +217,21 @@ mod tests {
 
     #[test]
     fn servers_that_do_not_know_the_shebang_are_told_apart() {
-        let old =
-            "ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'";
-        let typo =
-            "ERR Error compiling script (new function): user_script:1: '=' expected near 'x'";
-        assert!(is_shebang_unknown(&ErrorReply::parse(old.as_bytes())));
-        assert!(!is_shebang_unknown(&ErrorReply::parse(typo.as_bytes())));
+        for (text, unknown) in [
+            // Redis 6.2 and KeyDB.
+            (
+                "ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'",
+                true,
+            ),
+            // Dragonfly.
+            ("ERR user_script:2: unexpected symbol near '#'", true),
+            (
+                "ERR Error compiling script (new function): user_script:1: '=' expected near 'x'",
+                false,
+            ),
+        ] {
+            let e = ErrorReply::parse(text.as_bytes());
+            assert_eq!(is_shebang_unknown(&e), unknown, "{text}");
+        }
     }
 }
