@@ -26,8 +26,8 @@ use kioskd::store::{Answer, Command, Done, StoreError, Ttl, When};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use support::session::{Line, Loop, get, redis_store, set, take};
 use support::{Act, ByHand, Client, Cut, FakeRedis, HELLO, Kioskd, PATIENCE, Proxy, Redis};
@@ -639,6 +639,190 @@ fn an_error_text_full_of_control_bytes_hurts_nobody() {
         !kioskd.log().contains('\x1b'),
         "an escape sequence in the log"
     );
+}
+
+/// Nothing that a server says makes us panic, whatever it is taken for. Method: a fake that answers each command with
+/// something made at random, now and then of the right type and now and then what it should, so that the client gets on;
+/// and requests of every kind.
+#[test]
+fn a_server_that_says_anything_makes_nothing_panic() {
+    for scheme in ["redis", "redis+cluster", "redis+sentinel"] {
+        let random = Mutex::new(Random(0x9e37_79b9_7f4a_7c15));
+        let own = Arc::new(OnceLock::<String>::new());
+        let me = Arc::clone(&own);
+        let fake = FakeRedis::start(move |command| {
+            let port = me.get().and_then(|addr| addr.rsplit_once(':'));
+            let mut random = random.lock().expect("it does not panic");
+            random.answer(command, port.map_or("0", |(_, port)| port))
+        });
+        own.set(fake.addr()).expect("set once");
+        let path = if scheme == "redis+sentinel" { "/m" } else { "" };
+        let kioskd = Kioskd::start(&[
+            ("REDIS_URL", &format!("{scheme}://{}{path}", fake.addr())),
+            ("WORKERS", "1"),
+            ("REQUEST_TIMEOUT", "50ms"),
+        ]);
+        std::thread::scope(|scope| {
+            for n in 0..8 {
+                let kioskd = &kioskd;
+                scope.spawn(move || ask_everything(&mut kioskd.connect(), n));
+            }
+        });
+        let metrics = kioskd.connect().get("/metrics").text();
+        assert!(metrics.contains("kioskd_panics_total 0\n"), "{metrics}");
+        assert!(!kioskd.log().contains("panic"), "{}", kioskd.log());
+        // It got somewhere: commands of every kind were asked.
+        let asked = |word: &str| fake.commands().iter().any(|c| c[0] == word);
+        assert!(asked("GET") && asked("SET"), "{scheme}");
+        assert!(asked("EVALSHA") || asked("EVAL"), "{scheme}");
+    }
+}
+
+fn ask_everything(client: &mut Client, n: usize) {
+    let mut cursor = String::new();
+    for round in 0..3 {
+        let id = format!("/items/{n}-{round}");
+        let key = [("Idempotency-Key", "k")];
+        let tag = [("If-Match", "\"x\"")];
+        let patch = [("Content-Type", "application/merge-patch+json")];
+        client.get(&id);
+        client.post(&id, "{}");
+        client.request("PUT", &id, &key, b"{}");
+        client.request("PUT", &id, &tag, b"{}");
+        client.request("PATCH", &id, &patch, b"{}");
+        client.request("DELETE", &id, &key, b"");
+        client.get(&format!("/sess/{n}"));
+        client.get("/readyz");
+        client.post("/items/_get", r#"{"ids":["a","b","a","c"]}"#);
+        let page = client.get(&format!("/items?limit=3&cursor={cursor}"));
+        cursor.clear();
+        if page.status == 200 {
+            cursor.push_str(page.json()["cursor"].as_str().unwrap_or_default());
+        }
+    }
+}
+
+/// Xorshift: enough to wander.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n as u64) as usize
+    }
+
+    fn answer(&mut self, command: &[String], port: &str) -> Act {
+        let port = port.to_owned();
+        match (&*command[0], self.below(100)) {
+            // Otherwise it never gets far.
+            ("HELLO" | "PING" | "CLIENT" | "ROLE", 1..) => Act::Usual,
+            ("SUBSCRIBE", 1..) => Act::Send(b">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n".to_vec()),
+            ("CLUSTER", 30..) => Act::Send(
+                format!("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$-1\r\n:{port}\r\n").into_bytes(),
+            ),
+            ("SENTINEL", 30..) => {
+                let fields = ["ip", "127.0.0.1", "port", &port, "flags", "master"];
+                let fields = fields.map(|text| format!("${}\r\n{text}\r\n", text.len()));
+                Act::Send(format!("*6\r\n{}", fields.concat()).into_bytes())
+            }
+            (_, 0) => Act::Close,
+            (_, 1) => Act::Send(self.reply(4)),
+            (_, 2) => Act::Send([self.reply(1), self.reply(1)].concat()),
+            (_, 3) => Act::Usual,
+            (_, 4) => Act::Send([b">2\r\n".to_vec(), self.reply(1), self.reply(1)].concat()),
+            (_, 5) => Act::Send([b"|1\r\n".to_vec(), self.reply(1), self.reply(2)].concat()),
+            (_, 6) => Act::Send(format!("-{}\r\n", self.text()).into_bytes()),
+            ("GET", _) => Act::Send(self.bulk()),
+            ("SET", 7..50) => Act::Send(b"$-1\r\n".to_vec()),
+            ("SET", _) => Act::Send(b"+OK\r\n".to_vec()),
+            // The scripts: a page, a look and record, a number.
+            (_, 7..30) => {
+                let (found, hashes) = (self.below(4), self.below(3));
+                let mut page = [b"*3\r\n".to_vec(), self.bulk()].concat();
+                page.extend(format!("*{}\r\n", 2 * found).into_bytes());
+                for _ in 0..found {
+                    page.extend([self.bulk(), self.integer()].concat());
+                }
+                page.extend(format!("*{hashes}\r\n").into_bytes());
+                for _ in 0..hashes {
+                    page.extend(self.bulk());
+                }
+                Act::Send(page)
+            }
+            (_, 30..55) => Act::Send([b"*2\r\n".to_vec(), self.integer(), self.bulk()].concat()),
+            (_, 55..65) => Act::Send(self.bulk()),
+            (_, 65..97) => Act::Send(self.integer()),
+            _ => Act::Send(self.reply(3)),
+        }
+    }
+
+    fn reply(&mut self, depth: usize) -> Vec<u8> {
+        match self.below(if depth == 0 { 7 } else { 10 }) {
+            0 => self.integer(),
+            1 => self.bulk(),
+            2 => format!("-{}\r\n", self.text()).into_bytes(),
+            3 => format!("+{}\r\n", self.text()).into_bytes(),
+            4 => b"_\r\n".to_vec(),
+            5 => b"#t\r\n".to_vec(),
+            6 => b",nan\r\n".to_vec(),
+            kind => {
+                let n = self.below(5);
+                let (sign, items) = [("*", n), ("~", n), ("%", 2 * n)][kind - 7];
+                let mut reply = format!("{sign}{n}\r\n").into_bytes();
+                for _ in 0..items {
+                    reply.extend(self.reply(depth - 1));
+                }
+                reply
+            }
+        }
+    }
+
+    fn bulk(&mut self) -> Vec<u8> {
+        let text = self.text();
+        match self.below(6) {
+            0 => b"$-1\r\n".to_vec(),
+            _ => format!("${}\r\n{text}\r\n", text.len()).into_bytes(),
+        }
+    }
+
+    fn integer(&mut self) -> Vec<u8> {
+        let numbers = [i64::MIN, -2, -1, 0, 1, 2, 16_383, 16_384, 65_536, i64::MAX];
+        format!(":{}\r\n", numbers[self.below(numbers.len())]).into_bytes()
+    }
+
+    fn text(&mut self) -> String {
+        const TEXTS: [&str; 26] = [
+            "",
+            "0",
+            "1",
+            "17",
+            "-1",
+            "18446744073709551615",
+            "99999999999999999999",
+            "{}",
+            "{\"a\":1}",
+            "oops",
+            "\"",
+            "[",
+            "é",
+            "item:",
+            "item:a",
+            "sess:a",
+            "0123456789abcdef",
+            "0123456789abcdef0123456789abcdef1",
+            "MOVED 99999 x",
+            "MOVED 1 :0",
+            "ASK 1 ?:1",
+            "NOSCRIPT no",
+            "LOADING yes",
+            "WRONGTYPE no",
+            "ERR Error running script: -READONLY no",
+            "CLUSTERDOWN no",
+        ];
+        TEXTS[self.below(TEXTS.len())].to_owned()
+    }
 }
 
 // ---- Time, overload, stalls (1.C) ----------------------------------------------------------------

@@ -16,9 +16,6 @@ use super::slot::SLOTS;
 use super::url::Endpoint;
 use std::ops::RangeInclusive;
 
-/// More rows than any cluster has, and few enough to be read in a tick.
-const ROWS_MAX: usize = 16_384;
-
 /// One row of the map: slots, and their master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -34,10 +31,16 @@ pub fn read_slots(reply: &Reply, asked: &Endpoint) -> Option<Vec<Row>> {
     let Reply::Array(rows) = reply else {
         return None;
     };
+    // No slot has two masters, so all rows together are no longer than all slots. A map that says so a
+    // thousand times over would take seconds to write down.
+    let mut left = usize::from(SLOTS);
     let rows: Vec<Row> = rows
         .iter()
-        .take(ROWS_MAX)
         .filter_map(|row| read_row(row, asked))
+        .map_while(|row| {
+            left = left.checked_sub(row.slots.len())?;
+            Some(row)
+        })
         .collect();
     (!rows.is_empty()).then_some(rows)
 }
@@ -175,6 +178,10 @@ mod tests {
             (104, "10.0.0.1:6379"),
         ];
         assert_eq!(seen, expected.map(|(slot, e)| (slot, e.to_owned())));
+        let all = || row(0, 16_383, bulk("10.0.0.1"), 7000, none());
+        let none_left = Reply::Array(vec![all(), all(), all()]);
+        let rows = read_slots(&none_left, &at("asked", 6379)).unwrap();
+        assert_eq!(rows.len(), 1, "no slot has two masters");
         assert_eq!(read_slots(&Reply::Array(vec![]), &at("asked", 6379)), None);
         assert_eq!(read_slots(&Reply::Null, &at("asked", 6379)), None);
     }

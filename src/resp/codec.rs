@@ -52,7 +52,7 @@ pub struct Decoder {
     scanned: usize,
     /// An attribute has been read and the reply it belongs to has not begun.
     attributed: bool,
-    /// What the current frame, attributes before it included, has used up so far.
+    /// What has been used up since the last reply, by pushes, attributes and the next reply so far.
     spent: Spent,
     /// Pushes and attributes since the last reply.
     out_of_band: usize,
@@ -344,8 +344,9 @@ impl Decoder {
 
     fn finish(&mut self, frame: Frame) -> Frame {
         self.attributed = false;
-        self.spent = Spent::default();
+        // Pushes cost until there is a reply: a thousand of the largest would be 16 GB.
         if matches!(frame, Frame::Reply(_)) {
+            self.spent = Spent::default();
             self.out_of_band = 0;
         }
         frame

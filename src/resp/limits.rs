@@ -3,7 +3,7 @@
 //! Each number is what the largest legitimate reply needs and some room, not what memory would
 //! bear: a reply beyond it is a mistake or an attack, and both end with the connection.
 
-/// What one reply may cost us. At a limit a reply is read, one more is fatal, except for
+/// What one reply may cost us, with the pushes and attributes before it. At a limit a reply is read, one more is fatal, except for
 /// `value_bytes_max`.
 ///
 /// A reply's elements themselves (about 60 bytes each) are bounded by their number only:

@@ -464,7 +464,7 @@ fn reads_up_to_each_limit_and_no_further() {
 }
 
 #[test]
-fn budgets_start_anew_with_each_frame() {
+fn budgets_start_anew_with_each_reply() {
     let limits = Limits {
         elements_total_max: 2,
         bytes_total_max: 2,
@@ -489,6 +489,17 @@ fn budgets_start_anew_with_each_frame() {
             .len(),
         6
     );
+
+    // A push answers nothing, so many of them are one cost.
+    let limits = Limits {
+        bytes_total_max: 2,
+        ..Limits::default()
+    };
+    for (pushes, fit) in [(1, true), (2, true), (3, false)] {
+        let bytes = [">1\r\n+a\r\n".repeat(pushes), ":1\r\n".to_owned()].concat();
+        let outcome = receive_all_ways(&limits, Protocol::Resp3, bytes.as_bytes());
+        assert_eq!(outcome.error.is_none(), fit, "{pushes}");
+    }
 }
 
 #[test]
