@@ -37,9 +37,9 @@ const WORKERS_MAX: usize = 256;
 const PLAIN_WORKERS: usize = 16;
 
 /// Files of the process itself, beside those that were open before it read its settings: two for
-/// signals, the listener, poll and waker of the acceptor, its reserve, and two that are open for a moment
-/// (a name being resolved, a client being turned away).
-const OWN_FILES: usize = 8;
+/// signals, the log's own stdout, the listener, poll and waker of the acceptor, its reserve, and two that
+/// are open for a moment (a name being resolved, a client being turned away).
+const OWN_FILES: usize = 9;
 
 /// Files of a worker beside its links to Redis: its poll, its waker, and a second handle on the poll.
 const WORKER_FILES: usize = 3;

@@ -520,10 +520,10 @@ mod tests {
         let cluster = ("REDIS_URL", "redis+cluster://a,b,c");
         let two = ("WORKERS", "2");
         for (settings, own) in [
-            (&[two][..], 75 + 2 * 3),
-            (&[two, redis], 75 + 2 * 4),
-            (&[two, sentinels], 75 + 2 * 7),
-            (&[two, cluster], 75 + 2 * 19),
+            (&[two][..], 76 + 2 * 3),
+            (&[two, redis], 76 + 2 * 4),
+            (&[two, sentinels], 76 + 2 * 7),
+            (&[two, cluster], 76 + 2 * 19),
         ] {
             let config = on(1024, settings).unwrap();
             assert_eq!(config.front.connections_max, 1024 - own, "{settings:?}");
@@ -542,19 +542,19 @@ mod tests {
             (config.front.connections_max, config.notes.len()),
             (10_000, 0)
         );
-        let config = on(1024, &[two, ("MAX_CONNECTIONS", "943")]).unwrap();
-        assert_eq!((config.front.connections_max, config.notes.len()), (943, 0));
+        let config = on(1024, &[two, ("MAX_CONNECTIONS", "942")]).unwrap();
+        assert_eq!((config.front.connections_max, config.notes.len()), (942, 0));
         // Its default gives way; not even one is no start.
-        let few = on(75 + 3 + 1, &[]).unwrap();
+        let few = on(76 + 3 + 1, &[]).unwrap();
         assert_eq!((few.front.workers, few.front.connections_max), (1, 1));
         assert_eq!(few.notes.len(), 2, "{:?}", few.notes);
-        assert!(on(75 + 3, &[]).is_err());
+        assert!(on(76 + 3, &[]).is_err());
         assert!(on(0, &[]).is_err());
         // tiny_http refuses nobody, so it keeps nothing for those.
         let plain = ("FRONT", "tiny_http");
-        assert_eq!(on(12 + 3 * 16, &[plain]).unwrap().front.workers, 16);
-        assert_eq!(on(11 + 3 * 16, &[plain]).unwrap().front.workers, 15);
-        assert!(on(11 + 3 * 16, &[plain, ("WORKERS", "16")]).is_err());
+        assert_eq!(on(13 + 3 * 16, &[plain]).unwrap().front.workers, 16);
+        assert_eq!(on(12 + 3 * 16, &[plain]).unwrap().front.workers, 15);
+        assert!(on(12 + 3 * 16, &[plain, ("WORKERS", "16")]).is_err());
     }
 
     #[test]
