@@ -5,7 +5,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Client, Kioskd, eventually, on_path};
+use support::{Client, Kioskd, eventually, for_each_service, on_path};
 
 /// tiny_http makes room for what is declared and not read, and the process aborts.
 #[test]
@@ -176,6 +176,25 @@ fn fault_6_http_2_is_505_and_the_end() {
     }
 }
 
+/// tiny_http ends the connection without a word.
+#[test]
+fn fault_6_a_header_byte_above_ascii_is_no_reason_to_hang_up() {
+    let kioskd = Kioskd::start(&[]);
+    for value in [&b"caf\xc3\xa9"[..], b"caf\xe9", b"\x80\xff"] {
+        let mut client = kioskd.connect();
+        client.send(
+            [
+                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: ",
+                value,
+                b"\r\n\r\n",
+            ]
+            .concat(),
+        );
+        assert_eq!(client.read_response().status, 200);
+        assert_eq!(client.get("/livez").status, 200, "and it stays");
+    }
+}
+
 /// tiny_http guesses where a body ends, and cannot say that a connection closes.
 #[test]
 fn fault_7_framing_is_strict_and_close_is_said() {
@@ -304,6 +323,138 @@ fn the_plain_front_refuses_what_it_can_see() {
     }
     assert_eq!(kioskd.connect().get("/items?id=bad").status, 404);
 }
+
+/// What Java's HttpClient and `curl --http2` send with each request. tiny_http gives the raw connection for the body
+/// then, which has no end: the plain front waited for it for ever, and two such clients were all its workers.
+#[test]
+fn a_body_behind_an_upgrade_ends_where_it_is_declared_to() {
+    const UPGRADE: &str = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+        HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n";
+    let large = format!("{{\"a\":\"{}\"}}", "x".repeat(5_000));
+    let length = |body: &str| format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    let chunked = |body: &str| {
+        let (a, b) = body.split_at(body.len() / 2);
+        let chunk = |part: &str| format!("{:x};a=b\r\n{part}\r\n", part.len());
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n{}{}0\r\nX: y\r\n\r\n",
+            chunk(a),
+            chunk(b)
+        )
+    };
+    for_each_service(&[("WORKERS", "2"), ("MAX_BODY_BYTES", "6000")], |kioskd| {
+        // All of them stay on the line.
+        let mut clients = Vec::new();
+        for (line, rest, status) in [
+            ("POST /items?id=1", length("{}"), 201),
+            ("POST /items?id=2", length(&large), 201),
+            ("POST /items?id=3", chunked("{}"), 201),
+            ("POST /items?id=4", chunked(&large), 201),
+            ("GET /livez", "\r\n".to_owned(), 200),
+            ("HEAD /livez", "\r\n".to_owned(), 200),
+            ("DELETE /items/1", length(""), 204),
+            ("POST /items", length("{}"), 400),
+            ("POST /items", length(&large), 400),
+            ("POST /nowhere", chunked(&large), 404),
+            ("POST /items?id=5", length(&large.repeat(2)), 413),
+            ("POST /items?id=6", chunked(&large.repeat(2)), 413),
+            (
+                "POST /items?id=7",
+                "Transfer-Encoding: chunked\r\n\r\n2;\r\n{}\r\n0\r\n\r\n".to_owned(),
+                400,
+            ),
+        ] {
+            let mut client = kioskd.connect();
+            client.send(format!("{line} HTTP/1.1\r\nHost: kiosk\r\n{UPGRADE}{rest}"));
+            let reply = match line.starts_with("HEAD") {
+                true => client.read_head_response(),
+                false => client.read_response(),
+            };
+            assert_eq!(reply.status, status, "{line}: {reply:?}");
+            assert_eq!(reply.header("upgrade"), None, "{reply:?}");
+            // tiny_http has made it the last request, and that is said.
+            match reply.says_close() {
+                true => assert_eq!(client.read_to_clean_end(), b"", "{line}"),
+                false => assert_eq!(client.get("/livez").status, 200, "{line}"),
+            }
+            clients.push(client);
+        }
+        assert_eq!(kioskd.connect().get("/items/2").body, large.as_bytes());
+        assert_eq!(kioskd.connect().get("/items/4").body, large.as_bytes());
+        assert_eq!(kioskd.connect().get("/livez").status, 200);
+    });
+}
+
+/// tiny_http waits for the body before it lets a request go, and who expects 100 waits for that.
+#[test]
+fn the_plain_front_refuses_a_body_that_waits_for_100_without_waiting_for_it() {
+    let kioskd = Kioskd::start(&[("FRONT", "tiny_http"), ("WORKERS", "1")]);
+    let body = SMUGGLED.repeat(100);
+    let length = format!("Content-Length: {}", body.len());
+    let chunked = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    for (line, fields, body, status) in [
+        ("POST /items", "Content-Length: 2", "{}", 400),
+        ("POST /items", &length, &body, 400),
+        ("POST /nowhere", &length, &body, 404),
+        ("POST /items", "Transfer-Encoding: chunked", &chunked, 400),
+        (
+            "POST /items?id=1",
+            "Host: again\r\nContent-Length: 2",
+            "{}",
+            400,
+        ),
+        (
+            "POST /items?id=1",
+            "Content-Encoding: gzip\r\nContent-Length: 2",
+            "{}",
+            415,
+        ),
+    ] {
+        let mut client = kioskd.connect();
+        client.send(format!(
+            "{line} HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\nExpect: 100-continue\r\n\r\n"
+        ));
+        // It is asked for its body, since there is no way to refuse it and go on.
+        let asked = client.read_response();
+        assert_eq!(asked.status, 100, "{line} {fields}: {asked:?}");
+        client.send(body);
+        let reply = client.read_response();
+        assert_eq!(reply.status, status, "{line} {fields}: {reply:?}");
+        reply.problem();
+        assert_eq!(client.get("/livez").status, 200, "{line} {fields}");
+    }
+    assert_eq!(kioskd.connect().get("/items?id=smuggled").status, 404);
+}
+
+/// The connection of a plain front goes on, so what is left of the chunks of a refused body must not be the next request.
+#[test]
+fn the_plain_front_reads_a_refused_chunked_body_to_its_end() {
+    let kioskd = Kioskd::start(&[("FRONT", "tiny_http"), ("MAX_BODY_BYTES", "1000")]);
+    let large = SMUGGLED.repeat(100);
+    // The data of the chunk, read up to the limit, ends where a request begins.
+    let cut = format!("{}{SMUGGLED}", " ".repeat(1001));
+    for (line, body, status) in [
+        ("POST /items", SMUGGLED, 400),
+        ("POST /items", &large, 400),
+        ("POST /nowhere", SMUGGLED, 404),
+        ("PUT /livez", SMUGGLED, 405),
+        ("POST /items?id=1", &large, 413),
+        ("POST /items?id=1", &cut, 413),
+    ] {
+        let mut client = kioskd.connect();
+        let size = body.len();
+        client.send(format!(
+            "{line} HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n{size:x}\r\n{body}\r\n0\r\n\r\n"
+        ));
+        let reply = client.read_response();
+        assert_eq!(reply.status, status, "{line} {size}: {reply:?}");
+        assert_eq!(client.get("/livez").status, 200, "{line} {size}");
+    }
+    assert_eq!(kioskd.connect().get("/items?id=smuggled").status, 404);
+}
+
+/// Would be executed by a reader that takes a body for a request.
+const SMUGGLED: &str =
+    "POST /items?id=smuggled HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}";
 
 /// A body that is not what its framing says is refused there too, where tiny_http lets its reader see the fault.
 #[test]

@@ -12,7 +12,9 @@ use super::access::{End, Entry};
 use super::guard::guarded;
 use super::listen::{Bound, Listen, SocketFile};
 use super::{Board, Options, Running, account};
-use crate::http::{self, DateCache, Framing, Head, Method, ParseError, Printing, Target};
+use crate::http::{
+    self, ChunkedDecoder, DateCache, Framing, Head, Method, ParseError, Printing, Target,
+};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
 use crate::service::step::{Outcome, Step};
@@ -163,7 +165,10 @@ impl Worker {
         let step = match guarded(&self.service, || self.service.admit(&head))
             .and_then(|admitted| admitted)
         {
-            Err(problem) => problem.into(),
+            Err(problem) => {
+                skip_body(&mut request, &head);
+                problem.into()
+            }
             Ok(call) => match read_body(&mut request, &head, self.options.body_bytes_max) {
                 Err(e) => self.service.malformed(e).into(),
                 Ok(body) => guarded(&self.service, || self.service.perform(call, body))
@@ -197,7 +202,7 @@ impl Worker {
 
     fn respond(
         &mut self,
-        request: tiny_http::Request,
+        mut request: tiny_http::Request,
         head: Option<&Head>,
         trace: &Trace,
         outcome: Outcome,
@@ -222,12 +227,18 @@ impl Worker {
         let printing = Printing {
             head_only,
             close: head.is_none_or(|h| !h.keep_alive())
+                || is_upgrade(&request)
                 || self.lifecycle.state() >= State::Draining,
             keep_alive_1_0: head.is_some_and(|h| h.version < (1, 1)),
             date: self.date.at(seconds),
         };
         let mut bytes = Vec::new();
         http::print(response, &printing, &mut bytes);
+        // The rest of the body is read before a writer is to be had, and a client that expects 100 does
+        // not send it before it is asked to. HTTP/1.0 has no 100.
+        if *request.http_version() >= (1, 1) {
+            let _: &mut dyn Read = request.as_reader();
+        }
         let mut writer = request.into_writer();
         // A writer is all we get: a client that has closed, and whose kernel has not refused the response
         // when this returns, passes for one that has it.
@@ -257,23 +268,84 @@ fn read_head(request: &tiny_http::Request) -> Result<Head, ParseError> {
     Head::judge(method, target, version, headers)
 }
 
-/// Reads the body, one byte beyond the limit at most.
+/// Whether tiny_http has given the raw connection for a body, to be the last request on it: it does that
+/// for `Connection: Upgrade`, which Java's HttpClient and `curl --http2` send, and looks no further.
+fn is_upgrade(request: &tiny_http::Request) -> bool {
+    let mut headers = request.headers().iter();
+    let connection = headers.find(|header| header.field.equiv("Connection"));
+    connection.is_some_and(|header| {
+        let options = header.value.as_str().to_ascii_lowercase();
+        options.contains("upgrade")
+    })
+}
+
+/// Reads the body and nothing behind it; of one in chunks, all of it, and keeps no more than the limit.
 fn read_body(
     request: &mut tiny_http::Request,
     head: &Head,
     body_bytes_max: usize,
 ) -> Result<Vec<u8>, ParseError> {
     let mut body = Vec::new();
-    if head.framing == Framing::Length(0) {
-        return Ok(body);
-    }
-    let limit = body_bytes_max as u64 + 1;
-    match request.as_reader().take(limit).read_to_end(&mut body) {
-        Ok(_) if body.len() > body_bytes_max => Err(ParseError::BodyTooLarge),
-        Ok(n) if matches!(head.framing, Framing::Length(length) if length != n as u64) => {
-            Err(ParseError::BadContentLength)
+    match head.framing {
+        Framing::Length(0) => {}
+        Framing::Length(length) => match request.as_reader().take(length).read_to_end(&mut body) {
+            Ok(n) if n as u64 == length => {}
+            _ => return Err(ParseError::BadContentLength),
+        },
+        Framing::Chunked if is_upgrade(request) => {
+            return decode(request.as_reader(), body_bytes_max);
         }
-        Ok(_) => Ok(body),
-        Err(_) => Err(ParseError::BadChunkEnd),
+        Framing::Chunked => {
+            let limit = body_bytes_max as u64 + 1;
+            let read = request.as_reader().take(limit).read_to_end(&mut body);
+            read.map_err(|_| ParseError::BadChunkEnd)?;
+            if body.len() > body_bytes_max {
+                skip_body(request, head);
+                return Err(ParseError::BodyTooLarge);
+            }
+        }
+    }
+    Ok(body)
+}
+
+/// Reads to the end of a body that nobody wants. The connection goes on, whatever we say, and what is left
+/// of its chunks would be the next request; one that does end would lose the answer if it ended over bytes
+/// that nobody has read. A plain length tiny_http sees to.
+fn skip_body(request: &mut tiny_http::Request, head: &Head) {
+    // A client that has gone need not be told.
+    match head.framing {
+        Framing::Chunked if is_upgrade(request) => drop(decode(request.as_reader(), 0)),
+        Framing::Chunked => drop(io::copy(request.as_reader(), &mut io::sink())),
+        Framing::Length(length) if is_upgrade(request) => {
+            drop(io::copy(
+                &mut request.as_reader().take(length),
+                &mut io::sink(),
+            ));
+        }
+        Framing::Length(_) => {}
+    }
+}
+
+/// Takes the chunks of a raw connection apart.
+fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, ParseError> {
+    let (mut decoder, mut body) = (ChunkedDecoder::default(), Vec::new());
+    let mut is_too_large = false;
+    loop {
+        let mut scratch = [0; 4096];
+        let n = match reader.read(&mut scratch) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) | Ok(0) => return Err(ParseError::BadChunkEnd),
+            Ok(n) => n,
+        };
+        let (_, whole) = decoder.decode(&scratch[..n], &mut body, usize::MAX)?;
+        if body.len() > body_bytes_max {
+            is_too_large = true;
+            body.clear();
+        }
+        match (whole, is_too_large) {
+            (false, _) => {}
+            (true, true) => return Err(ParseError::BodyTooLarge),
+            (true, false) => return Ok(body),
+        }
     }
 }
