@@ -22,11 +22,11 @@ use super::backoff::Backoff;
 use super::cluster::{read_redirect, read_slots};
 use super::codec::{ErrorReply, Reply, Unsendable};
 use super::connection::Shape;
-use super::guide::{Guide, Map, Origin, ROUND, Watch, Wish};
+use super::guide::{Guide, Map, Origin, ROUND, Standing, Watch, Wish};
 use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
 use super::request::{Failure, Home, Outcome, Request, Spelling, Wire};
-use super::sentinel::{read_master, read_switch};
+use super::sentinel::{read_address, read_master, read_switch};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
@@ -293,9 +293,7 @@ impl Client {
         let Some((old, new)) = read_switch(push, &watch.name) else {
             return;
         };
-        watch.hurry(now);
-        let present = watch.master.and_then(|key| self.nodes.get(key));
-        if present.is_some_and(|node| *node.link.endpoint() == old) {
+        if watch.switched(now, &old, &new) {
             self.follow_master(now, new);
         }
     }
@@ -320,7 +318,7 @@ impl Client {
             return;
         };
         let node_key = match (&self.guide, &entry.request.home) {
-            _ if let Origin::Master(sentinel) = entry.origin => Some(sentinel),
+            _ if let Origin::Master(asked) | Origin::Address(asked) = entry.origin => Some(asked),
             _ if entry.asking.is_some() => entry.asking,
             (_, Home::Elsewhere) => None,
             (_, Home::Server(server)) => match find(&self.nodes, server) {
@@ -487,6 +485,7 @@ impl Client {
                     node.link.renew(now);
                 }
             }
+            Guide::Sentinel(watch) if watch.master == Some(node_key) => watch.refused(now),
             Guide::Sentinel(watch) => watch.hurry_soon(now),
             Guide::Cluster(map) => map.doubt(now, jitter),
         }
@@ -584,11 +583,13 @@ impl Client {
             let Guide::Sentinel(watch) = &mut self.guide else {
                 return;
             };
-            let healthy = watch
-                .master
-                .and_then(|m| self.nodes.get_mut(m))
-                .is_some_and(|node| node.link.up().is_some());
-            if !healthy {
+            let node = watch.master.and_then(|m| self.nodes.get(m));
+            let standing = match node.map(|node| &node.link) {
+                Some(link) if link.is_up() => Standing::Up,
+                Some(link) if link.known_away(now).is_some() => Standing::Away,
+                _ => Standing::Shaky,
+            };
+            if standing != Standing::Up {
                 watch.hurry_soon(now);
             }
             let nodes = &self.nodes;
@@ -600,7 +601,7 @@ impl Client {
                     link.away().map(|_| false)
                 }
             };
-            match watch.step(now, healthy, state) {
+            match watch.step(now, standing, state) {
                 None => return,
                 Some(Wish::Ask(sentinel)) => {
                     let command = Wire::plain(&[b"SENTINEL", b"MASTER", watch.name.as_bytes()]);
@@ -679,18 +680,12 @@ impl Client {
 
     /// What came of it; `None` when nothing did.
     fn guide_answered(&mut self, now: Instant, node_key: u64, key: u64, reply: Option<Reply>) {
-        if self.remove(key).is_none() {
+        let Some(entry) = self.remove(key) else {
             return;
-        }
+        };
         let jitter = self.backoff.unit();
-        if let Guide::Sentinel(watch) = &mut self.guide {
-            let master = reply.as_ref().and_then(read_master);
-            let knows_none = master.is_none() && watch.master.is_none();
-            watch.heard(master);
-            if let Some(reply) = reply.filter(|_| knows_none) {
-                self.complain(node_key, &reply);
-            }
-            return;
+        if let Origin::Master(sentinel) | Origin::Address(sentinel) = entry.origin {
+            return self.sentinel_answered(now, sentinel, entry.origin, reply);
         }
         let asked = self
             .nodes
@@ -716,6 +711,40 @@ impl Client {
             self.regroup(now);
         } else {
             self.guide = Guide::Cluster(map);
+        }
+    }
+
+    fn sentinel_answered(
+        &mut self,
+        now: Instant,
+        sentinel: u64,
+        origin: Origin,
+        reply: Option<Reply>,
+    ) {
+        let Guide::Sentinel(watch) = &mut self.guide else {
+            return;
+        };
+        let Some(reply) = reply else {
+            return watch.silent(sentinel);
+        };
+        let (first, master) = (origin == Origin::Master(sentinel), read_master(&reply));
+        let forbidden = matches!(&reply, Reply::Error(e) if e.code == "NOPERM");
+        if first && (forbidden || master.as_ref().is_some_and(|m| m.in_doubt)) {
+            let name = watch.name.as_bytes();
+            let command = Wire::plain(&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name]);
+            if !forbidden {
+                watch.heard(sentinel, master);
+            }
+            return self.ask(now, Origin::Address(sentinel), None, command, now + ROUND);
+        }
+        let address = read_address(&reply).filter(|_| !first);
+        let knows_none = master.is_none() && address.is_none() && watch.master.is_none();
+        match first {
+            true => watch.heard(sentinel, master),
+            false => watch.located(sentinel, address),
+        }
+        if knows_none {
+            self.complain(sentinel, &reply);
         }
     }
 

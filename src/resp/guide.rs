@@ -11,7 +11,7 @@
 //! the client's table and does no I/O.
 
 use super::cluster::Row;
-use super::sentinel::{Master, better};
+use super::sentinel::{Master, most_named};
 use super::slot::SLOTS;
 use super::url::Endpoint;
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub enum Origin {
     Map,
     /// The guide: SENTINEL MASTER, of this sentinel.
     Master(u64),
+    /// The guide: SENTINEL GET-MASTER-ADDR-BY-NAME, of this sentinel.
+    Address(u64),
 }
 
 /// See the module's text.
@@ -40,6 +42,9 @@ pub enum Guide {
 
 /// How long a round of questions to the sentinels may take.
 pub const ROUND: Duration = Duration::from_millis(300);
+/// As long as nobody is followed, their links are only being made: of workers that choose by what
+/// some of the sentinels say, each might choose another master.
+const ROUND_AT_FIRST: Duration = Duration::from_millis(600);
 /// Between rounds while all is well. `+switch-master` and any trouble begin one at once.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Between rounds while there is no master.
@@ -56,7 +61,18 @@ pub struct Watch {
     pub sentinels: Vec<u64>,
     /// The key of the present master.
     pub master: Option<u64>,
+    /// Where that is.
+    followed: Option<Endpoint>,
+    /// The highest epoch that was heard.
     epoch: u64,
+    /// Where the master was before the last switch. Whoever still names it is late.
+    replaced: Option<Endpoint>,
+    /// The master has refused what only a replica refuses.
+    refused: bool,
+    /// What each sentinel has said last. It holds until that says otherwise or is away.
+    said: Vec<(u64, Master)>,
+    /// In so many rounds, one after the other, they have named different masters under one epoch.
+    split: u32,
     /// Since when most of the sentinels have been naming a live master of an older epoch.
     older_since: Option<Instant>,
     round: Option<Round>,
@@ -69,9 +85,7 @@ pub struct Watch {
 struct Round {
     until: Instant,
     asked: Vec<u64>,
-    open: usize,
-    named: usize,
-    best: Option<Master>,
+    open: Vec<u64>,
 }
 
 /// What a watch wants done.
@@ -83,6 +97,17 @@ pub enum Wish {
     Follow(Endpoint),
 }
 
+/// How the link to the present master is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Commands can be sent.
+    Up,
+    /// None, but there may soon be one; or there is no master yet.
+    Shaky,
+    /// None, and waiting has not helped.
+    Away,
+}
+
 impl Watch {
     /// A watch that knows nothing yet and begins its first round at once.
     pub fn new(name: String, sentinels: Vec<u64>, now: Instant) -> Watch {
@@ -90,7 +115,12 @@ impl Watch {
             name,
             sentinels,
             master: None,
+            followed: None,
             epoch: 0,
+            replaced: None,
+            refused: false,
+            said: Vec::new(),
+            split: 0,
             older_since: None,
             round: None,
             next_round: now,
@@ -103,19 +133,18 @@ impl Watch {
     pub fn step(
         &mut self,
         now: Instant,
-        healthy: bool,
+        standing: Standing,
         state: impl Fn(u64) -> Option<bool>,
     ) -> Option<Wish> {
         if self.round.is_none() {
             if now < self.next_round {
                 return None;
             }
+            let first = self.followed.is_none();
             self.round = Some(Round {
-                until: now + ROUND,
+                until: now + if first { ROUND_AT_FIRST } else { ROUND },
                 asked: Vec::new(),
-                open: 0,
-                named: 0,
-                best: None,
+                open: Vec::new(),
             });
         }
         let round = self.round.as_mut()?;
@@ -125,49 +154,167 @@ impl Watch {
             .find(|s| !round.asked.contains(s) && state(**s) == Some(true))
         {
             round.asked.push(*next);
-            round.open += 1;
+            round.open.push(*next);
             return Some(Wish::Ask(*next));
         }
         let nobody_to_come = self
             .sentinels
             .iter()
             .all(|s| round.asked.contains(s) || state(*s) == Some(false));
-        if now < round.until && !(nobody_to_come && round.open == 0) {
+        if now < round.until && !(nobody_to_come && round.open.is_empty()) {
             return None;
         }
-        let Round { best, named, .. } = self.round.take()?;
-        let well = healthy && !std::mem::take(&mut self.hurried);
+        self.round = None;
+        let well = standing == Standing::Up && !std::mem::take(&mut self.hurried);
         self.next_round = now + if well { ROUND_EVERY } else { ROUND_SOON };
-        let master = best?;
-        if master.epoch >= self.epoch {
-            self.older_since = None;
-        } else if !self.have_forgotten(now, named, &master) {
-            return None;
+        self.said.retain(|(s, _)| state(*s) != Some(false));
+        let refused = std::mem::take(&mut self.refused);
+        let master = self.weigh(now, standing, refused)?;
+        if self.followed.as_ref() != Some(&master.endpoint) {
+            let old = self.followed.replace(master.endpoint.clone());
+            // Gone back on purpose, or never there: then nothing was replaced.
+            self.replaced = old.filter(|_| master.epoch > self.epoch);
         }
-        self.epoch = master.epoch;
+        self.heard_of(master.epoch);
         Some(Wish::Follow(master.endpoint))
     }
 
-    /// Whether a statement older than the one we follow counts. One sentinel that says so was cut
-    /// off. Most of them, for a while, have lost their files: their epochs begin at 0 again, and to
-    /// wait for ours would be to follow nobody for ever.
-    fn have_forgotten(&mut self, now: Instant, named: usize, master: &Master) -> bool {
-        if named * 2 <= self.sentinels.len() || master.down {
-            self.older_since = None;
-            return false;
-        }
-        let since = *self.older_since.get_or_insert(now);
-        now.saturating_duration_since(since) >= FORGOTTEN
+    /// Whom to follow after all that was said; `None` when that is no news.
+    ///
+    /// A master is left for a higher epoch, or when it is away and another one is named: not for a
+    /// word against a word, nor because the one sentinel that names it has gone.
+    fn weigh(&mut self, now: Instant, standing: Standing, refused: bool) -> Option<Master> {
+        let said = |s| self.said.iter().find(|(of, _)| of == s);
+        // In the order of the list, so that all workers decide alike.
+        let said = self.sentinels.iter().filter_map(said);
+        let said: Vec<Master> = said
+            .filter(|(_, m)| !m.in_doubt)
+            .map(|(_, m)| m.clone())
+            .collect();
+        let is_late = |m: &Master| {
+            m.epoch < self.epoch
+                || m.epoch == self.epoch && self.replaced.as_ref() == Some(&m.endpoint)
+        };
+        let Some(epoch) = said.iter().filter(|m| !is_late(m)).map(|m| m.epoch).max() else {
+            return self.have_forgotten(now, &said, refused);
+        };
+        let newest = said.iter().filter(|m| m.epoch == epoch && !is_late(m));
+        let newest: Vec<&Master> = newest.collect();
+        let followed = self.followed.as_ref();
+        let away = standing == Standing::Away || refused;
+        let stays = newest.iter().find(|m| followed == Some(&m.endpoint));
+        let chosen = match stays {
+            Some(stays) if !away => *stays,
+            _ => most_named(&newest, followed.filter(|_| away))?,
+        };
+        let votes = newest.iter().filter(|m| m.endpoint == chosen.endpoint);
+        let by_most = votes.count() * 2 > self.sentinels.len();
+        let leaves = followed.is_some_and(|f| *f != chosen.endpoint);
+        let news = epoch > self.epoch || !leaves || by_most || away;
+        let chosen = news.then(|| chosen.clone());
+        self.older_since = None;
+        self.note_split(epoch, &newest);
+        chosen
     }
 
-    /// A sentinel has answered, or will not.
-    pub fn heard(&mut self, master: Option<Master>) {
+    /// Whether statements older than the one we follow count. One sentinel that says so was cut
+    /// off. Most of them, for a while, have lost their files: their epochs begin at 0 again, and to
+    /// wait for ours would be to follow nobody for ever. Nor is there anything to wait for when our
+    /// master says itself that it is none, and all of them agree on another.
+    fn have_forgotten(&mut self, now: Instant, said: &[Master], refused: bool) -> Option<Master> {
+        let epoch = said.iter().map(|m| m.epoch).max();
+        let newest: Vec<&Master> = said.iter().filter(|m| Some(m.epoch) == epoch).collect();
+        let most = most_named(&newest, None)
+            .filter(|m| said.len() * 2 > self.sentinels.len() && !m.down)
+            .cloned();
+        let Some(most) = most else {
+            self.older_since = None;
+            return None;
+        };
+        let since = *self.older_since.get_or_insert(now);
+        let agreed = refused && said.iter().all(|m| m.endpoint == most.endpoint);
+        let long = now.saturating_duration_since(since) >= FORGOTTEN;
+        (agreed || long).then_some(most)
+    }
+
+    /// Says so, once, when the sentinels do not watch the same server. (Not at once: while a
+    /// failover spreads, an address may be a moment ahead of its epoch.)
+    fn note_split(&mut self, epoch: u64, newest: &[&Master]) {
+        let mut places: Vec<String> = newest.iter().map(|m| m.endpoint.to_string()).collect();
+        places.sort_unstable();
+        places.dedup();
+        if places.len() < 2 {
+            // Said already, it is not said again: they come and go.
+            self.split = if self.split < 2 { 0 } else { self.split };
+            return;
+        }
+        self.split = self.split.saturating_add(1);
+        if self.split == 2 {
+            log::warn!(
+                "redis: the sentinels name different masters {:?} under one epoch ({epoch}): {}; only one of them is \
+                 used. Let all sentinels watch the same server, under one name for it",
+                self.name,
+                places.join(", ")
+            );
+        }
+    }
+
+    fn heard_of(&mut self, epoch: u64) {
+        if epoch != self.epoch {
+            self.split = 0;
+        }
+        self.epoch = epoch;
+        self.older_since = None;
+    }
+
+    /// A sentinel has pushed that the master has moved. Whether that is news: then the new one is
+    /// followed from now on, though its epoch will be known only after a round.
+    pub fn switched(&mut self, now: Instant, old: &Endpoint, new: &Endpoint) -> bool {
+        self.hurry(now);
+        let news = self.followed.as_ref() == Some(old) && old != new;
+        if news {
+            self.replaced = self.followed.replace(new.clone());
+        }
+        news
+    }
+
+    /// The master has refused what only a replica refuses.
+    pub fn refused(&mut self, now: Instant) {
+        self.refused = true;
+        self.hurry_soon(now);
+    }
+
+    /// A sentinel has answered to SENTINEL MASTER; `None` when it knows of no master.
+    pub fn heard(&mut self, sentinel: u64, master: Option<Master>) {
+        self.said.retain(|(s, _)| *s != sentinel);
+        if master.as_ref().is_none_or(|m| !m.in_doubt) {
+            self.silent(sentinel);
+        }
+        self.said.extend(master.map(|m| (sentinel, m)));
+    }
+
+    /// A sentinel has answered where the master is. That settles what it has said before; where it
+    /// may say no more than this, it is taken to be of the present epoch.
+    pub fn located(&mut self, sentinel: u64, endpoint: Option<Endpoint>) {
+        self.silent(sentinel);
+        let Some(endpoint) = endpoint else {
+            return;
+        };
+        let before = self.said.iter().find(|(s, _)| *s == sentinel);
+        let master = Master {
+            epoch: before.map_or(self.epoch, |(_, m)| m.epoch),
+            // It is the old one that is.
+            down: before.is_some_and(|(_, m)| m.down && m.endpoint == endpoint),
+            in_doubt: false,
+            endpoint,
+        };
+        self.heard(sentinel, Some(master));
+    }
+
+    /// No more is to be expected from a sentinel in this round. What it has said before still holds.
+    pub fn silent(&mut self, sentinel: u64) {
         if let Some(round) = &mut self.round {
-            round.open = round.open.saturating_sub(1);
-            if let Some(master) = master {
-                round.named += 1;
-                round.best = Some(better(round.best.take(), master));
-            }
+            round.open.retain(|s| *s != sentinel);
         }
     }
 
@@ -334,6 +481,7 @@ impl Map {
 
 #[cfg(test)]
 mod tests {
+    use super::Standing::{Away, Shaky, Up};
     use super::*;
 
     fn at(host: &str) -> Endpoint {
@@ -348,6 +496,7 @@ mod tests {
             endpoint: at(host),
             epoch,
             down: false,
+            in_doubt: false,
         })
     }
 
@@ -358,19 +507,19 @@ mod tests {
         let now = Instant::now();
         let mut watch = Watch::new("m".to_owned(), vec![1, 2, 3], now);
         let up = |_| Some(true);
-        let asked: Vec<_> = std::iter::from_fn(|| watch.step(now, false, up)).collect();
+        let asked: Vec<_> = std::iter::from_fn(|| watch.step(now, Shaky, up)).collect();
         assert_eq!(asked, [Wish::Ask(1), Wish::Ask(2), Wish::Ask(3)]);
-        watch.heard(say("old", 1));
+        watch.heard(1, say("old", 1));
         assert_eq!(
-            watch.step(now, false, up),
+            watch.step(now, Shaky, up),
             None,
             "the others may know better"
         );
-        watch.heard(say("new", 2));
-        watch.heard(None);
-        assert_eq!(watch.step(now, false, up), Some(Wish::Follow(at("new"))));
+        watch.heard(2, say("new", 2));
+        watch.heard(3, None);
+        assert_eq!(watch.step(now, Shaky, up), Some(Wish::Follow(at("new"))));
         assert_eq!(
-            watch.step(now + 99 * MS, false, up),
+            watch.step(now + 99 * MS, Shaky, up),
             None,
             "not again at once"
         );
@@ -381,13 +530,13 @@ mod tests {
         let now = Instant::now();
         let mut watch = Watch::new("m".to_owned(), vec![1], now);
         let up = |_| Some(true);
-        assert_eq!(watch.step(now, true, up), Some(Wish::Ask(1)));
-        watch.heard(say("new", 2));
-        assert_eq!(watch.step(now, true, up), Some(Wish::Follow(at("new"))));
+        assert_eq!(watch.step(now, Up, up), Some(Wish::Ask(1)));
+        watch.heard(1, say("new", 2));
+        assert_eq!(watch.step(now, Up, up), Some(Wish::Follow(at("new"))));
         let later = now + 2 * ROUND_EVERY;
-        assert_eq!(watch.step(later, true, up), Some(Wish::Ask(1)));
-        watch.heard(say("old", 1));
-        assert_eq!(watch.step(later, true, up), None);
+        assert_eq!(watch.step(later, Up, up), Some(Wish::Ask(1)));
+        watch.heard(1, say("old", 1));
+        assert_eq!(watch.step(later, Up, up), None);
     }
 
     /// Their pods were started anew, with empty disks.
@@ -398,10 +547,10 @@ mod tests {
         let up = |_| Some(true);
         // A round in which these answer.
         let mut round = |after: Duration, said: [Option<Master>; 3]| {
-            let asked = (0..3).all(|_| watch.step(now + after, true, up).is_some());
+            let asked = (0..3).all(|_| watch.step(now + after, Up, up).is_some());
             assert!(asked);
-            said.into_iter().for_each(|said| watch.heard(said));
-            watch.step(now + after, true, up)
+            (1..).zip(said).for_each(|(s, said)| watch.heard(s, said));
+            watch.step(now + after, Up, up)
         };
         let second = Duration::from_secs(1);
         let new = || say("new", 7);
@@ -431,16 +580,184 @@ mod tests {
         assert_eq!(round(40 * second, [down(), down(), down()]), None);
     }
 
+    /// Three sentinels, and rounds in which they say so and each is asked.
+    struct Group {
+        watch: Watch,
+        now: Instant,
+    }
+
+    impl Group {
+        fn new() -> Group {
+            let now = Instant::now();
+            let watch = Watch::new("m".to_owned(), vec![1, 2, 3], now);
+            Group { watch, now }
+        }
+
+        /// The next round, in which those without an answer are away. Who is followed after it.
+        fn round(&mut self, standing: Standing, said: [Option<Master>; 3]) -> String {
+            self.now += ROUND_EVERY;
+            let away: Vec<bool> = said.iter().map(Option::is_none).collect();
+            let state = |s: u64| Some(!away[usize::try_from(s).unwrap() - 1]);
+            while let Some(wish) = self.watch.step(self.now, standing, state) {
+                match wish {
+                    Wish::Ask(s) => {
+                        let said = said[usize::try_from(s).unwrap() - 1].clone();
+                        self.watch.heard(s, said);
+                    }
+                    Wish::Follow(_) => break,
+                }
+            }
+            self.followed()
+        }
+
+        fn followed(&self) -> String {
+            let followed = self.watch.followed.as_ref().map(|e| e.to_string());
+            followed.map_or(String::new(), |e| e.trim_end_matches(":1").to_owned())
+        }
+
+        fn switched(&mut self, old: &str, new: &str) -> String {
+            self.watch.switched(self.now, &at(old), &at(new));
+            self.followed()
+        }
+    }
+
+    fn down(host: &str, epoch: u64) -> Option<Master> {
+        say(host, epoch).map(|m| Master { down: true, ..m })
+    }
+
+    /// The one that leads the failover names the old address under the new epoch, while the others are told.
+    #[test]
+    fn a_replaced_address_is_not_gone_back_to_without_a_higher_epoch() {
+        for leader in 0..3 {
+            let mut group = Group::new();
+            let said = |leads: Option<Master>, other: Option<Master>| {
+                let mut said = [other.clone(), other.clone(), other];
+                said[leader] = leads;
+                said
+            };
+            assert_eq!(group.round(Up, said(say("a", 1), say("a", 1))), "a");
+            assert_eq!(group.switched("a", "b"), "b");
+            // Nobody else has heard of it, or can tell.
+            assert_eq!(group.round(Shaky, said(say("a", 1), say("a", 1))), "b");
+            assert_eq!(group.round(Up, said(say("a", 1), None)), "b");
+            assert_eq!(group.round(Up, said(say("a", 2), say("b", 2))), "b");
+            // The others have gone.
+            assert_eq!(group.round(Up, said(say("a", 1), None)), "b");
+            assert_eq!(group.round(Away, said(say("a", 2), None)), "b");
+            assert_eq!(group.round(Up, said(say("b", 2), say("b", 2))), "b");
+            assert_eq!(group.switched("x", "a"), "b", "not news of ours");
+            assert_eq!(group.round(Up, said(say("b", 2), say("a", 3))), "a");
+            assert_eq!(group.round(Up, said(say("b", 3), say("a", 3))), "a");
+        }
+    }
+
+    #[test]
+    fn a_sentinel_in_doubt_has_no_say_until_it_has_told_the_address() {
+        let now = Instant::now();
+        let mut watch = Watch::new("m".to_owned(), vec![1], now);
+        let up = |_| Some(true);
+        assert_eq!(watch.step(now, Shaky, up), Some(Wish::Ask(1)));
+        let in_doubt = say("old", 2).map(|m| Master {
+            in_doubt: true,
+            down: true,
+            ..m
+        });
+        watch.heard(1, in_doubt.clone());
+        assert_eq!(watch.step(now, Shaky, up), None, "there is more to come");
+        watch.located(1, Some(at("new")));
+        assert_eq!(watch.step(now, Shaky, up), Some(Wish::Follow(at("new"))));
+        assert_eq!(watch.said[0].1, say("new", 2).unwrap(), "and not down");
+
+        let later = now + ROUND_EVERY;
+        assert_eq!(watch.step(later, Up, up), Some(Wish::Ask(1)));
+        watch.heard(1, in_doubt);
+        watch.silent(1);
+        assert_eq!(watch.step(later, Up, up), None, "it did not tell");
+        // One that may say no more than this.
+        let mut watch = Watch::new("m".to_owned(), vec![1], now);
+        assert_eq!(watch.step(now, Shaky, up), Some(Wish::Ask(1)));
+        watch.located(1, Some(at("new")));
+        assert_eq!(watch.step(now, Shaky, up), Some(Wish::Follow(at("new"))));
+    }
+
+    #[test]
+    fn of_several_masters_under_one_epoch_the_followed_stays() {
+        let [a, b, c] = [say("a", 0), say("b", 0), say("c", 0)];
+        let mut group = Group::new();
+        let all = [a.clone(), b.clone(), c.clone()];
+        assert_eq!(group.round(Shaky, all.clone()), "a");
+        for _ in 0..3 {
+            assert_eq!(group.round(Up, all.clone()), "a");
+        }
+        assert_eq!(group.watch.split, 4);
+        // Not left for a sentinel that has gone, nor for one that takes it for dead.
+        assert_eq!(group.round(Up, [None, b.clone(), c.clone()]), "a");
+        assert_eq!(group.round(Up, [None, b.clone(), None]), "a");
+        assert_eq!(
+            group.round(Shaky, [down("a", 0), b.clone(), c.clone()]),
+            "a"
+        );
+        // It is when it is away, once, and not gone back to.
+        assert_eq!(group.round(Away, [down("a", 0), b.clone(), c.clone()]), "b");
+        assert_eq!(group.round(Up, all.clone()), "b");
+        // Or when most agree on another.
+        assert_eq!(group.round(Up, [c.clone(), None, c.clone()]), "c");
+        // The majority at the start, wherever it is in the list.
+        for said in [
+            [a.clone(), b.clone(), b.clone()],
+            [b.clone(), a.clone(), b.clone()],
+            [b.clone(), b.clone(), a.clone()],
+        ] {
+            let mut group = Group::new();
+            assert_eq!(group.round(Shaky, said.clone()), "b");
+            assert_eq!(
+                group.round(Up, [say("a", 0), say("a", 0), say("b", 0)]),
+                "b"
+            );
+            assert_eq!(
+                group.round(Up, [say("b", 0), say("a", 1), say("b", 0)]),
+                "a"
+            );
+        }
+    }
+
+    /// Nobody else is there, so there is nothing to leave it for.
+    #[test]
+    fn a_dead_master_is_followed_until_there_is_another() {
+        let mut group = Group::new();
+        let dead = || [down("a", 4), down("a", 4), down("a", 4)];
+        assert_eq!(group.round(Shaky, dead()), "a");
+        assert_eq!(group.round(Away, dead()), "a");
+        assert_eq!(
+            group.round(Away, [down("a", 4), say("b", 5), down("a", 4)]),
+            "b"
+        );
+    }
+
+    #[test]
+    fn a_master_that_says_it_is_none_is_left_without_an_epoch_if_all_agree() {
+        let mut group = Group::new();
+        let all = |m: Option<Master>| [m.clone(), m.clone(), m];
+        assert_eq!(group.round(Shaky, all(say("a", 4))), "a");
+        let old = all(say("b", 0));
+        assert_eq!(group.round(Up, old.clone()), "a");
+        group.watch.refused(group.now);
+        let split = [say("b", 0), say("b", 0), say("c", 0)];
+        assert_eq!(group.round(Up, split), "a");
+        group.watch.refused(group.now);
+        assert_eq!(group.round(Up, old), "b");
+    }
+
     #[test]
     fn news_during_a_round_begin_another() {
         let now = Instant::now();
         let mut watch = Watch::new("m".to_owned(), vec![1], now);
         let up = |_| Some(true);
-        assert_eq!(watch.step(now, true, up), Some(Wish::Ask(1)));
+        assert_eq!(watch.step(now, Up, up), Some(Wish::Ask(1)));
         watch.hurry(now);
-        watch.heard(say("old", 1));
-        assert_eq!(watch.step(now, true, up), Some(Wish::Follow(at("old"))));
-        assert_eq!(watch.step(now + ROUND_SOON, true, up), Some(Wish::Ask(1)));
+        watch.heard(1, say("old", 1));
+        assert_eq!(watch.step(now, Up, up), Some(Wish::Follow(at("old"))));
+        assert_eq!(watch.step(now + ROUND_SOON, Up, up), Some(Wish::Ask(1)));
     }
 
     #[test]
@@ -448,23 +765,23 @@ mod tests {
         let now = Instant::now();
         let mut watch = Watch::new("m".to_owned(), vec![1, 2], now);
         let one_dead = |s| Some(s == 1);
-        assert_eq!(watch.step(now, false, one_dead), Some(Wish::Ask(1)));
-        watch.heard(say("a", 1));
+        assert_eq!(watch.step(now, Shaky, one_dead), Some(Wish::Ask(1)));
+        watch.heard(1, say("a", 1));
         assert_eq!(
-            watch.step(now, false, one_dead),
+            watch.step(now, Shaky, one_dead),
             Some(Wish::Follow(at("a")))
         );
         let later = now + 2 * ROUND_SOON;
         let one_coming = |s| if s == 1 { Some(true) } else { None };
-        assert_eq!(watch.step(later, false, one_coming), Some(Wish::Ask(1)));
-        watch.heard(say("a", 1));
+        assert_eq!(watch.step(later, Shaky, one_coming), Some(Wish::Ask(1)));
+        watch.heard(1, say("a", 1));
         assert_eq!(
-            watch.step(later, false, one_coming),
+            watch.step(later, Shaky, one_coming),
             None,
             "the other may still come"
         );
         assert_eq!(
-            watch.step(later + ROUND, false, one_coming),
+            watch.step(later + ROUND, Shaky, one_coming),
             Some(Wish::Follow(at("a")))
         );
     }

@@ -4,11 +4,18 @@
 //! SENTINEL MASTER name ─▶ ip, port, flags, config-epoch, …  (a map, or a flat array in RESP2)
 //! ```
 //!
-//! Sentinels are asked all at once, in rounds, and the answer with the highest configuration epoch
-//! wins: a sentinel that was cut off still names the old master, but with its old epoch. We never
-//! go back to a lower epoch than one we have used. And sentinels are believed before the server: an
-//! old master that wakes up goes on saying +OK for seconds after it has been replaced (Redis
-//! Sentinel documentation, "Consistency under partitions").
+//! Every sentinel is asked, in rounds, and what each said last is weighed together. The highest
+//! configuration epoch wins: a sentinel that was cut off still names the old master, but with its
+//! old epoch. Under one epoch the master that is followed stays, as long as one of them names it:
+//! sentinels that were set up to watch different servers would have us scatter the data over all.
+//! And sentinels are believed before the server: an old master that wakes up goes on saying +OK for
+//! seconds after it has been replaced (Redis Sentinel documentation, "Consistency under
+//! partitions").
+//!
+//! One answer is not believed. From the promotion until the other replicas follow the new master,
+//! seconds later, the sentinel that leads the failover names the *old* address here, and under the
+//! *new* epoch. GET-MASTER-ADDR-BY-NAME is right all the while, so it is asked that as well. In this
+//! order: an address that is newer than its epoch does no harm, the other way round would lead back.
 
 use super::codec::Reply;
 use super::sign_on::{field, text};
@@ -23,38 +30,45 @@ pub struct Master {
     pub epoch: u64,
     /// This sentinel takes it for dead (`s_down` or `o_down`).
     pub down: bool,
+    /// A failover is under way, led by this sentinel: the address may be that of the old master.
+    pub in_doubt: bool,
 }
 
 /// Reads the answer to SENTINEL MASTER; `None` when the sentinel does not know that name.
 pub fn read_master(reply: &Reply) -> Option<Master> {
-    let host = field(reply, b"ip").filter(|host| !host.is_empty())?;
-    let port = field(reply, b"port")?
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)?;
+    let endpoint = endpoint(field(reply, b"ip")?, field(reply, b"port")?)?;
     let epoch = field(reply, b"config-epoch")
         .and_then(|epoch| epoch.parse().ok())
         .unwrap_or(0);
     let flags = field(reply, b"flags").unwrap_or("");
-    let down = flags
-        .split(',')
-        .any(|flag| matches!(flag, "s_down" | "o_down"));
+    let has = |wanted: &[&str]| flags.split(',').any(|flag| wanted.contains(&flag));
     Some(Master {
-        endpoint: Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
-        },
+        endpoint,
         epoch,
-        down,
+        down: has(&["s_down", "o_down"]),
+        in_doubt: has(&["failover_in_progress"]),
     })
 }
 
-/// The better of two statements: the newer; at the same age, the one that is not down.
-pub fn better(a: Option<Master>, b: Master) -> Master {
-    match a {
-        Some(a) if (a.epoch, !a.down) >= (b.epoch, !b.down) => a,
-        _ => b,
-    }
+/// Reads the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.
+pub fn read_address(reply: &Reply) -> Option<Endpoint> {
+    let Reply::Array(parts) = reply else {
+        return None;
+    };
+    let [host, port] = &parts[..] else {
+        return None;
+    };
+    endpoint(text(host)?, text(port)?)
+}
+
+/// The master among these statements, which are of one epoch: the one that is alive and named most
+/// often; of equals one that is not `shunned`, or else the first.
+pub fn most_named<'a>(said: &[&'a Master], shunned: Option<&Endpoint>) -> Option<&'a Master> {
+    let votes = |m: &Master| said.iter().filter(|n| n.endpoint == m.endpoint).count();
+    // Of equals, the last would win.
+    let all = said.iter().rev();
+    all.max_by_key(|m| (!m.down, votes(m), shunned != Some(&m.endpoint)))
+        .copied()
 }
 
 /// Reads a push: from where to where the master called `name` has moved, if it is about that
@@ -70,13 +84,14 @@ pub fn read_switch(push: &[Reply], name: &str) -> Option<(Endpoint, Endpoint)> {
     let [about, old_host, old_port, new_host, new_port] = words[..] else {
         return None;
     };
-    let endpoint = |host: &str, port: &str| {
-        let port = port.parse().ok().filter(|port| *port != 0)?;
-        let host = host.to_owned();
-        (!host.is_empty()).then_some(Endpoint::Tcp { host, port })
-    };
     let (old, new) = (endpoint(old_host, old_port)?, endpoint(new_host, new_port)?);
     (about == name).then_some((old, new))
+}
+
+fn endpoint(host: &str, port: &str) -> Option<Endpoint> {
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = host.to_owned();
+    (!host.is_empty()).then_some(Endpoint::Tcp { host, port })
 }
 
 #[cfg(test)]
@@ -130,34 +145,65 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_statement_wins_and_a_live_master_over_a_dead_one() {
-        let say = |host: &str, epoch, down| Master {
-            endpoint: Endpoint::Tcp {
-                host: host.to_owned(),
-                port: 1,
-            },
-            epoch,
-            down,
+    fn a_sentinel_that_leads_a_failover_is_in_doubt() {
+        let in_doubt = |flags| {
+            let reply = Reply::Map(answer("10.0.0.1", "6379", flags, "7"));
+            let master = read_master(&reply).unwrap();
+            (master.down, master.in_doubt)
         };
-        let best = |all: &[Master]| {
-            all.iter()
-                .cloned()
-                .fold(None, |a, b| Some(better(a, b)))
-                .unwrap()
-                .endpoint
-                .to_string()
+        assert_eq!(in_doubt("master"), (false, false));
+        assert_eq!(in_doubt("master,failover_in_progress"), (false, true));
+        assert_eq!(
+            in_doubt("master,s_down,o_down,failover_in_progress"),
+            (true, true)
+        );
+    }
+
+    #[test]
+    fn an_address_is_two_strings() {
+        let read = |parts: &[&str]| {
+            let reply = Reply::Array(parts.iter().map(|part| bulk(part)).collect());
+            read_address(&reply).map(|e| e.to_string())
         };
         assert_eq!(
-            best(&[
-                say("old", 1, false),
-                say("new", 2, false),
-                say("old", 1, false)
-            ]),
-            "new:1"
+            read(&["10.0.0.2", "6379"]).as_deref(),
+            Some("10.0.0.2:6379")
         );
-        assert_eq!(best(&[say("new", 2, true), say("old", 1, false)]), "new:1");
-        assert_eq!(best(&[say("a", 1, true), say("b", 1, false)]), "b:1");
-        assert_eq!(best(&[say("a", 1, false), say("b", 1, false)]), "a:1");
+        for wrong in [
+            &["10.0.0.2"][..],
+            &["", "1"],
+            &["h", "0"],
+            &["h", "65536"],
+            &["ip", "h", "port", "1"],
+        ] {
+            assert_eq!(read(wrong), None, "{wrong:?}");
+        }
+        assert_eq!(read_address(&Reply::Null), None);
+    }
+
+    #[test]
+    fn the_most_named_wins_and_a_live_master_over_a_dead_one() {
+        let say = |host: &str, down| Master {
+            endpoint: endpoint(host, "1").unwrap(),
+            epoch: 0,
+            down,
+            in_doubt: false,
+        };
+        let (a, b, c) = (say("a", false), say("b", false), say("c", false));
+        let most_but = |shunned: Option<&Endpoint>, all: &[Master]| {
+            let all: Vec<&Master> = all.iter().collect();
+            most_named(&all, shunned).unwrap().endpoint.to_string()
+        };
+        let most = |all: &[Master]| most_but(None, all);
+        assert_eq!(most(&[a.clone(), b.clone(), b.clone()]), "b:1");
+        assert_eq!(most(&[a.clone(), b.clone(), c.clone()]), "a:1");
+        let not_a = |all: &[Master]| most_but(Some(&a.endpoint), all);
+        assert_eq!(not_a(&[a.clone(), b.clone(), c]), "b:1");
+        assert_eq!(not_a(&[a.clone(), a.clone(), b.clone()]), "a:1");
+        assert_eq!(not_a(&[a.clone(), say("b", true)]), "a:1");
+        assert_eq!(most(&[say("a", true), say("a", true), b]), "b:1");
+        assert_eq!(most(&[say("a", true), a.clone()]), "a:1");
+        assert_eq!(most_named(&[], None), None);
     }
 
     #[test]

@@ -58,11 +58,17 @@ struct Item {
 /// Runs `during` under the load of so many clients. A value that names another item ends the test.
 #[track_caller]
 pub fn under_load(kioskd: &Kioskd, clients: usize, during: impl FnOnce()) -> Journal {
+    under_load_of("c", kioskd, clients, during)
+}
+
+/// As [`under_load`], with a word that all ids begin with, for two loads on one Redis.
+#[track_caller]
+pub fn under_load_of(who: &str, kioskd: &Kioskd, clients: usize, during: impl FnOnce()) -> Journal {
     let (stop, address) = (AtomicBool::new(false), kioskd.addr());
     let mut ops: Vec<Op> = std::thread::scope(|scope| {
         let (stop, address) = (&stop, &address);
         let threads: Vec<_> = (0..clients)
-            .map(|n| scope.spawn(move || client(n, address, stop)))
+            .map(|n| scope.spawn(move || client(&format!("{who}{n}"), address, stop)))
             .collect();
         // Were this skipped by a panic, the clients would go on for ever and hide it.
         let _stops = Stops(stop);
@@ -85,7 +91,7 @@ impl Drop for Stops<'_> {
     }
 }
 
-fn client(n: usize, address: &str, stop: &AtomicBool) -> Vec<Op> {
+fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {
     let mut client = Client::connect(address);
     let mut ops = Vec::new();
     let mut items: Vec<Item> = Vec::new();
@@ -116,7 +122,7 @@ fn client(n: usize, address: &str, stop: &AtomicBool) -> Vec<Op> {
                 (item.id.clone(), "read", reply, Some(saw))
             }
             _ => {
-                let id = format!("c{n}-{turn}");
+                let id = format!("{name}-{turn}");
                 let reply = client.post(&path(&id), document(&id, 1));
                 if reply.status == 201 {
                     items.push(Item {

@@ -30,11 +30,11 @@ pub use client::{Client, Reply};
 pub use cluster::Cluster;
 pub use fake_redis::{Act, FakeRedis};
 pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, namespaces_are_allowed};
-pub use load::{Journal, Op, Saw, under_load};
+pub use load::{Journal, Op, Saw, under_load, under_load_of};
 pub use process::{on_path, temp_dir};
 pub use proxy::{Cut, Proxy, Way};
 pub use redis::{Redis, ask};
-pub use sentinels::{Sentinels, Switch};
+pub use sentinels::{News, Sentinels, Switch};
 
 use std::time::{Duration, Instant};
 

@@ -1,14 +1,16 @@
-//! A master, its replica, and three real sentinels that watch them: the smallest set-up that fails over.
+//! A master, its replicas, and three real sentinels that watch them: with one replica, the smallest set-up that fails
+//! over.
 //!
-//! The times are short (a master that is silent for 700 ms is taken for dead, and then two of three must say so), and
-//! the sentinels greet each other more often than by default, so that a group is complete in a second or two.
+//! The times are short (a master that is silent for 700 ms is taken for dead, and then two of three must say so, unless
+//! only failovers that are ordered are wanted), and the sentinels greet each other and look at the servers more often than by default, so that a group is complete in a
+//! second or two, and again after a failover.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::fake_redis::request;
 use super::process::{Process, on_path, temp_dir, tethered};
@@ -18,11 +20,17 @@ use super::{PATIENCE, eventually};
 /// What the sentinels call the master.
 pub const NAME: &str = "kiosk";
 
+/// After so many milliseconds of silence a server is taken for dead. On a machine that is busy enough, one that is not is
+/// taken for dead, too; where that would be in the way, the sentinels are patient.
+const HASTY: &str = "700";
+const PATIENT: &str = "30000";
+
 /// A running group.
 pub struct Sentinels {
     /// The first is the master at the start.
     pub servers: Vec<Redis>,
     sentinels: Vec<Sentinel>,
+    data_password: Option<String>,
     password: Option<String>,
 }
 
@@ -30,53 +38,165 @@ struct Sentinel {
     process: Process,
     port: u16,
     dir: PathBuf,
+    lives: bool,
 }
 
 impl Sentinels {
     #[track_caller]
     pub fn start() -> Sentinels {
-        Sentinels::start_with_passwords(None, None)
+        Sentinels::start_group(1, HASTY, None, None)
+    }
+
+    /// With so many replicas. Nothing is taken for dead by itself; see [`Sentinels::be_hasty`].
+    #[track_caller]
+    pub fn start_with_replicas(replicas: usize) -> Sentinels {
+        Sentinels::start_group(replicas, PATIENT, None, None)
     }
 
     /// With a password for the two servers, and one for the sentinels.
     #[track_caller]
     pub fn start_with_passwords(data: Option<&str>, own: Option<&str>) -> Sentinels {
+        Sentinels::start_group(1, HASTY, data, own)
+    }
+
+    #[track_caller]
+    fn start_group(
+        replicas: usize,
+        down_after: &str,
+        data: Option<&str>,
+        own: Option<&str>,
+    ) -> Sentinels {
         // A replica that asks for its data gets it now, not after the five seconds in which a second might come.
         let mut words = vec!["--repl-diskless-sync-delay", "0"];
         if let Some(password) = data {
             words.extend(["--requirepass", password, "--masterauth", password]);
         }
         let master = Redis::start_with(&words);
-        let of = format!("127.0.0.1 {}", master.port());
-        let (host, port) = of.split_once(' ').expect("written so just now");
-        let replica = Redis::start_with(&[&words[..], &["--replicaof", host, port]].concat());
-        let config = configuration(master.port(), data, own);
+        let port = master.port().to_string();
+        let replica = [&words[..], &["--replicaof", "127.0.0.1", &port]].concat();
+        let mut servers = vec![master];
+        servers.extend((0..replicas).map(|_| Redis::start_with(&replica)));
+        let config = configuration(servers[0].port(), down_after, data, own);
         let sentinels = (0..3).map(|_| Sentinel::start(&config, own)).collect();
         let group = Sentinels {
-            servers: vec![master, replica],
+            servers,
             sentinels,
+            data_password: data.map(str::to_owned),
             password: own.map(str::to_owned),
         };
-        group.settle();
+        group.settle(0);
         group
     }
 
-    /// Waits until every sentinel knows the two others and the replica, and the replica has its data.
+    /// Servers that know nothing of each other, and sentinels that each watch another one (`watched`, by number) under
+    /// the one name: what is left of a group whose members were set up at different times.
     #[track_caller]
-    fn settle(&self) {
-        eventually("the sentinels to know each other", || {
-            (0..3).all(|n| {
-                let said = self.ask(n, &["SENTINEL", "MASTER", NAME]);
-                let words: Vec<&str> = said.lines().collect();
-                let field = |name: &str| words.chunks(2).find(|pair| pair[0] == name).map(|p| p[1]);
-                field("num-slaves") == Some("1")
-                    && field("num-other-sentinels") == Some("2")
-                    && field("flags") == Some("master")
-            })
+    pub fn start_apart(servers: usize, watched: [usize; 3]) -> Sentinels {
+        let servers: Vec<Redis> = (0..servers).map(|_| Redis::start()).collect();
+        let sentinel = |n: usize| {
+            Sentinel::start(&configuration(servers[n].port(), PATIENT, None, None), None)
+        };
+        let sentinels = watched.map(sentinel).into();
+        Sentinels {
+            servers,
+            sentinels,
+            data_password: None,
+            password: None,
+        }
+    }
+
+    /// Waits until every living sentinel names this server, knows the two others and all replicas, and these have their
+    /// data.
+    #[track_caller]
+    pub fn settle(&self, master: usize) {
+        let mut now = None;
+        eventually("the sentinels and servers to agree on their master", || {
+            now = self.agreed();
+            now == Some(master)
         });
-        eventually("the replica to have its data", || {
-            let said = self.servers[1].command(&["INFO", "replication"]);
-            said.contains("master_link_status:up")
+    }
+
+    /// As [`Sentinels::settle`], on whichever server it is. Its number.
+    #[track_caller]
+    pub fn settle_on_any(&self) -> usize {
+        let mut master = None;
+        eventually("the sentinels and servers to agree on a master", || {
+            master = self.agreed();
+            master.is_some()
+        });
+        master.expect("eventually() returns when there is one")
+    }
+
+    fn agreed(&self) -> Option<usize> {
+        let others = (self.servers.len() - 1).to_string();
+        let living = (0..3).filter(|n| self.sentinels[*n].lives);
+        let named = living.map(|n| {
+            let said = self.ask(n, &["SENTINEL", "MASTER", NAME]);
+            let words: Vec<&str> = said.lines().collect();
+            let field = |name: &str| words.chunks(2).find(|pair| pair[0] == name).map(|p| p[1]);
+            let complete = field("num-slaves") == Some(&others)
+                && field("num-other-sentinels") == Some("2")
+                && field("flags") == Some("master");
+            field("port").filter(|_| complete).map(str::to_owned)
+        });
+        let mut named: Vec<Option<String>> = named.collect();
+        named.dedup();
+        let [Some(port)] = &named[..] else {
+            return None;
+        };
+        let mut replicas = self
+            .servers
+            .iter()
+            .filter(|s| s.port().to_string() != *port);
+        let follow = replicas.all(|replica| {
+            let password = self.data_password.as_deref();
+            let said = ask(replica.port(), password, &["INFO", "replication"]).unwrap_or_default();
+            let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+            let of_it = format!("master_port:{port}");
+            ["role:slave", "master_link_status:up", &of_it]
+                .iter()
+                .all(|line| lines.contains(line))
+        });
+        let port = port.parse().ok()?;
+        follow.then(|| self.server_on(port))
+    }
+
+    /// The number of the server on this port.
+    #[track_caller]
+    pub fn server_on(&self, port: u16) -> usize {
+        let at = self.servers.iter().position(|server| server.port() == port);
+        at.unwrap_or_else(|| panic!("no server of ours is on port {port}"))
+    }
+
+    /// From now on the sentinels take a server for dead that is silent for 700 ms; or no longer so soon.
+    pub fn be_hasty(&self, yes: bool) {
+        let time = if yes { HASTY } else { PATIENT };
+        for n in (0..3).filter(|n| self.sentinels[*n].lives) {
+            let set = ["SENTINEL", "SET", NAME, "down-after-milliseconds", time];
+            assert_eq!(self.ask(n, &set), "OK");
+        }
+    }
+
+    /// Orders a failover from this sentinel, which leads it, and waits for what is awaited of it.
+    #[track_caller]
+    pub fn fail_over(&self, leader: usize, awaited: &Switch) -> News {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            // It refuses while it takes no replica for good enough, and may come to think so later and give up. As long
+            // as it is at work it refuses, too.
+            self.ask(leader, &["SENTINEL", "FAILOVER", NAME]);
+            if let Ok(news) = awaited.heard.recv_timeout(Duration::from_millis(500)) {
+                return news;
+            }
+        }
+        panic!("no failover within {PATIENCE:?}");
+    }
+
+    /// Orders one and does not wait.
+    #[track_caller]
+    pub fn begin_failover(&self, leader: usize) {
+        eventually("a failover to be begun", || {
+            self.ask(leader, &["SENTINEL", "FAILOVER", NAME]) == "OK"
         });
     }
 
@@ -102,6 +222,14 @@ impl Sentinels {
 
     pub fn kill_sentinel(&mut self, n: usize) {
         self.sentinels[n].process.kill();
+        self.sentinels[n].lives = false;
+    }
+
+    /// Starts a killed one again, with what it had written down.
+    #[track_caller]
+    pub fn restart_sentinel(&mut self, n: usize) {
+        self.sentinels[n].run(self.password.as_deref());
+        assert!(self.sentinels[n].lives, "sentinel {n} does not start again");
     }
 
     /// Sends STOP or CONT to a sentinel.
@@ -109,11 +237,17 @@ impl Sentinels {
         self.sentinels[n].process.signal(name);
     }
 
-    /// Listens for `+switch-master` at every sentinel.
+    /// Listens for `+switch-master` at every living sentinel.
     #[track_caller]
     pub fn watch(&self) -> Switch {
+        self.watch_for("+switch-master")
+    }
+
+    /// Listens on a channel of every living sentinel.
+    #[track_caller]
+    pub fn watch_for(&self, channel_name: &str) -> Switch {
         let (send, heard) = channel();
-        for n in 0..3 {
+        for n in (0..3).filter(|n| self.sentinels[*n].lives) {
             let stream = TcpStream::connect(("127.0.0.1", self.sentinels[n].port));
             let mut stream = stream.expect("a sentinel that is there");
             if let Some(password) = &self.password {
@@ -121,7 +255,7 @@ impl Sentinels {
                     .write_all(&request(&["AUTH", password]))
                     .expect("it reads");
             }
-            let subscribe = request(&["SUBSCRIBE", "+switch-master"]);
+            let subscribe = request(&["SUBSCRIBE", channel_name]);
             stream.write_all(&subscribe).expect("it reads");
             let mut lines = BufReader::new(stream).lines();
             // Two channel names: in the answer to SUBSCRIBE, and before the message. Here, the answer is awaited.
@@ -131,8 +265,13 @@ impl Sentinels {
             // Ends with the sentinel.
             std::thread::spawn(move || {
                 for line in lines.map_while(Result::ok) {
-                    if line.starts_with(NAME) {
-                        let _ = send.send((Instant::now(), line));
+                    if line.contains(NAME) {
+                        let at = Instant::now();
+                        let _ = send.send(News {
+                            at,
+                            sentinel: n,
+                            line,
+                        });
                     }
                 }
             });
@@ -141,17 +280,52 @@ impl Sentinels {
     }
 }
 
-/// The first news of a new master.
+/// What sentinels say unasked.
 pub struct Switch {
-    heard: Receiver<(Instant, String)>,
+    heard: Receiver<News>,
+}
+
+/// One message.
+pub struct News {
+    pub at: Instant,
+    /// Whose.
+    pub sentinel: usize,
+    pub line: String,
 }
 
 impl Switch {
-    /// When the first sentinel said so.
+    /// When the next one said so.
     #[track_caller]
     pub fn wait(&self) -> Instant {
-        let (at, _) = self.heard.recv_timeout(PATIENCE).expect("+switch-master");
-        at
+        self.next().at
+    }
+
+    /// The next message.
+    #[track_caller]
+    pub fn next(&self) -> News {
+        self.heard.recv_timeout(PATIENCE).expect("+switch-master")
+    }
+
+    /// Waits until each of these sentinels has sent one.
+    #[track_caller]
+    pub fn each_of(&self, mut sentinels: Vec<usize>) {
+        while !sentinels.is_empty() {
+            let news = self.next();
+            sentinels.retain(|n| *n != news.sentinel);
+        }
+    }
+}
+
+impl News {
+    /// The port of the new master, where it is about one.
+    #[track_caller]
+    pub fn new_port(&self) -> u16 {
+        let last = self
+            .line
+            .rsplit(' ')
+            .next()
+            .and_then(|word| word.parse().ok());
+        last.unwrap_or_else(|| panic!("no port in {:?}", self.line))
     }
 }
 
@@ -162,36 +336,58 @@ impl Sentinel {
             on_path("redis-sentinel"),
             "no redis-sentinel on the PATH, and these tests want real ones: start them with `tests/run`, which installs it"
         );
-        let dir = temp_dir();
+        let mut log = String::new();
         // It cannot say which port it got; another is chosen if somebody was faster.
         for _ in 0..20 {
-            let port = free_port();
-            let file = dir.join("sentinel.conf");
+            let (port, dir) = (free_port(), temp_dir());
             let text = format!("port {port}\ndir {}\n{config}", dir.display());
-            std::fs::write(&file, text).expect("our own directory");
-            let mut command = tethered("redis-sentinel");
-            command
-                .arg(&file)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            let mut process = Process::spawn(&mut command);
-            eventually("a sentinel to answer or to end", || {
-                process.exited().is_some()
-                    || ask(port, password, &["SENTINEL", "MYID"]).is_ok_and(|id| id.len() == 40)
-            });
-            if process.exited().is_none() {
-                // They find each other by greeting; every two seconds unless told otherwise.
-                let _ = ask(
-                    port,
-                    password,
-                    &["SENTINEL", "DEBUG", "publish-period", "300"],
-                );
-                return Sentinel { process, port, dir };
+            std::fs::write(dir.join("sentinel.conf"), text).expect("our own directory");
+            let process = Process::spawn(&mut command(&dir));
+            let mut sentinel = Sentinel {
+                process,
+                port,
+                dir,
+                lives: false,
+            };
+            sentinel.greet(password);
+            if sentinel.lives {
+                return sentinel;
             }
+            log = std::fs::read_to_string(sentinel.dir.join("sentinel.log")).unwrap_or_default();
         }
-        let log = std::fs::read_to_string(dir.join("sentinel.log")).unwrap_or_default();
         panic!("redis-sentinel did not start: {log}");
     }
+
+    #[track_caller]
+    fn run(&mut self, password: Option<&str>) {
+        self.process = Process::spawn(&mut command(&self.dir));
+        self.greet(password);
+    }
+
+    /// Waits until it answers, or has ended.
+    #[track_caller]
+    fn greet(&mut self, password: Option<&str>) {
+        let port = self.port;
+        eventually("a sentinel to answer or to end", || {
+            self.process.exited().is_some()
+                || ask(port, password, &["SENTINEL", "MYID"]).is_ok_and(|id| id.len() == 40)
+        });
+        self.lives = self.process.exited().is_none();
+        // They find each other by greeting, every two seconds unless told otherwise, and learn what has become of a
+        // server by looking, every ten.
+        for (what, period) in [("publish-period", "300"), ("info-period", "300")] {
+            let _ = ask(port, password, &["SENTINEL", "DEBUG", what, period]);
+        }
+    }
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = tethered("redis-sentinel");
+    command
+        .arg(dir.join("sentinel.conf"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
 }
 
 impl Drop for Sentinel {
@@ -201,11 +397,11 @@ impl Drop for Sentinel {
     }
 }
 
-fn configuration(master: u16, data: Option<&str>, own: Option<&str>) -> String {
+fn configuration(master: u16, down_after: &str, data: Option<&str>, own: Option<&str>) -> String {
     let mut text = format!(
         "bind 127.0.0.1\nlogfile sentinel.log\n\
          sentinel monitor {NAME} 127.0.0.1 {master} 2\n\
-         sentinel down-after-milliseconds {NAME} 700\n\
+         sentinel down-after-milliseconds {NAME} {down_after}\n\
          sentinel failover-timeout {NAME} 3000\n"
     );
     if let Some(password) = data {
