@@ -309,6 +309,86 @@ fn a_killed_master_costs_only_its_own_slots_and_only_for_a_while() {
     });
 }
 
+/// The URL names three masters, and then none of the living. Their replicas know, and were never asked.
+#[test]
+fn masters_that_are_gone_are_found_again_through_their_replicas() {
+    let mut cluster = Cluster::start();
+    let url = cluster.url();
+    // So the first map names them.
+    let heirs = cluster.heirs_of(&[0, 1, 2]);
+    let kioskds = ["poll", "tiny_http"]
+        .map(|front| Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1"), ("FRONT", front)]));
+    let shards = [0..=5460, 5461..=10_922, 10_923..=16_383];
+    let ids = shards.map(|shard| Cluster::id_in(|slot| shard.contains(&slot)));
+    let path = |id: &str| format!("/items/{id}");
+    let assert_whole = |what: &str| {
+        for (kioskd, id) in kioskds
+            .iter()
+            .flat_map(|k| ids.iter().map(move |id| (k, id)))
+        {
+            let mut client = kioskd.connect();
+            eventually(&format!("{id} to be there after {what}"), || {
+                client.get(&path(id)).status == 200
+            });
+            eventually(&format!("{id} to be written after {what}"), || {
+                client.post(&path(id), "{}").status == 201
+            });
+        }
+    };
+    for id in &ids {
+        assert_eq!(kioskds[0].connect().post(&path(id), "{}").status, 201);
+    }
+    assert_whole("the start");
+    cluster.heirs_of(&[0, 1, 2]);
+    let take_over = |cluster: &Cluster, heirs: &[usize]| {
+        for heir in heirs {
+            let said = cluster.nodes[*heir].command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
+            assert_eq!(said, "OK");
+        }
+    };
+    let masters = [0, 1, 2];
+    masters.iter().for_each(|n| cluster.nodes[*n].kill());
+    // For a while nobody comes after them. Those who will are not asked without pause, nor each time on a new connection.
+    let connected = |node: &usize| {
+        let stats = cluster.nodes[*node].command(&["INFO", "stats"]);
+        let mut lines = stats.lines();
+        let count = lines.find_map(|line| line.strip_prefix("total_connections_received:"));
+        let count = count.and_then(|n| n.trim().parse::<usize>().ok());
+        count.expect("a number")
+    };
+    let mut client = kioskds[0].connect();
+    eventually("the masters to be known to be away", || {
+        let reply = client.get(&path(&ids[0]));
+        (reply.status, &*reply.problem().0) == (502, "store_unreachable")
+    });
+    let before: Vec<usize> = heirs.iter().map(connected).collect();
+    for _ in 0..100 {
+        for id in &ids {
+            assert!(client.get(&path(id)).status >= 500);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let after = heirs.iter().map(connected);
+    let connects: Vec<usize> = after
+        .zip(before)
+        .map(|(after, before)| after - before)
+        .collect();
+    println!("{connects:?} connects");
+    // Each kioskd's, ours, and those of a cluster that looks for its masters.
+    assert!(connects.iter().all(|n| *n < 10), "{connects:?}");
+    take_over(&cluster, &heirs);
+    assert_whole("the end of all three");
+    masters.iter().for_each(|n| cluster.nodes[*n].restart());
+    cluster.settle();
+
+    // The neighbour: two that are silent. (One: see above.)
+    let masters = [0, 5461].map(|slot| cluster.master_of(slot));
+    let heirs = cluster.heirs_of(&masters);
+    masters.iter().for_each(|n| cluster.nodes[*n].stop());
+    take_over(&cluster, &heirs);
+    assert_whole("the silence of two");
+}
+
 /// Of a cluster that says it is down a list was once 200 and empty, and with a map that lacks slots 200 without their ids.
 /// One node is a cluster, too, and can lose a slot on demand.
 #[test]

@@ -645,8 +645,8 @@ impl Client {
         let up = nodes.filter_map(|(key, node)| node.link.is_up().then_some(key));
         let node = map.fetch(&up.collect::<Vec<_>>());
         if node.is_none() {
-            for seed in map.seeds.clone() {
-                self.node_at(seed, now);
+            for source in map.sources() {
+                self.node_at(source, now);
             }
             return;
         }
@@ -768,8 +768,14 @@ impl Client {
         }
     }
 
-    /// After a new map: what waits may have another node now, and nodes without slots may go.
+    /// After a new map: what waits may have another node now, and nodes without slots may go. But
+    /// while no node with slots is there, it came from those, and so will the next.
     fn regroup(&mut self, now: Instant) {
+        let is_away = |n: &u64| self.nodes.get(*n).is_none_or(|n| n.link.away().is_some());
+        let all_away = match &self.guide {
+            Guide::Cluster(map) => map.members().iter().all(is_away),
+            _ => return,
+        };
         for node_key in self.nodes.keys() {
             let Some(node) = self.nodes.get_mut(node_key) else {
                 continue;
@@ -784,7 +790,7 @@ impl Client {
                 .nodes
                 .get(node_key)
                 .is_some_and(|n| n.waiting.is_empty() && n.link.in_flight() == 0);
-            if idle && !map.members().contains(&node_key) {
+            if idle && !all_away && !map.members().contains(&node_key) {
                 self.close(now, node_key, "no slots are there any more");
             }
         }

@@ -16,13 +16,18 @@ use super::slot::SLOTS;
 use super::url::Endpoint;
 use std::ops::RangeInclusive;
 
-/// One row of the map: slots, and their master.
+/// More replicas than any master has.
+const REPLICAS_MAX: usize = 64;
+
+/// One row of the map: slots, their master, and who may take its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// First and last slot.
     pub slots: RangeInclusive<u16>,
     /// Their master.
     pub master: Endpoint,
+    /// Its replicas.
+    pub replicas: Vec<Endpoint>,
 }
 
 /// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for it may leave out its
@@ -52,8 +57,8 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
     let [
         Reply::Integer(first),
         Reply::Integer(last),
-        Reply::Array(master),
-        ..,
+        master,
+        replicas @ ..,
     ] = &parts[..]
     else {
         return None;
@@ -62,21 +67,34 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
     if first > last || last >= SLOTS {
         return None;
     }
-    let Reply::Integer(port) = master.get(1)? else {
+    let node = |node| read_node(node, asked);
+    Some(Row {
+        slots: first..=last,
+        master: node(master)?,
+        replicas: replicas
+            .iter()
+            .take(REPLICAS_MAX)
+            .filter_map(node)
+            .collect(),
+    })
+}
+
+fn read_node(node: &Reply, asked: &Endpoint) -> Option<Endpoint> {
+    let Reply::Array(node) = node else {
         return None;
     };
-    let host = match master.first().map(|host| text(host).unwrap_or("")) {
+    let Reply::Integer(port) = node.get(1)? else {
+        return None;
+    };
+    let host = match node.first().map(|host| text(host).unwrap_or("")) {
         // It has no name; the fourth part tells its IP address.
-        Some("?") => master.get(3).and_then(|meta| field(meta, b"ip"))?,
+        Some("?") => node.get(3).and_then(|meta| field(meta, b"ip"))?,
         // NULL: as we have reached the one who says so. An IP address may be there too, but it is
         // one of the other side, or the cluster would not have been told to hide it.
         Some(host) => host,
         None => "",
     };
-    Some(Row {
-        slots: first..=last,
-        master: endpoint(host, u16::try_from(*port).ok()?, asked)?,
-    })
+    endpoint(host, u16::try_from(*port).ok()?, asked)
 }
 
 /// Where a MOVED or an ASK points. No host means that of the node that said so.
@@ -184,6 +202,32 @@ mod tests {
         assert_eq!(rows.len(), 1, "no slot has two masters");
         assert_eq!(read_slots(&Reply::Array(vec![]), &at("asked", 6379)), None);
         assert_eq!(read_slots(&Reply::Null, &at("asked", 6379)), None);
+    }
+
+    #[test]
+    fn a_row_names_the_replicas_and_those_that_make_no_sense_are_passed_over() {
+        let node = |host: &str, port| {
+            let parts = vec![bulk(host), Reply::Integer(port), bulk("0123")];
+            Reply::Array(parts)
+        };
+        let mut parts = vec![
+            Reply::Integer(0),
+            Reply::Integer(9),
+            node("10.0.0.1", 7000),
+            node("10.0.0.2", 7001),
+            node("no host", 7001),
+            Reply::Null,
+            node("", 7002),
+        ];
+        let read = |parts: &[Reply]| {
+            let reply = Reply::Array(vec![Reply::Array(parts.to_vec())]);
+            read_slots(&reply, &at("asked", 6379)).unwrap().remove(0)
+        };
+        let row = read(&parts);
+        assert_eq!(row.master, at("10.0.0.1", 7000));
+        assert_eq!(row.replicas, [at("10.0.0.2", 7001), at("asked", 7002)]);
+        parts.extend((0..100).map(|n| node("10.0.0.3", n + 1)));
+        assert!(read(&parts).replicas.len() <= REPLICAS_MAX);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::cluster::Row;
 use super::sentinel::{Master, most_named};
 use super::slot::SLOTS;
 use super::url::Endpoint;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// Who asks.
@@ -342,6 +343,9 @@ const MAP_EVERY: Duration = Duration::from_secs(60);
 /// And never sooner than this after the last time, whatever happens.
 const MAP_GAP: Duration = Duration::from_millis(200);
 
+/// Replicas that are looked at in one map; with many rows, most are named many times.
+const REPLICAS_MAX: usize = 65_536;
+
 /// No node.
 const NONE: u16 = u16::MAX;
 
@@ -351,6 +355,9 @@ pub struct Map {
     /// The nodes of the URL. They stay for ever: names can come to mean other addresses when all
     /// that we know are gone.
     pub seeds: Vec<Endpoint>,
+    /// Who may take the place of a member. They have no slots, but when all members are gone they
+    /// know who has come after them.
+    replicas: HashSet<Endpoint>,
     members: Vec<u64>,
     owners: Box<[u16]>,
     /// Whose turn it is to be asked for the map.
@@ -370,6 +377,7 @@ impl Map {
         let owners = vec![NONE; usize::from(SLOTS)].into_boxed_slice();
         Map {
             seeds,
+            replicas: HashSet::new(),
             members: Vec::new(),
             owners,
             turn: 0,
@@ -406,10 +414,17 @@ impl Map {
         Some(owners)
     }
 
+    /// Whom to ask where the slots are when no node can be asked: every node that was named to us.
+    pub fn sources(&self) -> Vec<Endpoint> {
+        self.seeds.iter().chain(&self.replicas).cloned().collect()
+    }
+
     /// A new map. `key` gives the key of a node's endpoint.
     pub fn replace(&mut self, rows: &[Row], mut key: impl FnMut(&Endpoint) -> u64) {
         self.members.clear();
         self.owners.fill(NONE);
+        let replicas = rows.iter().flat_map(|row| &row.replicas);
+        self.replicas = replicas.take(REPLICAS_MAX).cloned().collect();
         for row in rows {
             let place = self.place(key(&row.master));
             for slot in row.slots.clone() {
@@ -794,6 +809,7 @@ mod tests {
         let row = |first, last, host| Row {
             slots: first..=last,
             master: at(host),
+            replicas: vec![at("r"), at(&format!("r-{host}"))],
         };
         let key = |e: &Endpoint| if *e == at("a") { 7 } else { 8 };
         map.replace(&[row(0, 99, "a"), row(100, 16_383, "b")], key);
@@ -809,6 +825,9 @@ mod tests {
         map.replace(&[row(5, 5, "b")], key);
         assert_eq!([4, 5].map(|slot| map.node(slot)), [None, Some(8)]);
         assert_eq!(map.owners(), None, "not whole");
+        let mut sources: Vec<_> = map.sources().iter().map(Endpoint::to_string).collect();
+        sources.sort_unstable();
+        assert_eq!(sources, ["r-b:1", "r:1", "seed:1"]);
         map.replace(&[row(0, 16_383, "b"), row(7, 7, "a")], key);
         assert_eq!(map.owners(), Some(vec![(0, 8), (7, 7)]));
         map.replace(&[row(0, 16_382, "b")], key);

@@ -83,6 +83,33 @@ impl Cluster {
         node.unwrap_or_else(|| panic!("nobody has slot {slot}"))
     }
 
+    /// A replica of each of these masters that has all of its data, and of which every node tells.
+    #[track_caller]
+    pub fn heirs_of(&self, masters: &[usize]) -> Vec<usize> {
+        let heir_of = |master: &usize| {
+            let of_it = format!("master_port:{}", self.nodes[*master].port());
+            let size = |node: usize| self.nodes[node].command(&["DBSIZE"]);
+            let is_heir = |node: &usize| {
+                let said = self.nodes[*node].command(&["INFO", "replication"]);
+                let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+                let all = ["role:slave", "master_link_status:up", &of_it];
+                all.iter().all(|line| lines.contains(line)) && size(*node) == size(*master)
+            };
+            let is_told_of = |node: &usize| {
+                let port = self.nodes[*node].port().to_string();
+                let mut maps = self.nodes.iter().map(|n| n.command(&["CLUSTER", "SLOTS"]));
+                maps.all(|map| map.lines().any(|line| line == port))
+            };
+            let mut found = None;
+            eventually("a replica to have the data of its master", || {
+                found = (0..self.nodes.len()).find(is_heir).filter(is_told_of);
+                found.is_some()
+            });
+            found.expect("eventually() returns when there is one")
+        };
+        masters.iter().map(heir_of).collect()
+    }
+
     /// A key of an item, and its id, in a slot that `wanted` likes.
     pub fn id_in(wanted: impl Fn(u16) -> bool) -> String {
         let ids = (0..).map(|n: u32| format!("id-{n}"));
