@@ -25,6 +25,7 @@ use kioskd::resp::sign_on::{self, Purpose};
 use kioskd::resp::slot::slot;
 use kioskd::resp::url::Endpoint;
 use kioskd::store::redis::Redis as RedisStore;
+use kioskd::store::redis::record::record_key;
 use kioskd::store::{Answer, Store, When};
 use support::{
     Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Redis, eventually, for_each_front,
@@ -228,6 +229,133 @@ fn a_key_in_the_middle_of_a_move_is_found_by_every_command() {
 
     // The move is called off, and everything is asked at its old place again.
     assert_eq!(line.get(&key(15)), Some(key(15)));
+}
+
+/// A write with a record is on two keys, and while their slot moves Redis runs it only where both are. So it is 503 at
+/// once, nothing happens, and when the move is over the same request takes effect, or is replayed if it did before.
+#[test]
+fn a_guarded_write_to_a_slot_that_moves_is_503_at_once() {
+    let cluster = Cluster::start();
+    let kioskd = start(&cluster.url());
+    let mut client = kioskd.connect();
+    let mut send = |method: &str, path: &str, key: &str| {
+        let kind = ("Content-Type", "application/merge-patch+json");
+        let body: &[u8] = if method == "DELETE" {
+            b""
+        } else {
+            br#"{"a":1}"#
+        };
+        client.request(method, path, &[kind, ("Idempotency-Key", key)], body)
+    };
+    let moving = 1000;
+    // The tag of an id is that of its key.
+    let ids: Vec<String> = keys_in(moving)
+        .filter_map(|id| String::from_utf8(id).ok())
+        .take(3)
+        .collect();
+    let path = |n: usize| {
+        format!("/items?id={}", ids[n])
+            .replace('{', "%7B")
+            .replace('}', "%7D")
+    };
+    for n in 0..2 {
+        assert_eq!(send("PUT", &path(n), "before").status, 201);
+    }
+    let (from, to) = (&cluster.nodes[0], &cluster.nodes[1]);
+    let (from_id, to_id) = (cluster.id_of(0), cluster.id_of(1));
+    let slot = moving.to_string();
+    to.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+    from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+    // The second item has gone already, its record has not; the third was never there.
+    let port = to.port().to_string();
+    let moved = from.command(&[
+        "MIGRATE",
+        "127.0.0.1",
+        &port,
+        &format!("item:{}", ids[1]),
+        "0",
+        "5000",
+    ]);
+    assert_eq!(moved, "OK");
+    for method in ["PUT", "PATCH", "DELETE", "POST"] {
+        for n in [0, 1, 2] {
+            let before = Instant::now();
+            let reply = send(method, &path(n), "during");
+            let found = (
+                reply.status,
+                &*reply.problem().0,
+                reply.header("retry-after"),
+            );
+            assert_eq!(found, (503, "store_unavailable", Some("1")), "{method} {n}");
+            // Half of the time there would have been to try again and again.
+            assert!(before.elapsed() < Duration::from_secs(1), "{method} {n}");
+        }
+    }
+    // Where item and record are together still, the record is found.
+    let replayed = |reply: &support::Reply| reply.header("idempotency-replayed") == Some("true");
+    let again = send("PUT", &path(0), "before");
+    assert!(again.status == 201 && replayed(&again), "{again:?}");
+    // Writes without a record follow the slot.
+    let plain = kioskd.connect().request("PUT", &path(1), &[], b"{}");
+    assert_eq!(plain.status, 204);
+    assert_eq!(kioskd.connect().get(&path(0)).text(), r#"{"a":1}"#);
+
+    let record = |n: usize| {
+        let item = format!("item:{}", ids[n]);
+        String::from_utf8(record_key(item.as_bytes(), b":before")).expect("text")
+    };
+    for key in [format!("item:{}", ids[0]), record(0), record(1)] {
+        let moved = from.command(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);
+        assert_eq!(moved, "OK", "{key}");
+    }
+    for node in [to, from, &cluster.nodes[2]] {
+        node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+    }
+    for n in 0..2 {
+        let again = send("PUT", &path(n), "before");
+        assert!(again.status == 201 && replayed(&again), "{n}: {again:?}");
+        let first = send("PATCH", &path(n), "during");
+        assert!(first.status == 200 && !replayed(&first), "{n}: {first:?}");
+    }
+}
+
+/// Records are in the slots of their items whatever those are called, also by way of HTTP.
+#[test]
+fn a_guarded_write_takes_effect_once_on_a_cluster() {
+    let cluster = Cluster::start();
+    let kioskd = start(&cluster.url());
+    let mut client = kioskd.connect();
+    for id in ["7", "{a}b", "{a}c", "a}b", "{}x", "}{a}", "{a", "\u{1F32D}"] {
+        let escaped: String = id.bytes().map(|b| format!("%{b:02X}")).collect();
+        for (n, (method, status)) in [("PUT", 201), ("PATCH", 200), ("DELETE", 204), ("POST", 201)]
+            .into_iter()
+            .enumerate()
+        {
+            let (path, key) = (format!("/items?id={escaped}"), format!("{{{n}}}"));
+            let kind = ("Content-Type", "application/merge-patch+json");
+            let mut send = || {
+                client.request(
+                    method,
+                    &path,
+                    &[kind, ("Idempotency-Key", &key)],
+                    br#"{"a":1}"#,
+                )
+            };
+            let (first, again) = (send(), send());
+            assert_eq!(
+                (first.status, again.status),
+                (status, status),
+                "{id} {method}"
+            );
+            assert_eq!(first.header("idempotency-replayed"), None, "{id} {method}");
+            assert_eq!(
+                again.header("idempotency-replayed"),
+                Some("true"),
+                "{id} {method}"
+            );
+            assert_eq!(first.body, again.body);
+        }
+    }
 }
 
 /// Its slots have no master until its replica is elected; all others must not feel it. (Redis itself would refuse them
@@ -522,8 +650,9 @@ fn redirects_that_lead_nowhere_come_to_an_end() {
             (_, "item:nowhere") => moved(key, "?:6379"),
             (_, "item:to-and-fro") => moved(key, there.get().map_or("", String::as_str)),
             (_, "item:another-slot") => Act::Send(b"-MOVED 1 127.0.0.1:1\r\n".to_vec()),
-            (_, "item:down") => Act::Send(b"-CLUSTERDOWN Hash slot not served\r\n".to_vec()),
+            // Only a write with a record can hear it, and it may be so for as long as a slot moves.
             (_, "item:moving") => Act::Send(b"-TRYAGAIN Multiple keys request\r\n".to_vec()),
+            (_, "item:down") => Act::Send(b"-CLUSTERDOWN Hash slot not served\r\n".to_vec()),
             (_, "item:later") => match tries.fetch_add(1, Ordering::Relaxed) {
                 0 | 1 => Act::Send(b"-READONLY You can't write\r\n".to_vec()),
                 2 | 3 => Act::Send(b"-CLUSTERDOWN The cluster is down\r\n".to_vec()),
@@ -547,7 +676,6 @@ fn redirects_that_lead_nowhere_come_to_an_end() {
         ("nowhere", 16),
         ("to-and-fro", 6),
         ("another-slot", 1),
-        // Two keys, and one of them has moved: that takes as long as the move.
         ("moving", 1),
         // Waited for until the deadline, 200 ms apart at the most.
         ("down", 60),
