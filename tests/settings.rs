@@ -442,6 +442,90 @@ fn buffers_are_a_quarter_of_the_memory_limit() {
     assert_is_told(&ended, "MAX_BODY_BYTES=\"1048577\"", "8388608");
 }
 
+/// What `deploy/kubernetes.yaml` gives, and more large documents at a time than fit: begun and never finished, asked for
+/// and not taken, and on their way to a Redis that is frozen. Heads without an end, too. Some are turned away.
+#[test]
+fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
+    if !namespaces_are_allowed() {
+        return;
+    }
+    let control_groups = "mount -t tmpfs none /sys/fs/cgroup && echo 67108864 >/sys/fs/cgroup/memory.max && exec \"$@\"";
+    let limit = [&IN_A_CONTAINER[..], &[control_groups]].concat();
+    let redis = Redis::start();
+    let document = format!("{{\"a\":\"{}\"}}", "x".repeat(1_000_000));
+    let post = format!(
+        "POST /items/1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: {}\r\n\r\n{document}",
+        document.len()
+    );
+    let get = "GET /items/1 HTTP/1.1\r\nHost: kiosk\r\n\r\n";
+    let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(16_000));
+    for store in ["memory", "redis"] {
+        let address = redis.addr();
+        let mut settings = vec![
+            ("WORKERS", "2"),
+            ("ACCESS_LOG", "off"),
+            ("REQUEST_TIMEOUT", "500ms"),
+        ];
+        if store == "redis" {
+            settings.push(("REDIS_ADDR", &address));
+        }
+        let mut kioskd = Kioskd::start_under(&limit, &settings);
+        assert_eq!(kioskd.connect().post("/items/1", &document).status, 201);
+        let crowd = |size: usize, request: &str| -> Vec<Client> {
+            (0..size)
+                .map(|_| {
+                    let mut client = kioskd.connect();
+                    // Who is turned away may hear so before it has sent all.
+                    let _ = client.try_send(request);
+                    client
+                })
+                .collect()
+        };
+        let _unfinished = crowd(100, &post[..post.len() - 1]);
+        let _not_taken = crowd(300, &get.repeat(3));
+        let _endless = crowd(2000, &head);
+        if store == "redis" {
+            redis.stop();
+            let mut asking = crowd(100, &post);
+            for client in &mut asking {
+                assert!(matches!(client.status_or_end(), Some(503 | 504) | None));
+            }
+            redis.cont();
+        }
+        assert_eq!(kioskd.connect().get("/livez").status, 200);
+        assert!(kioskd.is_running());
+        let peak = kioskd.rss_peak_kib();
+        eprintln!("{peak} KiB at the most, STORE={store}");
+        assert!(peak < 64 * 1024, "{peak} KiB, STORE={store}");
+    }
+}
+
+/// What is read at a time is bounded, and what is left over is read without another event.
+#[test]
+fn a_document_many_times_what_is_read_at_once_comes_whole() {
+    let redis = Redis::start();
+    for_each_front(|front| {
+        let kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("REDIS_ADDR", &redis.addr()),
+            ("MAX_BODY_BYTES", "16777216"),
+            ("WORKERS", "1"),
+        ]);
+        let mut client = kioskd.connect();
+        for length in [1 << 20, (1 << 20) + 1, 1 << 24] {
+            let document = format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8));
+            assert_eq!(client.post("/items/1", &document).status, 201);
+            let get = "GET /items/1 HTTP/1.1\r\nHost: kiosk\r\n\r\n";
+            client.send(get.repeat(3));
+            for _ in 0..3 {
+                let reply = client.read_response();
+                assert_eq!((reply.status, reply.body.len()), (200, length));
+                assert!(reply.body == document.as_bytes());
+            }
+        }
+    });
+}
+
 #[test]
 fn as_many_workers_as_half_of_the_processors_or_sixteen_threads() {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);

@@ -199,18 +199,19 @@ impl Connection {
         (!matches!(self.phase, Phase::Answering)).then_some(self.deadline)
     }
 
-    /// Bytes kept for it: of a body that is not whole, and of a response it has not taken.
+    /// Bytes kept for it: of what it has sent and nobody has taken yet, of a body that is not whole, and
+    /// of a response it has not taken.
     pub fn held(&self) -> usize {
         let body = match &self.phase {
             Phase::Body(body) => body.bytes.len(),
             _ => 0,
         };
-        body + self.output.len()
+        self.input.bytes.len() + body + self.output.len()
     }
 
-    /// Whether it is sending a body.
-    pub fn is_sending_body(&self) -> bool {
-        matches!(self.phase, Phase::Body(_))
+    /// Whether it is in the middle of sending a request.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Head | Phase::Body(_))
     }
 
     /// Whether it has sent no whole head of a request, so that closing it cuts nothing.

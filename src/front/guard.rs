@@ -55,6 +55,11 @@ impl Guarded {
         self.call(|session| session.ready(event));
     }
 
+    /// As [`Session::answered`].
+    pub fn answered(&mut self, done: &mut Done) {
+        self.call(|session| session.answered(done));
+    }
+
     /// As [`Session::progress`].
     pub fn progress(&mut self, now: Instant, done: &mut Done) {
         self.call(|session| session.progress(now, done));

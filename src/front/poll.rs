@@ -218,6 +218,10 @@ impl Worker {
             self.welcome(now, &mut ready);
             for key in ready.drain(..) {
                 self.turn(key, now, &mut session);
+                // Of a store that answers at once. The documents of all that are ready, each of them small
+                // enough, would be too much to hold at a time.
+                session.answered(&mut done);
+                self.follow(&mut done, now, &mut session);
             }
             self.check_deadlines(now, &mut session);
             let stopped = self.lifecycle.state() >= State::Stopped;
@@ -229,25 +233,26 @@ impl Worker {
                 if done.is_empty() {
                     break;
                 }
-                for (key, answer) in done.drain(..) {
-                    // Nobody there: the client left before its answer came.
-                    let next = self
-                        .clients
-                        .get_mut(key)
-                        .and_then(|c| c.exchange.as_mut())
-                        .and_then(|e| e.next.take());
-                    if let Some(next) = next {
-                        self.drive(
-                            key,
-                            guarded(&self.service, || next(answer)).unwrap_or_else(Step::from),
-                            now,
-                            &mut session,
-                        );
-                    }
-                }
+                self.follow(&mut done, now, &mut session);
             }
             if stopped && !self.accepting && self.clients.is_empty() {
                 return;
+            }
+        }
+    }
+
+    /// Lets those go on who have their answers.
+    fn follow(&mut self, done: &mut Done, now: Instant, session: &mut Guarded) {
+        for (key, answer) in done.drain(..) {
+            // Nobody there: the client left before its answer came.
+            let next = self
+                .clients
+                .get_mut(key)
+                .and_then(|c| c.exchange.as_mut())
+                .and_then(|e| e.next.take());
+            if let Some(next) = next {
+                let step = guarded(&self.service, || next(answer)).unwrap_or_else(Step::from);
+                self.drive(key, step, now, session);
             }
         }
     }
@@ -534,7 +539,7 @@ impl Worker {
         if self.held <= self.held_max || !grew {
             return;
         }
-        if client.is_sending_body() {
+        if client.is_sending() {
             let problem = Problem::overloaded("too many bytes are being received");
             self.refuse(key, problem, After::Close, now);
         } else {

@@ -235,7 +235,12 @@ impl Client {
         if self.pushed {
             self.drive(now);
         }
-        self.time_out(now);
+        // Those who are due may have their replies among what is left to read. That comes at once and is no
+        // more than was asked for: only where nothing came of reading is a deadline judged without it.
+        let more = self.nodes.iter().any(|(_, node)| node.link.has_more());
+        if !more || self.done.is_empty() {
+            self.time_out(now);
+        }
         done.append(&mut self.done);
     }
 

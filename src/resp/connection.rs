@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 /// Replies are read in pieces of this size. Idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
 
+/// Read in one [`progress`](Connection::progress); what is left, in the next.
+const READ_BYTES_AT_A_TIME: usize = 1024 * 1024;
+
 /// The out buffer is given back when it has grown beyond this and is empty again.
 const OUT_KEPT_BYTES: usize = 64 * 1024;
 
@@ -267,7 +270,9 @@ impl Connection {
 
     fn read(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
         self.readable |= self.ended;
-        while self.readable {
+        // Replies that are heard are kept until somebody takes them, and a fast server never stops.
+        let mut left = READ_BYTES_AT_A_TIME;
+        while self.readable && left > 0 {
             match self.stream.read(&mut self.scratch) {
                 Ok(0) => return Err(Fault::Closed),
                 Ok(n) => {
@@ -275,6 +280,7 @@ impl Connection {
                     // say so. But the edge may have told of a close as well; it comes only once.
                     let drained = n < self.scratch.len() && self.stream.is_plain();
                     self.readable = !drained || self.ended;
+                    left = left.saturating_sub(n);
                     self.take(now, n, heard)?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
@@ -353,6 +359,11 @@ impl Connection {
     /// How many commands wait for their replies, given up ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Whether there may be more to read, of which no event will tell.
+    pub fn has_more(&self) -> bool {
+        self.readable
     }
 
     /// How many bytes the kernel has not taken yet.

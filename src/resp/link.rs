@@ -223,6 +223,11 @@ impl Link {
         matches!(self.state, State::Up { .. }) && !self.renew
     }
 
+    /// Whether there may be more to read, of which no event will tell.
+    pub fn has_more(&self) -> bool {
+        matches!(&self.state, State::Up { connection, .. } if connection.has_more())
+    }
+
     /// Commands that wait for their replies on this link.
     pub fn in_flight(&self) -> usize {
         match &self.state {
@@ -341,6 +346,8 @@ impl Link {
             | State::SigningOn { until, .. } => Some(*until),
             // Its end wakes the loop; the time limit only lets requests know.
             State::Resolving { until, .. } => self.away.is_none().then_some(*until),
+            // At once.
+            State::Up { since, .. } if self.has_more() => Some(*since),
             State::Up { connection, .. } => connection
                 .waiting_since()
                 .map(|t| t + self.options.stall_timeout),
@@ -528,7 +535,8 @@ impl Link {
         let outcome = connection.progress(now, &mut events.heard).and_then(|()| {
             let stalled = connection
                 .waiting_since()
-                .is_some_and(|t| now.saturating_duration_since(t) >= stall);
+                .is_some_and(|t| now.saturating_duration_since(t) >= stall)
+                && !connection.has_more();
             if stalled {
                 Err(Fault::Stalled(stall))
             } else {

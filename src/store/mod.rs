@@ -66,6 +66,9 @@ pub trait Session {
     /// The loop saw readiness on one of this session's tokens.
     fn ready(&mut self, _event: &Event) {}
 
+    /// Appends what is finished already, and moves nothing: for a store that answers at once.
+    fn answered(&mut self, _done: &mut Done) {}
+
     /// Moves what can be moved without blocking and appends what is finished to `done`.
     fn progress(&mut self, now: Instant, done: &mut Done);
 
