@@ -84,13 +84,13 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "SESSION_TTL",
         "30m",
-        "time to live of a session, renewed by every read",
+        "time to live of a session, renewed by every read and PATCH",
     ),
     ("MAX_TTL", "7d", "the most that ?ttl= may ask for"),
     (
         "IDEMPOTENCY_TTL",
         "24h",
-        "how long the outcome under an Idempotency-Key is kept",
+        "how long the record of a write with an Idempotency-Key is kept",
     ),
     (
         "MEMORY_MAX_BYTES",

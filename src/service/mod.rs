@@ -47,7 +47,7 @@ use trace::{Ids, Trace};
 pub struct Options {
     /// Time to live of an item without `?ttl=` (`ITEM_TTL`, 30 minutes).
     pub item_ttl: Duration,
-    /// Time to live of a session, renewed by every read (`SESSION_TTL`, 30 minutes).
+    /// Time to live of a session, renewed by every read and PATCH (`SESSION_TTL`, 30 minutes).
     pub session_ttl: Duration,
     /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
     pub max_ttl: Duration,
