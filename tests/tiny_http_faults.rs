@@ -322,6 +322,63 @@ fn the_plain_front_refuses_what_it_can_see() {
         kioskd.wait_for_log(&format!("refused: {detail}"));
     }
     assert_eq!(kioskd.connect().get("/items?id=bad").status, 404);
+
+    // Whatever our own parser refuses, and tiny_http does not.
+    let long = "x".repeat(20_000);
+    for (status, head) in [
+        (400, "P\x1bST /items?id=bad HTTP/1.1\r\nHost: a".to_owned()),
+        (400, "P\nST /items?id=bad HTTP/1.1\r\nHost: a".to_owned()),
+        (400, "P(ST /items?id=bad HTTP/1.1\r\nHost: a".to_owned()),
+        (400, "POST /items?id=\0bad HTTP/1.1\r\nHost: a".to_owned()),
+        (
+            400,
+            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX(Y): z".to_owned(),
+        ),
+        (
+            400,
+            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: \0".to_owned(),
+        ),
+        (
+            400,
+            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\x7f".to_owned(),
+        ),
+        (
+            400,
+            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\nZ: z".to_owned(),
+        ),
+        (
+            400,
+            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\rz".to_owned(),
+        ),
+        (
+            501,
+            format!("{} /items?id=bad HTTP/1.1\r\nHost: a", "M".repeat(33)),
+        ),
+        (
+            414,
+            format!("POST /items?id=bad&{long} HTTP/1.1\r\nHost: a"),
+        ),
+        (
+            431,
+            format!("POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: {long}"),
+        ),
+        (
+            431,
+            format!(
+                "POST /items?id=bad HTTP/1.1\r\nHost: a{}",
+                "\r\nX: y".repeat(100)
+            ),
+        ),
+        (505, "POST /items?id=bad HTTP/0.9".to_owned()),
+    ] {
+        let mut client = kioskd.connect();
+        client.send(format!("{head}\r\nContent-Length: 2\r\n\r\n{{}}"));
+        let reply = client.read_response();
+        assert_eq!(reply.status, status, "{head:.60?}: {reply:?}");
+        reply.problem();
+        assert!(reply.says_close(), "{head:.60?}: {reply:?}");
+    }
+    assert_eq!(kioskd.connect().get("/items?id=bad").status, 404);
 }
 
 /// What Java's HttpClient and `curl --http2` send with each request. tiny_http gives the raw connection for the body

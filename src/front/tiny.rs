@@ -13,7 +13,8 @@ use super::guard::guarded;
 use super::listen::{Bound, Listen, SocketFile};
 use super::{Board, Options, Running, account};
 use crate::http::{
-    self, ChunkedDecoder, DateCache, Framing, Head, Method, ParseError, Printing, Target,
+    self, ChunkedDecoder, DateCache, Framing, Head, HeadLimits, HeadParser, Header, Method,
+    ParseError, Printing,
 };
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
@@ -154,7 +155,7 @@ impl Worker {
     /// The life of a request, top to bottom.
     fn serve(&mut self, mut request: tiny_http::Request, session: &mut Blocking) {
         let began = Instant::now();
-        let head = match read_head(&request) {
+        let head = match read_head(&request, &self.options.head) {
             Ok(head) => head,
             Err(e) => {
                 let trace = self.service.trace(None);
@@ -259,13 +260,20 @@ impl Worker {
     }
 }
 
-/// Judges again what tiny_http let pass. What it has done with the bytes cannot be undone: a body
-/// behind a bad length may be read as a request all the same.
-fn read_head(request: &tiny_http::Request) -> Result<Head, ParseError> {
-    let (method, version) = (request.method().clone(), request.http_version().clone());
-    let target = Target::parse(&method, request.url())?;
-    let headers = request.headers().to_vec();
-    Head::judge(method, target, version, headers)
+/// Prints the head that tiny_http has read and gives it to our own parser, which lets less pass. What
+/// tiny_http has done with the bytes cannot be undone: a body behind a bad length may be read as a request
+/// all the same.
+fn read_head(request: &tiny_http::Request, limits: &HeadLimits) -> Result<Head, ParseError> {
+    let version = request.http_version();
+    let mut printed = format!("{} {} HTTP/{version}\r\n", request.method(), request.url());
+    for Header { field, value } in request.headers() {
+        printed.extend([field.as_str().as_str(), ":", value.as_str(), "\r\n"]);
+    }
+    printed.push_str("\r\n");
+    match HeadParser::new().parse(printed.as_bytes(), limits)? {
+        Some((head, length)) if length == printed.len() => Ok(head),
+        _ => Err(ParseError::BadRequestLine),
+    }
 }
 
 /// Whether tiny_http has given the raw connection for a body, to be the last request on it: it does that

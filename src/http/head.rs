@@ -16,7 +16,7 @@ use super::body::{Framing, framing};
 use super::bytes::{TOKEN, run};
 use super::field::{FieldLine, Line, to_header};
 use super::request_line::RequestLine;
-use super::{HTTPVersion, Head, Header, Method, ParseError, Target};
+use super::{Head, Header, ParseError};
 
 /// How many empty lines before a request line are forgiven.
 ///
@@ -218,35 +218,6 @@ pub fn is_head(message: &[u8]) -> Option<bool> {
     } else {
         b"HEAD".starts_with(token)
     })
-}
-
-impl Head {
-    /// A head from parts that somebody else has taken apart, judged by the same rules.
-    ///
-    /// For the front on `tiny_http`, which parses heads in its own, more lenient way.
-    ///
-    /// # Errors
-    /// What the parser here would have said of its `Host` and its framing.
-    pub fn judge(
-        method: Method,
-        target: Target,
-        version: HTTPVersion,
-        headers: Vec<Header>,
-    ) -> Result<Head, ParseError> {
-        let mut head = Head {
-            method,
-            target,
-            version,
-            headers: Vec::with_capacity(headers.len()),
-            framing: Framing::Length(0),
-        };
-        for header in headers {
-            judge_host(&head, &header)?;
-            head.headers.push(header);
-        }
-        finish(&mut head)?;
-        Ok(head)
-    }
 }
 
 /// `Host` comes at most once and names a host (RFC 9112 §3.2).

@@ -253,7 +253,7 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
 fn print(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome {
     let bytes = |found: &&Found| found.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
     // The store has counted each once; one that is asked for a thousand times is printed as often.
-    let bytes = found.iter().map(bytes).sum::<usize>();
+    let bytes = found.iter().map(bytes).fold(0, usize::saturating_add);
     if bytes > bytes_max {
         return Err(too_much(bytes_max));
     }
