@@ -379,11 +379,12 @@ fn workers_that_the_open_files_cannot_carry_are_exit_2() {
         let most = most.split(',').next().expect("a number").to_owned();
         let kioskd = Kioskd::start_under(&few, &settings(&most));
         for _ in 0..3 {
-            let mut client = kioskd.connect();
-            let closes = ("Connection", "close");
-            let reply = client.request("GET", "/items/1", &[closes], b"");
-            assert_eq!(reply.status, 404, "{}", kioskd.log());
-            assert!(front != "poll" || client.is_closed());
+            // There may be room for one only, and the last one may not be gone yet.
+            eventually("a client to be served", || {
+                let mut client = kioskd.connect();
+                let _ = client.try_send("GET /items/1 HTTP/1.1\r\nHost: kiosk\r\n\r\n");
+                client.status_or_end() == Some(404)
+            });
         }
         let one_more = most.parse::<usize>().expect("a number") + 1;
         let ended = Kioskd::run_under(&few, &settings(&one_more.to_string()));
@@ -412,10 +413,9 @@ fn buffers_are_a_quarter_of_the_memory_limit() {
     };
     let mut two = [kioskd.connect(), kioskd.connect()];
     two.iter_mut().for_each(begin);
-    eventually("the bodies of two to have come", || {
-        let text = kioskd.connect().get("/metrics").text();
-        text.contains("kioskd_requests_in_flight 3")
-    });
+    // Each exchange is a turn of the only worker, in which it reads 128 KiB of each.
+    let mut turns = kioskd.connect();
+    (0..40).for_each(|_| assert_eq!(turns.get("/livez").status, 200));
     let mut third = kioskd.connect();
     let _ = third.try_send(format!(
         "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: {length}\r\n\r\n{}",
