@@ -177,7 +177,8 @@ impl Env {
         }
     }
 
-    fn lowered(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
+    /// A default that gives way, and why.
+    pub fn lowered(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
         self.notes
             .push(format!("{name} is {to}, not {value}: {why}"));
         *value = to;

@@ -94,7 +94,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ),
     (
         "MEMORY_MAX_BYTES",
-        "67108864",
+        "67108864, half of the memory limit at most",
         "the memory store refuses writes beyond it",
     ),
     (
@@ -292,8 +292,9 @@ impl Env {
             store: self.store(
                 chosen,
                 request_timeout,
-                limits.body_bytes_max,
+                &limits,
                 front.worker_share(),
+                system,
             ),
             front,
             service: service::Options {
@@ -684,6 +685,18 @@ mod tests {
         assert!(memory("765", "1000").is_err());
         assert_eq!(memory("", "1000"), Ok(1000));
         assert_eq!(memory("100000000", ""), Ok(100_000_236));
+        for (limit, expected) in [(1 << 27, 1 << 26), (1 << 26, 1 << 25), (4096, 1024 + 236)] {
+            let system = System {
+                memory_max: Some(limit),
+                ..SYSTEM
+            };
+            let settings = [("WORKERS", "1"), ("MAX_BUFFERED_BYTES", "2048")];
+            let store = read_on(&system, &settings).unwrap().store;
+            assert!(
+                matches!(store, StoreChoice::Memory(max) if max == expected.max(2048)),
+                "{store:?}"
+            );
+        }
         // Redis keeps them, and that bound is not asked for.
         let settings = [
             ("MAX_BODY_BYTES", "765"),

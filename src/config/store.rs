@@ -2,6 +2,7 @@
 
 use super::env::Env;
 use super::service_link::is_service_link;
+use super::system::System;
 use super::{SETTINGS, StoreChoice};
 use crate::resp::client::Target;
 use crate::resp::codec::{Limits, Protocol};
@@ -124,9 +125,11 @@ impl Env {
         &mut self,
         chosen: Chosen,
         request_timeout: Duration,
-        body_bytes_max: usize,
+        limits: &super::limits::Limits,
         queue_bytes_max: usize,
+        system: &System,
     ) -> StoreChoice {
+        let body_bytes_max = limits.body_bytes_max;
         let memory_max = self.bytes("MEMORY_MAX_BYTES");
         let connect_timeout = self.duration("REDIS_CONNECT_TIMEOUT");
         match chosen {
@@ -145,7 +148,16 @@ impl Env {
                         ),
                     );
                 }
-                StoreChoice::Memory(memory_max.unwrap_or(MEMORY_BYTES_MAX.max(smallest)))
+                StoreChoice::Memory(memory_max.unwrap_or_else(|| {
+                    let mut default = MEMORY_BYTES_MAX;
+                    if let Some(half) = system.memory_max.map(|bytes| bytes / 2)
+                        && half < default
+                    {
+                        let why = "half of what this process may use";
+                        self.lowered("MEMORY_MAX_BYTES", &mut default, half, why);
+                    }
+                    default.max(smallest)
+                }))
             }
             Chosen::Redis(url, password_file) => {
                 let connect_timeout =
