@@ -493,7 +493,7 @@ fn redis_sends_no_document_twice_and_little_more_than_may_be_given() {
             ("MAX_BUFFERED_BYTES", "268435456"),
         ]);
         let mut client = kioskd.connect();
-        store_megabytes(&mut client, 100);
+        store_megabytes(&mut client, 50);
         let mut megabytes_for = |ids: Vec<String>| {
             redis.command(&["CONFIG", "RESETSTAT"]);
             let reply = bulk(&mut client, &ids);
@@ -509,7 +509,7 @@ fn redis_sends_no_document_twice_and_little_more_than_may_be_given() {
         let found = found["items"].as_array().unwrap();
         assert!(found.len() == 16 && found.iter().all(|item| item["id"] == "l0"));
         assert!(megabytes < 2, "{megabytes} MiB");
-        let (reply, megabytes) = megabytes_for((0..100).map(|n| format!("l{n}")).collect());
+        let (reply, megabytes) = megabytes_for((0..50).map(|n| format!("l{n}")).collect());
         assert_too_large(&reply, 16 << 20);
         // Those under way when the seventeenth came.
         assert!(megabytes <= 17 + 16, "{megabytes} MiB");
@@ -628,7 +628,11 @@ fn what_somebody_else_stored_does_not_spoil_an_answer() {
     let deep = |n: usize| format!("{}1{}", r#"{"a":"#.repeat(n), "}".repeat(n));
     for_each_front(|front| {
         let redis = Redis::start();
-        let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
+        let kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("REDIS_ADDR", &redis.addr()),
+            ("REQUEST_TIMEOUT", "20s"),
+        ]);
         let mut client = kioskd.connect();
         client.post("/items/good", "{}");
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(2 << 20));
@@ -644,9 +648,11 @@ fn what_somebody_else_stored_does_not_spoil_an_answer() {
         }
         redis.command(&["LPUSH", "item:list", "x"]);
         redis.command(&["HSET", "item:hash", "x", "y"]);
+        let huge = "redis.call('SET', 'item:huge', string.rep('x', 70 * 1024 * 1024))";
+        redis.command(&["EVAL", huge, "0"]);
         let ids = [
-            "good", "text", "array", "half", "empty", "deep", "large", "list", "hash", "none",
-            "good",
+            "good", "text", "array", "half", "empty", "deep", "large", "huge", "list", "hash",
+            "none", "good",
         ];
         let reply = bulk(&mut client, &ids.map(str::to_owned));
         assert_eq!(reply.status, 200, "{reply:?}");

@@ -14,8 +14,9 @@ pub struct Limits {
     /// [`Reply::TooLarge`](super::codec::Reply::TooLarge): the connection stays in step, and other callers do not notice.
     /// Default: 1 MiB and 64 KiB, the largest document and room for what a store adds to it.
     pub value_bytes_max: usize,
-    /// The longest payload that is read at all, and the most bytes thrown away in one reply:
-    /// beyond it a new connection is cheaper. Default: 64 MiB.
+    /// The longest payload that is read at all, and the most bytes thrown away in one reply.
+    /// Default: 512 MiB, the longest that Redis stores (`proto-max-bulk-len`), so that somebody
+    /// else's value never ends a connection with our writes on it.
     pub bulk_bytes_max: usize,
     /// Aggregates inside each other, attributes included. Default: 8; the deepest reply we ask
     /// for, `CLUSTER SLOTS`, has 4.
@@ -38,7 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             value_bytes_max: (1 << 20) + (64 << 10),
-            bulk_bytes_max: 64 << 20,
+            bulk_bytes_max: 512 << 20,
             depth_max: 8,
             elements_max: 100_000,
             elements_total_max: 500_000,
