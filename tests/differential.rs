@@ -248,7 +248,7 @@ fn escaped(value: &[u8]) -> Vec<u8> {
     for &byte in value {
         match byte.is_ascii() {
             true => escaped.push(byte),
-            false => escaped.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            false => escaped.extend_from_slice(format!("\x7f{byte:02X}").as_bytes()),
         }
     }
     escaped
