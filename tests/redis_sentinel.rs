@@ -172,6 +172,8 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
         Herald,
         /// The leader, when another has said who is the new master.
         LeaderAtTheNews,
+        /// The master, and the first to say who comes after it.
+        MasterAndHerald,
         /// The leader, when it has been told to begin. Perhaps nothing comes of it.
         LeaderAtTheStart,
         /// The leader, when there is a new master, and perhaps nobody else knows.
@@ -179,7 +181,7 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
     }
     let mut group = Sentinels::start_with_replicas(2);
     let kioskds = there_and_back(&group, "?protocol=2");
-    let mut reigns = vec![group.servers[0].port()];
+    let (mut master, mut reigns) = (0, vec![group.servers[0].port()]);
     let mut interregna: Vec<Interregnum> = Vec::new();
     let mut back = None;
     let forth = under_load_of("forth", &kioskds[0], 3, || {
@@ -188,6 +190,7 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                 (0, Dies::Other),
                 (0, Dies::Herald),
                 (2, Dies::LeaderAtTheNews),
+                (2, Dies::MasterAndHerald),
                 (0, Dies::LeaderAtTheStart),
                 (2, Dies::LeaderAtThePromotion),
             ] {
@@ -200,6 +203,11 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                     Dies::Other | Dies::Herald | Dies::LeaderAtTheNews => {
                         Some(group.fail_over(leader, &switch))
                     }
+                    Dies::MasterAndHerald => {
+                        group.be_hasty(true);
+                        group.servers[master].kill();
+                        Some(switch.next())
+                    }
                     Dies::LeaderAtThePromotion => {
                         group.fail_over(leader, &promotion);
                         None
@@ -211,7 +219,7 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                 };
                 let victim = match (&dies, &news) {
                     (Dies::Other, _) => 1,
-                    (Dies::Herald, Some(news)) => news.sentinel,
+                    (Dies::Herald | Dies::MasterAndHerald, Some(news)) => news.sentinel,
                     _ => leader,
                 };
                 group.kill_sentinel(victim);
@@ -220,11 +228,16 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                     kioskds.iter().for_each(|kioskd| followed(kioskd, &reigns));
                     interregna.push((begun, Instant::now()));
                     group.restart_sentinel(victim);
-                    group.settle(group.server_on(news.new_port()));
+                    group.be_hasty(false);
+                    if dies == Dies::MasterAndHerald {
+                        group.servers[master].restart();
+                    }
+                    master = group.server_on(news.new_port());
+                    group.settle(master);
                     continue;
                 }
                 // Whatever comes of it. The dead one stays away: it would disturb the others with what only it knows.
-                let master = group.settle_on_any();
+                master = group.settle_on_any();
                 let port = group.servers[master].port();
                 for kioskd in &kioskds {
                     eventually("the master that is left to be followed", || {
@@ -416,7 +429,7 @@ fn a_replica_is_not_taken_for_the_master() {
 #[test]
 fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
     let redis = Redis::start();
-    let answer = master_at(redis.port());
+    let answer = master_at("127.0.0.1", redis.port());
     let fake = sentinel(
         &answer,
         b"-NOPERM this user has no permissions to run 'subscribe'\r\n",
@@ -431,6 +444,29 @@ fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
         "{}",
         kioskd.log()
     );
+}
+
+/// They were two masters, in turn: eleven connections in twelve seconds.
+#[test]
+fn a_name_and_an_address_are_no_reason_to_reconnect() {
+    let redis = Redis::start();
+    let one = naming(redis.port());
+    let other = sentinel(&master_at("localhost", redis.port()), SUBSCRIBED);
+    for (first, second) in [(&one, &other), (&other, &one)] {
+        let url = format!("redis+sentinel://{},{}/kiosk", first.addr(), second.addr());
+        let kioskd = start(&url);
+        assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
+        let asked =
+            || [first, second].map(|s| s.commands().iter().filter(|c| c[0] == "SENTINEL").count());
+        let before = asked();
+        eventually("a few more rounds", || {
+            asked()
+                .iter()
+                .zip(before)
+                .all(|(now, before)| *now >= before + 3)
+        });
+        assert_eq!(masters(&kioskd), [redis.port()], "{}", kioskd.log());
+    }
 }
 
 /// Or to ask for the address and no more.
@@ -633,12 +669,12 @@ fn assert_readable(kioskd: &Kioskd, master: &Redis, journal: &Journal) {
 
 /// A sentinel that names this port.
 fn naming(port: u16) -> FakeRedis {
-    sentinel(&master_at(port), SUBSCRIBED)
+    sentinel(&master_at("127.0.0.1", port), SUBSCRIBED)
 }
 
-fn master_at(port: u16) -> Vec<u8> {
+fn master_at(host: &str, port: u16) -> Vec<u8> {
     let port = port.to_string();
-    let words = ["ip", "127.0.0.1", "port", &port, "flags", "master"]
+    let words = ["ip", host, "port", &port, "flags", "master"]
         .map(|word| format!("${}\r\n{word}\r\n", word.len()));
     format!("*6\r\n{}", words.concat()).into_bytes()
 }

@@ -197,7 +197,7 @@ impl Watch {
                 || m.epoch == self.epoch && self.replaced.as_ref() == Some(&m.endpoint)
         };
         let Some(epoch) = said.iter().filter(|m| !is_late(m)).map(|m| m.epoch).max() else {
-            return self.have_forgotten(now, &said, refused);
+            return self.have_forgotten(now, &said, standing, refused);
         };
         let newest = said.iter().filter(|m| m.epoch == epoch && !is_late(m));
         let newest: Vec<&Master> = newest.collect();
@@ -221,8 +221,15 @@ impl Watch {
     /// Whether statements older than the one we follow count. One sentinel that says so was cut
     /// off. Most of them, for a while, have lost their files: their epochs begin at 0 again, and to
     /// wait for ours would be to follow nobody for ever. Nor is there anything to wait for when our
-    /// master says itself that it is none, and all of them agree on another.
-    fn have_forgotten(&mut self, now: Instant, said: &[Master], refused: bool) -> Option<Master> {
+    /// master says itself that it is none, and all of them agree on another; or when it is away, and
+    /// they do not even name an older epoch: then the switch we were told of was an old one.
+    fn have_forgotten(
+        &mut self,
+        now: Instant,
+        said: &[Master],
+        standing: Standing,
+        refused: bool,
+    ) -> Option<Master> {
         let epoch = said.iter().map(|m| m.epoch).max();
         let newest: Vec<&Master> = said.iter().filter(|m| Some(m.epoch) == epoch).collect();
         let most = most_named(&newest, None)
@@ -234,8 +241,9 @@ impl Watch {
         };
         let since = *self.older_since.get_or_insert(now);
         let agreed = refused && said.iter().all(|m| m.endpoint == most.endpoint);
+        let was_old = standing == Standing::Away && most.epoch == self.epoch;
         let long = now.saturating_duration_since(since) >= FORGOTTEN;
-        (agreed || long).then_some(most)
+        (agreed || was_old || long).then_some(most)
     }
 
     /// Says so, once, when the sentinels do not watch the same server. (Not at once: while a
@@ -747,6 +755,22 @@ mod tests {
             group.round(Away, [down("a", 4), say("b", 5), down("a", 4)]),
             "b"
         );
+    }
+
+    /// A sentinel that was stopped through two failovers tells of both when it wakes up.
+    #[test]
+    fn an_old_switch_is_taken_back() {
+        let mut group = Group::new();
+        let all = [say("a", 2), say("a", 2), say("a", 2)];
+        assert_eq!(group.round(Up, all.clone()), "a");
+        assert_eq!(group.switched("a", "b"), "b");
+        let late = [say("b", 1), say("a", 2), say("a", 2)];
+        assert_eq!(group.round(Shaky, late.clone()), "b");
+        assert_eq!(group.round(Away, [say("a", 2), None, None]), "b", "one");
+        assert_eq!(group.round(Away, late), "a", "it is a replica");
+        assert_eq!(group.switched("a", "b"), "b");
+        assert_eq!(group.switched("b", "a"), "a");
+        assert_eq!(group.round(Up, all), "a");
     }
 
     #[test]
