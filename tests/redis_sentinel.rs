@@ -487,6 +487,33 @@ fn a_sentinel_that_tells_no_more_than_the_address_is_believed() {
     assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
 }
 
+/// The URL names one, and that one dies. The others go on without it, and so does kioskd.
+#[test]
+fn sentinels_that_the_url_does_not_name_are_asked_when_its_own_have_gone() {
+    let mut group = Sentinels::start_with_replicas(1);
+    let url = format!("redis+sentinel://{}/kiosk", group.addresses()[0]);
+    let kioskds = [("poll", "2"), ("tiny_http", "3")].map(|(front, protocol)| {
+        let url = format!("{url}?protocol={protocol}");
+        Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1"), ("FRONT", front)])
+    });
+    kioskds.iter().for_each(recovered);
+    group.kill_sentinel(0);
+    let switch = group.watch();
+    let port = group.fail_over(1, &switch).new_port();
+    let reigns = [group.servers[0].port(), port];
+    for (n, kioskd) in kioskds.iter().enumerate() {
+        let (mut client, path) = (kioskd.connect(), format!("/items/{n}"));
+        // The plain front looks around only while it is asked.
+        eventually("the new master", || {
+            client.post(&path, "{}").status == 201 && masters(kioskd) == reigns
+        });
+        assert_eq!(client.post(&path, "{}").status, 201);
+        let there = group.servers[1].command(&["EXISTS", &format!("item:{n}")]);
+        assert_eq!(there, "1");
+        assert_eq!(masters(kioskd), reigns, "{}", kioskd.log());
+    }
+}
+
 /// And it is not hammered with questions that nobody answers.
 #[test]
 fn without_sentinels_the_present_master_stays_in_use() {

@@ -26,7 +26,7 @@ use super::guide::{Guide, Map, Origin, ROUND, Standing, Watch, Wish};
 use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
 use super::request::{Failure, Home, Outcome, Request, Spelling, Wire};
-use super::sentinel::{read_address, read_master, read_switch};
+use super::sentinel::{read_address, read_master, read_others, read_switch};
 use super::url::Endpoint;
 use crate::slab::Slab;
 use mio::event::Event;
@@ -39,6 +39,9 @@ pub const COMMANDS_MAX: usize = 10_000;
 
 /// Nodes of a cluster that are kept in mind; more than any has.
 const NODES_MAX: usize = 1024;
+
+/// Sentinels that are asked at the same time; the URL may name more.
+const SENTINELS_MAX: usize = 32;
 
 /// How often one request is sent at the most when each time its connection is lost. (What is
 /// refused is tried again until its deadline, or until the budget is spent.)
@@ -83,6 +86,8 @@ pub enum Target {
 pub struct Client {
     nodes: Slab<Node>,
     options: Options,
+    /// For sentinels.
+    sentinel_options: Options,
     wires: Wires,
     guide: Guide,
     table: Slab<Entry>,
@@ -141,6 +146,7 @@ impl Client {
                 waiting: VecDeque::new(),
             })
         };
+        let mut sentinel_options = options.clone();
         let guide = match target {
             Target::Single(endpoint) => Guide::Single(open(endpoint, &options)),
             Target::Sentinel {
@@ -149,6 +155,7 @@ impl Client {
                 options,
             } => {
                 let sentinels = seeds.into_iter().map(|seed| open(seed, &options)).collect();
+                sentinel_options = *options;
                 Guide::Sentinel(Watch::new(name, sentinels, now))
             }
             Target::Cluster { seeds } => Guide::Cluster(Map::new(seeds, now)),
@@ -156,6 +163,7 @@ impl Client {
         Client {
             nodes,
             options,
+            sentinel_options,
             wires,
             guide,
             table: Slab::default(),
@@ -264,7 +272,11 @@ impl Client {
         let mut events = std::mem::take(&mut self.events);
         loop {
             self.pushed = false;
-            for node_key in self.nodes.keys() {
+            let mut nodes = self.nodes.keys();
+            if let Guide::Sentinel(watch) = &self.guide {
+                nodes.sort_by_key(|node| !watch.sentinels.contains(node));
+            }
+            for node_key in nodes {
                 let Some(node) = self.nodes.get_mut(node_key) else {
                     continue;
                 };
@@ -290,7 +302,7 @@ impl Client {
 
     /// A sentinel has said something unasked. That our master was replaced is believed at once: the
     /// old one may wake up this very moment and say OK to what it should not. A round follows, for
-    /// the epoch. (Sentinels sit before servers in the table, so they are heard first.)
+    /// the epoch. (Sentinels are driven before servers, so they are heard first.)
     fn told(&mut self, now: Instant, push: &[Reply]) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
@@ -323,7 +335,11 @@ impl Client {
             return;
         };
         let node_key = match (&self.guide, &entry.request.home) {
-            _ if let Origin::Master(asked) | Origin::Address(asked) = entry.origin => Some(asked),
+            _ if let Origin::Master(asked) | Origin::Address(asked) | Origin::Others(asked) =
+                entry.origin =>
+            {
+                Some(asked)
+            }
             _ if entry.asking.is_some() => entry.asking,
             (_, Home::Elsewhere) => None,
             (_, Home::Server(server)) => match find(&self.nodes, server) {
@@ -583,7 +599,29 @@ impl Client {
         }
     }
 
+    /// When every sentinel that we ask is away, those that they knew are asked, too.
+    fn join_other_sentinels(&mut self, now: Instant) {
+        let Guide::Sentinel(watch) = &mut self.guide else {
+            return;
+        };
+        let is_away = |s: &u64| self.nodes.get(*s).is_none_or(|n| n.link.away().is_some());
+        if watch.others.is_empty() || !watch.sentinels.iter().all(is_away) {
+            return;
+        }
+        for other in std::mem::take(&mut watch.others) {
+            if find(&self.nodes, &other).is_none() && watch.sentinels.len() < SENTINELS_MAX {
+                let (options, wires) = (self.sentinel_options.clone(), self.wires.clone());
+                watch.sentinels.push(self.nodes.insert(Node {
+                    link: Link::new(other, options, wires, now),
+                    waiting: VecDeque::new(),
+                }));
+                self.pushed = true;
+            }
+        }
+    }
+
     fn follow_sentinels(&mut self, now: Instant) {
+        self.join_other_sentinels(now);
         loop {
             let Guide::Sentinel(watch) = &mut self.guide else {
                 return;
@@ -609,8 +647,14 @@ impl Client {
             match watch.step(now, standing, state) {
                 None => return,
                 Some(Wish::Ask(sentinel)) => {
-                    let command = Wire::plain(&[b"SENTINEL", b"MASTER", watch.name.as_bytes()]);
+                    let name = watch.name.as_bytes();
+                    let command = Wire::plain(&[b"SENTINEL", b"MASTER", name]);
+                    let others = Wire::plain(&[b"SENTINEL", b"SENTINELS", name]);
+                    let others_too = watch.is_others_due(now);
                     self.ask(now, Origin::Master(sentinel), None, command, now + ROUND);
+                    if others_too {
+                        self.ask(now, Origin::Others(sentinel), None, others, now + ROUND);
+                    }
                 }
                 Some(Wish::Follow(endpoint)) => self.follow_master(now, endpoint),
             }
@@ -689,6 +733,14 @@ impl Client {
             return;
         };
         let jitter = self.backoff.unit();
+        if let Origin::Others(_) = entry.origin {
+            if let (Guide::Sentinel(watch), Some(others)) =
+                (&mut self.guide, reply.as_ref().and_then(read_others))
+            {
+                watch.others = others;
+            }
+            return;
+        }
         if let Origin::Master(sentinel) | Origin::Address(sentinel) = entry.origin {
             return self.sentinel_answered(now, sentinel, entry.origin, reply);
         }

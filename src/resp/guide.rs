@@ -28,6 +28,8 @@ pub enum Origin {
     Master(u64),
     /// The guide: SENTINEL GET-MASTER-ADDR-BY-NAME, of this sentinel.
     Address(u64),
+    /// The guide: SENTINEL SENTINELS, of this sentinel.
+    Others(u64),
 }
 
 /// See the module's text.
@@ -48,6 +50,8 @@ pub const ROUND: Duration = Duration::from_millis(300);
 const ROUND_AT_FIRST: Duration = Duration::from_millis(600);
 /// Between rounds while all is well. `+switch-master` and any trouble begin one at once.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
+/// Between questions for the other sentinels of the group.
+const OTHERS_EVERY: Duration = Duration::from_secs(10);
 /// Between rounds while there is no master.
 const ROUND_SOON: Duration = Duration::from_millis(100);
 /// Sentinels that agree for so long on an older epoch than ours were set up anew.
@@ -60,6 +64,9 @@ pub struct Watch {
     pub name: String,
     /// The keys of the sentinels.
     pub sentinels: Vec<u64>,
+    /// Where the others are, as one of them has told. When all that we ask have gone, they know.
+    pub others: Vec<Endpoint>,
+    next_others: Instant,
     /// The key of the present master.
     pub master: Option<u64>,
     /// Where that is.
@@ -115,6 +122,8 @@ impl Watch {
         Watch {
             name,
             sentinels,
+            others: Vec::new(),
+            next_others: now,
             master: None,
             followed: None,
             epoch: 0,
@@ -178,6 +187,15 @@ impl Watch {
         }
         self.heard_of(master.epoch);
         Some(Wish::Follow(master.endpoint))
+    }
+
+    /// Whether to ask for the other sentinels as well now.
+    pub fn is_others_due(&mut self, now: Instant) -> bool {
+        let due = now >= self.next_others;
+        if due {
+            self.next_others = now + OTHERS_EVERY;
+        }
+        due
     }
 
     /// Whom to follow after all that was said; `None` when that is no news.

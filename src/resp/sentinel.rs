@@ -61,6 +61,18 @@ pub fn read_address(reply: &Reply) -> Option<Endpoint> {
     endpoint(text(host)?, text(port)?)
 }
 
+/// More sentinels than watch one master.
+const SENTINELS_MAX: usize = 16;
+
+/// Reads the answer to SENTINEL SENTINELS: the others that watch the same master.
+pub fn read_others(reply: &Reply) -> Option<Vec<Endpoint>> {
+    let Reply::Array(others) = reply else {
+        return None;
+    };
+    let read = |other| endpoint(field(other, b"ip")?, field(other, b"port")?);
+    Some(others.iter().filter_map(read).take(SENTINELS_MAX).collect())
+}
+
 /// The master among these statements, which are of one epoch: the one that is alive and named most
 /// often; of equals one that is not `shunned`, or else the first.
 pub fn most_named<'a>(said: &[&'a Master], shunned: Option<&Endpoint>) -> Option<&'a Master> {
@@ -179,6 +191,20 @@ mod tests {
             assert_eq!(read(wrong), None, "{wrong:?}");
         }
         assert_eq!(read_address(&Reply::Null), None);
+    }
+
+    #[test]
+    fn the_other_sentinels_are_read_and_counted() {
+        let other = |port: &str| Reply::Map(answer("10.0.0.1", port, "sentinel", "0"));
+        let read = |ports: &[&str]| {
+            let reply = Reply::Array(ports.iter().map(|port| other(port)).collect());
+            let others = read_others(&reply).unwrap();
+            others.iter().map(Endpoint::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(read(&["1", "0", "2"]), ["10.0.0.1:1", "10.0.0.1:2"]);
+        assert_eq!(read(&[]), [""; 0]);
+        assert_eq!(read(&["1"; 17]).len(), 16);
+        assert_eq!(read_others(&Reply::Null), None);
     }
 
     #[test]
