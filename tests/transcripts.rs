@@ -60,7 +60,8 @@ fn an_upload_that_curl_resumes_does_not_replace_the_document_by_its_rest() {
             201
         );
         let refused = curl(&["-C", "9", "-T", file, &url, "-i"]);
-        assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+        // Behind a `100 Continue` on tiny_http, which says it to whoever waits for it.
+        assert!(refused.contains("HTTP/1.1 400 "), "{refused}");
         assert!(refused.contains(r#""code":"partial_put""#), "{refused}");
         assert_eq!(kioskd.connect().get("/items/42").text(), r#"{"old":1}"#);
     });
