@@ -443,7 +443,8 @@ fn buffers_are_a_quarter_of_the_memory_limit() {
 }
 
 /// What `deploy/kubernetes.yaml` gives, and more large documents at a time than fit: begun and never finished, asked for
-/// and not taken, and on their way to a Redis that is frozen. Heads without an end, too. Some are turned away.
+/// and not taken, and on their way to a Redis that is frozen. Long heads, too, with no end or no body, or waiting. Some are
+/// turned away.
 #[test]
 fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
     if !namespaces_are_allowed() {
@@ -459,6 +460,10 @@ fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
     );
     let get = "GET /items/1 HTTP/1.1\r\nHost: kiosk\r\n\r\n";
     let head = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(16_000));
+    let fields = (0..95).map(|n| format!("A{n}: {}\r\n", "x".repeat(150)));
+    let long = fields.collect::<String>();
+    let long_get = get.replace("\r\n\r\n", &format!("\r\n{long}\r\n"));
+    let long_post = post[..90].replace("Host", &format!("{long}Host"));
     for store in ["memory", "redis"] {
         let address = redis.addr();
         let mut settings = vec![
@@ -483,10 +488,15 @@ fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
         };
         let _unfinished = crowd(100, &post[..post.len() - 1]);
         let _not_taken = crowd(300, &get.repeat(3));
-        let _endless = crowd(2000, &head);
+        let _endless = crowd(1000, &head);
+        let mut no_body = crowd(1000, &long_post);
+        let told = no_body.last_mut().expect("the last one").read_response();
+        assert_eq!((told.status, &*told.problem().0), (503, "overloaded"));
+        drop(no_body);
         if store == "redis" {
             redis.stop();
             let mut asking = crowd(100, &post);
+            asking.extend(crowd(1000, &long_get));
             for client in &mut asking {
                 assert!(matches!(client.status_or_end(), Some(503 | 504) | None));
             }

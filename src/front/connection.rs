@@ -47,6 +47,8 @@ const READS_PER_TURN: usize = 2;
 pub struct Exchange {
     /// Its head.
     pub head: Head,
+    /// Bytes that its worker counts for that.
+    pub head_bytes: usize,
     /// Its ids.
     pub trace: Trace,
     /// When its head was complete.
@@ -59,7 +61,7 @@ pub struct Exchange {
 
 /// A request whose response is printed, until it is known what came of that.
 pub struct Account {
-    /// Its head; none when that was unreadable.
+    /// Its head, but for the fields; none when it was unreadable.
     pub head: Option<Head>,
     /// Its ids.
     pub trace: Trace,
@@ -80,6 +82,8 @@ pub struct Connection {
     pub refused: bool,
     /// Bytes that its worker has on its account for it.
     pub counted: usize,
+    /// The length of the last head it has sent.
+    pub head_bytes: usize,
     /// It has a turn coming, whatever its socket says.
     pub queued: bool,
     phase: Phase,
@@ -163,6 +167,7 @@ impl Connection {
             refused,
             stream,
             counted: 0,
+            head_bytes: 0,
             queued: false,
             phase: Phase::Idle,
             began: now,
@@ -254,6 +259,7 @@ impl Connection {
                         match self.parser.parse(self.input.bytes(), &options.head) {
                             Ok(Some((head, length))) => {
                                 self.input.consume(length);
+                                self.head_bytes = length;
                                 self.phase = Phase::Answering;
                                 return Turn::Head(head);
                             }
