@@ -109,22 +109,47 @@ impl Sentinels {
     /// data.
     #[track_caller]
     pub fn settle(&self, master: usize) {
-        let mut now = None;
-        eventually("the sentinels and servers to agree on their master", || {
-            now = self.agreed();
-            now == Some(master)
-        });
+        self.settle_on(|agreed| agreed == master);
     }
 
     /// As [`Sentinels::settle`], on whichever server it is. Its number.
     #[track_caller]
     pub fn settle_on_any(&self) -> usize {
-        let mut master = None;
-        eventually("the sentinels and servers to agree on a master", || {
-            master = self.agreed();
-            master.is_some()
-        });
-        master.expect("eventually() returns when there is one")
+        self.settle_on(|_| true)
+    }
+
+    #[track_caller]
+    fn settle_on(&self, wanted: impl Fn(usize) -> bool) -> usize {
+        let start = Instant::now();
+        loop {
+            if let Some(master) = self.agreed().filter(|master| wanted(*master)) {
+                return master;
+            }
+            assert!(
+                start.elapsed() < PATIENCE,
+                "no master that sentinels and servers agree on: {}",
+                self.describe()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What they say now, and what the sentinels have done, for a test that waits for something else.
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for (n, sentinel) in self.sentinels.iter().enumerate() {
+            let said = self
+                .ask(n, &["SENTINEL", "MASTER", NAME])
+                .replace('\n', " ");
+            let log = std::fs::read_to_string(sentinel.dir.join("sentinel.log"));
+            text += &format!("\n{n}: {said}\n{}", log.unwrap_or_default());
+        }
+        for server in &self.servers {
+            let password = self.data_password.as_deref();
+            let said = ask(server.port(), password, &["ROLE"]).unwrap_or_default();
+            text += &format!("\n{}: {}", server.port(), said.replace('\n', " "));
+        }
+        text
     }
 
     fn agreed(&self) -> Option<usize> {
@@ -374,8 +399,9 @@ impl Sentinel {
         });
         self.lives = self.process.exited().is_none();
         // They find each other by greeting, every two seconds unless told otherwise, and learn what has become of a
-        // server by looking, every ten.
-        for (what, period) in [("publish-period", "300"), ("info-period", "300")] {
+        // server by looking, every ten. After four greetings without news a replica that takes itself for the master is
+        // put right; a leader needs up to a second to see that it has made one, and must be faster.
+        for (what, period) in [("publish-period", "600"), ("info-period", "300")] {
             let _ = ask(port, password, &["SENTINEL", "DEBUG", what, period]);
         }
     }
