@@ -891,6 +891,19 @@ fn a_write_that_a_browser_sends_for_another_site_is_refused() {
                 "{origin} at {host:?}"
             );
         }
+        // A target that names a host goes before the field (RFC 9112 §3.2.2).
+        for (host, origin, status) in [("evil", "http://kiosk", 201), ("evil", "http://evil", 403)]
+        {
+            let mut client = kioskd.connect();
+            client.send(format!(
+                "POST http://kiosk/items/1 HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 2\r\n\r\n{{}}"
+            ));
+            assert_eq!(
+                client.read_response().status,
+                status,
+                "{origin} with {host}"
+            );
+        }
     });
 }
 

@@ -224,6 +224,20 @@ fn another_request_on_the_item_is_422_and_another_item_has_keys_of_its_own() {
                 &[("If-Unmodified-Since", "Sat, 29 Oct 1994 19:43:31 GMT")],
                 "{}",
             ),
+            ("POST", "/items/1", &[("If-Anything", "x")], "{}"),
+            // What can never hold is another request all the same.
+            (
+                "PUT",
+                "/items/1",
+                &[("If-Match", "*"), ("If-None-Match", "*")],
+                "{}",
+            ),
+            (
+                "DELETE",
+                "/items/1",
+                &[("If-Match", "*"), ("If-None-Match", "*")],
+                "",
+            ),
             ("POST", "/items/1", &[], "{ }"),
         ] {
             let reply = send(kioskd, method, path, "k", more, body);
@@ -636,6 +650,30 @@ fn a_write_that_the_store_refused_has_no_record() {
         }
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
         assert_fresh(&send(&kioskd, "PUT", "/items/1", "full", &[], "{}"), 204);
+    });
+}
+
+/// A full Redis refuses a write before it is looked at, and yet a retry of one that was done is told so.
+#[test]
+fn a_full_redis_knows_what_was_done_before() {
+    for_each_front(|front| {
+        let redis = Redis::start();
+        let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
+        for (method, body, _, _) in WRITES {
+            let path = format!("/items/{method}");
+            kioskd.connect().post(&path, OLD);
+            for (n, conditions) in [&[][..], &[("If-Match", "*")]].into_iter().enumerate() {
+                kioskd.connect().post(&path, OLD);
+                let key = n.to_string();
+                let first = send(&kioskd, method, &path, &key, conditions, body);
+                redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+                let again = send(&kioskd, method, &path, &key, conditions, body);
+                assert_replayed(&again, first.status);
+                let another = send(&kioskd, method, &path, &key, conditions, r#"{"another":1}"#);
+                assert_eq!(another.status, 422, "{method}: {another:?}");
+                redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+            }
+        }
     });
 }
 

@@ -18,10 +18,11 @@ mod support;
 use contract::{HOUR, Line, assert_same, conditions, delete, get, rules, set, take};
 use kioskd::resp::client::Target;
 use kioskd::resp::link::Options;
+use kioskd::resp::request::Script;
 use kioskd::resp::url::Endpoint;
 use kioskd::store::memory::Memory;
 use kioskd::store::noop::Noop;
-use kioskd::store::redis::Redis as RedisStore;
+use kioskd::store::redis::{Redis as RedisStore, scripts};
 use kioskd::store::{Answer, Command, Store, StoreError, When};
 use std::time::Duration;
 use support::{Act, FakeRedis, PATIENCE, Redis};
@@ -137,10 +138,7 @@ fn a_plain_set_is_one_command_with_its_ttl() {
             "SET item:7 {} PX 500 NX",
             "SET item:7 {} KEEPTTL XX",
             // A read that renews: GET and PEXPIRE in one script.
-            &format!(
-                "EVALSHA {} 1 sess:7 3600000",
-                kioskd::store::redis::scripts::READ.sha
-            ),
+            &format!("EVALSHA {} 1 sess:7 3600000", scripts::READ.sha),
         ]
     );
 }
@@ -176,6 +174,47 @@ fn ping_fails_where_a_write_would() {
         "0",
         "asking leaves nothing behind"
     );
+}
+
+/// Servers before 7.0 run our scripts without their first line, and judge memory at the first write that could need some.
+/// (So does 7.0, for such scripts.) What deletes nothing leaves nothing behind there either.
+#[test]
+fn a_full_redis_before_7_records_no_delete_of_nothing() {
+    let redis = Redis::start();
+    let plain = |script: &Script| script.text.split_once('\n').expect("a first line").1;
+    let run = |script: &Script, what: &str| {
+        let arguments = ["2", "item:1", "idem:1", "always", "", "f", "60000", what];
+        redis.command(&[&["EVAL", plain(script)][..], &arguments].concat())
+    };
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = run(&scripts::DELETE, "always");
+    assert!(refused.contains("OOM"), "{refused}");
+    assert_eq!(run(&scripts::DELETE_WHEN_FULL, "removed"), "0");
+    assert_eq!(redis.command(&["DBSIZE"]), "0");
+    for (script, what) in [
+        (&scripts::DELETE, "always"),
+        (&scripts::DELETE_WHEN_FULL, "removed"),
+    ] {
+        redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+        redis.command(&["DEL", "idem:1"]);
+        redis.command(&["SET", "item:1", "{}"]);
+        redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert_eq!(run(script, what), "1");
+        assert_eq!(redis.command(&["GET", "idem:1"]), "f1");
+        assert_eq!(redis.command(&["EXISTS", "item:1"]), "0");
+    }
+}
+
+/// A foreign key that happens to be called like the prefix of ours is nobody's to write.
+#[test]
+fn ping_touches_no_key_that_somebody_might_have() {
+    let redis = Redis::start();
+    let mut line = Line::open(&store_on(&redis.addr()));
+    for key in ["item:", "item", "sess:", "ping"] {
+        redis.command(&["SET", key, "other"]);
+        assert_eq!(line.ask(Command::Ping), Ok(Answer::Pong));
+        assert_eq!(redis.command(&["GET", key]), "other");
+    }
 }
 
 /// Somebody else's list under our key will not go away by waiting.

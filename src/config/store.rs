@@ -164,14 +164,22 @@ impl Env {
                     connect_timeout.unwrap_or(link::Options::default().connect_timeout);
                 let (target, options) =
                     self.redis(*url, password_file, connect_timeout, request_timeout);
-                let with_limits = |options: link::Options| link::Options {
-                    limits: Limits {
-                        value_bytes_max: body_bytes_max + 64 * 1024,
-                        ..Limits::default()
-                    },
-                    queue_bytes_max: (queue_bytes_max + AROUND_DOCUMENTS_BYTES)
-                        .min(options.queue_bytes_max),
-                    ..options
+                let with_limits = |options: link::Options| {
+                    let value_bytes_max = body_bytes_max + 64 * 1024;
+                    let defaults = Limits::default();
+                    link::Options {
+                        limits: Limits {
+                            value_bytes_max,
+                            // A document that was stored must come back, whatever its size.
+                            bytes_total_max: defaults.bytes_total_max.max(2 * value_bytes_max),
+                            ..defaults
+                        },
+                        // So must the two that a compare-and-set is made of find room on their way.
+                        queue_bytes_max: (queue_bytes_max + AROUND_DOCUMENTS_BYTES)
+                            .min(options.queue_bytes_max)
+                            .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES),
+                        ..options
+                    }
                 };
                 let target = match target {
                     Target::Sentinel {

@@ -88,6 +88,12 @@ impl Target {
         self.form == Form::Asterisk
     }
 
+    /// The host and port that an absolute-form target names; what `Host` says is then ignored (RFC 9112 §3.2.2).
+    pub fn authority(&self) -> Option<&str> {
+        let rest = self.raw.get(..self.path_at)?;
+        rest.split_once("://").map(|(_, authority)| authority)
+    }
+
     /// True if the target itself names a host.
     pub(super) fn has_authority(&self) -> bool {
         matches!(self.form, Form::Absolute | Form::Authority)

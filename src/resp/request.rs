@@ -124,6 +124,11 @@ impl Wire {
         !matches!(self, Wire::Unsendable)
     }
 
+    /// Whether it is this script.
+    pub fn is_of(&self, other: &'static Script) -> bool {
+        matches!(self, Wire::Script { script, .. } if std::ptr::eq(*script, other))
+    }
+
     /// Appends it to `out`.
     pub fn write(&self, out: &mut Vec<u8>, spelling: Spelling) {
         match self {

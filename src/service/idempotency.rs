@@ -42,15 +42,6 @@ const UNREADABLE: Problem = Problem::new(
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// The conditions that are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
-const CONDITIONS: [&str; 5] = [
-    "if-match",
-    "if-none-match",
-    "if-modified-since",
-    "if-unmodified-since",
-    "if-range",
-];
-
 /// One request under an idempotency key, as far as its head tells.
 #[derive(Debug, Clone)]
 pub struct Idempotency {
@@ -72,9 +63,11 @@ impl Idempotency {
         let key = key(value).filter(|_| values.next().is_none());
         let key = key.ok_or(BAD_KEY)?;
         let mut about = format!("{}\n{ttl}\n", head.method.as_str());
-        for name in CONDITIONS {
-            for value in head.all(name) {
-                about.extend([name, ":", value, "\n"]);
+        // Conditions are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
+        for field in &head.headers {
+            let name = field.field.as_str().as_str().to_ascii_lowercase();
+            if name.starts_with("if-") {
+                about.extend([&*name, ":", field.value.as_str(), "\n"]);
             }
         }
         let once = Once {
@@ -131,22 +124,27 @@ impl Record {
 
 /// The key that a field value means.
 fn key(value: &str) -> Option<String> {
-    let key = match value.strip_prefix('"') {
-        Some(rest) => string(rest)?,
-        None => value.to_owned(),
+    if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        return None;
+    }
+    let key = match value.starts_with('"') {
+        true => {
+            let (text, behind) = string(value)?;
+            are_parameters(behind).then_some(text)?
+        }
+        false => value.to_owned(),
     };
-    let printable = key.bytes().all(|b| (b' '..=b'~').contains(&b));
-    ((1..=KEY_BYTES_MAX).contains(&key.len()) && printable).then_some(key)
+    (1..=KEY_BYTES_MAX).contains(&key.len()).then_some(key)
 }
 
-/// The text of a structured string whose first quote has been read, and which must be all there is but for
-/// parameters (RFC 8941 §3.3.3). Any other use of a quote is a mistake, and no part of a key.
-fn string(rest: &str) -> Option<String> {
+/// The string that `value` begins with, and what stands behind it (RFC 8941 §3.3.3).
+fn string(value: &str) -> Option<(String, &str)> {
+    let rest = value.strip_prefix('"')?;
     let mut text = String::new();
     let mut characters = rest.char_indices();
     loop {
         match characters.next()? {
-            (at, '"') => return are_parameters(&rest[at + 1..]).then_some(text),
+            (at, '"') => return Some((text, &rest[at + 1..])),
             (_, '\\') => match characters.next()? {
                 (_, escaped @ ('"' | '\\')) => text.push(escaped),
                 _ => return None,
@@ -156,7 +154,8 @@ fn string(rest: &str) -> Option<String> {
     }
 }
 
-/// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). What they say means nothing here.
+/// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). What they say means nothing here, but anything else
+/// behind a key in quotes is a mistake.
 fn are_parameters(mut rest: &str) -> bool {
     while let Some(parameter) = rest.strip_prefix(';') {
         let parameter = parameter.trim_start_matches(' ');
@@ -177,45 +176,37 @@ fn are_parameters(mut rest: &str) -> bool {
 
 /// What stands behind the bare item that `item` begins with (RFC 8941 §3.3).
 fn bare_item(item: &str) -> Option<&str> {
-    let digits =
-        |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     match item.as_bytes().first()? {
-        b'"' => {
-            let mut escaped = false;
-            let end = item.bytes().skip(1).position(|b| {
-                let ends = b == b'"' && !escaped;
-                escaped = b == b'\\' && !escaped;
-                ends
-            })?;
-            Some(&item[end + 2..])
-        }
+        b'"' => string(item).map(|(_, behind)| behind),
         b'?' => item.strip_prefix("?0").or_else(|| item.strip_prefix("?1")),
         b':' => {
-            let end = item[1..].find(':')?;
-            let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b);
-            item[1..=end]
-                .bytes()
-                .all(is_base64)
-                .then(|| &item[end + 2..])
+            let (bytes, behind) = item[1..].split_once(':')?;
+            let is_base64 = |b: u8| b.is_ascii_alphanumeric() || b"+/".contains(&b);
+            let padding = bytes.len() - bytes.trim_end_matches('=').len();
+            let text = &bytes[..bytes.len() - padding];
+            (padding <= 2 && text.bytes().all(is_base64)).then_some(behind)
         }
-        b'-' | b'0'..=b'9' => {
-            let number = item.strip_prefix('-').unwrap_or(item);
-            let whole = digits(number);
-            let behind = &number[whole..];
-            match behind.strip_prefix('.') {
-                _ if whole == 0 || whole > 15 => None,
-                None => Some(behind),
-                Some(fraction) => match digits(fraction) {
-                    n @ 1..=3 if whole <= 12 => Some(&fraction[n..]),
-                    _ => None,
-                },
-            }
-        }
+        b'-' | b'0'..=b'9' => number(item),
         first if first.is_ascii_alphabetic() || *first == b'*' => {
             let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~:/".contains(c);
             Some(item.trim_start_matches(is_token))
         }
         _ => None,
+    }
+}
+
+/// An integer of up to 15 digits, or a decimal of up to 12 and 3 (RFC 8941 §3.3.1, §3.3.2).
+fn number(item: &str) -> Option<&str> {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let whole = item.strip_prefix('-').unwrap_or(item);
+    let count = digits(whole);
+    let behind = &whole[count..];
+    match behind.strip_prefix('.') {
+        None => (1..=15).contains(&count).then_some(behind),
+        Some(fraction) => {
+            let fits = (1..=12).contains(&count) && (1..=3).contains(&digits(fraction));
+            fits.then(|| &fraction[digits(fraction)..])
+        }
     }
 }
 
@@ -256,6 +247,15 @@ mod tests {
             ("\"a\";b=1.", None),
             ("\"a\";b=1.2345", None),
             ("\"a\";b=:a b:", None),
+            ("\"a\";b=:=:", Some("a")),
+            ("\"a\";b=:a=a:", None),
+            ("\"a\";b=:aGk===:", None),
+            ("\"a\";b=\"\\q\"", None),
+            ("\"a\";b=\"\u{1}\"", None),
+            ("\"a\";b=1234567890123456", None),
+            ("\"a\";b=123456789012345;c=-123456789012.123", Some("a")),
+            ("\"a\";b=1234567890123.1", None),
+            ("\"a\";b=-", None),
             ("\"a\tb\"", None),
             ("a\tb", None),
             ("a\u{7f}C3", None),

@@ -189,7 +189,7 @@ impl Item {
     fn write(self, verb: Verb, document: Vec<u8>) -> Step {
         let tag = etag(&document);
         match self.conditions.plan() {
-            Plan::Never => self.conditions.failed().into(),
+            Plan::Never if self.once.is_none() => self.conditions.failed().into(),
             // Only PUT says whether it created or replaced.
             Plan::Direct(When::Always) if verb == Verb::Put && self.once.is_none() => {
                 self.replace_or_create(document, tag, true)
@@ -202,7 +202,8 @@ impl Item {
                     other => self.ended(verb, &tag, replaced, other),
                 })
             }
-            Plan::Look => self.look(verb, tag, move |item, tag, old| {
+            // What can never hold may have a record of another request all the same.
+            Plan::Never | Plan::Look => self.look(verb, tag, move |item, tag, old| {
                 if !item.conditions.hold(old.as_deref()) {
                     return item.conditions.failed().into();
                 }
@@ -274,7 +275,7 @@ impl Item {
     /// 204 also when there was nothing: a repeat is safe.
     fn delete(self) -> Step {
         match self.conditions.plan() {
-            Plan::Never => self.conditions.failed().into(),
+            Plan::Never if self.once.is_none() => self.conditions.failed().into(),
             Plan::Direct(when) => {
                 let unconditional = when == When::Always;
                 let delete = self.deletion(when);
@@ -283,7 +284,7 @@ impl Item {
                     other => self.ended(Verb::Delete, "", true, other),
                 })
             }
-            Plan::Look => {
+            Plan::Never | Plan::Look => {
                 self.look(Verb::Delete, String::new(), |item, _, old| {
                     if !item.conditions.hold(old.as_deref()) {
                         return item.conditions.failed().into();

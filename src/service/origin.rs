@@ -34,7 +34,7 @@ pub fn judge(head: &Head) -> Result<(), Problem> {
             "a write from another site: Sec-Fetch-Site is {}, Origin is {}, Host is {}",
             said("Sec-Fetch-Site"),
             said("Origin"),
-            said("Host"),
+            head.target.authority().unwrap_or(said("Host")),
         )),
         ..CROSS_ORIGIN
     })
@@ -48,7 +48,8 @@ fn comes_from_here(head: &Head) -> bool {
             .all("Sec-Fetch-Site")
             .all(|site| matches!(site, "same-origin" | "none"));
     }
-    let host = head.header("Host").unwrap_or_default();
+    let host = head.target.authority().or(head.header("Host"));
+    let host = host.unwrap_or_default();
     head.all("Origin").all(|origin| is_at(origin, host))
 }
 

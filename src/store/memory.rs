@@ -8,7 +8,7 @@
 //! items:  key ─▶ (value, expiry)       expiry = (Instant, serial)
 //! order:  serial ─▶ key, oldest first  lists: a cursor holds a serial and no key
 //! queue:  expiries, earliest first     so the next thing to expire is the first
-//! bytes:  keys + values + ENTRY_BYTES for each   never above `MEMORY_MAX_BYTES`
+//! bytes:  keys + values + ENTRY_BYTES for each   above `MEMORY_MAX_BYTES` only by records of deletes
 //! ```
 
 use super::{
@@ -201,8 +201,9 @@ impl Table {
             return Answer::Deleted(there);
         };
         let (key, record) = (record_key(key, once), record(once, there, b""));
-        // What removes something is recorded even beyond the bound: by so little that it need not be refused, and
-        // only as often as there was something to remove. What removes nothing could go on for ever.
+        // What removes something is recorded even beyond the bound, for no DELETE is refused: once for each item, so that
+        // all records together are at most about twice the bound (a small item, a long key). What removes nothing
+        // could go on for ever.
         if self.make_room(now, &key, cost(&key, &record)).is_ok() || there {
             self.put(&key, record, now + once.ttl);
         }

@@ -13,7 +13,7 @@
 //! Take                     TAKE      INCR, and PEXPIRE on the first
 //! Scan                     a script around SCAN          see [`scan`]
 //! GetMany                  many GETs, a few at a time       see [`bulk`]
-//! Ping                     SET item: "" PX 1 XX         a write that never happens
+//! Ping                     SET item:⏎… "" PX 1 XX         a write that never happens
 //! ```
 //!
 //! What stands alone after the command's name is a script ([`scripts`]), one step all the same. Value and time to live
@@ -27,7 +27,7 @@ pub mod scripts;
 use super::trouble::Trouble;
 use super::{Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring};
 use crate::resp::client::{Client, Target};
-use crate::resp::codec::Reply;
+use crate::resp::codec::{ErrorReply, Reply};
 use crate::resp::connection::Shape;
 use crate::resp::link::{Options as LinkOptions, Wires};
 use crate::resp::remedy::{is_full, is_passing};
@@ -56,9 +56,9 @@ pub fn scripts() -> [&'static Script; 7] {
     ]
 }
 
-/// The key of no item, since an id has a byte at least; but with an item's prefix, so that whoever
-/// may write items may ask it.
-const NO_ITEM: &[u8] = b"item:";
+/// The key of no item, since no id has a control character, and most likely of nothing else; but with an
+/// item's prefix, so that whoever may write items may ask it.
+const NO_ITEM: &[u8] = b"item:\nkioskd asks whether it could write";
 
 /// A Redis server, a master behind sentinels, or a cluster.
 #[derive(Debug)]
@@ -141,13 +141,15 @@ struct RedisSession {
 enum Asked {
     /// The command of this tag, as a whole.
     Whole(Tag),
-    /// A delete with a record; and how to ask again where it is refused because memory is full.
-    Delete {
+    /// A write with a record; and what to ask where it is refused because memory is full.
+    Once {
         tag: Tag,
         when_full: Wire,
         home: Home,
         deadline: Instant,
     },
+    /// Whether a write that was refused like this has a record all the same: then it was done before.
+    Seen(Tag, ErrorReply),
     /// A page for this tag.
     Page(Tag, Scan),
     /// One value of a bulk read.
@@ -171,18 +173,23 @@ impl Session for RedisSession {
                 }
             }
             Command::Delete {
-                key,
-                when,
-                once: Some(once),
+                ref key,
+                ref when,
+                once: Some(ref once),
             } => {
-                let (wire, home) = (delete(&key, &when, Some(&once), false), Home::of(&key));
-                let asked = Asked::Delete {
-                    tag,
-                    when_full: delete(&key, &when, Some(&once), true),
-                    home: home.clone(),
-                    deadline,
-                };
-                self.ask(now, asked, wire, Shape::Once, home, deadline);
+                let first = delete(key, when, Some(once), false);
+                let when_full = delete(key, when, Some(once), true);
+                self.ask_once(now, tag, key, first, when_full, deadline);
+            }
+            Command::Set {
+                ref key,
+                ref value,
+                ttl,
+                ref when,
+                once: Some(ref once),
+            } => {
+                let first = set_by_script(key, value, ttl, when, Some(once));
+                self.ask_once(now, tag, key, first, look(key, once), deadline);
             }
             command => {
                 if let Some((wire, shape, home)) = wire(&command) {
@@ -203,19 +210,29 @@ impl Session for RedisSession {
         for (key, shape, result) in outcomes.drain(..) {
             match self.asked.remove(key) {
                 Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
-                Some(Asked::Delete {
+                Some(Asked::Once {
                     tag,
                     when_full,
                     home,
                     deadline,
                 }) => match result {
                     Ok(Reply::Error(e)) if is_full(&e) => {
-                        let asked = Asked::Whole(tag);
-                        self.ask(now, asked, when_full, Shape::Once, home, deadline);
+                        let (asked, shape) = match when_full.is_of(&scripts::LOOK) {
+                            true => (Asked::Seen(tag, e), Shape::Look),
+                            false => (Asked::Whole(tag), Shape::Once),
+                        };
+                        self.ask(now, asked, when_full, shape, home, deadline);
                         asked_more = true;
                     }
                     result => done.push((tag, answer(shape, result))),
                 },
+                Some(Asked::Seen(tag, e)) => done.push((
+                    tag,
+                    match answer(shape, result) {
+                        Ok(Answer::Recorded(record)) => Ok(Answer::Recorded(record)),
+                        _ => answer(shape, Ok(Reply::Error(e))),
+                    },
+                )),
                 Some(Asked::Page(tag, scan)) => done.push((tag, page(scan, result))),
                 Some(Asked::Part(part)) => self.bulks.answered(part, result, done),
                 None => {}
@@ -266,6 +283,26 @@ impl RedisSession {
                 deadline,
             },
         );
+    }
+
+    /// A write with a record. Memory that is full refuses it unseen, so there a second step has to see.
+    fn ask_once(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        key: &[u8],
+        first: Wire,
+        when_full: Wire,
+        deadline: Instant,
+    ) {
+        let home = Home::of(key);
+        let asked = Asked::Once {
+            tag,
+            when_full,
+            home: home.clone(),
+            deadline,
+        };
+        self.ask(now, asked, first, Shape::Once, home, deadline);
     }
 
     fn scan(
@@ -319,11 +356,7 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
             key,
             once: Some(once),
             ..
-        } => {
-            let record = record_key(key, &once.name);
-            let look = Wire::script(&scripts::LOOK, &[key, &record], &[]);
-            (key.as_slice(), look, Shape::Look)
-        }
+        } => (key.as_slice(), look(key, once), Shape::Look),
         Command::Get {
             key, renew: None, ..
         } => (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value),
@@ -372,6 +405,10 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
         ),
     };
     Some((wire, shape, Home::of(key)))
+}
+
+fn look(key: &[u8], once: &Once) -> Wire {
+    Wire::script(&scripts::LOOK, &[key, &record_key(key, &once.name)], &[])
 }
 
 /// How a script spells a condition, and the bytes it compares with.

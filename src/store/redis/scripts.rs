@@ -13,8 +13,9 @@
 //!
 //! All keys of one are in one slot ([`record`](super::record)), and times are in milliseconds. Scripts begin with `#!lua`: without it a replica that
 //! was a master a moment ago judges a condition on stale data and says "no"; with it, it says READONLY. Nothing behind
-//! the first write of one can be refused, so an error reply proves that nothing was done. On servers before 7.0, which
-//! do not know the first line, they run without it.
+//! the first write of one can be refused to a user who may SET, DEL and PEXPIRE, so an error reply proves that nothing was
+//! done. On servers before 7.0, which do not know the first line, they run without it; there memory that is full refuses
+//! the first write, if that is not a DEL.
 
 use crate::resp::request::Script;
 
@@ -46,11 +47,10 @@ macro_rules! delete {
             "
 local seen = KEYS[2] and redis.call('GET', KEYS[2])
 if seen then return seen end
-local when = ARGV[1]
-if when == 'same' and redis.call('GET', KEYS[1]) ~= ARGV[2]
-  or when == 'present' and redis.call('EXISTS', KEYS[1]) == 0
-  or when == 'absent' and redis.call('EXISTS', KEYS[1]) == 1 then return -1 end
-local there = redis.call('DEL', KEYS[1])
+local there, when = redis.call('EXISTS', KEYS[1]), ARGV[1]
+if there == 0 and when == 'present' or there == 1 and when == 'absent'
+  or when == 'same' and redis.call('GET', KEYS[1]) ~= ARGV[2] then return -1 end
+if there == 1 then redis.call('DEL', KEYS[1]) end
 if KEYS[2] and (there == 1 or ARGV[5] == 'always') then
   redis.call('SET', KEYS[2], ARGV[3] .. there, 'PX', ARGV[4])
 end
@@ -62,15 +62,15 @@ return there"
 /// A delete that is refused when memory is full, because it would record even that there was nothing to delete.
 pub static DELETE: Script = Script {
     text: delete!("#!lua"),
-    sha: "5a218fedbbef2c3653ff1a4db9661b8d358f73e5",
-    plain_sha: "8bad063a407b6f0682462fe7be26cb6f86ce0fc5",
+    sha: "efc4197fcedb015436b82793cfb9af79b41ccbdf",
+    plain_sha: "9a3434090e12d8c4230b89196615d5d6b2c5a067",
 };
 
 /// A delete that passes then, as DEL does: it is the way out.
 pub static DELETE_WHEN_FULL: Script = Script {
     text: delete!("#!lua flags=allow-oom"),
-    sha: "cd192c2e3deb51c56961c0468f1e0e216b036bcd",
-    plain_sha: "8bad063a407b6f0682462fe7be26cb6f86ce0fc5",
+    sha: "59068b97230377d09e6022f37aaf4670cabc6e0c",
+    plain_sha: "9a3434090e12d8c4230b89196615d5d6b2c5a067",
 };
 
 /// A read that renews and takes nothing away, which GETEX would: it shortens, and gives an end to what has none.
