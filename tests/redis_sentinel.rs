@@ -206,7 +206,9 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                     Dies::MasterAndHerald => {
                         group.be_hasty(true);
                         group.servers[master].kill();
-                        Some(switch.next())
+                        let news = switch.next();
+                        group.be_hasty(false);
+                        Some(news)
                     }
                     Dies::LeaderAtThePromotion => {
                         group.fail_over(leader, &promotion);
@@ -228,7 +230,6 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                     kioskds.iter().for_each(|kioskd| followed(kioskd, &reigns));
                     interregna.push((begun, Instant::now()));
                     group.restart_sentinel(victim);
-                    group.be_hasty(false);
                     if dies == Dies::MasterAndHerald {
                         group.servers[master].restart();
                     }

@@ -162,6 +162,16 @@ impl Sentinels {
             let complete = field("num-slaves") == Some(&others)
                 && field("num-other-sentinels") == Some("2")
                 && field("flags") == Some("master");
+            // One that has not seen that a replica has become one would make it one again, soon after its promotion.
+            let replicas = self.ask(n, &["SENTINEL", "REPLICAS", NAME]);
+            let replicas: Vec<&str> = replicas.lines().collect();
+            let count = |pair: [&str; 2]| replicas.chunks(2).filter(|p| *p == pair).count();
+            let seen = [
+                ["flags", "slave"],
+                ["role-reported", "slave"],
+                ["master-link-status", "ok"],
+            ];
+            let complete = complete && seen.iter().all(|pair| count(*pair).to_string() == others);
             field("port").filter(|_| complete).map(str::to_owned)
         });
         let mut named: Vec<Option<String>> = named.collect();
