@@ -380,7 +380,7 @@ impl Bulk {
 /// What a value that fits in a line adds to the bytes we keep.
 fn line_bytes(value: &Reply) -> usize {
     match value {
-        Reply::Simple(text) | Reply::BigNumber(text) => text.len(),
+        Reply::Simple(text) | Reply::BigNumber(text) | Reply::Double(text) => text.len(),
         Reply::Error(error) => error.message.len(),
         _ => 0,
     }

@@ -121,13 +121,7 @@ pub fn encode_reply(out: &mut Vec<u8>, reply: &Reply) {
                 encode_reply(out, value);
             }
         }
-        Reply::Double(number) => {
-            push_line(
-                out,
-                b',',
-                number.to_string().to_ascii_lowercase().as_bytes(),
-            );
-        }
+        Reply::Double(text) => push_line(out, b',', text),
         Reply::Boolean(true) => push_line(out, b'#', b"t"),
         Reply::Boolean(false) => push_line(out, b'#', b"f"),
         Reply::BigNumber(digits) => push_line(out, b'(', digits),

@@ -134,7 +134,7 @@ pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError>
         }
         b'-' => value(Some(Reply::Error(ErrorReply::parse(text)))),
         b':' => value(parse_integer(text).map(Reply::Integer)),
-        b',' => value(parse_double(text).map(Reply::Double)),
+        b',' => value(is_double(text).then(|| Reply::Double(text.to_vec()))),
         b'(' => value(is_big_number(text).then(|| Reply::BigNumber(text.to_vec()))),
         b'_' => value(text.is_empty().then_some(Reply::Null)),
         b'#' => value(match text {
@@ -189,18 +189,14 @@ fn parse_integer(text: &[u8]) -> Option<i64> {
     }
 }
 
-/// `inf`, `-inf`, `nan`, or a decimal with optional fraction and exponent that is finite.
-fn parse_double(text: &[u8]) -> Option<f64> {
-    match text {
-        b"inf" => return Some(f64::INFINITY),
-        b"-inf" => return Some(f64::NEG_INFINITY),
-        b"nan" => return Some(f64::NAN),
-        _ => {}
-    }
-    // `str::parse` also takes `+1`, `.5`, `5.` and `Infinity`.
+/// `inf`, `-inf`, `nan`, or a decimal with optional fraction and exponent.
+fn is_double(text: &[u8]) -> bool {
+    matches!(text, b"inf" | b"-inf" | b"nan") || is_decimal(text).is_some()
+}
+
+fn is_decimal(text: &[u8]) -> Option<()> {
     let unsigned = text.strip_prefix(b"-").unwrap_or(text);
-    let rest = skip_digits(unsigned)?;
-    let rest = match rest {
+    let rest = match skip_digits(unsigned)? {
         [b'.', fraction @ ..] => skip_digits(fraction)?,
         rest => rest,
     };
@@ -210,8 +206,7 @@ fn parse_double(text: &[u8]) -> Option<f64> {
         }
         rest => rest,
     };
-    let number: f64 = str::from_utf8(text).ok()?.parse().ok()?;
-    (rest.is_empty() && number.is_finite()).then_some(number)
+    rest.is_empty().then_some(())
 }
 
 /// What follows one digit or more.
@@ -314,11 +309,12 @@ mod tests {
                     "-inf",
                     "nan",
                     "1e-999",
+                    "1e999",
                     "007",
                 ],
                 &[
-                    "", "-", "+1", ".5", "5.", "1e", "1e+", "1e999", "-1e999", "Inf", "infinity",
-                    "-nan", "NaN", "+inf", "1,5", "1 ", "0x1p3", "1.2.3", "1e5.5",
+                    "", "-", "+1", ".5", "5.", "1e", "1e+", "Inf", "infinity", "-nan", "NaN",
+                    "+inf", "1,5", "1 ", "0x1p3", "1.2.3", "1e5.5",
                 ],
             ),
             (
@@ -356,11 +352,6 @@ mod tests {
         ] {
             assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
         }
-        assert_eq!(
-            parse_double(b"-0").map(f64::to_bits),
-            Some((-0.0_f64).to_bits())
-        );
-        assert_eq!(parse_double(b"1.5000000000000001e-300"), Some(1.5e-300));
     }
 
     #[test]

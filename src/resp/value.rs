@@ -44,8 +44,9 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
     /// `~2`, two replies. Nothing checks that they differ.
     Set(Vec<Reply>),
-    /// `,3.25`, `,inf`, `,-inf` or `,nan`
-    Double(f64),
+    /// `,3.25`, `,inf`, `,-inf` or `,nan`, as it came: no command of ours is answered with one, and to make numbers
+    /// of them takes a table of 10 KB.
+    Double(Vec<u8>),
     /// `#t` or `#f`
     Boolean(bool),
     /// `(123…`: its decimal digits, with a `-` before them if it is negative.

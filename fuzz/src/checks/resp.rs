@@ -121,7 +121,9 @@ fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
     let mut open: Vec<&Reply> = items.iter().collect();
     while let Some(reply) = open.pop() {
         let (kept, room) = match reply {
-            Reply::Simple(text) | Reply::BigNumber(text) => (text.len(), text.capacity()),
+            Reply::Simple(text) | Reply::BigNumber(text) | Reply::Double(text) => {
+                (text.len(), text.capacity())
+            }
             Reply::Bulk(bytes) | Reply::Verbatim(bytes) => (bytes.len(), bytes.capacity()),
             Reply::Error(error) => (
                 error.message.len(),
@@ -137,11 +139,7 @@ fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
                 open.extend(pairs.iter().flat_map(|(key, value)| [key, value]));
                 (0, pairs.capacity() * 2 * ELEMENT_BYTES)
             }
-            Reply::Integer(_)
-            | Reply::Null
-            | Reply::Double(_)
-            | Reply::Boolean(_)
-            | Reply::TooLarge(_) => (0, 0),
+            Reply::Integer(_) | Reply::Null | Reply::Boolean(_) | Reply::TooLarge(_) => (0, 0),
         };
         payload += kept;
         memory += room;
