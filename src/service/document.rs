@@ -66,6 +66,10 @@ fn bad_json(reason: &str) -> Problem {
 /// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; of other bytes it
 /// says something, but those are refused all the same.
 fn too_deep(text: &[u8]) -> Option<usize> {
+    // Most documents have fewer brackets than may be inside each other, and to count them takes a tenth of the time.
+    if text.iter().filter(|b| matches!(b, b'{' | b'[')).count() <= DEPTH_MAX {
+        return None;
+    }
     let mut depth = 0usize;
     let mut bytes = text.iter().enumerate();
     while let Some((at, byte)) = bytes.next() {
