@@ -70,13 +70,7 @@ impl Lifecycle {
     /// In `Starting`, and the receiving end of its events.
     pub fn new() -> (Arc<Lifecycle>, Receiver<Event>) {
         let (events, queue) = channel();
-        (
-            Arc::new(Lifecycle {
-                state: AtomicU8::new(State::Starting as u8),
-                events,
-            }),
-            queue,
-        )
+        (Arc::new(Lifecycle { state: AtomicU8::new(State::Starting as u8), events }), queue)
     }
 
     /// The present state.
@@ -104,18 +98,16 @@ impl Lifecycle {
     pub fn watch_signals(&self) -> io::Result<()> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])?;
         let events = self.events.clone();
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    let (name, at) = (signal_name(signal).unwrap_or("a signal"), Instant::now());
-                    if signal == SIGHUP {
-                        log::info!("{name}: there is nothing to read again");
-                    } else if events.send(Event::Signal { name, at }).is_err() {
-                        return;
-                    }
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                let (name, at) = (signal_name(signal).unwrap_or("a signal"), Instant::now());
+                if signal == SIGHUP {
+                    log::info!("{name}: there is nothing to read again");
+                } else if events.send(Event::Signal { name, at }).is_err() {
+                    return;
                 }
-            })?;
+            }
+        })?;
         Ok(())
     }
 
@@ -144,10 +136,7 @@ impl Lifecycle {
     pub fn died(&self, thread: &str) {
         let thread = thread.to_owned();
         // Nobody listens only when `main` has gone already.
-        let _ = self.events.send(Event::Ended {
-            thread,
-            panicked: true,
-        });
+        let _ = self.events.send(Event::Ended { thread, panicked: true });
     }
 }
 
@@ -182,22 +171,8 @@ mod tests {
     fn the_end_of_a_thread_is_an_event_also_when_it_panics() {
         let (lifecycle, events) = Lifecycle::new();
         lifecycle.spawn("a".to_owned(), || {}).unwrap();
-        assert_eq!(
-            events.recv(),
-            Ok(Event::Ended {
-                thread: "a".to_owned(),
-                panicked: false
-            })
-        );
-        lifecycle
-            .spawn("b".to_owned(), || panic!("a panic this test wants"))
-            .unwrap();
-        assert_eq!(
-            events.recv(),
-            Ok(Event::Ended {
-                thread: "b".to_owned(),
-                panicked: true
-            })
-        );
+        assert_eq!(events.recv(), Ok(Event::Ended { thread: "a".to_owned(), panicked: false }));
+        lifecycle.spawn("b".to_owned(), || panic!("a panic this test wants")).unwrap();
+        assert_eq!(events.recv(), Ok(Event::Ended { thread: "b".to_owned(), panicked: true }));
     }
 }

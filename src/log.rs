@@ -81,11 +81,7 @@ pub fn is_filter(filter: &str) -> bool {
 pub fn start(options: Options) -> io::Result<Log> {
     let (queue, lines) = sync_channel(LINES_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    let Options {
-        filter,
-        json,
-        context,
-    } = options;
+    let Options { filter, json, context } = options;
     let format = Arc::new(Format { json, context });
     // Not through std's stdout: when a write fails midway, it keeps to itself how much was written.
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -98,13 +94,8 @@ pub fn start(options: Options) -> io::Result<Log> {
         torn: false,
         failure: None,
     };
-    thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || writer.run(&lines))?;
-    let pipe = Pipe {
-        queue: queue.clone(),
-        dropped: Arc::clone(&dropped),
-    };
+    thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&lines))?;
+    let pipe = Pipe { queue: queue.clone(), dropped: Arc::clone(&dropped) };
     Builder::new()
         .parse_filters(&filter)
         .target(Target::Pipe(Box::new(pipe)))
@@ -228,9 +219,7 @@ impl<W: Write> Writer<W> {
             &Record::builder()
                 .level(log::Level::Warn)
                 .target("kioskd::log")
-                .args(format_args!(
-                    "{n} log lines were dropped: stdout did not take them{why}"
-                ))
+                .args(format_args!("{n} log lines were dropped: stdout did not take them{why}"))
                 .build(),
         );
         if written.and_then(|()| self.put(&notice)).is_ok() {
@@ -305,11 +294,7 @@ fn write_json(
     context: &[(&'static str, String)],
 ) -> io::Result<()> {
     let level = record.level().as_str().to_ascii_lowercase();
-    write!(
-        out,
-        "{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":",
-        Timestamp(now)
-    )?;
+    write!(out, "{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":", Timestamp(now))?;
     serde_json::to_writer(&mut *out, record.target())?;
     for (name, value) in context {
         write!(out, ",\"{name}\":")?;
@@ -331,13 +316,7 @@ impl EscapeControls for str {
             return self.to_owned();
         }
         self.chars()
-            .map(|c| {
-                if c.is_control() {
-                    c.escape_default().to_string()
-                } else {
-                    c.to_string()
-                }
-            })
+            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
             .collect()
     }
 }
@@ -371,11 +350,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -389,11 +364,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_millis(951_782_400_042);
         let args = format_args!("{message}").to_string();
         let format = |args: std::fmt::Arguments, out: &mut Vec<u8>| {
-            let record = Record::builder()
-                .level(Level::Warn)
-                .target("kioskd")
-                .args(args)
-                .build();
+            let record = Record::builder().level(Level::Warn).target("kioskd").args(args).build();
             let context = [("pod", "a\"b".to_owned())];
             if json {
                 write_json(out, now, &record, &context)
@@ -452,10 +423,7 @@ mod tests {
     fn a_full_queue_drops_and_counts_instead_of_waiting() {
         let (queue, _lines) = sync_channel(2);
         let dropped = Arc::new(AtomicU64::new(0));
-        let mut pipe = Pipe {
-            queue,
-            dropped: Arc::clone(&dropped),
-        };
+        let mut pipe = Pipe { queue, dropped: Arc::clone(&dropped) };
         for _ in 0..5 {
             pipe.write_all(b"line\n").unwrap();
         }
@@ -486,15 +454,9 @@ mod tests {
 
     /// Writes `one`, `two` and `three` to stdout as the script has it; what is there then, without the notice's time.
     fn written(script: &[Result<usize, io::ErrorKind>]) -> String {
-        let format = Format {
-            json: false,
-            context: Vec::new(),
-        };
+        let format = Format { json: false, context: Vec::new() };
         let mut writer = Writer {
-            out: Narrow {
-                script: script.to_vec(),
-                taken: Vec::new(),
-            },
+            out: Narrow { script: script.to_vec(), taken: Vec::new() },
             format: Arc::new(format),
             dropped: Arc::new(AtomicU64::new(0)),
             told: 0,
@@ -512,9 +474,7 @@ mod tests {
         writer.run(&lines);
         let text = String::from_utf8(writer.out.taken).unwrap();
         let lines = text.split_inclusive('\n');
-        lines
-            .map(|l| l.split_once("log: ").map_or(l, |(_, l)| l))
-            .collect()
+        lines.map(|l| l.split_once("log: ").map_or(l, |(_, l)| l)).collect()
     }
 
     #[test]
@@ -524,14 +484,7 @@ mod tests {
             vec![],
             vec![Err(WouldBlock), Err(WouldBlock)],
             vec![Ok(1), Err(WouldBlock), Ok(2), Err(WouldBlock), Ok(1), Ok(1)],
-            vec![
-                Ok(3),
-                Err(Interrupted),
-                Err(WouldBlock),
-                Ok(1),
-                Ok(3),
-                Err(WouldBlock),
-            ],
+            vec![Ok(3), Err(Interrupted), Err(WouldBlock), Ok(1), Ok(3), Err(WouldBlock)],
         ] {
             assert_eq!(written(&script), "one\ntwo\nthree\n", "{script:?}");
         }
@@ -545,24 +498,12 @@ mod tests {
         // The notice comes first where a line is to be written, and at the end in any case.
         for (script, expected) in [
             (vec![full()], format!("{}two\nthree\n", notice(1))),
-            (
-                vec![Ok(2), full()],
-                format!("on\n{}two\nthree\n", notice(1)),
-            ),
-            (
-                vec![Ok(3), full()],
-                format!("one\n{}two\nthree\n", notice(1)),
-            ),
+            (vec![Ok(2), full()], format!("on\n{}two\nthree\n", notice(1))),
+            (vec![Ok(3), full()], format!("one\n{}two\nthree\n", notice(1))),
             // The notice itself is cut, then the line behind it; a second later it would be told.
-            (
-                vec![full(), Ok(9), full(), full()],
-                format!("TIME\nthree\n{}", notice(2)),
-            ),
+            (vec![full(), Ok(9), full(), full()], format!("TIME\nthree\n{}", notice(2))),
             // Nothing but the line end fits.
-            (
-                vec![Ok(2), full(), Ok(1), full(), full()],
-                format!("on\nthree\n{}", notice(2)),
-            ),
+            (vec![Ok(2), full(), Ok(1), full(), full()], format!("on\nthree\n{}", notice(2))),
             (vec![full(), full(), full(), full(), full()], String::new()),
         ] {
             let got = written(&script);

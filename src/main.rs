@@ -56,9 +56,7 @@ fn arguments() -> Option<ExitCode> {
         Some(["--version" | "-V"]) => print(&format!("{VERSION}\n")),
         Some(["--help" | "-h"]) => print(&help()),
         _ => {
-            complain(format_args!(
-                "unknown arguments {arguments:?}; see kioskd --help"
-            ));
+            complain(format_args!("unknown arguments {arguments:?}; see kioskd --help"));
             ExitCode::from(2)
         }
     })
@@ -107,11 +105,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
         }
     };
     lifecycle.advance(State::Ready);
-    let Front {
-        running,
-        board,
-        store,
-    } = running;
+    let Front { running, board, store } = running;
     announce(&config, &running, &*store);
     let Some((signal, first)) = serve(&events) else {
         return ExitCode::FAILURE;
@@ -152,9 +146,7 @@ struct Front {
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::Result<Front> {
     // Before anything else: a signal that comes during the start must find its handler.
-    lifecycle
-        .watch_signals()
-        .map_err(failed("watch for signals"))?;
+    lifecycle.watch_signals().map_err(failed("watch for signals"))?;
     let store: Arc<dyn Store> = match &config.store {
         StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
         StoreChoice::Noop => Arc::new(Noop),
@@ -192,11 +184,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::
         Arc::clone(&board),
         lifecycle,
     )?;
-    Ok(Front {
-        running,
-        board,
-        store,
-    })
+    Ok(Front { running, board, store })
 }
 
 /// The one start-up line, and what an operator should know once.
@@ -307,10 +295,7 @@ fn wait(
 }
 
 fn cut(why: &str, board: &Board) -> ExitCode {
-    log::error!(
-        "shutdown failed: {why}; {} requests in flight were cut",
-        board.in_flight()
-    );
+    log::error!("shutdown failed: {why}; {} requests in flight were cut", board.in_flight());
     ExitCode::FAILURE
 }
 
@@ -337,26 +322,18 @@ mod tests {
         let dies = || panic!("a panic this test wants");
         lifecycle.spawn("worker-0".to_owned(), dies).unwrap();
         let mut threads = 1;
-        assert_eq!(
-            wait(&events, Instant::now(), SOON, &mut threads),
-            Waited::Died
-        );
+        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), Waited::Died);
 
         lifecycle.spawn("worker-0".to_owned(), || ()).unwrap();
-        assert_eq!(
-            wait(&events, Instant::now(), SOON, &mut threads),
-            Waited::Ended
-        );
+        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), Waited::Ended);
     }
 
     #[test]
     fn a_signal_within_a_second_of_the_first_is_that_one() {
         let first = Instant::now();
-        for (ms, waited) in [
-            (0, Waited::TimedOut),
-            (1000, Waited::TimedOut),
-            (1001, Waited::Signal),
-        ] {
+        for (ms, waited) in
+            [(0, Waited::TimedOut), (1000, Waited::TimedOut), (1001, Waited::Signal)]
+        {
             let (signals, events) = channel();
             let (name, at) = ("SIGTERM", first + Duration::from_millis(ms));
             signals.send(Event::Signal { name, at }).unwrap();

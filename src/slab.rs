@@ -26,11 +26,7 @@ struct Place<T> {
 
 impl<T> Default for Slab<T> {
     fn default() -> Self {
-        Slab {
-            places: Vec::new(),
-            free: Vec::new(),
-            len: 0,
-        }
+        Slab { places: Vec::new(), free: Vec::new(), len: 0 }
     }
 }
 
@@ -45,10 +41,7 @@ impl<T> Slab<T> {
         }
         let place =
             u32::try_from(self.places.len()).expect("BUG: four billion entries in one table");
-        self.places.push(Place {
-            generation: 0,
-            value: Some(value),
-        });
+        self.places.push(Place { generation: 0, value: Some(value) });
         key(0, place)
     }
 
@@ -56,22 +49,14 @@ impl<T> Slab<T> {
     pub fn get_mut(&mut self, key: u64) -> Option<&mut T> {
         let (generation, place) = split(key);
         let p = self.places.get_mut(place)?;
-        if p.generation == generation {
-            p.value.as_mut()
-        } else {
-            None
-        }
+        if p.generation == generation { p.value.as_mut() } else { None }
     }
 
     /// As [`get_mut`](Slab::get_mut), to look at.
     pub fn get(&self, key: u64) -> Option<&T> {
         let (generation, place) = split(key);
         let p = self.places.get(place)?;
-        if p.generation == generation {
-            p.value.as_ref()
-        } else {
-            None
-        }
+        if p.generation == generation { p.value.as_ref() } else { None }
     }
 
     /// Whether there is something under `key`.

@@ -17,28 +17,13 @@ fn test_create_validation() {
         code: &'static str,
     }
     let cases = [
-        Case {
-            name: "missing id",
-            path: "/items",
-            body: r#"{"a":1}"#,
-            code: "missing_id",
-        },
-        Case {
-            name: "bad json",
-            path: "/items?id=1",
-            body: "oops",
-            code: "bad_json",
-        },
+        Case { name: "missing id", path: "/items", body: r#"{"a":1}"#, code: "missing_id" },
+        Case { name: "bad json", path: "/items?id=1", body: "oops", code: "bad_json" },
     ];
     for_each_service(&[], |kioskd| {
         for case in &cases {
             eprintln!("-- {}", case.name);
-            assert_problem(
-                &kioskd.connect().post(case.path, case.body),
-                400,
-                case.code,
-                case.name,
-            );
+            assert_problem(&kioskd.connect().post(case.path, case.body), 400, case.code, case.name);
         }
     });
 }
@@ -141,11 +126,7 @@ fn location_is_the_same_item_behind_a_proxy_that_decodes_paths() {
                     }
                     let at = as_nginx_passes_it_on(location);
                     assert_eq!(client.request("DELETE", &at, &[], b"").status, 204);
-                    assert_eq!(
-                        client.get(&path).status,
-                        404,
-                        "{id:?} was not deleted at {at}"
-                    );
+                    assert_eq!(client.get(&path).status, 404, "{id:?} was not deleted at {at}");
                 }
             }
             assert_document(&client.get(&others), r#"{"b":1}"#);
@@ -155,13 +136,9 @@ fn location_is_the_same_item_behind_a_proxy_that_decodes_paths() {
 
 /// A target after a location that decodes (`ngx_http_parse_complex_uri`, `ngx_escape_uri`): only its path is touched.
 fn as_nginx_passes_it_on(target: &str) -> String {
-    let (path, query) = target
-        .split_once('?')
-        .map_or((target, None), |(p, q)| (p, Some(q)));
+    let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
     let decoded = kioskd::http::percent_decode(path, false).expect("it is ours");
-    let decoded = String::from_utf8(decoded)
-        .expect("ids are UTF-8")
-        .replace('\\', "/");
+    let decoded = String::from_utf8(decoded).expect("ids are UTF-8").replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in decoded.split('/') {
         match segment {
@@ -171,10 +148,7 @@ fn as_nginx_passes_it_on(target: &str) -> String {
         }
     }
     let end = if decoded.ends_with('/') { "/" } else { "" };
-    let path = format!(
-        "/{}{end}",
-        percent_encoded(&segments.join("/"), "/:;@&=+$,!'()*")
-    );
+    let path = format!("/{}{end}", percent_encoded(&segments.join("/"), "/:;@&=+$,!'()*"));
     query.map_or(path.clone(), |query| format!("{path}?{query}"))
 }
 
@@ -243,11 +217,7 @@ fn get_and_head_carry_the_same_headers() {
             let head = client.request("HEAD", path, &id, b"");
             assert_eq!((get.status, head.status), (status, status), "{path}");
             // A body after HEAD would be the start of the next response, and the next GET would fail on it.
-            assert_eq!(
-                comparable_headers(&get),
-                comparable_headers(&head),
-                "{path}"
-            );
+            assert_eq!(comparable_headers(&get), comparable_headers(&head), "{path}");
         }
         // Its length grows from one request to the next, so there only the absence of a body is looked at.
         assert_eq!(client.head("/metrics").status, 200);
@@ -262,16 +232,8 @@ fn a_document_may_not_be_cached_or_sniffed() {
         client.post("/items?id=1", "{}");
         let found = client.get("/items?id=1");
         assert_eq!(found.header("cache-control"), Some("no-store"), "{found:?}");
-        for reply in [
-            found,
-            client.get("/items?id=none"),
-            client.post("/items?id=1", "oops"),
-        ] {
-            assert_eq!(
-                reply.header("x-content-type-options"),
-                Some("nosniff"),
-                "{reply:?}"
-            );
+        for reply in [found, client.get("/items?id=none"), client.post("/items?id=1", "oops")] {
+            assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{reply:?}");
         }
     });
 }
@@ -311,14 +273,8 @@ fn no_problem_may_be_cached() {
             "POST /items/1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2000000\r\n\r\n".to_owned(),
         ),
         (414, format!("GET /{} HTTP/1.1\r\n", "x".repeat(9000))),
-        (
-            431,
-            format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(20_000)),
-        ),
-        (
-            417,
-            "GET /livez HTTP/1.1\r\nHost: kiosk\r\nExpect: miracles\r\n\r\n".to_owned(),
-        ),
+        (431, format!("GET /livez HTTP/1.1\r\nX: {}", "x".repeat(20_000))),
+        (417, "GET /livez HTTP/1.1\r\nHost: kiosk\r\nExpect: miracles\r\n\r\n".to_owned()),
         (505, "PRI * HTTP/2.0\r\n\r\n".to_owned()),
     ] {
         let mut client = kioskd.connect();
@@ -336,10 +292,7 @@ fn assert_not_cached(reply: &Reply) {
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case("cache-control"))
         .collect();
-    assert!(
-        matches!(*told, [(_, value)] if value == "no-store"),
-        "{reply:?}"
-    );
+    assert!(matches!(*told, [(_, value)] if value == "no-store"), "{reply:?}");
 }
 
 #[test]
@@ -348,10 +301,8 @@ fn etag_is_strong_and_of_the_document() {
         let mut client = kioskd.connect();
         let tags = ["/items?id=1", "/items?id=2"].map(|path| {
             let posted = client.post(path, r#"{"n":1}"#);
-            let tag = posted
-                .header("etag")
-                .unwrap_or_else(|| panic!("no ETag: {posted:?}"))
-                .to_owned();
+            let tag =
+                posted.header("etag").unwrap_or_else(|| panic!("no ETag: {posted:?}")).to_owned();
             assert!(
                 tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'),
                 "not a strong tag: {tag}"
@@ -362,11 +313,7 @@ fn etag_is_strong_and_of_the_document() {
         });
         assert_eq!(tags[0], tags[1], "one document, two tags");
         let other = client.post("/items?id=1", r#"{"n":2}"#);
-        assert_ne!(
-            other.header("etag"),
-            Some(&*tags[0]),
-            "two documents, one tag"
-        );
+        assert_ne!(other.header("etag"), Some(&*tags[0]), "two documents, one tag");
     });
 }
 
@@ -383,9 +330,7 @@ fn a_known_method_out_of_place_is_405_with_allow() {
         for (method, path, allowed) in cases {
             let reply = kioskd.connect().request(method, path, &[], b"");
             assert_eq!(reply.status, 405, "{method} {path}: {reply:?}");
-            let allow = reply
-                .header("allow")
-                .unwrap_or_else(|| panic!("no Allow: {reply:?}"));
+            let allow = reply.header("allow").unwrap_or_else(|| panic!("no Allow: {reply:?}"));
             let listed: Vec<&str> = allow.split(',').map(str::trim).collect();
             assert!(
                 allowed.iter().all(|wanted| listed.contains(wanted)),
@@ -450,10 +395,7 @@ fn a_bad_id_is_refused() {
     ];
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
-        for path in bad
-            .iter()
-            .flat_map(|id| [format!("/items?id={id}"), format!("/items/{id}")])
-        {
+        for path in bad.iter().flat_map(|id| [format!("/items?id={id}"), format!("/items/{id}")]) {
             assert_problem(&client.get(&path), 400, "bad_id", "bad id");
             assert_problem(&client.post(&path, "{}"), 400, "bad_id", "bad id");
         }
@@ -467,31 +409,11 @@ fn a_refusal_says_what_would_have_been_right() {
     let long = "x".repeat(513);
     let long = format!("/items?id={long}");
     let cases = [
-        (
-            "GET",
-            "/items",
-            "missing id: give it as /items?id=ID or /items/ID",
-        ),
-        (
-            "POST",
-            "/items/",
-            "missing id: give it as /items?id=ID or /items/ID",
-        ),
-        (
-            "PUT",
-            "/items?id=",
-            "missing id: give it as /items?id=ID or /items/ID",
-        ),
-        (
-            "GET",
-            "/sess",
-            "missing sid: give it as /sess?sid=SID or /sess/SID",
-        ),
-        (
-            "DELETE",
-            "/sess?id=1",
-            "missing sid: give it as /sess?sid=SID or /sess/SID",
-        ),
+        ("GET", "/items", "missing id: give it as /items?id=ID or /items/ID"),
+        ("POST", "/items/", "missing id: give it as /items?id=ID or /items/ID"),
+        ("PUT", "/items?id=", "missing id: give it as /items?id=ID or /items/ID"),
+        ("GET", "/sess", "missing sid: give it as /sess?sid=SID or /sess/SID"),
+        ("DELETE", "/sess?id=1", "missing sid: give it as /sess?sid=SID or /sess/SID"),
         (
             "GET",
             "/items/_x",
@@ -502,29 +424,13 @@ fn a_refusal_says_what_would_have_been_right() {
             "/sess/%5Fget",
             "bad id: words that begin with `_` are reserved in a path; such an id is given in the query",
         ),
-        (
-            "GET",
-            &long,
-            "bad id: 1 to 512 bytes of UTF-8 without control characters",
-        ),
-        (
-            "GET",
-            "/items/%0A",
-            "bad id: 1 to 512 bytes of UTF-8 without control characters",
-        ),
+        ("GET", &long, "bad id: 1 to 512 bytes of UTF-8 without control characters"),
+        ("GET", "/items/%0A", "bad id: 1 to 512 bytes of UTF-8 without control characters"),
         ("GET", "/items?id=1&id=2", "bad id: given twice"),
         ("GET", "/items/1?id=1", "bad id: given twice"),
         ("GET", "/items?limit=0", "bad limit: 1 to 1000, given once"),
-        (
-            "GET",
-            "/items?limit=1001",
-            "bad limit: 1 to 1000, given once",
-        ),
-        (
-            "GET",
-            "/items?limit=1&limit=1",
-            "bad limit: 1 to 1000, given once",
-        ),
+        ("GET", "/items?limit=1001", "bad limit: 1 to 1000, given once"),
+        ("GET", "/items?limit=1&limit=1", "bad limit: 1 to 1000, given once"),
         (
             "GET",
             "/items?prefix=%00",
@@ -540,11 +446,7 @@ fn a_refusal_says_what_would_have_been_right() {
         let mut client = kioskd.connect();
         for (method, path, detail) in cases {
             let reply = client.request(method, path, &[], b"");
-            assert_eq!(
-                (reply.status, &*reply.problem().1),
-                (400, detail),
-                "{method} {path}"
-            );
+            assert_eq!((reply.status, &*reply.problem().1), (400, detail), "{method} {path}");
         }
         let unquoted = [("If-Match", "c39c62b4c56bffbfb5d1bee6ce677f6b")];
         let reply = client.request("PUT", "/items/1", &unquoted, b"{}");
@@ -557,11 +459,7 @@ fn a_refusal_says_what_would_have_been_right() {
 fn an_id_given_twice_is_refused() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
-        for path in [
-            "/items?id=1&id=2",
-            "/items?id=1&id=1",
-            "/items?id=1&x=y&%69d=2",
-        ] {
+        for path in ["/items?id=1&id=2", "/items?id=1&id=1", "/items?id=1&x=y&%69d=2"] {
             for reply in [client.get(path), client.post(path, "{}")] {
                 assert_eq!(reply.status, 400, "{path}: {reply:?}");
                 reply.problem();
@@ -583,10 +481,7 @@ fn an_id_is_any_text_of_1_to_512_bytes() {
         ("/items?id=%69%64&other=1", "/items/id"),
         ("/items?id=_x", "/items?id=%5Fx"),
         ("/items?id=item:1", "/items/item:1"),
-        (
-            &*format!("/items?id={longest}"),
-            &*format!("/items/{longest}"),
-        ),
+        (&*format!("/items?id={longest}"), &*format!("/items/{longest}")),
     ];
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
@@ -624,18 +519,9 @@ fn a_body_that_is_not_one_object_is_bad_json() {
         let mut client = kioskd.connect();
         for body in bodies {
             eprintln!("-- {}", String::from_utf8_lossy(body));
-            assert_problem(
-                &client.post("/items?id=1", body),
-                400,
-                "bad_json",
-                "bad json",
-            );
+            assert_problem(&client.post("/items?id=1", body), 400, "bad_json", "bad json");
         }
-        assert_eq!(
-            client.get("/items?id=1").status,
-            404,
-            "a refused body was stored"
-        );
+        assert_eq!(client.get("/items?id=1").status, 404, "a refused body was stored");
     });
 }
 
@@ -662,26 +548,17 @@ fn bad_json_is_told_why_and_where() {
         let mut client = kioskd.connect();
         assert_eq!(client.post("/items/1", "{}").status, 201);
         let kind = [("Content-Type", "application/json")];
-        let whole = [
-            ("POST", "/items/1"),
-            ("PUT", "/sess/1"),
-            ("PATCH", "/items/1"),
-        ];
+        let whole = [("POST", "/items/1"), ("PUT", "/sess/1"), ("PATCH", "/items/1")];
         let bulk = [("POST", "/items/_get")];
-        for (methods, rows) in [
-            (&whole[..], &rows[..]),
-            (&whole, &not_objects),
-            (&bulk, &rows),
-        ] {
+        for (methods, rows) in [(&whole[..], &rows[..]), (&whole, &not_objects), (&bulk, &rows)] {
             for (method, path) in methods {
                 for (body, reason) in rows {
                     let reply = client.request(method, path, &kind, body);
                     assert_eq!(reply.status, 400, "{method} {path} {reason}: {reply:?}");
                     let (code, detail) = reply.problem();
                     assert_eq!(code, "bad_json", "{method} {path} {reason}");
-                    let told = detail
-                        .strip_prefix("bad json: ")
-                        .unwrap_or_else(|| panic!("{detail}"));
+                    let told =
+                        detail.strip_prefix("bad json: ").unwrap_or_else(|| panic!("{detail}"));
                     match reason.ends_with(' ') {
                         true => assert!(
                             told.starts_with(reason) && told.contains(" at line 2 column "),
@@ -738,13 +615,7 @@ fn a_coded_body_is_refused_from_its_head_and_nothing_is_stored() {
         &["identity", "gzip"],
         &["nonsense"],
     ];
-    let plain: [&[&str]; 5] = [
-        &[],
-        &["identity"],
-        &["Identity"],
-        &[""],
-        &["identity, identity,"],
-    ];
+    let plain: [&[&str]; 5] = [&[], &["identity"], &["Identity"], &[""], &["identity, identity,"]];
     let merge_patch = ("Content-Type", "application/merge-patch+json");
     for_each_service(&[], |kioskd| {
         for codings in coded {
@@ -839,10 +710,7 @@ fn a_write_that_a_browser_sends_for_another_site_is_refused() {
             let fields = [fields, &[kind]].concat();
             for (method, path, status) in writes {
                 let reply = client.request(method, path, &fields, br#"{"ids":["1"]}"#);
-                assert_eq!(
-                    reply.status, status,
-                    "{method} {path} {fields:?}: {reply:?}"
-                );
+                assert_eq!(reply.status, status, "{method} {path} {fields:?}: {reply:?}");
             }
         }
         assert_eq!(client.post("/items/1", r#"{"old":1}"#).status, 201);
@@ -850,18 +718,13 @@ fn a_write_that_a_browser_sends_for_another_site_is_refused() {
         for fields in elsewhere {
             let all = [fields, &[kind]].concat();
             for (method, path, _) in writes {
-                let reply = kioskd
-                    .connect()
-                    .request(method, path, &all, br#"{"ids":["1"]}"#);
+                let reply = kioskd.connect().request(method, path, &all, br#"{"ids":["1"]}"#);
                 let context = format!("{method} {path} {fields:?}: {reply:?}");
                 assert_eq!(reply.status, 403, "{context}");
                 let (code, detail) = reply.problem();
                 assert_eq!(code, "cross_origin", "{context}");
                 let said = fields.iter().take(1).chain(&[("", "kiosk")]);
-                assert!(
-                    said.into_iter().all(|(_, value)| detail.contains(value)),
-                    "{context}"
-                );
+                assert!(said.into_iter().all(|(_, value)| detail.contains(value)), "{context}");
             }
             // Reading changes nothing.
             for (method, status) in reads {
@@ -885,11 +748,7 @@ fn a_write_that_a_browser_sends_for_another_site_is_refused() {
             client.send(format!(
                 "POST /items/1 HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 2\r\n\r\n{{}}"
             ));
-            assert_eq!(
-                client.read_response().status,
-                status,
-                "{origin} at {host:?}"
-            );
+            assert_eq!(client.read_response().status, status, "{origin} at {host:?}");
         }
         // A target that names a host goes before the field (RFC 9112 §3.2.2).
         for (host, origin, status) in [("evil", "http://kiosk", 201), ("evil", "http://evil", 403)]
@@ -898,11 +757,7 @@ fn a_write_that_a_browser_sends_for_another_site_is_refused() {
             client.send(format!(
                 "POST http://kiosk/items/1 HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 2\r\n\r\n{{}}"
             ));
-            assert_eq!(
-                client.read_response().status,
-                status,
-                "{origin} with {host}"
-            );
+            assert_eq!(client.read_response().status, status, "{origin} with {host}");
         }
     });
 }
@@ -920,11 +775,7 @@ fn a_document_comes_back_byte_for_byte() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         for document in documents {
-            assert_eq!(
-                client.post("/items?id=1", document).status,
-                201,
-                "{document}"
-            );
+            assert_eq!(client.post("/items?id=1", document).status, 201, "{document}");
             assert_document(&client.get("/items?id=1"), document);
         }
         // Whitespace at the ends is not part of the document; whether it is kept is nobody's business.
@@ -938,11 +789,7 @@ fn ttl_is_1_to_max_ttl_seconds() {
     for_each_service(&[("MAX_TTL", "1h")], |kioskd| {
         let mut client = kioskd.connect();
         for ttl in ["1", "2", "3599", "3600"] {
-            assert_eq!(
-                client.post(&format!("/items?id=1&ttl={ttl}"), "{}").status,
-                201,
-                "{ttl}"
-            );
+            assert_eq!(client.post(&format!("/items?id=1&ttl={ttl}"), "{}").status, 201, "{ttl}");
         }
         for ttl in [
             "0",
@@ -1030,10 +877,7 @@ fn a_ttl_is_obeyed_wherever_it_is_taken() {
         }
         assert_eq!(client.get("/sess/read?ttl=1000").status, 200);
         assert_eq!(client.head("/sess/seen?ttl=1000").status, 200);
-        assert_eq!(
-            patch(&mut client, "/sess/patched?ttl=1000", "{}").status,
-            200
-        );
+        assert_eq!(patch(&mut client, "/sess/patched?ttl=1000", "{}").status, 200);
         assert_eq!(client.post("/items/posted?ttl=1", "{}").status, 201);
         let put = client.request("PUT", "/items/put?ttl=1", &[], b"{}");
         assert_eq!(put.status, 204);
@@ -1056,9 +900,7 @@ fn an_item_expires_after_its_ttl() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         assert_eq!(client.post("/items?id=1&ttl=1", "{}").status, 201);
-        support::eventually("the item to expire", || {
-            client.get("/items?id=1").status == 404
-        });
+        support::eventually("the item to expire", || client.get("/items?id=1").status == 404);
     });
 }
 
@@ -1074,13 +916,7 @@ fn a_request_id_is_taken_or_made() {
             reply.problem();
         }
         let mut made = Vec::new();
-        for id in [
-            None,
-            Some("a b"),
-            Some("a\"b"),
-            Some("<a>"),
-            Some(&*too_long),
-        ] {
+        for id in [None, Some("a b"), Some("a\"b"), Some("<a>"), Some(&*too_long)] {
             let headers: Vec<_> = id.map(|id| ("X-Request-Id", id)).into_iter().collect();
             let reply = client.request("GET", "/livez", &headers, b"");
             let own = reply
@@ -1088,11 +924,7 @@ fn a_request_id_is_taken_or_made() {
                 .unwrap_or_else(|| panic!("none: {reply:?}"))
                 .to_owned();
             assert!((1..=128).contains(&own.len()), "{own}");
-            assert!(
-                own.bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
-                "{own}"
-            );
+            assert!(own.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)), "{own}");
             assert_ne!(Some(&*own), id);
             assert!(!made.contains(&own), "{own} was made twice");
             made.push(own);
@@ -1103,10 +935,7 @@ fn a_request_id_is_taken_or_made() {
 /// Of two nobody can tell which was meant, and whoever looks for one in our log finds the other.
 #[test]
 fn a_request_id_or_a_traceparent_given_twice_is_none() {
-    let traces = [
-        "4bf92f3577b34da6a3ce929d0e0e4736",
-        "0af7651916cd43dd8448eb211c80319c",
-    ];
+    let traces = ["4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"];
     let parents = traces.map(|id| format!("00-{id}-00f067aa0ba902b7-01"));
     for_each_front(|front| {
         let mut kioskd = Kioskd::start(&[("FRONT", front), ("ACCESS_LOG", "all")]);
@@ -1140,11 +969,7 @@ fn probes_answer_ok() {
         let mut client = kioskd.connect();
         for path in ["/livez", "/healthz", "/readyz", "/ready"] {
             let reply = client.get(path);
-            assert_eq!(
-                (reply.status, reply.text().trim()),
-                (200, "ok"),
-                "{path}: {reply:?}"
-            );
+            assert_eq!((reply.status, reply.text().trim()), (200, "ok"), "{path}: {reply:?}");
             assert_eq!(client.head(path).status, 200, "{path}");
         }
     });
@@ -1157,12 +982,7 @@ fn noop_accepts_everything_and_has_nothing() {
         let mut client = kioskd.connect();
         assert_eq!(client.post("/items?id=1", "{}").status, 201);
         assert_problem(&client.get("/items?id=1"), 404, "not_found", "not found");
-        assert_problem(
-            &client.post("/items?id=1", "oops"),
-            400,
-            "bad_json",
-            "bad json",
-        );
+        assert_problem(&client.post("/items?id=1", "oops"), 400, "bad_json", "bad json");
         assert_eq!(client.get("/readyz").status, 200);
     });
 }
@@ -1174,12 +994,7 @@ fn http_1_1_keeps_the_connection_and_close_closes_it() {
         for _ in 0..3 {
             assert_eq!(client.get("/livez").status, 200);
         }
-        assert_eq!(
-            client
-                .request("GET", "/livez", &[("Connection", "close")], b"")
-                .status,
-            200
-        );
+        assert_eq!(client.request("GET", "/livez", &[("Connection", "close")], b"").status, 200);
         assert!(client.is_closed());
     });
 }
@@ -1295,11 +1110,7 @@ fn the_body_limit_is_exact() {
             );
             // Refused half way, the connection may be closed before the end is sent.
             let _ = client.try_send(chunked);
-            assert_eq!(
-                client.read_response().status,
-                status,
-                "{length} bytes in a chunk"
-            );
+            assert_eq!(client.read_response().status, status, "{length} bytes in a chunk");
         }
     });
 }
@@ -1355,24 +1166,13 @@ fn assert_bad_ttl(reply: &Reply, max: u64) {
     let (code, detail) = reply.problem();
     assert_eq!(code, "bad_ttl", "{reply:?}");
     let bounds = format!("1 to {max}");
-    assert!(
-        detail.starts_with("bad ttl: ") && detail.contains(&bounds),
-        "{detail}"
-    );
+    assert!(detail.starts_with("bad ttl: ") && detail.contains(&bounds), "{detail}");
 }
 
 #[track_caller]
 fn assert_document(reply: &Reply, document: &str) {
-    assert_eq!(
-        (reply.status, reply.text()),
-        (200, document.to_owned()),
-        "{reply:?}"
-    );
-    assert_eq!(
-        reply.header("content-type"),
-        Some("application/json"),
-        "{reply:?}"
-    );
+    assert_eq!((reply.status, reply.text()), (200, document.to_owned()), "{reply:?}");
+    assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
 }
 
 #[track_caller]
@@ -1388,12 +1188,8 @@ fn assert_problem(reply: &Reply, status: u16, code: &str, detail: &str) {
 /// All headers but `Date`, which may tick between two requests; names in lower case, sorted.
 fn comparable_headers(reply: &Reply) -> Vec<(String, String)> {
     let lower = |(name, value): &(String, String)| (name.to_ascii_lowercase(), value.clone());
-    let mut headers: Vec<_> = reply
-        .headers
-        .iter()
-        .map(lower)
-        .filter(|(name, _)| name != "date")
-        .collect();
+    let mut headers: Vec<_> =
+        reply.headers.iter().map(lower).filter(|(name, _)| name != "date").collect();
     headers.sort();
     headers
 }

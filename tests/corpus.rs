@@ -33,9 +33,7 @@ fn connection_holds_for_the_corpus() {
 }
 
 fn for_each_input(target: &str, check: impl Fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("failed to read {}: {error}", folder.display()));
     let mut inputs = 0;

@@ -67,22 +67,19 @@ const CLASSES: &[Class] = &[
             ParseError::BodyTooLarge,
         ]) && !(lengths.len() == 1 && is_number(&lengths[0]))
     }),
-    (
-        "a coding is `chunked`, in HTTP/1.1, without a length",
-        |case| {
-            let codings = case.fields("transfer-encoding");
-            let is_alone = case.fields("content-length").is_empty()
-                && codings.len() == 1
-                && codings[0].eq_ignore_ascii_case(b"chunked")
-                && case.word(2) != b"HTTP/1.0";
-            case.refused_for(&[
-                ParseError::BadTransferEncoding,
-                ParseError::LengthBesideEncoding,
-                ParseError::EncodingInHttp10,
-            ]) && !codings.is_empty()
-                && !is_alone
-        },
-    ),
+    ("a coding is `chunked`, in HTTP/1.1, without a length", |case| {
+        let codings = case.fields("transfer-encoding");
+        let is_alone = case.fields("content-length").is_empty()
+            && codings.len() == 1
+            && codings[0].eq_ignore_ascii_case(b"chunked")
+            && case.word(2) != b"HTTP/1.0";
+        case.refused_for(&[
+            ParseError::BadTransferEncoding,
+            ParseError::LengthBesideEncoding,
+            ParseError::EncodingInHttp10,
+        ]) && !codings.is_empty()
+            && !is_alone
+    }),
     // httparse has no limits but the number of headers.
     ("there are limits", |case| {
         let limits = limits();
@@ -116,11 +113,7 @@ const CLASSES: &[Class] = &[
 
 /// Small ones are met often. As many headers as a case can have, and one more, fit for httparse.
 fn limits() -> HeadLimits {
-    HeadLimits {
-        head_bytes_max: 300,
-        target_bytes_max: 40,
-        headers_max: 8,
-    }
+    HeadLimits { head_bytes_max: 300, target_bytes_max: 40, headers_max: 8 }
 }
 
 /// What two readers made of the same bytes.
@@ -169,10 +162,7 @@ impl Case<'_> {
 
     fn has_bare_lf(&self) -> bool {
         self.input.first() == Some(&b'\n')
-            || self
-                .input
-                .windows(2)
-                .any(|two| two[0] != b'\r' && two[1] == b'\n')
+            || self.input.windows(2).any(|two| two[0] != b'\r' && two[1] == b'\n')
     }
 
     /// The lines up to an empty one, as anybody would split them.
@@ -297,24 +287,11 @@ fn every_disagreement_has_a_reason() {
 
 /// A head, more often good than bad.
 fn head(random: &mut Random) -> Vec<u8> {
-    const METHODS: &[&str] = &[
-        "GET", "POST", "OPTIONS", "CONNECT", "M-SEARCH", "get", "PRI",
-    ];
-    const TARGETS: &[&str] = &[
-        "/",
-        "/items?id=7",
-        "/a%2Fb",
-        "*",
-        "a:443",
-        "http://a/b",
-        "/#",
-        "/caf\u{e9}",
-        "//",
-        "?",
-    ];
-    const VERSIONS: &[&str] = &[
-        "HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "HTTP/1.", "http/1.1", "HTTP/10",
-    ];
+    const METHODS: &[&str] = &["GET", "POST", "OPTIONS", "CONNECT", "M-SEARCH", "get", "PRI"];
+    const TARGETS: &[&str] =
+        &["/", "/items?id=7", "/a%2Fb", "*", "a:443", "http://a/b", "/#", "/caf\u{e9}", "//", "?"];
+    const VERSIONS: &[&str] =
+        &["HTTP/1.2", "HTTP/2.0", "HTTP/0.9", "HTTP/1.", "http/1.1", "HTTP/10"];
     const FIELDS: &[&str] = &[
         "Content-Length: 5",
         "Content-Length: +5",

@@ -87,10 +87,7 @@ fn assert_ended(kioskd: &mut Kioskd, request: &str, end: &str, counted: &str) {
         ended && !line.ends_with(" 0") && !line.contains("\"200\"") && !line.contains("\"201\"")
     });
     assert_eq!(ended.collect::<Vec<_>>(), [counted], "{metrics}");
-    assert!(
-        metrics.contains("\nkioskd_requests_in_flight 1\n"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("\nkioskd_requests_in_flight 1\n"), "{metrics}");
 }
 
 const GONE: &str = "kioskd_http_responses_total{status=\"499\"} 1";
@@ -106,10 +103,7 @@ fn assert_gone(kioskd: &mut Kioskd, request: &str) {
 fn who_resets_while_the_store_has_the_word_is_499() {
     for_each_front(|front| {
         let dir = temp_dir();
-        for listen in [
-            "127.0.0.1:0",
-            &format!("unix:{}/kioskd.sock", dir.display()),
-        ] {
+        for listen in ["127.0.0.1:0", &format!("unix:{}/kioskd.sock", dir.display())] {
             let (mut kioskd, fake) = holding(front, listen);
             let mut client = Leaver::connect(&kioskd);
             client.say(GET);
@@ -155,10 +149,7 @@ fn who_closes_before_the_last_response_is_499() {
 #[test]
 fn who_has_said_all_and_still_listens_is_not_gone() {
     let dir = temp_dir();
-    for listen in [
-        "127.0.0.1:0",
-        &format!("unix:{}/kioskd.sock", dir.display()),
-    ] {
+    for listen in ["127.0.0.1:0", &format!("unix:{}/kioskd.sock", dir.display())] {
         for last in ["", "Connection: close\r\n"] {
             let (kioskd, fake) = holding("poll", listen);
             let mut client = kioskd.connect();

@@ -55,14 +55,8 @@ fn two_hundred_simultaneous_connections_are_all_answered() {
 fn a_burst_that_comes_while_the_process_sleeps_is_not_dropped() {
     const BURST: usize = 1000;
     let somaxconn = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
-    let somaxconn: usize = somaxconn
-        .ok()
-        .and_then(|n| n.trim().parse().ok())
-        .unwrap_or(128);
-    assert!(
-        somaxconn > BURST,
-        "net.core.somaxconn is {somaxconn} here: nobody could pass"
-    );
+    let somaxconn: usize = somaxconn.ok().and_then(|n| n.trim().parse().ok()).unwrap_or(128);
+    assert!(somaxconn > BURST, "net.core.somaxconn is {somaxconn} here: nobody could pass");
     let _alone = alone();
     allow_files(BURST + 200);
     let kioskd = Kioskd::start(&[]);
@@ -80,9 +74,7 @@ fn a_burst_that_comes_while_the_process_sleeps_is_not_dropped() {
     kioskd.signal("CONT");
     for client in &mut clients {
         let mut start = [0; 12];
-        client
-            .read_exact(&mut start)
-            .expect("everybody is answered");
+        client.read_exact(&mut start).expect("everybody is answered");
         assert_eq!(&start, b"HTTP/1.1 404");
     }
 }
@@ -170,10 +162,7 @@ fn a_head_request_beyond_the_connection_limit_is_refused_without_a_body() {
     for_each_store(&[("MAX_CONNECTIONS", "1")], |kioskd| {
         let mut stays = kioskd.connect();
         assert_eq!(stays.get("/livez").status, 200);
-        for pieces in [
-            &["HEAD /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..],
-            &["H", "EAD"],
-        ] {
+        for pieces in [&["HEAD /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..], &["H", "EAD"]] {
             // All that it sends is there before anybody looks.
             kioskd.stop();
             let mut beyond = kioskd.connect();
@@ -261,10 +250,7 @@ fn running_out_of_descriptors_is_survived_without_spinning() {
                 Some(status) => panic!("{status}"),
             }
         }
-        eprintln!(
-            "{rest} at rest, {} held, {turned_away} turned away",
-            held.len()
-        );
+        eprintln!("{rest} at rest, {} held, {turned_away} turned away", held.len());
         // Descriptors inherited from whoever started the tests may have numbers above the limit.
         assert!((30..=45).contains(&held.len()), "{} held", held.len());
         for client in &mut held {
@@ -276,15 +262,10 @@ fn running_out_of_descriptors_is_survived_without_spinning() {
         let used = kioskd.cpu_ticks() - before;
         assert!(used <= 20, "{used} ticks in a second of doing nothing");
         let complaints = kioskd.log().matches("failed to accept a client").count();
-        assert!(
-            (1..=30).contains(&complaints),
-            "{complaints} lines in the log"
-        );
+        assert!((1..=30).contains(&complaints), "{complaints} lines in the log");
 
         drop(held);
-        eventually("the descriptors to be given back", || {
-            kioskd.fd_count() <= rest
-        });
+        eventually("the descriptors to be given back", || kioskd.fd_count() <= rest);
         for _ in 0..10 {
             assert_eq!(kioskd.connect().get("/items?id=nobody").status, 404);
         }
@@ -412,10 +393,7 @@ fn two_hundred_too_many_all_hear_503() {
         let said = client.read_to_end();
         assert!(said.starts_with(b"HTTP/1.1 503 "), "client {i}: {said:?}");
         let text = String::from_utf8_lossy(&said).to_lowercase();
-        assert!(
-            text.contains("\r\nretry-after: 1\r\n"),
-            "client {i}: {text}"
-        );
+        assert!(text.contains("\r\nretry-after: 1\r\n"), "client {i}: {text}");
     }
     assert_eq!(served.get("/livez").status, 200);
 }

@@ -119,11 +119,7 @@ impl InProcess {
         store: Arc<dyn Store>,
         vitals: impl Fn() -> Vitals + Send + Sync + 'static,
     ) -> Self {
-        let settings = [
-            ("FRONT", front),
-            ("LISTEN", "127.0.0.1:0"),
-            ("WORKERS", "1"),
-        ];
+        let settings = [("FRONT", front), ("LISTEN", "127.0.0.1:0"), ("WORKERS", "1")];
         let config = Config::read(settings, &System::look()).expect("these are good settings");
         let (lifecycle, events) = Lifecycle::new();
         let board = Arc::new(Board::new(1, Duration::ZERO));
@@ -131,11 +127,7 @@ impl InProcess {
         let running = front::start(config.kind, config.front, service, store, board, &lifecycle)
             .expect("loopback has a free port");
         lifecycle.advance(State::Ready);
-        InProcess {
-            running,
-            events,
-            lifecycle,
-        }
+        InProcess { running, events, lifecycle }
     }
 
     fn connect(&self) -> Client {
@@ -147,28 +139,13 @@ impl InProcess {
         self.running.wake();
         for _ in 0..self.running.threads {
             let event = self.events.recv_timeout(PATIENCE);
-            assert!(
-                matches!(
-                    event,
-                    Ok(Event::Ended {
-                        panicked: false,
-                        ..
-                    })
-                ),
-                "{event:?}"
-            );
+            assert!(matches!(event, Ok(Event::Ended { panicked: false, .. })), "{event:?}");
         }
     }
 }
 
 fn well() -> Vitals {
-    Vitals {
-        ready: true,
-        turning: true,
-        connections: 0,
-        in_flight: 0,
-        log_lines_dropped: 0,
-    }
+    Vitals { ready: true, turning: true, connections: 0, in_flight: 0, log_lines_dropped: 0 }
 }
 
 /// The log of this process, errors only: what the panic hook of `main` writes goes here too.
@@ -181,10 +158,7 @@ fn errors() -> Vec<String> {
         }
         fn log(&self, record: &log::Record) {
             if self.enabled(record.metadata()) {
-                LINES
-                    .lock()
-                    .expect("no collector panics")
-                    .push(record.args().to_string());
+                LINES.lock().expect("no collector panics").push(record.args().to_string());
             }
         }
         fn flush(&self) {}
@@ -376,10 +350,7 @@ fn who_waits_for_a_session_that_panics_is_told() {
     store.die_in("submit");
     assert_eq!(unlucky.get("/items?id=1").status, 500);
     let reply = waits.read_response();
-    assert_eq!(
-        (reply.status, &*reply.problem().0),
-        (502, "store_unreachable")
-    );
+    assert_eq!((reply.status, &*reply.problem().0), (502, "store_unreachable"));
     assert_eq!(waits.get("/items?id=1").status, 404);
     process.stop();
 }
@@ -395,19 +366,9 @@ fn a_worker_that_dies_is_an_event_and_closes_its_connections() {
     store.die_in("progress");
     second.send("GET /items?id=1 HTTP/1.1\r\nHost: a\r\n\r\n");
     let event = process.events.recv_timeout(PATIENCE);
-    assert_eq!(
-        event,
-        Ok(Event::Ended {
-            thread: "worker-0".to_owned(),
-            panicked: true
-        })
-    );
+    assert_eq!(event, Ok(Event::Ended { thread: "worker-0".to_owned(), panicked: true }));
     assert!(first.is_closed());
     assert!(second.is_closed());
     let told = errors();
-    assert!(
-        told.iter()
-            .any(|line| line.contains("a death this test wants")),
-        "{told:?}"
-    );
+    assert!(told.iter().any(|line| line.contains("a death this test wants")), "{told:?}");
 }

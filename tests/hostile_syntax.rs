@@ -36,18 +36,9 @@ fn content_length_is_one_plain_number() {
             ("Content-Length: \u{ff12}", BadContentLength),
             ("Content-Length: 18446744073709551616", BodyTooLarge),
             (&format!("Content-Length: {huge}"), BodyTooLarge),
-            (
-                "Content-Length: 2\r\nContent-Length: 3",
-                RepeatedContentLength,
-            ),
-            (
-                "Content-Length: 2\r\nX: y\r\ncontent-length: 2",
-                RepeatedContentLength,
-            ),
-            (
-                "Content-Length: 2\r\nContent-Length:",
-                RepeatedContentLength,
-            ),
+            ("Content-Length: 2\r\nContent-Length: 3", RepeatedContentLength),
+            ("Content-Length: 2\r\nX: y\r\ncontent-length: 2", RepeatedContentLength),
+            ("Content-Length: 2\r\nContent-Length:", RepeatedContentLength),
         ] {
             assert_refused(kioskd, post(length, "{}"), fault);
         }
@@ -58,34 +49,16 @@ fn content_length_is_one_plain_number() {
 fn a_coding_is_one_chunked_without_a_length() {
     for_each_store(|kioskd| {
         for (fields, fault) in [
-            (
-                "Content-Length: 2\r\nTransfer-Encoding: chunked",
-                LengthBesideEncoding,
-            ),
-            (
-                "Transfer-Encoding: chunked\r\nContent-Length: 7",
-                LengthBesideEncoding,
-            ),
-            (
-                "Transfer-Encoding: identity\r\nContent-Length: 2",
-                LengthBesideEncoding,
-            ),
-            (
-                "Transfer-Encoding:\r\nContent-Length: 0",
-                LengthBesideEncoding,
-            ),
+            ("Content-Length: 2\r\nTransfer-Encoding: chunked", LengthBesideEncoding),
+            ("Transfer-Encoding: chunked\r\nContent-Length: 7", LengthBesideEncoding),
+            ("Transfer-Encoding: identity\r\nContent-Length: 2", LengthBesideEncoding),
+            ("Transfer-Encoding:\r\nContent-Length: 0", LengthBesideEncoding),
             ("Transfer-Encoding: gzip", BadTransferEncoding),
             ("Transfer-Encoding: gzip, chunked", BadTransferEncoding),
             ("Transfer-Encoding: chunked, gzip", BadTransferEncoding),
             ("Transfer-Encoding: chunked, chunked", BadTransferEncoding),
-            (
-                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-                BadTransferEncoding,
-            ),
-            (
-                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
-                BadTransferEncoding,
-            ),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", BadTransferEncoding),
+            ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked", BadTransferEncoding),
             ("Transfer-Encoding: identity", BadTransferEncoding),
             ("Transfer-Encoding: chunked;q=1", BadTransferEncoding),
             ("Transfer-Encoding: \"chunked\"", BadTransferEncoding),
@@ -95,10 +68,9 @@ fn a_coding_is_one_chunked_without_a_length() {
         ] {
             assert_refused(kioskd, post(fields, "2\r\n{}\r\n0\r\n\r\n"), fault);
         }
-        for fields in [
-            "Transfer-Encoding: chunked",
-            "Transfer-Encoding: chunked\r\nConnection: keep-alive",
-        ] {
+        for fields in
+            ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nConnection: keep-alive"]
+        {
             let request = post(fields, "2\r\n{}\r\n0\r\n\r\n").replace("HTTP/1.1", "HTTP/1.0");
             assert_refused(kioskd, &request, EncodingInHttp10);
         }
@@ -164,45 +136,18 @@ fn lines_end_with_both_bytes_and_hold_no_control_byte() {
             (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\n\n", BareLf),
             (b"\nGET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n", BareLf),
             (b"GET /livez HTTP/1.1\rHost: kiosk\r\r", BareCr),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\rX: y\r\n\r\n",
-                BareCr,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\n\rX: y\r\n\r\n",
-                BareCr,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\rb\r\n\r\n",
-                BareCr,
-            ),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\rX: y\r\n\r\n", BareCr),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\n\rX: y\r\n\r\n", BareCr),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\rb\r\n\r\n", BareCr),
             (b"\rGET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n", BareCr),
             (b"GET /livez\0 HTTP/1.1\r\nHost: kiosk\r\n\r\n", ControlByte),
             (b"GET /livez HTTP/1.1\r\nHost: kiosk\0\r\n\r\n", ControlByte),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \0\r\n\r\n",
-                ControlByte,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX\0: y\r\n\r\n",
-                ControlByte,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x7f\r\n\r\n",
-                ControlByte,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x0b\r\n\r\n",
-                ControlByte,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n b\r\n\r\n",
-                FoldedLine,
-            ),
-            (
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n\tb\r\n\r\n",
-                FoldedLine,
-            ),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \0\r\n\r\n", ControlByte),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX\0: y\r\n\r\n", ControlByte),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x7f\r\n\r\n", ControlByte),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x0b\r\n\r\n", ControlByte),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n b\r\n\r\n", FoldedLine),
+            (b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: a\r\n\tb\r\n\r\n", FoldedLine),
             (b"GET /livez HTTP/1.1\r\n Host: kiosk\r\n\r\n", FoldedLine),
         ] {
             assert_refused(kioskd, request, fault);
@@ -220,11 +165,7 @@ fn a_proxy_line_and_tls_are_named() {
                 "PROXY protocol",
                 ProxyProtocol,
             ),
-            (
-                b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 8080\r\n",
-                "PROXY protocol",
-                ProxyProtocol,
-            ),
+            (b"PROXY TCP6 2001:db8::1 2001:db8::2 56324 8080\r\n", "PROXY protocol", ProxyProtocol),
             (b"PROXY UNKNOWN\r\n", "PROXY protocol", ProxyProtocol),
             (
                 b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\xdc\x04\x1f\x90",
@@ -262,11 +203,7 @@ fn connect_is_405_and_the_end() {
                 let reply = client.read_response();
                 assert_eq!(reply.status, 405, "{reply:?}");
                 assert_eq!(reply.problem().0, "method_not_allowed");
-                assert!(
-                    reply
-                        .header("allow")
-                        .is_some_and(|allow| allow.contains("GET"))
-                );
+                assert!(reply.header("allow").is_some_and(|allow| allow.contains("GET")));
                 assert!(reply.says_close(), "{reply:?}");
                 if front == "poll" {
                     assert_eq!(client.read_to_clean_end(), b"");
@@ -288,18 +225,12 @@ fn no_answer_to_head_has_a_body_however_early_it_is_found() {
         (400, "HEAD /livez HTTP/1.1\n".to_owned()),
         (400, "HEAD\r\n".to_owned()),
         (400, "HEAD\t/livez HTTP/1.1\r\n".to_owned()),
-        (
-            400,
-            "\r\n\r\nHEAD livez HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_owned(),
-        ),
+        (400, "\r\n\r\nHEAD livez HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_owned()),
         (400, head_with("X Y: z")),
         (400, head_with("Content-Length: x")),
         (400, head_with("Transfer-Encoding: chunked\r\n\r\nx")),
         (413, head_with("Content-Length: 9999999999")),
-        (
-            417,
-            head_with("Expect: the-impossible\r\nContent-Length: 2"),
-        ),
+        (417, head_with("Expect: the-impossible\r\nContent-Length: 2")),
         (414, format!("HEAD /{long} HTTP/1.1\r\nHost: kiosk\r\n\r\n")),
         (431, head_with(&format!("X: {long}"))),
         (431, head_with(&"X: y\r\n".repeat(100))),
@@ -372,11 +303,8 @@ fn a_field_name_is_a_token_and_a_colon() {
             (b"\xff: 2", BadFieldName),
             (b"Content\xadLength: 2", BadFieldName),
         ] {
-            let request = [
-                &b"POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\n"[..],
-                line,
-                b"\r\n\r\n{}",
-            ];
+            let request =
+                [&b"POST /items?id=bad HTTP/1.1\r\nHost: kiosk\r\n"[..], line, b"\r\n\r\n{}"];
             assert_refused(kioskd, request.concat(), fault);
         }
     });
@@ -407,15 +335,9 @@ fn host_comes_once_and_names_a_host() {
             assert_refused(kioskd, request, fault);
         }
         for (request, fault) in [
-            (
-                "GET http://kiosk/livez HTTP/1.1\r\nX: y\r\n\r\n",
-                MissingHost,
-            ),
+            ("GET http://kiosk/livez HTTP/1.1\r\nX: y\r\n\r\n", MissingHost),
             ("GET http://kiosk/livez HTTP/1.1\r\nHost:\r\n\r\n", BadHost),
-            (
-                "GET /livez HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
-                RepeatedHost,
-            ),
+            ("GET /livez HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", RepeatedHost),
             ("GET /livez HTTP/1.0\r\nHost: a b\r\n\r\n", BadHost),
             ("GET /livez HTTP/1.2\r\n\r\n", MissingHost),
         ] {
@@ -498,49 +420,25 @@ fn what_is_unusual_but_right_is_answered() {
         (200, get("http://kiosk/livez", "")),
         (200, get("HTTPS://kiosk:443/livez", "")),
         (200, b"GET /livez HTTP/1.1\r\nhOsT:\r\n\r\n".to_vec()),
-        (
-            200,
-            b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".to_vec(),
-        ),
-        (
-            200,
-            b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x80\xff\r\n\r\n".to_vec(),
-        ),
+        (200, b"GET /livez HTTP/1.1\r\nHost: [::1]:80\r\n\r\n".to_vec()),
+        (200, b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: \x80\xff\r\n\r\n".to_vec()),
         // A higher minor version of a known major one is understood as the highest we know (RFC 9110 §2.5).
         (200, b"GET /livez HTTP/1.2\r\nHost: kiosk\r\n\r\n".to_vec()),
         (200, b"GET /livez HTTP/1.9\r\nHost: kiosk\r\n\r\n".to_vec()),
-        (
-            200,
-            b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_vec(),
-        ),
+        (200, b"GET /livez HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_vec()),
         (204, b"OPTIONS * HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
         // Methods are case-sensitive, so these are methods no one defined.
         (501, b"get /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
-        (
-            501,
-            b"Post /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
-        ),
+        (501, b"Post /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}".to_vec()),
         (501, b"BREW /pot HTTP/1.1\r\nHost: kiosk\r\n\r\n".to_vec()),
         (400, get("/items?id=%00", "")),
         (201, post("Content-Length: 002", "{}").into()),
         (201, post("content-LENGTH:2", "{}").into()),
-        (
-            201,
-            post("Transfer-Encoding: CHUNKED", "2\r\n{}\r\n0\r\n\r\n").into(),
-        ),
-        (
-            201,
-            post(chunked, "0000000000000002;a=b;c=\"d\"\r\n{}\r\n000\r\n\r\n").into(),
-        ),
-        (
-            201,
-            post(chunked, "1\r\n{\r\n1;x\r\n}\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n").into(),
-        ),
+        (201, post("Transfer-Encoding: CHUNKED", "2\r\n{}\r\n0\r\n\r\n").into()),
+        (201, post(chunked, "0000000000000002;a=b;c=\"d\"\r\n{}\r\n000\r\n\r\n").into()),
+        (201, post(chunked, "1\r\n{\r\n1;x\r\n}\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n").into()),
         // White space around `;` and `=` is read over (RFC 9112 §7.1.1).
-        (
-            201,
-            post(chunked, "2 ;a=b\t; c = \"d;\\\"\"\r\n{}\r\n0 \t;e\r\n\r\n").into(),
-        ),
+        (201, post(chunked, "2 ;a=b\t; c = \"d;\\\"\"\r\n{}\r\n0 \t;e\r\n\r\n").into()),
         // An empty line too many behind a body, from old clients (RFC 9112 §2.2).
         (201, post("Content-Length: 2", "{}\r\n").into()),
     ];
@@ -606,11 +504,7 @@ fn a_message_that_ends_early_is_refused() {
             let reply = client.read_response();
             assert_refusal(kioskd, &mut client, &reply, request.as_bytes());
             let wanted = ("bad_request".to_owned(), "request ended early".to_owned());
-            assert_eq!(
-                (reply.status, reply.problem()),
-                (400, wanted),
-                "{request:?}"
-            );
+            assert_eq!((reply.status, reply.problem()), (400, wanted), "{request:?}");
         }
     });
 }
@@ -747,21 +641,11 @@ fn nothing_panics_whatever_is_asked() {
         let mut answered = 0;
         for _ in 0..1500 {
             let mut some = |pieces: &[&str], most: usize| -> String {
-                (0..1 + below(most))
-                    .map(|_| pieces[below(pieces.len())])
-                    .collect()
+                (0..1 + below(most)).map(|_| pieces[below(pieces.len())]).collect()
             };
             let (method, path, more) = (some(&METHODS, 1), some(&PATHS, 1), some(&MORE, 3));
             let body = match some(&["one", "pieces"], 1).as_str() {
-                "one" => some(
-                    &[
-                        "{}",
-                        "{\"a\":{\"x\":1}}",
-                        "{\"a\":null}",
-                        "{\"ids\":[\"1\"]}",
-                    ],
-                    1,
-                ),
+                "one" => some(&["{}", "{\"a\":{\"x\":1}}", "{\"a\":null}", "{\"ids\":[\"1\"]}"], 1),
                 _ => some(&BODIES, 5),
             };
             let fields: String = (0..some(&["", "a"], 2).len())
@@ -785,10 +669,7 @@ fn nothing_panics_whatever_is_asked() {
         assert!(answered > 1400, "only {answered} were answered");
         let metrics = kioskd.connect().get("/metrics").text();
         for reached in ["200", "201", "204", "400", "404", "415"] {
-            assert!(
-                metrics.contains(&format!("status=\"{reached}\"")),
-                "{reached}: {metrics}"
-            );
+            assert!(metrics.contains(&format!("status=\"{reached}\"")), "{reached}: {metrics}");
         }
         assert!(metrics.contains("kioskd_panics_total 0"), "{metrics}");
         assert!(!kioskd.log().contains("panic"), "{}", kioskd.log());
@@ -803,10 +684,7 @@ fn for_each_store(test: impl Fn(&mut Kioskd)) {
     test(&mut kioskd);
     for id in ["smuggled", "bad"] {
         let reply = kioskd.connect().get(&format!("/items?id={id}"));
-        assert_eq!(
-            reply.status, 404,
-            "a refused message was executed: {reply:?}"
-        );
+        assert_eq!(reply.status, 404, "a refused message was executed: {reply:?}");
     }
 
     eprintln!("== STORE=redis");
@@ -820,11 +698,7 @@ fn for_each_store(test: impl Fn(&mut Kioskd)) {
         .into_iter()
         .filter(|command| command.iter().any(|word| word.starts_with("item:")))
         .collect();
-    assert_eq!(
-        asked,
-        [["GET", "item:asked"]],
-        "a refused message was executed"
-    );
+    assert_eq!(asked, [["GET", "item:asked"]], "a refused message was executed");
 }
 
 /// Sends a bad message with a good one behind it, whole and byte by byte. There must be one answer, and an end.
@@ -855,10 +729,7 @@ fn assert_refusal(kioskd: &mut Kioskd, client: &mut Client, reply: &Reply, reque
     assert_eq!(rest, b"", "{shown}: {}", rest.escape_ascii());
 
     let (_, detail) = reply.problem();
-    let id = format!(
-        "id={}",
-        reply.header("x-request-id").expect("problem() saw it")
-    );
+    let id = format!("id={}", reply.header("x-request-id").expect("problem() saw it"));
     kioskd.wait_for_log(&id);
     let log = kioskd.log();
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(&id)).collect();
@@ -867,10 +738,7 @@ fn assert_refusal(kioskd: &mut Kioskd, client: &mut Client, reply: &Reply, reque
     };
     let status = format!(" {} ", reply.status);
     assert!(line.contains(&status), "{shown}: {line}");
-    assert!(
-        line.ends_with(&format!("refused: {detail}")),
-        "{shown}: {line}"
-    );
+    assert!(line.ends_with(&format!("refused: {detail}")), "{shown}: {line}");
 }
 
 /// `POST /items?id=bad` with these fields and bytes behind the head.

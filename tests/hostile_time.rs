@@ -58,11 +58,7 @@ fn assert_after_deadline(took: Duration) {
 
 #[test]
 fn a_dribbled_head_gets_408_at_the_head_timeout() {
-    let settings = [
-        ("HEAD_TIMEOUT", SHORT_TEXT),
-        ("BODY_TIMEOUT", LONG),
-        ("IDLE_TIMEOUT", LONG),
-    ];
+    let settings = [("HEAD_TIMEOUT", SHORT_TEXT), ("BODY_TIMEOUT", LONG), ("IDLE_TIMEOUT", LONG)];
     for_each_store(&settings, |kioskd| {
         let heads: [&[u8]; 4] = [
             b"G",
@@ -88,35 +84,28 @@ fn a_dribbled_head_gets_408_at_the_head_timeout() {
 /// The second head of a connection has a clock of its own, whether it comes later or right behind the first.
 #[test]
 fn a_later_head_gets_the_same_time_as_the_first() {
-    for_each_store(
-        &[("HEAD_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG)],
-        |kioskd| {
-            let mut later = kioskd.connect();
-            assert_eq!(later.get("/livez").status, 200);
-            let start = Instant::now();
-            later.send("GET /li");
-            dribble(&mut later, b"v");
-            assert_after_deadline(start.elapsed());
-            assert_timed_out(&mut later);
+    for_each_store(&[("HEAD_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG)], |kioskd| {
+        let mut later = kioskd.connect();
+        assert_eq!(later.get("/livez").status, 200);
+        let start = Instant::now();
+        later.send("GET /li");
+        dribble(&mut later, b"v");
+        assert_after_deadline(start.elapsed());
+        assert_timed_out(&mut later);
 
-            let mut behind = kioskd.connect();
-            let start = Instant::now();
-            behind.send("GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /li");
-            assert_eq!(behind.read_response().status, 200);
-            dribble(&mut behind, b"v");
-            assert_after_deadline(start.elapsed());
-            assert_timed_out(&mut behind);
-        },
-    );
+        let mut behind = kioskd.connect();
+        let start = Instant::now();
+        behind.send("GET /livez HTTP/1.1\r\nHost: a\r\n\r\nGET /li");
+        assert_eq!(behind.read_response().status, 200);
+        dribble(&mut behind, b"v");
+        assert_after_deadline(start.elapsed());
+        assert_timed_out(&mut behind);
+    });
 }
 
 #[test]
 fn a_body_below_the_least_rate_gets_408_behind_the_body_timeout() {
-    let settings = [
-        ("BODY_TIMEOUT", SHORT_TEXT),
-        ("HEAD_TIMEOUT", LONG),
-        ("IDLE_TIMEOUT", LONG),
-    ];
+    let settings = [("BODY_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG), ("IDLE_TIMEOUT", LONG)];
     for_each_store(&settings, |kioskd| {
         let bodies: [(&str, &[u8]); 4] = [
             ("Content-Length: 1000000", b"x"),
@@ -128,9 +117,7 @@ fn a_body_below_the_least_rate_gets_408_behind_the_body_timeout() {
         for (framing, drip) in bodies {
             let mut client = kioskd.connect();
             let start = Instant::now();
-            client.send(format!(
-                "POST /items?id=1 HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"
-            ));
+            client.send(format!("POST /items?id=1 HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
             if framing.contains("Expect") {
                 assert_eq!(client.read_response().status, 100);
                 assert!(client.hears_within(LATE), "waiting for a body for ever");
@@ -194,42 +181,36 @@ fn a_body_may_take_longer_than_the_store_has() {
 
 #[test]
 fn an_idle_connection_is_closed_without_a_word_at_the_idle_timeout() {
-    for_each_store(
-        &[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)],
-        |kioskd| {
-            for used in [false, true] {
-                let mut client = kioskd.connect();
-                if used {
-                    assert_eq!(client.get("/livez").status, 200);
-                }
-                let start = Instant::now();
-                assert!(client.is_closed());
-                // The server's clock may have begun a moment before ours: it answers, then we look.
-                assert!(start.elapsed() > SHORT / 2, "{:?}", start.elapsed());
+    for_each_store(&[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)], |kioskd| {
+        for used in [false, true] {
+            let mut client = kioskd.connect();
+            if used {
+                assert_eq!(client.get("/livez").status, 200);
             }
-        },
-    );
+            let start = Instant::now();
+            assert!(client.is_closed());
+            // The server's clock may have begun a moment before ours: it answers, then we look.
+            assert!(start.elapsed() > SHORT / 2, "{:?}", start.elapsed());
+        }
+    });
 }
 
 /// Empty lines before a request are skipped (RFC 9112 §2.2). They are no request, so they get no 408 for one that nobody
 /// made, and no other clock than that of an idle connection; in one piece or in several.
 #[test]
 fn lone_empty_lines_end_without_a_word_at_the_idle_timeout() {
-    for_each_store(
-        &[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)],
-        |kioskd| {
-            for pieces in [&["\r\n"][..], &["\r"], &["\r", "\n\r", "\n"]] {
-                let mut client = kioskd.connect();
-                for piece in pieces {
-                    let _ = client.try_send(piece);
-                    // A pause between two segments.
-                    client.hears_within(Duration::from_millis(10));
-                }
-                assert!(client.hears_within(LATE), "idle for {LATE:?}");
-                assert!(client.is_closed());
+    for_each_store(&[("IDLE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG)], |kioskd| {
+        for pieces in [&["\r\n"][..], &["\r"], &["\r", "\n\r", "\n"]] {
+            let mut client = kioskd.connect();
+            for piece in pieces {
+                let _ = client.try_send(piece);
+                // A pause between two segments.
+                client.hears_within(Duration::from_millis(10));
             }
-        },
-    );
+            assert!(client.hears_within(LATE), "idle for {LATE:?}");
+            assert!(client.is_closed());
+        }
+    });
 }
 
 /// Slow, not stuck: ten times the least rate, in pieces that come long before the timeout, for longer than that.
@@ -239,9 +220,7 @@ fn a_steady_body_may_take_longer_than_the_body_timeout() {
     for_each_store(&[("BODY_TIMEOUT", "1s")], |kioskd| {
         let begin = |id: &str, fields: &str| {
             let mut client = kioskd.connect();
-            client.send(format!(
-                "POST /items?id={id} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"
-            ));
+            client.send(format!("POST /items?id={id} HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"));
             client
         };
         let piece = "x".repeat(500);
@@ -251,10 +230,8 @@ fn a_steady_body_may_take_longer_than_the_body_timeout() {
         let length = first.len() + pieces * piece.len() + last.len();
         let mut plain = begin("1", &format!("Content-Length: {length}"));
         let mut chunked = begin("2", "Transfer-Encoding: chunked");
-        let mut expecting = begin(
-            "3",
-            &format!("Content-Length: {length}\r\nExpect: 100-continue"),
-        );
+        let mut expecting =
+            begin("3", &format!("Content-Length: {length}\r\nExpect: 100-continue"));
         assert_eq!(expecting.read_response().status, 100);
         let mut send = |piece: &str| {
             plain.send(piece);
@@ -287,10 +264,7 @@ fn a_steady_reader_may_take_longer_than_the_write_timeout() {
         let mut piece = [0; 16 * 1024];
         let mut read = 0;
         loop {
-            match stream
-                .read(&mut piece)
-                .expect("nobody cuts a steady reader")
-            {
+            match stream.read(&mut piece).expect("nobody cuts a steady reader") {
                 0 => break,
                 n => read += n,
             }
@@ -323,9 +297,7 @@ fn connect_with_little_room(address: &str) -> TcpStream {
     let address: SocketAddr = address.parse().expect("a socket address");
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)
         .expect("a descriptor is left");
-    socket
-        .set_recv_buffer_size(64 * 1024)
-        .expect("a TCP socket can");
+    socket.set_recv_buffer_size(64 * 1024).expect("a TCP socket can");
     socket.connect(&address.into()).expect("it listens");
     socket.into()
 }
@@ -333,11 +305,7 @@ fn connect_with_little_room(address: &str) -> TcpStream {
 /// A client that takes a response byte by byte holds the connection no longer than one that takes none.
 #[test]
 fn a_client_that_does_not_take_its_response_is_closed_at_the_write_timeout() {
-    let settings = [
-        ("WRITE_TIMEOUT", SHORT_TEXT),
-        ("HEAD_TIMEOUT", LONG),
-        ("IDLE_TIMEOUT", LONG),
-    ];
+    let settings = [("WRITE_TIMEOUT", SHORT_TEXT), ("HEAD_TIMEOUT", LONG), ("IDLE_TIMEOUT", LONG)];
     for_each_store(&settings, |kioskd| {
         let fds = files_at_rest(kioskd);
         put_big_item(kioskd);
@@ -370,13 +338,7 @@ fn big_item() -> String {
 
 #[track_caller]
 fn put_big_item(kioskd: &Kioskd) {
-    assert_eq!(
-        kioskd
-            .connect()
-            .post("/items?id=big", big_item().as_bytes())
-            .status,
-        201
-    );
+    assert_eq!(kioskd.connect().post("/items?id=big", big_item().as_bytes()).status, 201);
 }
 
 /// Over a Unix socket the kernel keeps 208 KiB for a connection whatever happens, so a response of 1 MiB gets stuck at
@@ -474,11 +436,7 @@ fn assert_crowd_is_survived(kioskd: &Kioskd, first: &[u8], drip: &[u8], farewell
                 std::thread::sleep(Duration::from_millis(50));
             }
             over.store(true, Ordering::Relaxed);
-            assert!(
-                start.elapsed() < PATIENCE,
-                "the crowd is still there: {}",
-                crowd.len()
-            );
+            assert!(start.elapsed() < PATIENCE, "the crowd is still there: {}", crowd.len());
             for heard in heard {
                 let heard = String::from_utf8_lossy(&heard);
                 match farewell {

@@ -24,12 +24,7 @@ fn the_head_limit_is_exact() {
         assert_refused(&kioskd, &head(limit + 1), 431, "head_too_large");
         // Empty lines before a request are part of it.
         assert_passes(&kioskd, &format!("\r\n{}", head(limit - 2)), 200);
-        assert_refused(
-            &kioskd,
-            &format!("\r\n{}", head(limit - 1)),
-            431,
-            "head_too_large",
-        );
+        assert_refused(&kioskd, &format!("\r\n{}", head(limit - 1)), 431, "head_too_large");
         // An endless line is refused at the limit, without its end.
         assert_refused(&kioskd, &head(limit * 3)[..limit], 431, "head_too_large");
     }
@@ -101,10 +96,7 @@ fn the_chunked_body_limit_is_exact_before_and_while_reading() {
                 let one = format!("{head}{length:x}\r\n{text}\r\n0\r\n\r\n");
                 assert_passes_whole(&kioskd, &one, status);
                 let (start, end) = text.split_at(7);
-                let two = format!(
-                    "{head}7\r\n{start}\r\n{:x}\r\n{end}\r\n0\r\n\r\n",
-                    end.len()
-                );
+                let two = format!("{head}7\r\n{start}\r\n{:x}\r\n{end}\r\n0\r\n\r\n", end.len());
                 assert_passes_whole(&kioskd, &two, status);
             }
             let start = &document(limit)[..7];
@@ -115,12 +107,7 @@ fn the_chunked_body_limit_is_exact_before_and_while_reading() {
                 // In sum 2^64: an adder that wraps would see 0.
                 format!("7\r\n{start}\r\nfffffffffffffff9\r\n"),
             ] {
-                assert_refused(
-                    &kioskd,
-                    &format!("{head}{announced}"),
-                    413,
-                    "body_too_large",
-                );
+                assert_refused(&kioskd, &format!("{head}{announced}"), 413, "body_too_large");
             }
         }
     }
@@ -139,18 +126,11 @@ fn extensions_and_trailers_are_bounded() {
         |bytes: usize| request(&format!("2;{}\r\n{{}}\r\n0\r\n\r\n", "x".repeat(bytes - 1)));
     assert_passes(&kioskd, &extension(8190), 201);
     assert_refused(&kioskd, &extension(8193), 400, "bad_request");
-    let trailers = |number: usize| {
-        request(&format!(
-            "2\r\n{{}}\r\n0\r\n{}\r\n",
-            "a: b\r\n".repeat(number)
-        ))
-    };
+    let trailers =
+        |number: usize| request(&format!("2\r\n{{}}\r\n0\r\n{}\r\n", "a: b\r\n".repeat(number)));
     assert_passes(&kioskd, &trailers(100), 201);
     assert_refused(&kioskd, &trailers(101), 431, "too_many_headers");
-    let long = request(&format!(
-        "2\r\n{{}}\r\n0\r\na: {}\r\n\r\n",
-        "x".repeat(8192)
-    ));
+    let long = request(&format!("2\r\n{{}}\r\n0\r\na: {}\r\n\r\n", "x".repeat(8192)));
     assert_refused(&kioskd, &long, 431, "head_too_large");
 }
 
@@ -159,10 +139,8 @@ fn extensions_and_trailers_are_bounded() {
 fn a_huge_declared_length_costs_nothing() {
     let kioskd = Kioskd::start(&[]);
     let ask = |line: &str, field: &str| {
-        let reply = answer_to(
-            &kioskd,
-            &format!("{line} HTTP/1.1\r\nHost: kiosk\r\n{field}\r\n\r\n"),
-        );
+        let reply =
+            answer_to(&kioskd, &format!("{line} HTTP/1.1\r\nHost: kiosk\r\n{field}\r\n\r\n"));
         assert_eq!(reply.status, 413, "{line} {field}: {reply:?}");
     };
     // The first of each kind brings in what the process needs for any request.
@@ -177,10 +155,7 @@ fn a_huge_declared_length_costs_nothing() {
         }
     }
     let grown = kioskd.rss_kib().saturating_sub(before);
-    assert!(
-        grown < 1024,
-        "{grown} KiB for lengths that were only declared"
-    );
+    assert!(grown < 1024, "{grown} KiB for lengths that were only declared");
     assert_eq!(kioskd.connect().get("/livez").status, 200);
 }
 
@@ -205,11 +180,7 @@ fn an_announced_chunk_costs_nothing() {
         assert_eq!(kioskd.connect().get("/livez").status, 200);
     }
     let grown = kioskd.rss_kib().saturating_sub(before);
-    assert!(
-        grown < 2048,
-        "{grown} KiB for {} chunks of 1 MiB to come",
-        waiting.len()
-    );
+    assert!(grown < 2048, "{grown} KiB for {} chunks of 1 MiB to come", waiting.len());
 }
 
 #[test]
@@ -228,11 +199,7 @@ fn one_connection_beyond_the_limit_gets_503_and_the_end() {
     assert!(reply.says_close(), "{reply:?}");
     assert_eq!(beyond.read_to_clean_end(), b"");
     for client in &mut clients {
-        assert_eq!(
-            client.get("/livez").status,
-            200,
-            "one of those within the limit"
-        );
+        assert_eq!(client.get("/livez").status, 200, "one of those within the limit");
     }
     drop(beyond);
     clients.pop();
@@ -327,18 +294,11 @@ fn all_bodies_together_are_bounded() {
     });
     let mut fifth = begin(4);
     let refused = fifth.read_response();
-    assert_eq!(
-        (refused.status, refused.problem().0.as_str()),
-        (503, "overloaded")
-    );
+    assert_eq!((refused.status, refused.problem().0.as_str()), (503, "overloaded"));
     assert!(refused.says_close() && refused.header("Retry-After").is_some());
     for client in &mut four {
         client.send(rest.as_bytes());
         assert_eq!(client.read_response().status, 201);
     }
-    assert_eq!(
-        kioskd.connect().post("/items?id=4", &body).status,
-        201,
-        "room again"
-    );
+    assert_eq!(kioskd.connect().post("/items?id=4", &body).status, 201, "room again");
 }

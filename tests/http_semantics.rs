@@ -32,11 +32,7 @@ fn version_and_connection_options_decide_who_stays() {
         ("1.0", "Connection: keep-alive\r\n", true),
         ("1.0", "Connection: x,\tKeep-Alive\r\n", true),
         ("1.0", "Connection: keep-alive, close\r\n", false),
-        (
-            "1.0",
-            "Connection: keep-alive\r\nConnection: close\r\n",
-            false,
-        ),
+        ("1.0", "Connection: keep-alive\r\nConnection: close\r\n", false),
         ("1.0", "Keep-Alive: timeout=5\r\n", false),
     ] {
         for (path, status) in [("/livez", 200), ("/items?id=none", 404), ("/items", 400)] {
@@ -102,11 +98,7 @@ fn a_pipeline_is_answered_in_order() {
                 2 => client.read_head_response(),
                 _ => client.read_response(),
             };
-            assert_eq!(
-                reply.status,
-                [404, 200, 404, 400][number % 4],
-                "{number}: {reply:?}"
-            );
+            assert_eq!(reply.status, [404, 200, 404, 400][number % 4], "{number}: {reply:?}");
             assert_eq!(reply.header("x-request-id"), Some(&*format!("n{number}")));
         }
     }
@@ -229,11 +221,8 @@ fn every_response_is_dated() {
         client.send(request);
         let reply = client.read_head_response();
         let possible: Vec<_> = (before..=seconds()).map(kioskd::http::http_date).collect();
-        let dates: Vec<_> = reply
-            .headers
-            .iter()
-            .filter(|(name, _)| name.eq_ignore_ascii_case("date"))
-            .collect();
+        let dates: Vec<_> =
+            reply.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("date")).collect();
         let [(_, date)] = *dates else {
             panic!("not one Date: {reply:?}");
         };
@@ -249,21 +238,14 @@ fn continue_is_sent_when_the_body_will_be_read() {
     for (fields, body) in [
         ("Content-Length: 2\r\nExpect: 100-continue", "{}"),
         ("expect:100-CONTINUE\r\ncontent-length:2", "{}"),
-        (
-            "Transfer-Encoding: chunked\r\nExpect: 100-continue",
-            "2\r\n{}\r\n0\r\n\r\n",
-        ),
+        ("Transfer-Encoding: chunked\r\nExpect: 100-continue", "2\r\n{}\r\n0\r\n\r\n"),
     ] {
         for send in [Client::send, Client::send_by_byte] {
             let mut client = kioskd.connect();
             let head = format!("POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n\r\n");
             send(&mut client, head);
             let interim = client.read_response();
-            assert_eq!(
-                (interim.status, &*interim.headers),
-                (100, &[][..]),
-                "{fields}"
-            );
+            assert_eq!((interim.status, &*interim.headers), (100, &[][..]), "{fields}");
             send(&mut client, body.to_owned());
             assert_eq!(client.read_response().status, 201, "{fields}");
             assert_eq!(client.get("/livez").status, 200, "{fields}");
@@ -275,23 +257,14 @@ fn continue_is_sent_when_the_body_will_be_read() {
 fn continue_is_not_sent_where_nobody_waits_for_it() {
     let kioskd = Kioskd::start(&[]);
     for (status, request) in [
-        (
-            200,
-            "GET /livez HTTP/1.1\r\nHost: kiosk\r\nExpect: 100-continue\r\n\r\n",
-        ),
+        (200, "GET /livez HTTP/1.1\r\nHost: kiosk\r\nExpect: 100-continue\r\n\r\n"),
         (
             400,
             "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
         ),
         // HTTP/1.0 has no interim responses, and so no expectations.
-        (
-            201,
-            "POST /items?id=1 HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}",
-        ),
-        (
-            201,
-            "POST /items?id=1 HTTP/1.0\r\nExpect: the-impossible\r\nContent-Length: 2\r\n\r\n{}",
-        ),
+        (201, "POST /items?id=1 HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n{}"),
+        (201, "POST /items?id=1 HTTP/1.0\r\nExpect: the-impossible\r\nContent-Length: 2\r\n\r\n{}"),
         // The body is there already (RFC 9110 §10.1.1 lets a server save the words).
         (
             201,
@@ -352,10 +325,7 @@ fn an_unknown_expectation_is_417() {
         // Without a body both sides know where the next request begins.
         let mut client = kioskd.connect();
         let expectation = [("Expect", expected)];
-        assert_eq!(
-            client.request("GET", "/livez", &expectation, b"").status,
-            417
-        );
+        assert_eq!(client.request("GET", "/livez", &expectation, b"").status, 417);
         assert_eq!(client.get("/livez").status, 200);
     }
     assert_nothing_smuggled(&kioskd);
@@ -441,26 +411,11 @@ fn an_early_refusal_reaches_a_client_that_keeps_sending() {
     let kioskd = Kioskd::start(&[("MAX_BODY_BYTES", "4000000")]);
     let more = SMUGGLED.repeat((1 << 20) / SMUGGLED.len());
     for (status, head) in [
-        (
-            400,
-            "POST /items HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 1048576\r\n\r\n",
-        ),
-        (
-            400,
-            "POST /items HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n",
-        ),
-        (
-            404,
-            "POST /nowhere HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 1048576\r\n\r\n",
-        ),
-        (
-            413,
-            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 9000000\r\n\r\n",
-        ),
-        (
-            400,
-            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: x\r\n\r\n",
-        ),
+        (400, "POST /items HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 1048576\r\n\r\n"),
+        (400, "POST /items HTTP/1.1\r\nHost: kiosk\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (404, "POST /nowhere HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 1048576\r\n\r\n"),
+        (413, "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 9000000\r\n\r\n"),
+        (400, "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: x\r\n\r\n"),
     ] {
         for _ in 0..50 {
             let mut client = kioskd.connect();
@@ -485,18 +440,13 @@ fn a_refusal_by_the_head_is_logged_and_counted() {
         ("bad_request", "Content-Length: x"),
         ("body_too_large", "Content-Length: 2000000"),
         ("body_too_large", "Content-Length: 99999999999999999999"),
-        (
-            "expectation_failed",
-            "Content-Length: 2\r\nExpect: the-impossible",
-        ),
+        ("expectation_failed", "Content-Length: 2\r\nExpect: the-impossible"),
     ] {
         let counted = |kioskd: &Kioskd| -> u64 {
             let metrics = kioskd.connect().get("/metrics").text();
             let name = format!("kioskd_http_refused_total{{code=\"{code}\"}} ");
             let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-            line.unwrap_or_else(|| panic!("no {name}in {metrics}"))
-                .parse()
-                .expect("a number")
+            line.unwrap_or_else(|| panic!("no {name}in {metrics}")).parse().expect("a number")
         };
         let before = counted(&kioskd);
         let head = format!("POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n\r\n");

@@ -29,9 +29,7 @@ fn send(
     body: &str,
 ) -> Reply {
     let headers = [&[KIND, ("Idempotency-Key", key)], more].concat();
-    kioskd
-        .connect()
-        .request(method, path, &headers, body.as_bytes())
+    kioskd.connect().request(method, path, &headers, body.as_bytes())
 }
 
 fn is_replayed(reply: &Reply) -> bool {
@@ -40,20 +38,12 @@ fn is_replayed(reply: &Reply) -> bool {
 
 #[track_caller]
 fn assert_fresh(reply: &Reply, status: u16) {
-    assert_eq!(
-        (reply.status, is_replayed(reply)),
-        (status, false),
-        "{reply:?}"
-    );
+    assert_eq!((reply.status, is_replayed(reply)), (status, false), "{reply:?}");
 }
 
 #[track_caller]
 fn assert_replayed(reply: &Reply, status: u16) {
-    assert_eq!(
-        (reply.status, is_replayed(reply)),
-        (status, true),
-        "{reply:?}"
-    );
+    assert_eq!((reply.status, is_replayed(reply)), (status, true), "{reply:?}");
 }
 
 /// Every guarded write to an item that has `{"old":1}`: its body, what it is answered, and what it leaves.
@@ -132,23 +122,14 @@ fn the_repeat_of_a_conditional_write_is_replayed_and_not_412() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         for (n, (method, body, status, _)) in WRITES.into_iter().enumerate() {
-            let tag = client
-                .post("/items/1", OLD)
-                .header("etag")
-                .unwrap()
-                .to_owned();
-            for (form, condition) in [
-                ("If-Match", &*tag),
-                ("If-Match", "*"),
-                ("If-None-Match", "\"x\""),
-            ] {
+            let tag = client.post("/items/1", OLD).header("etag").unwrap().to_owned();
+            for (form, condition) in
+                [("If-Match", &*tag), ("If-Match", "*"), ("If-None-Match", "\"x\"")]
+            {
                 let key = format!("{n}{form}{}", condition.len());
                 client.post("/items/1", OLD);
                 let conditions = [(form, condition)];
-                assert_fresh(
-                    &send(kioskd, method, "/items/1", &key, &conditions, body),
-                    status,
-                );
+                assert_fresh(&send(kioskd, method, "/items/1", &key, &conditions, body), status);
                 for after in [None, Some(OTHER)] {
                     match after {
                         None => client.request("DELETE", "/items/1", &[], b""),
@@ -197,10 +178,7 @@ fn what_was_refused_is_judged_anew() {
         assert_replayed(&patch(), 200);
         assert_replayed(&put(), 204);
         // What the request itself did wrong is no outcome either: the same key may be used rightly.
-        assert_eq!(
-            send(kioskd, "PUT", "/items/1", "k3", &[], "oops").status,
-            400
-        );
+        assert_eq!(send(kioskd, "PUT", "/items/1", "k3", &[], "oops").status, 400);
         assert_fresh(&send(kioskd, "PUT", "/items/1", "k3", &[], "{}"), 204);
     });
 }
@@ -218,26 +196,11 @@ fn another_request_on_the_item_is_422_and_another_item_has_keys_of_its_own() {
             ("POST", "/items/1", &[("If-Match", "*")], "{}"),
             ("POST", "/items/1", &[("If-Match", "\"x\"")], "{}"),
             ("POST", "/items/1", &[("If-None-Match", "\"x\"")], "{}"),
-            (
-                "POST",
-                "/items/1",
-                &[("If-Unmodified-Since", "Sat, 29 Oct 1994 19:43:31 GMT")],
-                "{}",
-            ),
+            ("POST", "/items/1", &[("If-Unmodified-Since", "Sat, 29 Oct 1994 19:43:31 GMT")], "{}"),
             ("POST", "/items/1", &[("If-Anything", "x")], "{}"),
             // What can never hold is another request all the same.
-            (
-                "PUT",
-                "/items/1",
-                &[("If-Match", "*"), ("If-None-Match", "*")],
-                "{}",
-            ),
-            (
-                "DELETE",
-                "/items/1",
-                &[("If-Match", "*"), ("If-None-Match", "*")],
-                "",
-            ),
+            ("PUT", "/items/1", &[("If-Match", "*"), ("If-None-Match", "*")], "{}"),
+            ("DELETE", "/items/1", &[("If-Match", "*"), ("If-None-Match", "*")], ""),
             ("POST", "/items/1", &[], "{ }"),
         ] {
             let reply = send(kioskd, method, path, "k", more, body);
@@ -246,22 +209,15 @@ fn another_request_on_the_item_is_422_and_another_item_has_keys_of_its_own() {
             assert_eq!(reply.problem().0, "idempotency_key_reused", "{context}");
         }
         // The type of a body that is read the same way whatever it is called is no difference.
-        let headers = [
-            ("Idempotency-Key", "k"),
-            ("Content-Type", "application/json"),
-        ];
-        let again = kioskd
-            .connect()
-            .request("POST", "/items/1", &headers, b"{}");
+        let headers = [("Idempotency-Key", "k"), ("Content-Type", "application/json")];
+        let again = kioskd.connect().request("POST", "/items/1", &headers, b"{}");
         assert_replayed(&again, 201);
         for path in ["/items/2", "/items/1%20", "/sess/1", "/items?id=sess:1"] {
             assert_fresh(&send(kioskd, "POST", path, "k", &[], "{}"), 201);
             assert_replayed(&send(kioskd, "POST", path, "k", &[], "{}"), 201);
         }
         // On what is no write of one item it means nothing, whatever it says.
-        let get = kioskd
-            .connect()
-            .request("GET", "/items/1", &[("Idempotency-Key", "\"")], b"");
+        let get = kioskd.connect().request("GET", "/items/1", &[("Idempotency-Key", "\"")], b"");
         assert_eq!(get.status, 200);
     });
 }
@@ -270,13 +226,9 @@ fn another_request_on_the_item_is_422_and_another_item_has_keys_of_its_own() {
 #[test]
 fn an_id_may_be_made_of_braces() {
     for_each_service(&[], |kioskd| {
-        let ids = [
-            "{a}b", "{a}c", "a}b", "a}c", "{}x", "}{a}", "{a", "a}", "{{a}}", "{7}", "7",
-        ];
+        let ids = ["{a}b", "{a}c", "a}b", "a}c", "{}x", "}{a}", "{a", "a}", "{{a}}", "{7}", "7"];
         for id in ids {
-            let path = format!("/items?id={id}")
-                .replace('{', "%7B")
-                .replace('}', "%7D");
+            let path = format!("/items?id={id}").replace('{', "%7B").replace('}', "%7D");
             let body = format!("{{\"id\":\"{id}\"}}");
             assert_fresh(&send(kioskd, "PUT", &path, "{k}", &[], &body), 201);
             assert_replayed(&send(kioskd, "PUT", &path, "{k}", &[], &body), 201);
@@ -327,10 +279,7 @@ fn a_byte_above_ascii_is_no_part_of_a_key() {
         let head = b"POST /items/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nIdempotency-Key: ";
         client.send([head, key, b"\r\n\r\n{}"].concat());
         let reply = client.read_response();
-        assert_eq!(
-            (reply.status, &*reply.problem().0),
-            (400, "bad_idempotency_key")
-        );
+        assert_eq!((reply.status, &*reply.problem().0), (400, "bad_idempotency_key"));
     }
 }
 
@@ -381,11 +330,7 @@ impl Held {
     fn start(front: &str) -> Held {
         let redis = Redis::start();
         let proxy = Proxy::start(&redis.addr());
-        let one = [
-            ("FRONT", front),
-            ("WORKERS", "1"),
-            ("REQUEST_TIMEOUT", "300ms"),
-        ];
+        let one = [("FRONT", front), ("WORKERS", "1"), ("REQUEST_TIMEOUT", "300ms")];
         let start = |addr: &str| Kioskd::start(&[&one[..], &[("REDIS_ADDR", addr)]].concat());
         let (a, b) = (start(&proxy.addr()), start(&redis.addr()));
         // The scripts are known, so that the held attempt is one command and not the question for one.
@@ -394,12 +339,7 @@ impl Held {
             send(&a, method, "/items/warm", method, &[], "{}");
         }
         b.connect().post("/items/1", OLD);
-        Held {
-            _redis: redis,
-            proxy,
-            a,
-            b,
-        }
+        Held { _redis: redis, proxy, a, b }
     }
 
     /// Its effect is held up; a PATCH has looked already.
@@ -604,14 +544,8 @@ fn a_record_that_cannot_be_read_is_502_and_nothing_runs() {
             redis.command(set);
             for (method, body, _, _) in WRITES {
                 for condition in ["*", "\"x\""] {
-                    let reply = send(
-                        &kioskd,
-                        method,
-                        "/items/1",
-                        "k",
-                        &[("If-Match", condition)],
-                        body,
-                    );
+                    let reply =
+                        send(&kioskd, method, "/items/1", "k", &[("If-Match", condition)], body);
                     let found = (reply.status, &*reply.problem().0);
                     assert_eq!(found, (502, "store_error"), "{set:?} {method}");
                 }
@@ -633,19 +567,12 @@ fn a_write_that_the_store_refused_has_no_record() {
         redis.command(&["DEL", "item:1"]);
         assert_eq!(redis.command(&["DBSIZE"]), "0");
         redis.command(&["SET", "item:1", "{}", "EX", "60"]);
-        assert_fresh(
-            &send(&kioskd, "PATCH", "/items/1", "k", &[], r#"{"a":1}"#),
-            200,
-        );
+        assert_fresh(&send(&kioskd, "PATCH", "/items/1", "k", &[], r#"{"a":1}"#), 200);
 
         redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
         for (method, body) in [("POST", "{}"), ("PUT", "{}"), ("PATCH", "{}")] {
             let reply = send(&kioskd, method, "/items/1", "full", &[], body);
-            let found = (
-                reply.status,
-                &*reply.problem().0,
-                reply.header("retry-after"),
-            );
+            let found = (reply.status, &*reply.problem().0, reply.header("retry-after"));
             assert_eq!(found, (503, "store_unavailable", Some("1")), "{method}");
         }
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
@@ -690,10 +617,9 @@ fn a_full_redis_lets_a_guarded_delete_through() {
         }
         let tag = client.get("/items/tag").header("etag").unwrap().to_owned();
         redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-        for (path, conditions) in [
-            ("/items/plain", &[][..]),
-            ("/items/tag", &[("If-Match", &*tag)]),
-        ] {
+        for (path, conditions) in
+            [("/items/plain", &[][..]), ("/items/tag", &[("If-Match", &*tag)])]
+        {
             assert_fresh(&send(&kioskd, "DELETE", path, "k", conditions, ""), 204);
             assert_eq!(client.get(path).status, 404);
             assert_replayed(&send(&kioskd, "DELETE", path, "k", conditions, ""), 204);
@@ -703,19 +629,8 @@ fn a_full_redis_lets_a_guarded_delete_through() {
             let reply = send(&kioskd, "DELETE", "/items/none", &format!("n{n}"), &[], "");
             assert_fresh(&reply, 204);
         }
-        assert_eq!(
-            redis.command(&["DBSIZE"]),
-            "3",
-            "nothing was removed, nothing recorded"
-        );
-        let reply = send(
-            &kioskd,
-            "DELETE",
-            "/items/none",
-            "k",
-            &[("If-Match", "*")],
-            "",
-        );
+        assert_eq!(redis.command(&["DBSIZE"]), "3", "nothing was removed, nothing recorded");
+        let reply = send(&kioskd, "DELETE", "/items/none", "k", &[("If-Match", "*")], "");
         assert_fresh(&reply, 412);
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
         assert_fresh(&send(&kioskd, "DELETE", "/items/none", "n0", &[], ""), 204);
@@ -726,11 +641,7 @@ fn a_full_redis_lets_a_guarded_delete_through() {
 #[test]
 fn a_full_memory_store_lets_a_guarded_delete_through() {
     for_each_front(|front| {
-        let settings = [
-            ("FRONT", front),
-            ("STORE", "memory"),
-            ("MEMORY_MAX_BYTES", "4000"),
-        ];
+        let settings = [("FRONT", front), ("STORE", "memory"), ("MEMORY_MAX_BYTES", "4000")];
         let settings = [&settings[..], &[("MAX_BODY_BYTES", "1000")]].concat();
         let kioskd = Kioskd::start(&settings);
         let mut client = kioskd.connect();

@@ -31,12 +31,7 @@ fn each_verb_answers_as_the_contract_says() {
         /// What GET gives afterwards.
         then: Option<&'static str>,
     }
-    let row = |method, body, status, then| Row {
-        method,
-        body,
-        status,
-        then,
-    };
+    let row = |method, body, status, then| Row { method, body, status, then };
     let story = [
         row("GET", "", 404, None),
         row("HEAD", "", 404, None),
@@ -91,16 +86,10 @@ fn each_verb_answers_as_the_contract_says() {
                 }
             }
             let options = client.request("OPTIONS", path, &[], b"");
-            assert_eq!(
-                (options.status, options.header("allow")),
-                (204, Some(ALLOW))
-            );
+            assert_eq!((options.status, options.header("allow")), (204, Some(ALLOW)));
         }
         let bulk = client.request("GET", "/items/_get", &[], b"");
-        assert_eq!(
-            (bulk.status, bulk.header("allow")),
-            (405, Some("POST, OPTIONS"))
-        );
+        assert_eq!((bulk.status, bulk.header("allow")), (405, Some("POST, OPTIONS")));
     });
 }
 
@@ -181,27 +170,16 @@ fn random_ids_and_documents_survive_a_round_trip() {
             let (id, document) = (random.id(), random.document());
             let query = format!("/items?id={}", encode(&id, &mut random));
             let reply = client.post(&query, &document);
-            assert_eq!(
-                reply.status, 201,
-                "round {round}: {id:?} {document}: {reply:?}"
-            );
+            assert_eq!(reply.status, 201, "round {round}: {id:?} {document}: {reply:?}");
             let read = if id.starts_with('_') {
                 query
             } else {
                 format!("/items/{}", encode(&id, &mut random))
             };
             let read = client.get(&read);
-            assert_eq!(
-                (read.status, read.text()),
-                (200, document),
-                "round {round}: {id:?}"
-            );
+            assert_eq!((read.status, read.text()), (200, document), "round {round}: {id:?}");
             let at = client.get(reply.header("location").unwrap());
-            assert_eq!(
-                at.header("etag"),
-                reply.header("etag"),
-                "round {round}: {id:?}"
-            );
+            assert_eq!(at.header("etag"), reply.header("etag"), "round {round}: {id:?}");
         }
     });
 }
@@ -212,11 +190,7 @@ fn a_document_nests_to_the_limit_and_not_one_deeper() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         for (depth, status) in [(123, 201), (124, 201), (125, 400), (50_000, 400)] {
-            assert_eq!(
-                client.post("/items/1", nested(depth)).status,
-                status,
-                "{depth}"
-            );
+            assert_eq!(client.post("/items/1", nested(depth)).status, status, "{depth}");
         }
         assert_eq!(client.get("/items/1").text(), nested(124));
         // A patch cannot make one deeper than a document may be, since it may not be deeper itself.
@@ -236,26 +210,14 @@ fn patch_does_every_example_of_rfc_7396() {
         (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
         (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
         (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
-        (
-            r#"{"a":{"b":"c"}}"#,
-            r#"{"a":{"b":"d","c":null}}"#,
-            r#"{"a":{"b":"d"}}"#,
-        ),
+        (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
         (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
-        (
-            r#"{"v":["a","b"]}"#,
-            r#"{"v":["c","d"]}"#,
-            r#"{"v":["c","d"]}"#,
-        ),
+        (r#"{"v":["a","b"]}"#, r#"{"v":["c","d"]}"#, r#"{"v":["c","d"]}"#),
         (r#"{"v":{"a":"b"}}"#, r#"{"v":["c"]}"#, r#"{"v":["c"]}"#),
         (r#"{"v":{"a":"foo"}}"#, r#"{"v":null}"#, "{}"),
         (r#"{"v":{"a":"foo"}}"#, r#"{"v":"bar"}"#, r#"{"v":"bar"}"#),
         (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
-        (
-            r#"{"v":[1,2]}"#,
-            r#"{"v":{"a":"b","c":null}}"#,
-            r#"{"v":{"a":"b"}}"#,
-        ),
+        (r#"{"v":[1,2]}"#, r#"{"v":{"a":"b","c":null}}"#, r#"{"v":{"a":"b"}}"#),
         ("{}", r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         // Not of the appendix: digits that a float would lose, in what is touched and what is not.
         (
@@ -269,11 +231,7 @@ fn patch_does_every_example_of_rfc_7396() {
         for (target, patch, result) in rows {
             assert_eq!(client.post("/items/1", target).status, 201);
             let reply = client.request("PATCH", "/items/1", &[MERGE_PATCH], patch.as_bytes());
-            assert_eq!(
-                (reply.status, &*reply.text()),
-                (200, result),
-                "{target} + {patch}"
-            );
+            assert_eq!((reply.status, &*reply.text()), (200, result), "{target} + {patch}");
             assert_eq!(client.get("/items/1").text(), result, "{target} + {patch}");
         }
     });
@@ -284,72 +242,35 @@ fn patch_does_every_example_of_rfc_7396() {
 #[test]
 fn of_equal_names_in_a_document_a_patch_changes_the_one_that_readers_see() {
     let rows = [
-        (
-            r#"{"a":{"x":1},"a":{"y":2}}"#,
-            r#"{"a":{"z":3}}"#,
-            r#"{"a":{"y":2,"z":3}}"#,
-        ),
+        (r#"{"a":{"x":1},"a":{"y":2}}"#, r#"{"a":{"z":3}}"#, r#"{"a":{"y":2,"z":3}}"#),
         (
             r#"{"a":{"x":1},"b":0,"\u0061":{"y":2}}"#,
             r#"{"a":{"z":3}}"#,
             r#"{"b":0,"\u0061":{"y":2,"z":3}}"#,
         ),
-        (
-            r#"{"a":{"x":1},"a":2}"#,
-            r#"{"a":{"z":3}}"#,
-            r#"{"a":{"z":3}}"#,
-        ),
+        (r#"{"a":{"x":1},"a":2}"#, r#"{"a":{"z":3}}"#, r#"{"a":{"z":3}}"#),
         (r#"{"a":1,"a":2}"#, r#"{"a":null}"#, "{}"),
         // What a patch does not name stays as it is.
         (r#"{"a":1,"a":2}"#, r#"{"b":3}"#, r#"{"a":1,"a":2,"b":3}"#),
         (r#"{"\ud800":1}"#, r#"{"\uD800":2}"#, r#"{"\ud800":2}"#),
         (r#"{"\ud800":1}"#, r#"{"\uD800":null}"#, "{}"),
-        (
-            r#"{"\ud800\u0061":1}"#,
-            r#"{"\uD800a":2}"#,
-            r#"{"\ud800\u0061":2}"#,
-        ),
-        (
-            r#"{"\uDE00":1}"#,
-            r#"{"\ud83d\ude00":2}"#,
-            r#"{"\uDE00":1,"\ud83d\ude00":2}"#,
-        ),
-        (
-            r#"{"\ud83d\ude00":1}"#,
-            r#"{"😀":2}"#,
-            r#"{"\ud83d\ude00":2}"#,
-        ),
+        (r#"{"\ud800\u0061":1}"#, r#"{"\uD800a":2}"#, r#"{"\ud800\u0061":2}"#),
+        (r#"{"\uDE00":1}"#, r#"{"\ud83d\ude00":2}"#, r#"{"\uDE00":1,"\ud83d\ude00":2}"#),
+        (r#"{"\ud83d\ude00":1}"#, r#"{"😀":2}"#, r#"{"\ud83d\ude00":2}"#),
         // A text that looks like an escape is none.
-        (
-            r#"{"\\ud800":1}"#,
-            r#"{"\ud800":2}"#,
-            r#"{"\\ud800":1,"\ud800":2}"#,
-        ),
-        (
-            r#"{"\"\\ud800\"":1}"#,
-            r#"{"\ud800":2}"#,
-            r#"{"\"\\ud800\"":1,"\ud800":2}"#,
-        ),
+        (r#"{"\\ud800":1}"#, r#"{"\ud800":2}"#, r#"{"\\ud800":1,"\ud800":2}"#),
+        (r#"{"\"\\ud800\"":1}"#, r#"{"\ud800":2}"#, r#"{"\"\\ud800\"":1,"\ud800":2}"#),
     ];
     // A name twice on each of sixty levels, and a thousand times on one.
     let deep = |inner: &str| {
         let outer = r#"{"a":{"x":0},"a":"#.repeat(60);
         format!("{outer}{inner}{}", "}".repeat(60))
     };
-    let deep_result = format!(
-        "{}{}{}",
-        r#"{"a":"#.repeat(60),
-        r#"{"y":2,"z":3}"#,
-        "}".repeat(60)
-    );
+    let deep_result = format!("{}{}{}", r#"{"a":"#.repeat(60), r#"{"y":2,"z":3}"#, "}".repeat(60));
     let wide = |value: &str| format!(r#"{{{}"a":{value}}}"#, r#""a":{"x":1},"#.repeat(1000));
     let large = [
         (deep(r#"{"y":2}"#), deep(r#"{"z":3}"#), deep_result),
-        (
-            wide(r#"{"y":2}"#),
-            wide(r#"{"z":3}"#),
-            r#"{"a":{"y":2,"z":3}}"#.to_owned(),
-        ),
+        (wide(r#"{"y":2}"#), wide(r#"{"z":3}"#), r#"{"a":{"y":2,"z":3}}"#.to_owned()),
     ];
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
@@ -403,19 +324,13 @@ fn patch_keeps_the_remaining_time_to_live_of_an_item_or_sets_the_one_it_names() 
         let redis = Redis::start();
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
         let mut client = kioskd.connect();
-        for (n, (path, ms)) in [
-            ("/items/1", 100_000),
-            ("/items/1?ttl=50", 50_000),
-            ("/items/1?ttl=200", 200_000),
-        ]
-        .into_iter()
-        .enumerate()
+        for (n, (path, ms)) in
+            [("/items/1", 100_000), ("/items/1?ttl=50", 50_000), ("/items/1?ttl=200", 200_000)]
+                .into_iter()
+                .enumerate()
         {
             let key = format!("k{n}");
-            for headers in [
-                &[MERGE_PATCH][..],
-                &[MERGE_PATCH, ("Idempotency-Key", &*key)],
-            ] {
+            for headers in [&[MERGE_PATCH][..], &[MERGE_PATCH, ("Idempotency-Key", &*key)]] {
                 assert_eq!(client.post("/items/1", "{}").status, 201);
                 redis.command(&["PEXPIRE", "item:1", "100000"]);
                 let reply = client.request("PATCH", path, headers, br#"{"a":1}"#);
@@ -440,57 +355,27 @@ fn conditions_are_judged_as_rfc_9110_says() {
         (&[("If-Match", "TAG")], [200, 204, 204, 404, 412, 412]),
         (&[("If-Match", "*")], [200, 204, 204, 404, 412, 412]),
         (&[("If-Match", "\"x\"")], [412, 412, 412, 404, 412, 412]),
-        (
-            &[("If-Match", "\"x\", TAG,\"y\"")],
-            [200, 204, 204, 404, 412, 412],
-        ),
+        (&[("If-Match", "\"x\", TAG,\"y\"")], [200, 204, 204, 404, 412, 412]),
         (&[("If-Match", "W/TAG")], [412, 412, 412, 404, 412, 412]),
-        (
-            &[("If-Match", "\"x\""), ("If-Match", "TAG")],
-            [200, 204, 204, 404, 412, 412],
-        ),
+        (&[("If-Match", "\"x\""), ("If-Match", "TAG")], [200, 204, 204, 404, 412, 412]),
         (&[("If-None-Match", "*")], [304, 412, 412, 404, 201, 204]),
         (&[("If-None-Match", "TAG")], [304, 412, 412, 404, 201, 204]),
-        (
-            &[("If-None-Match", "W/TAG")],
-            [304, 412, 412, 404, 201, 204],
-        ),
-        (
-            &[("If-None-Match", "\"x\"")],
-            [200, 204, 204, 404, 201, 204],
-        ),
+        (&[("If-None-Match", "W/TAG")], [304, 412, 412, 404, 201, 204]),
+        (&[("If-None-Match", "\"x\"")], [200, 204, 204, 404, 201, 204]),
         // If-Match goes first: 412 although If-None-Match would have said 304.
-        (
-            &[("If-None-Match", "TAG"), ("If-Match", "\"x\"")],
-            [412, 412, 412, 404, 412, 412],
-        ),
-        (
-            &[("If-Match", "TAG"), ("If-None-Match", "TAG")],
-            [304, 412, 412, 404, 412, 412],
-        ),
-        (
-            &[("If-Match", "TAG"), ("If-None-Match", "\"x\"")],
-            [200, 204, 204, 404, 412, 412],
-        ),
-        (
-            &[("If-Match", "*"), ("If-None-Match", "*")],
-            [304, 412, 412, 404, 412, 412],
-        ),
+        (&[("If-None-Match", "TAG"), ("If-Match", "\"x\"")], [412, 412, 412, 404, 412, 412]),
+        (&[("If-Match", "TAG"), ("If-None-Match", "TAG")], [304, 412, 412, 404, 412, 412]),
+        (&[("If-Match", "TAG"), ("If-None-Match", "\"x\"")], [200, 204, 204, 404, 412, 412]),
+        (&[("If-Match", "*"), ("If-None-Match", "*")], [304, 412, 412, 404, 412, 412]),
         (&[("If-Match", "oops")], [400, 400, 400, 400, 400, 400]),
     ];
     let old = r#"{"old":true}"#;
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
-        let tag = client
-            .post("/items/1", old)
-            .header("etag")
-            .unwrap()
-            .to_owned();
+        let tag = client.post("/items/1", old).header("etag").unwrap().to_owned();
         for (headers, statuses) in &rows {
-            let headers: Vec<(&str, String)> = headers
-                .iter()
-                .map(|(name, value)| (*name, value.replace("TAG", &tag)))
-                .collect();
+            let headers: Vec<(&str, String)> =
+                headers.iter().map(|(name, value)| (*name, value.replace("TAG", &tag))).collect();
             let headers: Vec<(&str, &str)> =
                 headers.iter().map(|(n, v)| (*n, v.as_str())).collect();
             for (place, status) in statuses.iter().enumerate() {
@@ -501,11 +386,7 @@ fn conditions_are_judged_as_rfc_9110_says() {
                         assert_eq!(client.post(path, old).header("etag"), Some(&*tag));
                     }
                     let method = ["GET", "PUT", "DELETE"][place % 3];
-                    let body: &[u8] = if method == "PUT" {
-                        br#"{"new":1}"#
-                    } else {
-                        b""
-                    };
+                    let body: &[u8] = if method == "PUT" { br#"{"new":1}"# } else { b"" };
                     let reply = client.request(method, path, &headers, body);
                     let context = format!("{method} {path} {headers:?}, there: {there}");
                     assert_eq!(reply.status, *status, "{context}: {reply:?}");
@@ -560,11 +441,7 @@ fn a_412_for_a_weak_tag_says_why_it_can_never_match() {
                 let reply = client.request(method, "/items/1", &headers, b"{}");
                 let (code, detail) = reply.problem();
                 assert_eq!((reply.status, &*code), (412, "precondition_failed"));
-                assert_eq!(
-                    detail.contains("a weak tag (W/) never matches"),
-                    weak,
-                    "{detail}"
-                );
+                assert_eq!(detail.contains("a weak tag (W/) never matches"), weak, "{detail}");
                 assert_eq!(detail.contains("a proxy that compresses"), weak, "{detail}");
             }
         }
@@ -581,9 +458,7 @@ fn a_condition_on_an_expired_item_fails_and_creates_nothing() {
         let mut client = kioskd.connect();
         let reply = client.post("/items/1?ttl=1", "{}");
         let tag = reply.header("etag").unwrap().to_owned();
-        eventually("the item to expire", || {
-            client.get("/items/1").status == 404
-        });
+        eventually("the item to expire", || client.get("/items/1").status == 404);
         for method in ["POST", "PUT", "PATCH", "DELETE"] {
             for condition in [&*tag, "*"] {
                 let headers = [MERGE_PATCH, ("If-Match", condition)];
@@ -602,11 +477,8 @@ fn of_32_writers_with_one_tag_one_succeeds() {
     let rounds = if by_hand() { 1000 } else { 50 };
     for_each_front(|front| {
         let redis = Redis::start();
-        let settings = [
-            ("FRONT", front),
-            ("REDIS_ADDR", &*redis.addr()),
-            ("REQUEST_TIMEOUT", "60s"),
-        ];
+        let settings =
+            [("FRONT", front), ("REDIS_ADDR", &*redis.addr()), ("REQUEST_TIMEOUT", "60s")];
         let replicas = [Kioskd::start(&settings), Kioskd::start(&settings)];
         let first = replicas[0].connect().post("/items/1", "{}");
         let tag = Mutex::new(first.header("etag").unwrap().to_owned());
@@ -642,11 +514,7 @@ fn of_32_writers_with_one_tag_one_succeeds() {
         let won = won.into_inner().unwrap();
         assert_eq!(won.len(), rounds, "{won:?}");
         for (round, (of, writer, status)) in won.iter().enumerate() {
-            assert_eq!(
-                (round, [204, 201, 200][round % 3]),
-                (*of, *status),
-                "writer {writer}"
-            );
+            assert_eq!((round, [204, 201, 200][round % 3]), (*of, *status), "writer {writer}");
         }
         let last = replicas[1].connect().get("/items/1").json();
         assert_eq!(last["writer"], won[rounds - 1].1);
@@ -660,10 +528,9 @@ fn a_lost_reply_to_a_conditional_write_is_neither_412_nor_success() {
     let document = r#"{"a":1}"#;
     let tag = etag_of(document);
     for_each_front(|front| {
-        for (lost, status, code) in [
-            ("silence", 504, "store_timeout"),
-            ("close", 502, "store_unreachable"),
-        ] {
+        for (lost, status, code) in
+            [("silence", 504, "store_timeout"), ("close", 502, "store_unreachable")]
+        {
             let fake = FakeRedis::start(move |command| match &*command[0] {
                 "GET" => Act::Send(format!("${}\r\n{document}\r\n", document.len()).into_bytes()),
                 "SET" if command[1].starts_with("item:\n") => Act::Usual,
@@ -689,21 +556,10 @@ fn a_lost_reply_to_a_conditional_write_is_neither_412_nor_success() {
                 ]);
                 let before = writes(&fake);
                 let headers = [MERGE_PATCH, condition];
-                let reply = kioskd
-                    .connect()
-                    .request(method, "/items/1", &headers, b"{}");
+                let reply = kioskd.connect().request(method, "/items/1", &headers, b"{}");
                 let context = format!("{lost}: {method} {condition:?}: {reply:?}");
-                assert_eq!(
-                    (reply.status, &*reply.problem().0),
-                    (status, code),
-                    "{context}"
-                );
-                assert_eq!(
-                    writes(&fake) - before,
-                    1,
-                    "{context}: {:?}",
-                    fake.commands()
-                );
+                assert_eq!((reply.status, &*reply.problem().0), (status, code), "{context}");
+                assert_eq!(writes(&fake) - before, 1, "{context}: {:?}", fake.commands());
             }
         }
     });
@@ -722,11 +578,7 @@ fn a_session_is_renewed_by_use_and_never_shortened() {
         let mut use_it = |method: &str, path: &str, headers: &[(&str, &str)], n: usize| {
             let key = n.to_string();
             let headers = [&[MERGE_PATCH, ("Idempotency-Key", &*key)], headers].concat();
-            let body: &[u8] = if method == "PATCH" {
-                br#"{"a":1}"#
-            } else {
-                b""
-            };
+            let body: &[u8] = if method == "PATCH" { br#"{"a":1}"# } else { b"" };
             client.request(method, path, &headers, body).status
         };
         let plain = "/sess/1";
@@ -758,11 +610,7 @@ fn a_session_is_renewed_by_use_and_never_shortened() {
                 let context = format!("{method} {path} {headers:?} with {before} left");
                 assert_eq!(use_it(method, path, headers, n), status, "{context}");
                 let left = pttl(&redis, "sess:1");
-                let enough = if after == -1 {
-                    -1..=-1
-                } else {
-                    after - 30_000..=after
-                };
+                let enough = if after == -1 { -1..=-1 } else { after - 30_000..=after };
                 assert!(enough.contains(&left), "{context}: {left}");
             }
         }
@@ -800,11 +648,7 @@ fn a_session_that_is_read_outlives_an_item_that_is_read() {
         client.post("/sess/1", "{}");
         client.post("/items/1", "{}");
         eventually("the item to expire", || {
-            assert_eq!(
-                client.get("/sess/1").status,
-                200,
-                "a session expired while it was read"
-            );
+            assert_eq!(client.get("/sess/1").status, 200, "a session expired while it was read");
             client.get("/items/1").status == 404
         });
         assert_eq!(client.get("/sess/1").status, 200);
@@ -821,10 +665,7 @@ fn a_session_that_is_only_patched_outlives_an_item_that_is_patched() {
         eventually("the item to expire", || {
             let patched = client.request("PATCH", "/sess/1", &[MERGE_PATCH], br#"{"a":1}"#);
             assert_eq!(patched.status, 200, "a session expired while it was in use");
-            client
-                .request("PATCH", "/items/1", &[MERGE_PATCH], br#"{"a":1}"#)
-                .status
-                == 404
+            client.request("PATCH", "/items/1", &[MERGE_PATCH], br#"{"a":1}"#).status == 404
         });
     });
 }
@@ -862,11 +703,7 @@ fn a_memory_store_full_of_what_has_expired_has_room() {
         let mut client = kioskd.connect();
         let document = format!("{{\"a\":\"{}\"}}", "x".repeat(1000));
         let mut ids = 0;
-        while client
-            .post(&format!("/items/{ids}?ttl=1"), &document)
-            .status
-            == 201
-        {
+        while client.post(&format!("/items/{ids}?ttl=1"), &document).status == 201 {
             ids += 1;
         }
         assert!(ids > 500, "{ids}");
@@ -896,11 +733,7 @@ fn a_session_is_the_same_on_every_replica() {
 #[test]
 fn sessions_in_the_memory_of_a_process_fail_the_test_that_kioskd_passes() {
     let alone = twin();
-    assert_eq!(
-        sessions_over_two_replicas(&alone, &alone),
-        Ok(()),
-        "the twin works alone"
-    );
+    assert_eq!(sessions_over_two_replicas(&alone, &alone), Ok(()), "the twin works alone");
     let failed = sessions_over_two_replicas(&twin(), &twin());
     assert_eq!(failed, Err("B does not know what A stored: 404".to_owned()));
 }
@@ -970,10 +803,7 @@ fn serve_twin(mut stream: &TcpStream, sessions: &Mutex<HashMap<String, Vec<u8>>>
                 None => ("404 Not Found", Vec::new()),
             },
         };
-        let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
     }
 }
@@ -1022,11 +852,8 @@ fn write_until_killed(address: &str, writer: u64) -> u64 {
         let method = ["POST", "PUT", "PATCH", "POST"][n as usize % 4];
         // A patch finds what was put before; the last has a key of its own, too.
         let id = if method == "PATCH" { n - 1 } else { n };
-        let key = if n % 4 == 3 {
-            format!("Idempotency-Key: {writer}-{n}\r\n")
-        } else {
-            String::new()
-        };
+        let key =
+            if n % 4 == 3 { format!("Idempotency-Key: {writer}-{n}\r\n") } else { String::new() };
         let request = format!(
             "{method} /items/{writer}-{id} HTTP/1.1\r\nHost: x\r\n{}: {}\r\n{key}Content-Length: 7\r\n\r\n{{\"a\":1}}",
             MERGE_PATCH.0, MERGE_PATCH.1
@@ -1080,23 +907,11 @@ fn the_stored_form_is_the_plain_text_with_an_end() {
 
         redis.command(&["FLUSHALL"]);
         assert_eq!(client.post("/items?id=7", r#"{"name": "Bob"}"#).status, 201);
-        assert_eq!(
-            client
-                .request("PUT", "/sess/%C3%A9?ttl=60", &[], b"{}")
-                .status,
-            201
-        );
-        let mut keys: Vec<String> = redis
-            .command(&["KEYS", "*"])
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        assert_eq!(client.request("PUT", "/sess/%C3%A9?ttl=60", &[], b"{}").status, 201);
+        let mut keys: Vec<String> =
+            redis.command(&["KEYS", "*"]).lines().map(str::to_owned).collect();
         keys.sort_unstable();
-        assert_eq!(
-            keys,
-            ["item:7", "sess:é"],
-            "nothing else is in the keyspace"
-        );
+        assert_eq!(keys, ["item:7", "sess:é"], "nothing else is in the keyspace");
         assert_eq!(redis.command(&["TYPE", "item:7"]), "string");
         assert_eq!(redis.command(&["GET", "item:7"]), r#"{"name": "Bob"}"#);
         assert!((1_795_000..=1_800_000).contains(&pttl(&redis, "item:7")));
@@ -1111,20 +926,14 @@ fn by_hand() -> bool {
 }
 
 fn pttl(redis: &Redis, key: &str) -> i64 {
-    redis
-        .command(&["PTTL", key])
-        .parse()
-        .expect("PTTL is a number")
+    redis.command(&["PTTL", key]).parse().expect("PTTL is a number")
 }
 
 /// The tag kioskd gives this document, asked of one that keeps nothing for long.
 fn etag_of(document: &str) -> String {
     let kioskd = Kioskd::start(&[("STORE", "memory")]);
     let reply: Reply = kioskd.connect().post("/items/1", document);
-    reply
-        .header("etag")
-        .expect("a write gives a tag")
-        .to_owned()
+    reply.header("etag").expect("a write gives a tag").to_owned()
 }
 
 /// Commands that may change an item; not the readiness probe's.
@@ -1165,29 +974,17 @@ impl Random {
 
     /// 1 to 512 bytes.
     fn id(&mut self) -> String {
-        let bytes = 1 + if self.below(10) == 0 {
-            511
-        } else {
-            self.below(30) as usize
-        };
+        let bytes = 1 + if self.below(10) == 0 { 511 } else { self.below(30) as usize };
         let mut id = String::new();
         while id.len() < bytes {
             let c = self.character();
-            id.push(if id.len() + c.len_utf8() <= bytes {
-                c
-            } else {
-                'x'
-            });
+            id.push(if id.len() + c.len_utf8() <= bytes { c } else { 'x' });
         }
         id
     }
 
     fn document(&mut self) -> String {
-        let depth = if self.below(20) == 0 {
-            124
-        } else {
-            1 + self.below(5)
-        };
+        let depth = if self.below(20) == 0 { 124 } else { 1 + self.below(5) };
         let mut text = String::new();
         self.object(&mut text, depth);
         text
@@ -1227,9 +1024,7 @@ impl Random {
     fn number(&mut self, text: &mut String) {
         text.push_str(self.pick(&["", "-"]));
         let digits = |random: &mut Random, n: u64| -> String {
-            (0..n)
-                .map(|_| char::from(b'0' + random.below(10) as u8))
-                .collect()
+            (0..n).map(|_| char::from(b'0' + random.below(10) as u8)).collect()
         };
         text.push_str(self.pick(&["0", "1", "9"]));
         if !text.ends_with('0') {

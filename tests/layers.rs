@@ -19,24 +19,10 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("resp", &["slab", "stream"]),
     ("store", &["resp", "slab"]),
     ("service", &["http", "store"]),
-    (
-        "front",
-        &["http", "service", "store", "lifecycle", "slab", "stream"],
-    ),
+    ("front", &["http", "service", "store", "lifecycle", "slab", "stream"]),
     ("lifecycle", &[]),
     ("log", &[]),
-    (
-        "config",
-        &[
-            "http",
-            "resp",
-            "store",
-            "service",
-            "front",
-            "lifecycle",
-            "log",
-        ],
-    ),
+    ("config", &["http", "resp", "store", "service", "front", "lifecycle", "log"]),
 ];
 
 /// The service asks (`Command`) and is answered (`Answer`, `StoreError`). Who answers, and how, is not its business.
@@ -85,65 +71,25 @@ fn the_check_sees_a_broken_wall() {
     let bad = [
         ("http/parse.rs", "use crate::service::Step;", "service"),
         ("http/mod.rs", "fn f() { crate::log::set(); }", "log"),
-        (
-            "resp/codec.rs",
-            "use crate::{\n    resp::Value, // ours\n    http,\n};",
-            "http",
-        ),
-        (
-            "store/redis.rs",
-            "use crate::resp; use crate :: http :: Request ;",
-            "http",
-        ),
+        ("resp/codec.rs", "use crate::{\n    resp::Value, // ours\n    http,\n};", "http"),
+        ("store/redis.rs", "use crate::resp; use crate :: http :: Request ;", "http"),
         ("store/mod.rs", "use super::front;", "front"),
-        (
-            "store/redis.rs",
-            "use super::super::front::Limits;",
-            "front",
-        ),
+        ("store/redis.rs", "use super::super::front::Limits;", "front"),
         ("service/items.rs", "use crate::resp::Value;", "resp"),
-        (
-            "service/items.rs",
-            "use crate::{store::{Command, memory::Memory}, http};",
-            "memory",
-        ),
+        ("service/items.rs", "use crate::{store::{Command, memory::Memory}, http};", "memory"),
         ("service/mod.rs", "use crate::store::Session;", "Session"),
-        (
-            "service/mod.rs",
-            "use std::net::{IpAddr, TcpStream};",
-            "TcpStream",
-        ),
-        (
-            "service/mod.rs",
-            "fn f() { std::thread::spawn(|| {}); }",
-            "thread",
-        ),
-        (
-            "front/poll.rs",
-            "use {crate::http, crate::resp::Value};",
-            "resp",
-        ),
-        (
-            "front/mod.rs",
-            "fn f<'a>(x: &'a crate::config::Config) {}",
-            "config",
-        ),
+        ("service/mod.rs", "use std::net::{IpAddr, TcpStream};", "TcpStream"),
+        ("service/mod.rs", "fn f() { std::thread::spawn(|| {}); }", "thread"),
+        ("front/poll.rs", "use {crate::http, crate::resp::Value};", "resp"),
+        ("front/mod.rs", "fn f<'a>(x: &'a crate::config::Config) {}", "config"),
         ("lifecycle.rs", "use crate::front;", "front"),
-        (
-            "http/mod.rs",
-            "fn f() {} #[cfg(test)] mod tests { } use crate::store::Answer;",
-            "store",
-        ),
+        ("http/mod.rs", "fn f() {} #[cfg(test)] mod tests { } use crate::store::Answer;", "store"),
         (
             "http/mod.rs",
             "const Q: char = '\"'; use crate::store::Answer; const R: char = '\"';",
             "store",
         ),
-        (
-            "store/memory.rs",
-            "use std::thread; fn f() { thread::Builder::new(); }",
-            "thread",
-        ),
+        ("store/memory.rs", "use std::thread; fn f() { thread::Builder::new(); }", "thread"),
         ("helpers.rs", "fn f() {}", "helpers"),
     ];
     for (file, source, wanted) in bad {
@@ -162,19 +108,10 @@ fn the_check_leaves_an_honest_file_alone() {
             "http/parse.rs",
             "// use crate::service;\n/* crate::resp /* nested */ */ use tiny_http::Method; use super::body;",
         ),
-        (
-            "http/mod.rs",
-            r##"const A: &str = "crate::store"; const B: &str = r#"crate::"resp"#;"##,
-        ),
-        (
-            "http/mod.rs",
-            "#[cfg(test)]\nmod tests { use crate::store::Answer; fn f() { { } } }",
-        ),
+        ("http/mod.rs", r##"const A: &str = "crate::store"; const B: &str = r#"crate::"resp"#;"##),
+        ("http/mod.rs", "#[cfg(test)]\nmod tests { use crate::store::Answer; fn f() { { } } }"),
         ("http/mod.rs", "#[cfg(test)] use crate::store::Answer;"),
-        (
-            "http/head/name.rs",
-            "use super::super::parse; use crate::http::parse;",
-        ),
+        ("http/head/name.rs", "use super::super::parse; use crate::http::parse;"),
         (
             "store/redis.rs",
             "use crate::resp::{Client, Value}; use super::Command; use mio::net::TcpStream;",
@@ -189,10 +126,7 @@ fn the_check_leaves_an_honest_file_alone() {
             "use crate::lifecycle::State; fn f() { std::thread::spawn(|| log::info!(\"x\")); }",
         ),
         ("config.rs", "use crate::{front, log, resp, store};"),
-        (
-            "main.rs",
-            "use kioskd::{config, front, resp}; use std::net::TcpListener;",
-        ),
+        ("main.rs", "use kioskd::{config, front, resp}; use std::net::TcpListener;"),
         ("lib.rs", "pub mod http; pub use crate::http::Request;"),
         (
             "http/mod.rs",
@@ -200,29 +134,19 @@ fn the_check_leaves_an_honest_file_alone() {
         ),
     ];
     for (file, source) in good {
-        assert_eq!(
-            check(file, source),
-            Vec::<String>::new(),
-            "{file} `{source}`"
-        );
+        assert_eq!(check(file, source), Vec::<String>::new(), "{file} `{source}`");
     }
 }
 
 /// The faults of one file, given its path below `src/`.
 fn check(path: &str, source: &str) -> Vec<String> {
-    let layer = path
-        .split('/')
-        .next()
-        .expect("split gives one")
-        .trim_end_matches(".rs");
+    let layer = path.split('/').next().expect("split gives one").trim_end_matches(".rs");
     let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
     if ["main", "lib"].contains(&layer) || is_test {
         return Vec::new();
     }
     let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == layer) else {
-        return vec![format!(
-            "src/{path}: `{layer}` is none of the rooms in this test's table"
-        )];
+        return vec![format!("src/{path}: `{layer}` is none of the rooms in this test's table")];
     };
     let tokens = without_tests(tokens(source));
     let mut faults = Vec::new();
@@ -230,22 +154,15 @@ fn check(path: &str, source: &str) -> Vec<String> {
         let other = named[0].as_str();
         let is_layer = MAY_NAME.iter().any(|(name, _)| *name == other);
         if is_layer && other != layer && !allowed.contains(&other) {
-            faults.push(format!(
-                "src/{path}: `{layer}` may not name `{}`",
-                named.join("::")
-            ));
+            faults.push(format!("src/{path}: `{layer}` may not name `{}`", named.join("::")));
         }
         let item = named.get(1).map_or("", String::as_str);
         if layer == "service" && other == "store" && NOT_FOR_SERVICE.contains(&item) {
-            faults.push(format!(
-                "src/{path}: `service` may not name `store::{item}`"
-            ));
+            faults.push(format!("src/{path}: `service` may not name `store::{item}`"));
         }
     }
     if !MAY_NAME_SOCKETS.contains(&layer) {
-        let sockets = tokens
-            .iter()
-            .filter(|token| SOCKETS.contains(&token.as_str()));
+        let sockets = tokens.iter().filter(|token| SOCKETS.contains(&token.as_str()));
         faults.extend(
             sockets.map(|name| format!("src/{path}: `{layer}` may not name a socket: `{name}`")),
         );
@@ -264,11 +181,7 @@ fn check(path: &str, source: &str) -> Vec<String> {
 /// How many modules deep a file is: `src/front/poll.rs` is `crate::front::poll`, two.
 fn module_depth(path: &str) -> usize {
     let parts = path.split('/').count();
-    if path.ends_with("/mod.rs") {
-        parts - 1
-    } else {
-        parts
-    }
+    if path.ends_with("/mod.rs") { parts - 1 } else { parts }
 }
 
 /// Every path that starts at the crate's root, without its root: `crate::a::b`, each leaf of `crate::{a::b, c}`, and
@@ -278,20 +191,13 @@ fn named_paths(tokens: &[String], depth: usize) -> Vec<Vec<String>> {
     let mut at = 0;
     while at < tokens.len() {
         let mut supers = 0;
-        while tokens
-            .get(at + 2 * supers)
-            .is_some_and(|token| token == "super")
-        {
+        while tokens.get(at + 2 * supers).is_some_and(|token| token == "super") {
             supers += 1;
         }
         // `pub(crate)` has no `::` behind it.
         let root = if tokens[at] == "crate" { 1 } else { supers };
         let is_root = tokens[at] == "crate" || (supers > 0 && supers == depth);
-        if is_root
-            && tokens
-                .get(at + 2 * root - 1)
-                .is_some_and(|token| token == "::")
-        {
+        if is_root && tokens.get(at + 2 * root - 1).is_some_and(|token| token == "::") {
             leaves(tokens, at + 2 * root, Vec::new(), &mut paths);
         }
         at += (2 * supers).max(1);
@@ -337,10 +243,7 @@ fn without_tests(tokens: Vec<String>) -> Vec<String> {
     while let Some((token, after)) = rest.split_first() {
         let attribute = ["#", "[", "cfg", "(", "test", ")", "]"];
         if rest.len() < attribute.len()
-            || rest
-                .iter()
-                .zip(attribute)
-                .any(|(token, wanted)| token != wanted)
+            || rest.iter().zip(attribute).any(|(token, wanted)| token != wanted)
         {
             kept.push(token.clone());
             rest = after;
@@ -374,17 +277,11 @@ fn tokens(source: &str) -> Vec<String> {
         } else if first == '\'' {
             character_or_lifetime(rest)
         } else if first == '_' || first.is_alphanumeric() {
-            let end = rest
-                .find(|c: char| c != '_' && !c.is_alphanumeric())
-                .unwrap_or(rest.len());
+            let end = rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len());
             tokens.push(rest[..end].to_owned());
             end
         } else {
-            let length = if rest.starts_with("::") {
-                2
-            } else {
-                first.len_utf8()
-            };
+            let length = if rest.starts_with("::") { 2 } else { first.len_utf8() };
             tokens.push(rest[..length].to_owned());
             length
         };
@@ -415,13 +312,8 @@ fn block_comment(text: &str) -> usize {
 
 /// The length of `r"…"`, `r#"…"#`, `br"…"` and so on; `None` if this is something else.
 fn raw_string(text: &str) -> Option<usize> {
-    let prefix = ["br", "cr", "r"]
-        .into_iter()
-        .find(|prefix| text.starts_with(prefix))?;
-    let hashes = text[prefix.len()..]
-        .bytes()
-        .take_while(|&byte| byte == b'#')
-        .count();
+    let prefix = ["br", "cr", "r"].into_iter().find(|prefix| text.starts_with(prefix))?;
+    let hashes = text[prefix.len()..].bytes().take_while(|&byte| byte == b'#').count();
     let start = prefix.len() + hashes + 1;
     if text.as_bytes().get(start - 1) != Some(&b'"') {
         return None;
@@ -457,9 +349,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder)
         .unwrap_or_else(|error| panic!("failed to list {}: {error}", folder.display()))
     {
-        let path = entry
-            .expect("an entry of a folder that can be listed")
-            .path();
+        let path = entry.expect("an entry of a folder that can be listed").path();
         if path.is_dir() {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs") {

@@ -19,12 +19,7 @@ fn a_signal_ends_an_idle_service_with_0() {
         for signal in ["TERM", "INT", "QUIT"] {
             let mut kioskd = Kioskd::start(&[("FRONT", front)]);
             kioskd.signal(signal);
-            assert_eq!(
-                kioskd.wait_exit().code(),
-                Some(0),
-                "{signal}:\n{}",
-                kioskd.log()
-            );
+            assert_eq!(kioskd.wait_exit().code(), Some(0), "{signal}:\n{}", kioskd.log());
         }
     });
 }
@@ -48,11 +43,8 @@ fn a_drain_closes_idle_connections() {
 #[test]
 fn a_drain_waits_for_no_unfinished_head() {
     for_each_front(|front| {
-        let mut kioskd = Kioskd::start(&[
-            ("FRONT", front),
-            ("HEAD_TIMEOUT", "5m"),
-            ("DRAIN_TIMEOUT", "50s"),
-        ]);
+        let mut kioskd =
+            Kioskd::start(&[("FRONT", front), ("HEAD_TIMEOUT", "5m"), ("DRAIN_TIMEOUT", "50s")]);
         let begun = |said: &str| {
             let mut client = kioskd.connect();
             client.send(said);
@@ -155,9 +147,7 @@ fn drain_stops_accepting_while_it_finishes() {
     let (mut kioskd, fake, mut client) =
         with_a_request_in_flight("poll", &[("DRAIN_TIMEOUT", "50s")]);
     kioskd.signal("TERM");
-    eventually("connections to be refused", || {
-        TcpStream::connect(kioskd.addr()).is_err()
-    });
+    eventually("connections to be refused", || TcpStream::connect(kioskd.addr()).is_err());
     fake.release();
     assert_eq!(client.read_response().status, 200);
     assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
@@ -172,10 +162,8 @@ fn a_drain_cut_short_exits_1_and_says_how_many() {
         assert_eq!(kioskd.wait_exit().code(), Some(1), "{}", kioskd.log());
         assert!(client.is_closed());
         let log = kioskd.log();
-        let says_1 = |line: &str| {
-            line.split(|c: char| !c.is_alphanumeric())
-                .any(|word| word == "1")
-        };
+        let says_1 =
+            |line: &str| line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "1");
         let said = log.lines().any(|line| line.contains("cut") && says_1(line));
         assert!(said, "no line says that 1 request was cut:\n{log}");
     });
@@ -184,11 +172,8 @@ fn a_drain_cut_short_exits_1_and_says_how_many() {
 #[test]
 fn during_drain_delay_it_answers_but_is_not_ready() {
     for_each_front(|front| {
-        let mut kioskd = Kioskd::start(&[
-            ("FRONT", front),
-            ("STORE", "memory"),
-            ("DRAIN_DELAY", "50s"),
-        ]);
+        let mut kioskd =
+            Kioskd::start(&[("FRONT", front), ("STORE", "memory"), ("DRAIN_DELAY", "50s")]);
         let mut old = kioskd.connect();
         assert_eq!(old.post("/items?id=1", "{}").status, 201);
         kioskd.signal("TERM");
@@ -258,17 +243,9 @@ fn a_second_signal_more_than_a_second_after_the_first_exits_at_once() {
                 signalled.elapsed() > Duration::from_secs(1),
                 "{first} {second} ended it before a second had passed:\n{log}"
             );
-            assert_eq!(
-                kioskd.wait_exit().code(),
-                Some(1),
-                "{first} {second}: {log}"
-            );
+            assert_eq!(kioskd.wait_exit().code(), Some(1), "{first} {second}: {log}");
         }
-        assert!(
-            start.elapsed() < Duration::from_secs(40),
-            "it took {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(40), "it took {:?}", start.elapsed());
     });
 }
 
@@ -276,11 +253,7 @@ fn a_second_signal_more_than_a_second_after_the_first_exits_at_once() {
 #[test]
 fn two_signals_within_a_second_are_one() {
     for_each_front(|front| {
-        for signals in [
-            &["TERM", "TERM"][..],
-            &["TERM", "INT", "QUIT"],
-            &["INT", "INT", "INT"],
-        ] {
+        for signals in [&["TERM", "TERM"][..], &["TERM", "INT", "QUIT"], &["INT", "INT", "INT"]] {
             for delay in ["0s", "300ms"] {
                 let settings = [("DRAIN_TIMEOUT", "50s"), ("DRAIN_DELAY", delay)];
                 let (mut kioskd, fake, mut client) = with_a_request_in_flight(front, &settings);
@@ -329,16 +302,10 @@ fn a_signal_that_is_not_for_it_does_nothing() {
 fn a_port_in_use_exits_1_and_says_which() {
     for_each_front(|front| {
         let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = taken
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string();
+        let address = taken.local_addr().expect("a bound socket has an address").to_string();
         let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address)], &[]);
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(
-            all(&ended).contains(&address),
-            "the message does not name {address}: {ended:?}"
-        );
+        assert!(all(&ended).contains(&address), "the message does not name {address}: {ended:?}");
     });
 }
 
@@ -360,11 +327,7 @@ fn port_binds_every_interface() {
         let peer_of = |mark: &str| {
             let log = kioskd.log();
             let line = log.lines().find(|line| line.contains(mark))?;
-            line.split_once(" peer=")?
-                .1
-                .split(' ')
-                .next()
-                .map(str::to_owned)
+            line.split_once(" peer=")?.1.split(' ').next().map(str::to_owned)
         };
         eventually("the access log", || peer_of("/livez?v4").is_some());
         assert_eq!(peer_of("/livez?v4").as_deref(), Some("127.0.0.1"));
@@ -382,10 +345,7 @@ fn a_port_that_somebody_has_in_one_family_is_in_use() {
         let Ok(taken) = TcpListener::bind(taken) else {
             continue;
         };
-        let port = taken
-            .local_addr()
-            .expect("a bound socket has an address")
-            .port();
+        let port = taken.local_addr().expect("a bound socket has an address").port();
         for_each_front(|front| {
             let ended = Kioskd::run(&[("FRONT", front), ("PORT", &port.to_string())], &[]);
             assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -400,10 +360,7 @@ fn it_listens_on_a_unix_socket() {
         let dir = temp_dir();
         let listen = format!("unix:{}", dir.join("kioskd.sock").display());
         let mut kioskd = Kioskd::start(&[("FRONT", front), ("LISTEN", &listen)]);
-        assert_eq!(
-            Client::connect(&listen).post("/items?id=1", "{}").status,
-            201
-        );
+        assert_eq!(Client::connect(&listen).post("/items?id=1", "{}").status, 201);
         assert_eq!(Client::connect(&listen).get("/items?id=1").status, 200);
         kioskd.signal("TERM");
         assert_eq!(kioskd.wait_exit().code(), Some(0), "{}", kioskd.log());
@@ -483,31 +440,13 @@ fn every_bad_setting_is_told_at_once_on_a_line_of_its_own() {
     let ended = Kioskd::run(&bad, &[]);
     assert_eq!(ended.code, Some(2), "{ended:?}");
     for (name, value) in bad {
-        let lines: Vec<_> = ended
-            .stderr
-            .lines()
-            .filter(|line| line.contains(name))
-            .collect();
-        assert_eq!(
-            lines.len(),
-            1,
-            "{name} on {} lines of:\n{}",
-            lines.len(),
-            ended.stderr
-        );
+        let lines: Vec<_> = ended.stderr.lines().filter(|line| line.contains(name)).collect();
+        assert_eq!(lines.len(), 1, "{name} on {} lines of:\n{}", lines.len(), ended.stderr);
         if name != "REDIS_URL" {
-            assert!(
-                lines[0].contains(value),
-                "{name} without `{value}`: {}",
-                lines[0]
-            );
+            assert!(lines[0].contains(value), "{name} without `{value}`: {}", lines[0]);
         }
     }
-    assert!(
-        !all(&ended).contains("hunter2"),
-        "the password is told:\n{}",
-        all(&ended)
-    );
+    assert!(!all(&ended).contains("hunter2"), "the password is told:\n{}", all(&ended));
 }
 
 #[test]
@@ -529,11 +468,7 @@ fn each_bad_value_ends_the_start_with_2() {
     }
     // Each is good alone; together nobody can say which one is meant.
     let ended = Kioskd::run(&[("STORE", "redis")], &[]);
-    assert_eq!(
-        ended.code,
-        Some(2),
-        "STORE=redis without an address: {ended:?}"
-    );
+    assert_eq!(ended.code, Some(2), "STORE=redis without an address: {ended:?}");
 }
 
 #[test]
@@ -593,11 +528,7 @@ fn help_lists_every_setting() {
         "NAMESPACE",
     ];
     for name in names {
-        assert!(
-            ended.stdout.contains(name),
-            "no {name} in:\n{}",
-            ended.stdout
-        );
+        assert!(ended.stdout.contains(name), "no {name} in:\n{}", ended.stdout);
     }
 }
 
@@ -605,12 +536,7 @@ fn help_lists_every_setting() {
 fn version_is_the_crates() {
     let ended = Kioskd::run(&[], &["--version"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert!(
-        ended
-            .stdout
-            .starts_with(concat!("kioskd ", env!("CARGO_PKG_VERSION"))),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.starts_with(concat!("kioskd ", env!("CARGO_PKG_VERSION"))), "{ended:?}");
 }
 
 #[test]
@@ -633,24 +559,12 @@ fn the_start_up_line_says_what_runs_where() {
             ("NAMESPACE", "prod"),
         ]);
         let log = kioskd.log();
-        let line = log
-            .lines()
-            .find(|line| line.contains("listening on"))
-            .expect("start() waited for it");
-        for wanted in [
-            env!("CARGO_PKG_VERSION"),
-            front,
-            "3",
-            "redis",
-            "kiosk-7",
-            "prod",
-        ] {
+        let line =
+            log.lines().find(|line| line.contains("listening on")).expect("start() waited for it");
+        for wanted in [env!("CARGO_PKG_VERSION"), front, "3", "redis", "kiosk-7", "prod"] {
             assert!(line.contains(wanted), "no {wanted} in: {line}");
         }
-        assert!(
-            !log.contains("hunter2"),
-            "the log tells the password:\n{log}"
-        );
+        assert!(!log.contains("hunter2"), "the log tells the password:\n{log}");
     });
 }
 
@@ -658,8 +572,7 @@ fn the_start_up_line_says_what_runs_where() {
 fn the_memory_store_comes_with_a_warning() {
     let has_warning = |kioskd: &Kioskd| {
         let log = kioskd.log().to_lowercase();
-        log.lines()
-            .any(|line| line.contains("warn") && line.contains("memory"))
+        log.lines().any(|line| line.contains("warn") && line.contains("memory"))
     };
     let memory = Kioskd::start(&[]);
     // It may be written after the start-up line; a request that was answered came after both.
@@ -687,14 +600,9 @@ fn json_logs_are_one_object_a_line() {
         for line in kioskd.log().lines() {
             let object: serde_json::Value = serde_json::from_str(line)
                 .unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
-            let members = object
-                .as_object()
-                .unwrap_or_else(|| panic!("not an object: {line}"));
+            let members = object.as_object().unwrap_or_else(|| panic!("not an object: {line}"));
             for wanted in ["kiosk-\"7\"", "prod"] {
-                assert!(
-                    members.values().any(|value| value == wanted),
-                    "no {wanted} in: {line}"
-                );
+                assert!(members.values().any(|value| value == wanted), "no {wanted} in: {line}");
             }
         }
     });
@@ -707,11 +615,7 @@ fn with_a_request_in_flight(front: &str, settings: &[(&str, &str)]) -> (Kioskd, 
         _ => Act::Usual,
     });
     let addr = fake.addr();
-    let mut all = vec![
-        ("FRONT", front),
-        ("REDIS_ADDR", &*addr),
-        ("REQUEST_TIMEOUT", "50s"),
-    ];
+    let mut all = vec![("FRONT", front), ("REDIS_ADDR", &*addr), ("REQUEST_TIMEOUT", "50s")];
     all.extend_from_slice(settings);
     let kioskd = Kioskd::start(&all);
     let mut client = kioskd.connect();

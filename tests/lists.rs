@@ -22,16 +22,13 @@ fn walk(client: &mut Client, first: &str, limit: usize) -> (HashMap<String, usiz
         for item in items {
             let ttl = item["ttl"].as_u64().unwrap_or_else(|| panic!("{item}"));
             assert!((1..=1800).contains(&ttl), "{item}");
-            *ids.entry(item["id"].as_str().unwrap().to_owned())
-                .or_default() += 1;
+            *ids.entry(item["id"].as_str().unwrap().to_owned()).or_default() += 1;
         }
         pages += 1;
         assert!(pages < 20_000, "no end");
         match (reply.header("link"), page["cursor"].as_str()) {
             (Some(link), Some(cursor)) => {
-                let target = link
-                    .strip_prefix('<')
-                    .and_then(|l| l.strip_suffix(">; rel=\"next\""));
+                let target = link.strip_prefix('<').and_then(|l| l.strip_suffix(">; rel=\"next\""));
                 path = target.unwrap_or_else(|| panic!("{link}")).to_owned();
                 assert!(path.contains(cursor), "{path}: {cursor}");
             }
@@ -168,9 +165,7 @@ fn a_page_beside_many_other_keys_costs_redis_a_few_steps() {
         redis.command(&["EVAL", FILL, "0", "other:", "300000"]);
         let mut client = kioskd.connect();
         // Redis was busy filling itself, perhaps for longer than connecting to it may take.
-        eventually("Redis to be back", || {
-            client.post("/items/the-one", "{}").status == 201
-        });
+        eventually("Redis to be back", || client.post("/items/the-one", "{}").status == 201);
         redis.command(&["CONFIG", "RESETSTAT"]);
         let (ids, pages) = walk(&mut client, "/items?limit=1", 1);
         assert_eq!(ids.len(), 1);
@@ -185,12 +180,10 @@ fn a_page_beside_many_other_keys_costs_redis_a_few_steps() {
 /// How often Redis has run this command, from scripts too.
 fn calls(redis: &Redis, command: &str) -> u64 {
     let stats = redis.command(&["INFO", "commandstats"]);
-    let line = stats
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    let (calls, _) = line
-        .and_then(|line| line.split_once(','))
-        .unwrap_or_else(|| panic!("{stats}"));
+    let line =
+        stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    let (calls, _) =
+        line.and_then(|line| line.split_once(',')).unwrap_or_else(|| panic!("{stats}"));
     calls.parse().unwrap()
 }
 
@@ -264,11 +257,7 @@ fn a_forged_cursor_gives_some_page_of_its_prefix_or_none() {
                 let page = reply.json();
                 let items = page["items"].as_array().unwrap();
                 assert!(items.len() <= 3);
-                assert!(
-                    items
-                        .iter()
-                        .all(|item| item["id"].as_str().unwrap().starts_with('a'))
-                );
+                assert!(items.iter().all(|item| item["id"].as_str().unwrap().starts_with('a')));
             } else {
                 assert_eq!((reply.status, &*reply.problem().0), (400, "bad_cursor"));
             }
@@ -279,27 +268,17 @@ fn a_forged_cursor_gives_some_page_of_its_prefix_or_none() {
 
 #[test]
 fn a_prefix_is_text_and_not_a_pattern() {
-    let ids = [
-        "a*b", "a?b", "a[xy]b", "a\\b", "axb", "a^b", "a-b", "é*", "{tag}1",
-    ];
+    let ids = ["a*b", "a?b", "a[xy]b", "a\\b", "axb", "a^b", "a-b", "é*", "{tag}1"];
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
         for id in ids {
-            assert_eq!(
-                client
-                    .post(&format!("/items?id={}", encode(id)), "{}")
-                    .status,
-                201
-            );
+            assert_eq!(client.post(&format!("/items?id={}", encode(id)), "{}").status, 201);
         }
         for id in ids {
             let prefix: String = id.chars().take(id.chars().count().min(2)).collect();
             for prefix in [id, &prefix] {
-                let (found, _) = walk(
-                    &mut client,
-                    &format!("/items?limit=3&prefix={}", encode(prefix)),
-                    3,
-                );
+                let (found, _) =
+                    walk(&mut client, &format!("/items?limit=3&prefix={}", encode(prefix)), 3);
                 let mut found: Vec<_> = found.into_keys().collect();
                 let mut wanted: Vec<_> = ids.iter().filter(|id| id.starts_with(prefix)).collect();
                 found.sort_unstable();
@@ -332,11 +311,7 @@ fn limits_cursors_and_prefixes_that_are_none_are_refused() {
             ("cursor=0", 400, "bad_cursor"),
             ("cursor=00", 400, "bad_cursor"),
             // `|1|end|sess:secret`: a made-up cursor must not tell of keys beside its prefix.
-            (
-                "cursor=7c317c656e647c736573733a736563726574",
-                400,
-                "bad_cursor",
-            ),
+            ("cursor=7c317c656e647c736573733a736563726574", 400, "bad_cursor"),
             ("prefix=%FF", 400, "bad_prefix"),
             ("prefix=%00", 400, "bad_prefix"),
             (&*format!("prefix={long}"), 400, "bad_prefix"),
@@ -344,10 +319,7 @@ fn limits_cursors_and_prefixes_that_are_none_are_refused() {
         ] {
             let reply = client.get(&format!("/items?{query}"));
             assert_eq!(reply.status, status, "{query}: {reply:?}");
-            assert!(
-                status == 200 || reply.problem().0 == code,
-                "{query}: {reply:?}"
-            );
+            assert!(status == 200 || reply.problem().0 == code, "{query}: {reply:?}");
         }
         let reply = client.request("GET", "/items?limit=1", &[("If-Match", "oops")], b"");
         assert_eq!(reply.problem().0, "bad_condition");
@@ -388,24 +360,12 @@ fn a_bulk_read_gives_each_document_with_its_tag_or_null() {
         }
         // Every second is not there; one comes twice; the query form's ids can be asked for, too.
         let mut ids: Vec<String> = (0..1000)
-            .map(|n| {
-                if n % 2 == 0 {
-                    format!("b{}", n / 2)
-                } else {
-                    format!("none{n}")
-                }
-            })
+            .map(|n| if n % 2 == 0 { format!("b{}", n / 2) } else { format!("none{n}") })
             .collect();
         ids[999] = "b0".to_owned();
         let reply = bulk(&mut client, &ids);
-        assert_eq!(
-            (reply.status, reply.header("cache-control")),
-            (200, Some("no-store"))
-        );
-        assert!(
-            reply.text().contains(r#""item":{"n":499.10}"#),
-            "every digit"
-        );
+        assert_eq!((reply.status, reply.header("cache-control")), (200, Some("no-store")));
+        assert!(reply.text().contains(r#""item":{"n":499.10}"#), "every digit");
         let found = reply.json();
         let found = found["items"].as_array().unwrap();
         assert_eq!(found.len(), 1000);
@@ -519,14 +479,8 @@ fn redis_sends_no_document_twice_and_little_more_than_may_be_given() {
 /// Bytes that Redis has sent.
 fn sent(redis: &Redis) -> u64 {
     let stats = redis.command(&["INFO", "stats"]);
-    let bytes = stats
-        .lines()
-        .find_map(|line| line.strip_prefix("total_net_output_bytes:"));
-    bytes
-        .unwrap_or_else(|| panic!("{stats}"))
-        .trim()
-        .parse()
-        .unwrap()
+    let bytes = stats.lines().find_map(|line| line.strip_prefix("total_net_output_bytes:"));
+    bytes.unwrap_or_else(|| panic!("{stats}")).trim().parse().unwrap()
 }
 
 /// Sixteen GETs go out before one is answered: a client that waited for each would wait here for ever.
@@ -566,9 +520,7 @@ fn a_bulk_read_leaves_others_their_turn() {
     std::thread::scope(|scope| {
         let bulk = scope.spawn(|| bulk(&mut kioskd.connect(), &ids));
         eventually("the first questions", || {
-            fake.commands()
-                .iter()
-                .any(|c| c.last().unwrap() == "item:n15")
+            fake.commands().iter().any(|c| c.last().unwrap() == "item:n15")
         });
         assert_eq!(kioskd.connect().get("/items/other").text(), "{}");
         assert_eq!(bulk.join().unwrap().status, 200);
@@ -598,9 +550,8 @@ fn a_dozen_bulk_reads_leave_room_for_others_and_for_the_probe() {
     let ids: Vec<String> = (0..1000).map(|n| format!("n{n}")).collect();
     redis.stop();
     std::thread::scope(|scope| {
-        let bulks: Vec<_> = (0..12)
-            .map(|_| scope.spawn(|| bulk(&mut kioskd.connect(), &ids).status))
-            .collect();
+        let bulks: Vec<_> =
+            (0..12).map(|_| scope.spawn(|| bulk(&mut kioskd.connect(), &ids).status)).collect();
         eventually("the bulks to be under way", || {
             let metrics = client.get("/metrics").text();
             metrics.contains("kioskd_requests_in_flight 13\n")
@@ -674,10 +625,7 @@ fn what_somebody_else_stored_does_not_spoil_an_answer() {
         assert_eq!((reply.status, &*reply.problem().0), (502, "store_error"));
         // In a list they are ids like others, and the one without an end says so.
         let page = client.get("/items?prefix=text").json();
-        assert_eq!(
-            page["items"][0],
-            serde_json::json!({"id": "text", "ttl": null})
-        );
+        assert_eq!(page["items"][0], serde_json::json!({"id": "text", "ttl": null}));
     });
 }
 

@@ -210,9 +210,7 @@ fn a_log_file_at_its_limit_ends_nobody_and_goes_on_with_a_whole_line() {
             sent
         };
         ask(1);
-        eventually("the start and the first request", || {
-            told(&read()).requests == 1
-        });
+        eventually("the start and the first request", || told(&read()).requests == 1);
         // Not at the end of a line, whatever the start has said.
         let limit = read().len() + 777;
         limit_file_size(&kioskd, &limit.to_string());
@@ -249,18 +247,8 @@ fn a_log_file_at_its_limit_ends_nobody_and_goes_on_with_a_whole_line() {
 fn what_redis_refuses_is_told_once_with_what_to_do_about_it() {
     type Row<'a> = (&'a str, &'a [&'a [&'a str]], &'a str, &'a str);
     let refuse: [Row; 7] = [
-        (
-            "OOM",
-            &[&["CONFIG", "SET", "maxmemory", "1"]],
-            "POST",
-            "raise maxmemory",
-        ),
-        (
-            "READONLY",
-            &[&["REPLICAOF", "127.0.0.1", "1"]],
-            "POST",
-            "address of the master",
-        ),
+        ("OOM", &[&["CONFIG", "SET", "maxmemory", "1"]], "POST", "raise maxmemory"),
+        ("READONLY", &[&["REPLICAOF", "127.0.0.1", "1"]], "POST", "address of the master"),
         (
             "MASTERDOWN",
             &[
@@ -276,25 +264,11 @@ fn what_redis_refuses_is_told_once_with_what_to_do_about_it() {
             "POST",
             "min-replicas-to-write",
         ),
-        (
-            "NOPERM",
-            &[&["ACL", "SETUSER", "default", "-get"]],
-            "GET",
-            "ACL SETUSER",
-        ),
-        (
-            "WRONGTYPE",
-            &[&["LPUSH", "item:1", "x"]],
-            "GET",
-            "another program",
-        ),
+        ("NOPERM", &[&["ACL", "SETUSER", "default", "-get"]], "GET", "ACL SETUSER"),
+        ("WRONGTYPE", &[&["LPUSH", "item:1", "x"]], "GET", "another program"),
         (
             "MISCONF",
-            &[
-                &["CONFIG", "SET", "save", "1 1"],
-                &["SET", "x", "y"],
-                &["BGSAVE"],
-            ],
+            &[&["CONFIG", "SET", "save", "1 1"], &["SET", "x", "y"], &["BGSAVE"]],
             "POST",
             "its disk",
         ),
@@ -315,18 +289,13 @@ fn what_redis_refuses_is_told_once_with_what_to_do_about_it() {
                 let mut client = kioskd.connect();
                 client.request(method, "/items/1", &[], b"{}").status
             };
-            eventually("Redis to refuse", || {
-                [(); 6].map(ask).iter().all(|status| *status >= 500)
-            });
+            eventually("Redis to refuse", || [(); 6].map(ask).iter().all(|status| *status >= 500));
             let line = format!("requests fail: {code} ");
             eventually("it to be told", || kioskd.log().contains(&line));
             let log = kioskd.log();
             let told: Vec<_> = log.lines().filter(|l| l.contains(&line)).collect();
             assert_eq!(told.len(), 1, "{log}");
-            assert!(
-                told[0].contains(advice) && told[0].contains("WARN"),
-                "{log}"
-            );
+            assert!(told[0].contains(advice) && told[0].contains("WARN"), "{log}");
         }
     });
 }
@@ -343,10 +312,7 @@ fn what_redis_says_to_signing_on_is_told_with_what_to_set() {
             kioskd.wait_for_log(code);
             let log = kioskd.log();
             let line = log.lines().find(|line| line.contains(code));
-            assert!(
-                line.is_some_and(|l| l.contains("REDIS_PASSWORD_FILE")),
-                "{log}"
-            );
+            assert!(line.is_some_and(|l| l.contains("REDIS_PASSWORD_FILE")), "{log}");
         }
     });
 }
@@ -399,9 +365,7 @@ fn the_end_of_an_outage_is_told_with_what_it_has_cost() {
         redis.restart();
         eventually("the end to be told", || {
             client.post("/items/1", "{}");
-            kioskd
-                .log()
-                .contains("requests no longer fail (no connection): ")
+            kioskd.log().contains("requests no longer fail (no connection): ")
         });
         let log = kioskd.log();
         let (_, cost) = log.split_once("(no connection): ").expect("found above");
@@ -415,9 +379,7 @@ fn the_end_of_an_outage_is_told_with_what_it_has_cost() {
             // That it can be read says nothing.
             client.get("/items/1");
             assert_eq!(client.post("/items/2", "{}").status, 201);
-            kioskd
-                .log()
-                .contains("requests no longer fail (OOM): 1 did in 0 s")
+            kioskd.log().contains("requests no longer fail (OOM): 1 did in 0 s")
         });
     });
 }
@@ -441,11 +403,7 @@ fn start_into(
     dir: &std::path::Path,
 ) -> Kioskd {
     let listen = format!("unix:{}", dir.join("kioskd.sock").display());
-    let settings = [
-        ("FRONT", front),
-        ("ACCESS_LOG", "all"),
-        ("LOG_FORMAT", "json"),
-    ];
+    let settings = [("FRONT", front), ("ACCESS_LOG", "all"), ("LOG_FORMAT", "json")];
     Kioskd::start_into(stdout, &listen, &settings)
 }
 
@@ -453,9 +411,7 @@ fn start_into(
 fn limit_file_size(kioskd: &Kioskd, soft: &str) {
     let pid = kioskd.pid().to_string();
     let fsize = format!("--fsize={soft}:");
-    let status = Command::new("prlimit")
-        .args(["--pid", &pid, &fsize])
-        .status();
+    let status = Command::new("prlimit").args(["--pid", &pid, &fsize]).status();
     assert!(status.expect("prlimit is installed").success());
 }
 
@@ -490,10 +446,7 @@ struct Told {
 }
 
 fn told(log: &[u8]) -> Told {
-    let end = log
-        .iter()
-        .rposition(|byte| *byte == b'\n')
-        .map_or(0, |at| at + 1);
+    let end = log.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let mut told = Told::default();
     for line in String::from_utf8_lossy(&log[..end]).lines() {
         let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else {

@@ -137,13 +137,8 @@ fn generator_python() -> PathBuf {
 }
 
 fn run(command: &mut Command) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .output()
-        .unwrap_or_else(|e| panic!("failed to start {command:?}: {e}"));
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|e| panic!("failed to start {command:?}: {e}"));
     assert!(
         status.success(),
         "{command:?}: {status}\n{}\n{}",

@@ -148,9 +148,7 @@ fn no_write_is_sent_behind_its_deadline() {
         assert_eq!(kioskd.connect().get("/items?id=1").status, 200);
         let commands = fake.commands();
         let last = commands.last().map(|command| &*command[0]);
-        let wrote = commands
-            .iter()
-            .any(|c| c[0].starts_with("EVAL") || c[0] == "SET");
+        let wrote = commands.iter().any(|c| c[0].starts_with("EVAL") || c[0] == "SET");
         assert!(last == Some("GET") && !wrote, "{commands:?}");
     });
 }

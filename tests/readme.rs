@@ -26,11 +26,7 @@ fn the_table_of_settings_is_the_one_in_the_code() {
     let wanted: Vec<Vec<String>> = SETTINGS
         .iter()
         .map(|(name, default, meaning)| {
-            vec![
-                format!("`{name}`"),
-                default.to_string(),
-                meaning.to_string(),
-            ]
+            vec![format!("`{name}`"), default.to_string(), meaning.to_string()]
         })
         .collect();
     assert_eq!(shown, wanted);
@@ -48,10 +44,8 @@ fn help_shows_every_setting_with_its_default() {
             Some((name, default))
         })
         .collect();
-    let wanted: Vec<(&str, &str)> = SETTINGS
-        .iter()
-        .map(|(name, default, _)| (*name, *default))
-        .collect();
+    let wanted: Vec<(&str, &str)> =
+        SETTINGS.iter().map(|(name, default, _)| (*name, *default)).collect();
     assert_eq!(shown, wanted, "in:\n{help}");
 }
 
@@ -99,10 +93,7 @@ fn every_test_named_as_evidence_exists() {
         // The others are paths (`deploy/check-image`, `/readyz`).
         .filter(|word| !word.contains('/'))
     {
-        assert!(
-            functions.contains(name),
-            "the README names a test `{name}`, and there is none"
-        );
+        assert!(functions.contains(name), "the README names a test `{name}`, and there is none");
         seen += 1;
     }
     assert!(seen > 20, "only {seen} names found: has the table moved?");
@@ -124,9 +115,8 @@ fn every_file_the_readme_leads_to_exists() {
         .flat_map(code_words);
     for target in targets.into_iter().chain(in_table) {
         // The table of requirements names files of src without their folder.
-        let found = [root().join(target), root().join("src").join(target)]
-            .iter()
-            .any(|path| path.exists());
+        let found =
+            [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
         assert!(found, "the README leads to `{target}`, and there is none");
     }
 }
@@ -138,9 +128,8 @@ fn root() -> &'static Path {
 /// From a heading to the next one of its level.
 #[track_caller]
 fn section(heading: &str) -> &'static str {
-    let start = README
-        .find(&format!("\n{heading}\n"))
-        .unwrap_or_else(|| panic!("no heading `{heading}`"));
+    let start =
+        README.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
     let text = &README[start + 1 + heading.len()..];
     &text[..text.find("\n## ").unwrap_or(text.len())]
 }

@@ -74,10 +74,7 @@ fn any_node_leads_to_the_whole_cluster() {
     assert_listed(&format!("redis+cluster://{seed}"));
     for node in &cluster.nodes {
         for protocol in [2, 3] {
-            assert_whole(&format!(
-                "redis+cluster://{}?protocol={protocol}",
-                node.addr()
-            ));
+            assert_whole(&format!("redis+cluster://{}?protocol={protocol}", node.addr()));
         }
     }
     let (dead, also_dead, live) = (unused_address(), unused_address(), cluster.nodes[4].addr());
@@ -85,11 +82,8 @@ fn any_node_leads_to_the_whole_cluster() {
     assert_whole(&format!("redis+cluster://{live},{dead},{also_dead}"));
 
     // The three ways a node can be called, and two that leave out what clients would need.
-    for (kind, hostname) in [
-        ("hostname", "localhost"),
-        ("hostname", ""),
-        ("unknown-endpoint", ""),
-    ] {
+    for (kind, hostname) in [("hostname", "localhost"), ("hostname", ""), ("unknown-endpoint", "")]
+    {
         for node in &cluster.nodes {
             node.command(&["CONFIG", "SET", "cluster-announce-hostname", hostname]);
             node.command(&["CONFIG", "SET", "cluster-preferred-endpoint-type", kind]);
@@ -104,9 +98,7 @@ fn any_node_leads_to_the_whole_cluster() {
         let port = cluster.nodes[0].port();
         for protocol in [2, 3] {
             for host in ["127.0.0.1", "localhost"] {
-                assert_whole(&format!(
-                    "redis+cluster://{host}:{port}?protocol={protocol}"
-                ));
+                assert_whole(&format!("redis+cluster://{host}:{port}?protocol={protocol}"));
             }
         }
     }
@@ -155,10 +147,7 @@ fn slots_that_move_under_load_cost_no_answer() {
         stop.store(true, Ordering::Relaxed);
         let changes: usize = workers
             .into_iter()
-            .map(|w| {
-                w.join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
+            .map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
             .sum();
         (journal, changes)
     });
@@ -212,11 +201,7 @@ fn a_key_in_the_middle_of_a_move_is_found_by_every_command() {
             for node in [from, to] {
                 node.command(&["SCRIPT", "FLUSH"]);
             }
-            assert_eq!(
-                line.ask(command.clone()),
-                Ok(answer),
-                "{side} {n}: {command:?}"
-            );
+            assert_eq!(line.ask(command.clone()), Ok(answer), "{side} {n}: {command:?}");
         }
     }
     let new = key(30);
@@ -240,24 +225,14 @@ fn a_guarded_write_to_a_slot_that_moves_is_503_at_once() {
     let mut client = kioskd.connect();
     let mut send = |method: &str, path: &str, key: &str| {
         let kind = ("Content-Type", "application/merge-patch+json");
-        let body: &[u8] = if method == "DELETE" {
-            b""
-        } else {
-            br#"{"a":1}"#
-        };
+        let body: &[u8] = if method == "DELETE" { b"" } else { br#"{"a":1}"# };
         client.request(method, path, &[kind, ("Idempotency-Key", key)], body)
     };
     let moving = 1000;
     // The tag of an id is that of its key.
-    let ids: Vec<String> = keys_in(moving)
-        .filter_map(|id| String::from_utf8(id).ok())
-        .take(3)
-        .collect();
-    let path = |n: usize| {
-        format!("/items?id={}", ids[n])
-            .replace('{', "%7B")
-            .replace('}', "%7D")
-    };
+    let ids: Vec<String> =
+        keys_in(moving).filter_map(|id| String::from_utf8(id).ok()).take(3).collect();
+    let path = |n: usize| format!("/items?id={}", ids[n]).replace('{', "%7B").replace('}', "%7D");
     for n in 0..2 {
         assert_eq!(send("PUT", &path(n), "before").status, 201);
     }
@@ -268,24 +243,14 @@ fn a_guarded_write_to_a_slot_that_moves_is_503_at_once() {
     from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
     // The second item has gone already, its record has not; the third was never there.
     let port = to.port().to_string();
-    let moved = from.command(&[
-        "MIGRATE",
-        "127.0.0.1",
-        &port,
-        &format!("item:{}", ids[1]),
-        "0",
-        "5000",
-    ]);
+    let moved =
+        from.command(&["MIGRATE", "127.0.0.1", &port, &format!("item:{}", ids[1]), "0", "5000"]);
     assert_eq!(moved, "OK");
     for method in ["PUT", "PATCH", "DELETE", "POST"] {
         for n in [0, 1, 2] {
             let before = Instant::now();
             let reply = send(method, &path(n), "during");
-            let found = (
-                reply.status,
-                &*reply.problem().0,
-                reply.header("retry-after"),
-            );
+            let found = (reply.status, &*reply.problem().0, reply.header("retry-after"));
             assert_eq!(found, (503, "store_unavailable", Some("1")), "{method} {n}");
             // Half of the time there would have been to try again and again.
             assert!(before.elapsed() < Duration::from_secs(1), "{method} {n}");
@@ -327,32 +292,17 @@ fn a_guarded_write_takes_effect_once_on_a_cluster() {
     let mut client = kioskd.connect();
     for id in ["7", "{a}b", "{a}c", "a}b", "{}x", "}{a}", "{a", "\u{1F32D}"] {
         let escaped: String = id.bytes().map(|b| format!("%{b:02X}")).collect();
-        for (n, (method, status)) in [("PUT", 201), ("PATCH", 200), ("DELETE", 204), ("POST", 201)]
-            .into_iter()
-            .enumerate()
+        for (n, (method, status)) in
+            [("PUT", 201), ("PATCH", 200), ("DELETE", 204), ("POST", 201)].into_iter().enumerate()
         {
             let (path, key) = (format!("/items?id={escaped}"), format!("{{{n}}}"));
             let kind = ("Content-Type", "application/merge-patch+json");
-            let mut send = || {
-                client.request(
-                    method,
-                    &path,
-                    &[kind, ("Idempotency-Key", &key)],
-                    br#"{"a":1}"#,
-                )
-            };
+            let mut send =
+                || client.request(method, &path, &[kind, ("Idempotency-Key", &key)], br#"{"a":1}"#);
             let (first, again) = (send(), send());
-            assert_eq!(
-                (first.status, again.status),
-                (status, status),
-                "{id} {method}"
-            );
+            assert_eq!((first.status, again.status), (status, status), "{id} {method}");
             assert_eq!(first.header("idempotency-replayed"), None, "{id} {method}");
-            assert_eq!(
-                again.header("idempotency-replayed"),
-                Some("true"),
-                "{id} {method}"
-            );
+            assert_eq!(again.header("idempotency-replayed"), Some("true"), "{id} {method}");
             assert_eq!(first.body, again.body);
         }
     }
@@ -374,14 +324,10 @@ fn a_killed_master_costs_only_its_own_slots_and_only_for_a_while() {
         std::thread::sleep(Duration::from_secs(1));
         cluster.nodes[victim].kill();
         killed = Some(Instant::now());
-        let others: Vec<&support::Redis> = (0..6)
-            .filter(|n| *n != victim)
-            .map(|n| &cluster.nodes[n])
-            .collect();
+        let others: Vec<&support::Redis> =
+            (0..6).filter(|n| *n != victim).map(|n| &cluster.nodes[n]).collect();
         eventually("its replica to take over", || {
-            others[2..]
-                .iter()
-                .any(|node| node.command(&["ROLE"]).starts_with("master"))
+            others[2..].iter().any(|node| node.command(&["ROLE"]).starts_with("master"))
         });
         promoted = Some(Instant::now());
         let id = Cluster::id_in(|slot| slot <= 5460);
@@ -409,27 +355,13 @@ fn a_killed_master_costs_only_its_own_slots_and_only_for_a_while() {
         promoted - killed,
         back - promoted
     );
-    assert!(
-        back - promoted < Duration::from_secs(3),
-        "{:?}",
-        back - promoted
-    );
+    assert!(back - promoted < Duration::from_secs(3), "{:?}", back - promoted);
     let foreign: Vec<&Op> = journal.errors().filter(|op| !theirs(op)).collect();
-    assert!(
-        foreign.is_empty(),
-        "errors for slots that had a master: {foreign:?}"
-    );
-    let late: Vec<&Op> = journal
-        .errors()
-        .filter(|op| op.at > back + Duration::from_secs(1))
-        .collect();
+    assert!(foreign.is_empty(), "errors for slots that had a master: {foreign:?}");
+    let late: Vec<&Op> =
+        journal.errors().filter(|op| op.at > back + Duration::from_secs(1)).collect();
     assert!(late.is_empty(), "errors after the recovery: {late:?}");
-    let slow = journal
-        .ops
-        .iter()
-        .filter(|op| !theirs(op))
-        .map(|op| op.took)
-        .max();
+    let slow = journal.ops.iter().filter(|op| !theirs(op)).map(|op| op.took).max();
     println!("slowest answer for the other slots {slow:?}");
     assert!(slow < Some(Duration::from_millis(800)), "{slow:?}");
     assert_kept(&kioskd, &journal, |op| {
@@ -453,10 +385,7 @@ fn masters_that_are_gone_are_found_again_through_their_replicas() {
         .map(|front| Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1"), ("FRONT", front)]));
     let path = |id: &str| format!("/items/{id}");
     let assert_whole = |what: &str| {
-        for (kioskd, id) in kioskds
-            .iter()
-            .flat_map(|k| ids.iter().map(move |id| (k, id)))
-        {
+        for (kioskd, id) in kioskds.iter().flat_map(|k| ids.iter().map(move |id| (k, id))) {
             let mut client = kioskd.connect();
             eventually(&format!("{id} to be there after {what}"), || {
                 client.get(&path(id)).status == 200
@@ -497,10 +426,7 @@ fn masters_that_are_gone_are_found_again_through_their_replicas() {
         std::thread::sleep(Duration::from_millis(10));
     }
     let after = heirs.iter().map(connected);
-    let connects: Vec<usize> = after
-        .zip(before)
-        .map(|(after, before)| after - before)
-        .collect();
+    let connects: Vec<usize> = after.zip(before).map(|(after, before)| after - before).collect();
     println!("{connects:?} connects");
     // Each kioskd's, ours, and those of a cluster that looks for its masters.
     assert!(connects.iter().all(|n| *n < 10), "{connects:?}");
@@ -550,10 +476,7 @@ fn a_list_is_whole_or_503() {
         };
         let first = Kioskd::start(&settings);
         let id = Cluster::id_in(|slot| slot != 16_383);
-        assert_eq!(
-            first.connect().post(&format!("/items/a{id}"), "{}").status,
-            201
-        );
+        assert_eq!(first.connect().post(&format!("/items/a{id}"), "{}").status, 201);
         assert_eq!(ids(&first), Some(1));
 
         node.command(&["CLUSTER", "DELSLOTS", "16383"]);
@@ -561,9 +484,7 @@ fn a_list_is_whole_or_503() {
         node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
         let second = Kioskd::start(&settings);
         let path = format!("/items/a{id}");
-        eventually("the node to serve what it has", || {
-            second.connect().get(&path).status == 200
-        });
+        eventually("the node to serve what it has", || second.connect().get(&path).status == 200);
         assert_eq!(ids(&second), None, "a slot has no master");
         node.command(&["CLUSTER", "ADDSLOTS", "16383"]);
         for kioskd in [&first, &second] {
@@ -578,13 +499,7 @@ fn a_list_is_whole_or_503() {
 fn a_node_whose_keys_are_elsewhere_is_not_believed() {
     let (old, new) = (Redis::start_node(), Redis::start_node());
     old.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-    new.command(&[
-        "CLUSTER",
-        "MEET",
-        "127.0.0.1",
-        &old.port().to_string(),
-        &bus_of(&old),
-    ]);
+    new.command(&["CLUSTER", "MEET", "127.0.0.1", &old.port().to_string(), &bus_of(&old)]);
     eventually("the nodes to meet", || {
         [&old, &new].iter().all(|node| {
             let info = node.command(&["CLUSTER", "INFO"]);
@@ -602,8 +517,7 @@ fn a_node_whose_keys_are_elsewhere_is_not_believed() {
     // The old master becomes a replica of the new one, with the same keys.
     new.command(&["CLUSTER", "REPLICATE", &old.command(&["CLUSTER", "MYID"])]);
     eventually("the replica to have it", || {
-        new.command(&["INFO", "replication"])
-            .contains("master_link_status:up")
+        new.command(&["INFO", "replication"]).contains("master_link_status:up")
     });
     new.command(&["CLUSTER", "FAILOVER", "TAKEOVER"]);
     eventually("the roles to change", || {
@@ -704,10 +618,7 @@ fn store_on(cluster: &Cluster) -> RedisStore {
     let options = Options {
         connect_timeout: PATIENCE,
         stall_timeout: PATIENCE,
-        sign_on: sign_on::Options {
-            purpose: Purpose::ClusterNode,
-            ..sign_on::Options::default()
-        },
+        sign_on: sign_on::Options { purpose: Purpose::ClusterNode, ..sign_on::Options::default() },
         ..Options::default()
     };
     RedisStore::new(Target::Cluster { seeds: vec![seed] }, options)

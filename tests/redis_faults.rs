@@ -102,19 +102,13 @@ fn a_partly_written_command_is_never_continued() {
         std::thread::sleep(PATIENCE);
         Ok(())
     });
-    let options = Options {
-        stall_timeout: ms(300),
-        ..Options::default()
-    };
+    let options = Options { stall_timeout: ms(300), ..Options::default() };
     let mut turns = Loop::open(&redis_store(&server.addr(), options));
     for tag in 0..32 {
         turns.submit(tag, set("item:big", &vec![b'x'; MIB]), ms(200));
     }
     let done = collect(&mut turns, 32);
-    assert!(
-        done.values()
-            .all(|answer| *answer == Err(StoreError::Timeout))
-    );
+    assert!(done.values().all(|answer| *answer == Err(StoreError::Timeout)));
     turns.submit(99, get("item:next"), PATIENCE);
     assert_eq!(collect(&mut turns, 1)[&99], Ok(Answer::Value(None)));
     assert_eq!(server.accepted(), 2);
@@ -187,9 +181,7 @@ fn a_reply_that_came_before_its_command_was_sent_is_not_its_reply() {
     let mut turns = Loop::open(&redis_store(&server.addr(), Options::default()));
     turns.submit(1, get("item:a"), PATIENCE);
     collect(&mut turns, 1);
-    eventually("the stray reply to lie in the socket", || {
-        said.load(Ordering::SeqCst)
-    });
+    eventually("the stray reply to lie in the socket", || said.load(Ordering::SeqCst));
     turns.submit(2, get("item:b"), PATIENCE);
     let done = collect(&mut turns, 1);
     assert_eq!(done[&2], Ok(Answer::Value(Some(b"right".to_vec()))));
@@ -212,10 +204,7 @@ fn handshake_leftovers_are_not_replies() {
             let store = redis_store(&server.addr(), Options::default());
             let answer = Line::open(&store, ms(500)).ask(get("item:1"));
             assert!(
-                matches!(
-                    answer,
-                    Err(StoreError::Unreachable(_) | StoreError::Broken(_))
-                ),
+                matches!(answer, Err(StoreError::Unreachable(_) | StoreError::Broken(_))),
                 "{leftover:?} {behind_ping}: {answer:?}"
             );
         }
@@ -279,10 +268,7 @@ fn a_reply_of_the_wrong_type_ends_the_connection() {
         // In flight behind it, and so lost with it; not asked again, because the answer would be nonsense again.
         assert_ne!(done[&2], Ok(Answer::Value(Some(b"wrong".to_vec()))));
         turns.submit(3, get("item:fine"), PATIENCE);
-        assert_eq!(
-            collect(&mut turns, 1)[&3],
-            Ok(Answer::Value(Some(b"fine".to_vec())))
-        );
+        assert_eq!(collect(&mut turns, 1)[&3], Ok(Answer::Value(Some(b"fine".to_vec()))));
         assert_eq!(server.accepted(), 2);
     }
 }
@@ -316,11 +302,7 @@ fn pushes_and_attributes_take_nobodys_place() {
             turns.submit(2 * round, get("item:a"), PATIENCE);
             turns.submit(2 * round + 1, get("item:b"), PATIENCE);
             let done = collect(&mut turns, 2);
-            assert_eq!(
-                done[&(2 * round)],
-                Ok(Answer::Value(Some(b"a".to_vec()))),
-                "cut at {cut}"
-            );
+            assert_eq!(done[&(2 * round)], Ok(Answer::Value(Some(b"a".to_vec()))), "cut at {cut}");
             assert_eq!(
                 done[&(2 * round + 1)],
                 Ok(Answer::Value(Some(b"b".to_vec()))),
@@ -451,10 +433,7 @@ fn a_reset_in_the_middle_of_a_reply_is_survived() {
     let mut line = Line::open(&store, Duration::from_secs(5));
     assert_eq!(line.ask(get("item:1")), Ok(Answer::Value(None)));
     let answer = line.ask(set("item:1", b"{}"));
-    assert!(
-        matches!(answer, Err(StoreError::Broken(_)) | Ok(Answer::Stored)),
-        "{answer:?}"
-    );
+    assert!(matches!(answer, Err(StoreError::Broken(_)) | Ok(Answer::Stored)), "{answer:?}");
     assert!(sets.load(Ordering::SeqCst) <= 1);
     assert_eq!(line.ask(get("item:1")), Ok(Answer::Value(None)));
 }
@@ -583,9 +562,7 @@ fn half_a_reply_and_silence_is_a_timeout_and_a_new_connection() {
     let kioskd = start(&server.addr(), SHORT);
     let mut client = kioskd.connect();
     assert_problem(&client.get("/items?id=1"), 504, "store_timeout");
-    eventually("an answer on a new connection", || {
-        client.get("/items?id=1").status == 404
-    });
+    eventually("an answer on a new connection", || client.get("/items?id=1").status == 404);
 }
 
 /// Row 16. A value of 8 MiB under an item's key, which no document can be: an honest error for who asks, nothing for
@@ -635,10 +612,7 @@ fn an_error_text_full_of_control_bytes_hurts_nobody() {
     let whole = format!("{:?}", reply.headers);
     assert!(!whole.contains("a=b"), "{whole}");
     assert_eq!(client.get("/items?id=next").status, 404);
-    assert!(
-        !kioskd.log().contains('\x1b'),
-        "an escape sequence in the log"
-    );
+    assert!(!kioskd.log().contains('\x1b'), "an escape sequence in the log");
 }
 
 /// Nothing that a server says makes us panic, whatever it is taken for. Method: a fake that answers each command with
@@ -876,14 +850,8 @@ fn a_frozen_redis_costs_500_requests_their_deadline_and_nothing_else() {
 
     redis.cont();
     let thawed = Instant::now();
-    eventually("an answer after the thaw", || {
-        probe.get("/items?id=1").status == 200
-    });
-    assert!(
-        thawed.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        thawed.elapsed()
-    );
+    eventually("an answer after the thaw", || probe.get("/items?id=1").status == 200);
+    assert!(thawed.elapsed() < Duration::from_secs(4), "{:?}", thawed.elapsed());
 }
 
 /// Row 36. In an outage the first requests wait for a Redis that may only be restarting; after a second of it nobody
@@ -911,9 +879,7 @@ fn an_outage_is_answered_at_once_and_its_end_is_noticed() {
 
     redis.restart();
     let back = Instant::now();
-    eventually("a write to be taken again", || {
-        client.post("/items?id=1", "{}").status == 201
-    });
+    eventually("a write to be taken again", || client.post("/items?id=1", "{}").status == 201);
     assert!(back.elapsed() < ms(2500), "{:?}", back.elapsed());
 }
 
@@ -947,10 +913,7 @@ fn a_black_hole_is_a_timeout() {
         assert!(start.elapsed() < ms(1800), "{:?}", start.elapsed());
     }
     assert_eq!(client.get("/livez").status, 200);
-    assert!(
-        connecting_to(&address) <= 1,
-        "one connection attempt at a time"
-    );
+    assert!(connecting_to(&address) <= 1, "one connection attempt at a time");
     // Once known it is not waited for.
     let start = Instant::now();
     assert_problem(&client.get("/items?id=1"), 504, "store_timeout");
@@ -959,10 +922,8 @@ fn a_black_hole_is_a_timeout() {
 
 /// Sockets in SYN_SENT to this address, of anybody (the address is this test's own).
 fn connecting_to(address: &str) -> usize {
-    let port: u16 = address
-        .rsplit_once(':')
-        .and_then(|(_, port)| port.parse().ok())
-        .expect("host:port");
+    let port: u16 =
+        address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("host:port");
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let remote = format!(":{port:04X} 02 ");
     table.lines().filter(|line| line.contains(&remote)).count()
@@ -1054,9 +1015,8 @@ fn a_redis_that_is_refused_for_a_moment_is_waited_for() {
 #[test]
 fn a_full_redis_is_asked_seldom_and_says_why() {
     let redis = Redis::start_with(&["--maxclients", "2"]);
-    let holders: Vec<TcpStream> = (0..2)
-        .map(|_| TcpStream::connect(redis.addr()).expect("the kernel accepts"))
-        .collect();
+    let holders: Vec<TcpStream> =
+        (0..2).map(|_| TcpStream::connect(redis.addr()).expect("the kernel accepts")).collect();
     for mut holder in &holders {
         holder.write_all(b"PING\r\n").expect("it is connected");
         let mut pong = [0; 7];
@@ -1126,11 +1086,7 @@ fn beyond_the_byte_bound_a_request_is_refused_at_once() {
     });
     let (late, refused): (Vec<_>, Vec<_>) =
         replies.iter().partition(|(reply, _)| reply.status == 504);
-    assert!(
-        late.len() >= 60 && refused.len() >= 4,
-        "{} of 70 refused",
-        refused.len()
-    );
+    assert!(late.len() >= 60 && refused.len() >= 4, "{} of 70 refused", refused.len());
     for (reply, after) in refused {
         assert_problem(reply, 503, "store_unavailable");
         assert!(reply.header("retry-after").is_some(), "{reply:?}");
@@ -1157,11 +1113,7 @@ fn beyond_the_command_bound_a_request_is_refused_at_once() {
         [(COMMANDS_MAX as u64, Err(StoreError::Overloaded))],
         "the last one, and no other"
     );
-    assert_eq!(
-        collect(&mut turns, COMMANDS_MAX).len(),
-        COMMANDS_MAX,
-        "the others in their time"
-    );
+    assert_eq!(collect(&mut turns, COMMANDS_MAX).len(), COMMANDS_MAX, "the others in their time");
 }
 
 /// Rows 35, 38. Requests that gave up leave their commands behind on the connection. They count: a server that takes
@@ -1234,10 +1186,7 @@ fn a_write_with_an_unknown_outcome_is_never_repeated() {
             "SET" | "DEL" | "EVALSHA" | "EVAL" => Act::Hold(Vec::new()),
             _ => Act::Usual,
         });
-        let options = Options {
-            stall_timeout: ms(300),
-            ..Options::default()
-        };
+        let options = Options { stall_timeout: ms(300), ..Options::default() };
         let store = redis_store(&fake.addr(), options);
         for (n, command) in writes("item:1").into_iter().enumerate() {
             let mut line = Line::open(&store, PATIENCE);
@@ -1261,19 +1210,14 @@ fn a_write_with_an_unknown_outcome_is_never_repeated() {
         let before = count_writes(&fake);
         let mut client = kioskd.connect();
         assert_problem(&client.post("/items?id=1", "{}"), status, code);
-        eventually("a connection that works", || {
-            client.get("/items?id=other").status == 404
-        });
+        eventually("a connection that works", || client.get("/items?id=other").status == 404);
         assert_eq!(count_writes(&fake), before + 1);
     }
 }
 
 fn count_writes(fake: &FakeRedis) -> usize {
     let is_write = |name: &str| ["SET", "DEL", "EVAL", "EVALSHA"].contains(&name);
-    fake.commands()
-        .iter()
-        .filter(|command| is_write(&command[0]))
-        .count()
+    fake.commands().iter().filter(|command| is_write(&command[0])).count()
 }
 
 // ---- Replies that are not answers (1.D) ----------------------------------------------------------
@@ -1335,22 +1279,14 @@ fn refusing_states_are_503_and_pass() {
             &[&["CONFIG", "SET", "min-replicas-to-write", "0"]],
             200,
         ),
-        (
-            "READONLY",
-            &[&["REPLICAOF", "127.0.0.1", &nowhere]],
-            &[&["REPLICAOF", "NO", "ONE"]],
-            200,
-        ),
+        ("READONLY", &[&["REPLICAOF", "127.0.0.1", &nowhere]], &[&["REPLICAOF", "NO", "ONE"]], 200),
         (
             "MASTERDOWN",
             &[
                 &["CONFIG", "SET", "replica-serve-stale-data", "no"],
                 &["REPLICAOF", "127.0.0.1", &nowhere],
             ],
-            &[
-                &["REPLICAOF", "NO", "ONE"],
-                &["CONFIG", "SET", "replica-serve-stale-data", "yes"],
-            ],
+            &[&["REPLICAOF", "NO", "ONE"], &["CONFIG", "SET", "replica-serve-stale-data", "yes"]],
             503,
         ),
     ] {
@@ -1374,9 +1310,7 @@ fn refusing_states_are_503_and_pass() {
         for command in end {
             assert_eq!(redis.command(command), "OK");
         }
-        eventually("the state to be over", || {
-            client.post("/items?id=1", "{}").status == 201
-        });
+        eventually("the state to be over", || client.post("/items?id=1", "{}").status == 201);
         assert_eq!(client.get("/items?id=1").text(), "{}", "nothing was stored");
         eventually("to be ready", || client.get("/readyz").status == 200);
     }
@@ -1398,13 +1332,10 @@ fn a_redis_that_cannot_save_is_503_to_writes() {
         child = std::fs::read_to_string(&children).unwrap_or_default();
         !child.trim().is_empty()
     });
-    let killed = std::process::Command::new("sh")
-        .args(["-c", "kill -9 \"$0\"", child.trim()])
-        .status();
+    let killed =
+        std::process::Command::new("sh").args(["-c", "kill -9 \"$0\"", child.trim()]).status();
     assert!(killed.expect("sh is there").success());
-    eventually("Redis to miss it", || {
-        redis.command(&["SET", "x", "y"]).starts_with("MISCONF")
-    });
+    eventually("Redis to miss it", || redis.command(&["SET", "x", "y"]).starts_with("MISCONF"));
     assert_problem(&client.post("/items?id=1", "{}"), 503, "store_unavailable");
     assert_eq!(client.get("/items?id=1").status, 200);
     assert_eq!(client.get("/readyz").status, 503);
@@ -1423,9 +1354,7 @@ fn a_busy_redis_is_waited_for_and_then_503() {
     }
     std::thread::scope(|scope| {
         let script = scope.spawn(|| redis.command(&["EVAL", "while true do end", "0"]));
-        eventually("Redis to be busy", || {
-            redis.command(&["PING"]).starts_with("BUSY")
-        });
+        eventually("Redis to be busy", || redis.command(&["PING"]).starts_with("BUSY"));
         assert_problem(&hasty.get("/items?id=1"), 503, "store_unavailable");
         eventually("a write to be refused", || {
             // The last of its tries may be without an answer when its time is over: then nobody knows.
@@ -1462,9 +1391,8 @@ fn a_forgotten_script_is_sent_again_and_no_change_is_lost() {
                 flushes.fetch_add(1, Ordering::SeqCst);
             }
         });
-        let adders: Vec<_> = (0..8)
-            .map(|_| scope.spawn(|| (0..EACH).for_each(|_| add_one(&store))))
-            .collect();
+        let adders: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| (0..EACH).for_each(|_| add_one(&store)))).collect();
         let failed = adders.into_iter().filter_map(|adder| adder.join().err());
         let failed = failed.count();
         over.store(true, Ordering::SeqCst);
@@ -1483,20 +1411,13 @@ fn add_one(store: &kioskd::store::redis::Redis) {
             other => panic!("{other:?}"),
         };
         let number: usize = String::from_utf8_lossy(&old).parse().expect("a number");
-        let Command::Set {
-            key, value, ttl, ..
-        } = set("item:1", (number + 1).to_string().as_bytes())
+        let Command::Set { key, value, ttl, .. } =
+            set("item:1", (number + 1).to_string().as_bytes())
         else {
             unreachable!("set() makes a Set");
         };
         let when = When::Unchanged(old);
-        match line.ask(Command::Set {
-            key,
-            value,
-            ttl,
-            when,
-            once: None,
-        }) {
+        match line.ask(Command::Set { key, value, ttl, when, once: None }) {
             Ok(Answer::Stored) => return,
             Ok(Answer::Unmet) => {}
             other => panic!("{other:?}"),
@@ -1522,16 +1443,7 @@ fn refused_credentials_are_store_error_and_never_logged() {
             "-eval",
             "-evalsha",
         ][..],
-        &[
-            "ACL",
-            "SETUSER",
-            "kiosk",
-            "on",
-            ">pw-kiosk",
-            "~*",
-            "&*",
-            "+@all",
-        ][..],
+        &["ACL", "SETUSER", "kiosk", "on", ">pw-kiosk", "~*", "&*", "+@all"][..],
     ] {
         assert_eq!(redis.command(rule), "OK");
     }
@@ -1575,9 +1487,7 @@ fn refused_credentials_are_store_error_and_never_logged() {
     redis.command(&["CLIENT", "KILL", "USER", "kiosk"]);
     assert_problem(&client.get("/items?id=1"), 502, "store_error");
     redis.command(&["ACL", "SETUSER", "kiosk", "resetpass", ">pw-kiosk"]);
-    eventually("to be let in again", || {
-        client.get("/items?id=1").status == 200
-    });
+    eventually("to be let in again", || client.get("/items?id=1").status == 200);
 
     // The user is deleted, which closes the connection at once.
     redis.command(&["ACL", "DELUSER", "kiosk"]);
@@ -1705,11 +1615,7 @@ fn collect(
 ) -> HashMap<u64, std::result::Result<Answer, StoreError>> {
     let (mut answers, start) = (HashMap::new(), Instant::now());
     while answers.len() < wanted {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{} of {wanted} answers",
-            answers.len()
-        );
+        assert!(start.elapsed() < PATIENCE, "{} of {wanted} answers", answers.len());
         let mut done = Done::new();
         turns.turn(ms(100), &mut done);
         for (tag, answer) in done {
@@ -1731,35 +1637,18 @@ fn sign_ons(redis: &Redis) -> u64 {
 
 fn delete(key: &str) -> Command {
     let key = key.as_bytes().to_vec();
-    Command::Delete {
-        key,
-        when: When::Always,
-        once: None,
-    }
+    Command::Delete { key, when: When::Always, once: None }
 }
 
 /// Every command that changes something, each in its kind.
 fn writes(key: &str) -> Vec<Command> {
     let put = |when: When| {
-        let Command::Set {
-            key, value, ttl, ..
-        } = set(key, b"{}")
-        else {
+        let Command::Set { key, value, ttl, .. } = set(key, b"{}") else {
             unreachable!("set() makes a Set");
         };
-        Command::Set {
-            key,
-            value,
-            ttl,
-            when,
-            once: None,
-        }
+        Command::Set { key, value, ttl, when, once: None }
     };
-    let remove = |when: When| Command::Delete {
-        key: key.as_bytes().to_vec(),
-        when,
-        once: None,
-    };
+    let remove = |when: When| Command::Delete { key: key.as_bytes().to_vec(), when, once: None };
     let unchanged = || When::Unchanged(b"{}".to_vec());
     vec![
         put(When::Always),

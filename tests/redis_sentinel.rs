@@ -44,10 +44,7 @@ fn a_killed_master_is_replaced_under_load() {
         // The last moment before the kill, which replication may not have reached.
         op.at + Duration::from_millis(500) > killed && op.at < killed && op.at + op.took < switched
     });
-    println!(
-        "switch {:?} after the kill, {lost} writes lost by Redis",
-        switched - killed
-    );
+    println!("switch {:?} after the kill, {lost} writes lost by Redis", switched - killed);
     assert_readable(&kioskd, &group.servers[1], &journal);
 }
 
@@ -71,13 +68,9 @@ fn a_frozen_master_that_wakes_up_acknowledges_nothing() {
     assert_writes_soon_after(&journal, switched);
     // What was acknowledged after the switch was acknowledged by the new master, so it must be there. A reply that was
     // on its way when the old one froze may be of a write the replica never saw.
-    let lost = assert_kept(&group.servers[1], &journal, |op| {
-        op.at < frozen && op.at + op.took < switched
-    });
-    println!(
-        "switch {:?} after the freeze, {lost} writes lost by Redis",
-        switched - frozen
-    );
+    let lost =
+        assert_kept(&group.servers[1], &journal, |op| op.at < frozen && op.at + op.took < switched);
+    println!("switch {:?} after the freeze, {lost} writes lost by Redis", switched - frozen);
     assert_readable(&kioskd, &group.servers[1], &journal);
 }
 
@@ -120,10 +113,8 @@ fn assert_failovers_lead_forward(replicas: usize) {
                 reigns.push(news.new_port());
                 if let Some(leader) = leader {
                     // It is alone in what it says.
-                    let new = start(&format!(
-                        "redis+sentinel://{}/kiosk",
-                        group.addresses()[leader]
-                    ));
+                    let new =
+                        start(&format!("redis+sentinel://{}/kiosk", group.addresses()[leader]));
                     recovered(&new);
                     assert_eq!(masters(&new), [news.new_port()], "{}", new.log());
                 }
@@ -147,16 +138,10 @@ fn assert_failovers_lead_forward(replicas: usize) {
         journal_line(journal);
     }
     for (kioskd, journal) in kioskds.iter().zip(&journals) {
-        let lost = assert_kept(&group.servers[master], journal, |op| {
-            is_within(op, &interregna)
-        });
+        let lost = assert_kept(&group.servers[master], journal, |op| is_within(op, &interregna));
         println!("{lost} writes lost by Redis");
         assert_eq!(masters(kioskd), reigns, "{}", kioskd.log());
-        assert!(
-            !kioskd.log().contains("under one epoch"),
-            "{}",
-            kioskd.log()
-        );
+        assert!(!kioskd.log().contains("under one epoch"), "{}", kioskd.log());
     }
 }
 
@@ -262,9 +247,7 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
         journal_line(&journal);
         let followed = masters(kioskd);
         println!("{followed:?}, should begin {reigns:?}");
-        let lost = assert_kept(&group.servers[master], &journal, |op| {
-            is_within(op, &interregna)
-        });
+        let lost = assert_kept(&group.servers[master], &journal, |op| is_within(op, &interregna));
         println!("{lost} writes lost by Redis");
         assert!(followed.starts_with(&reigns), "{}", kioskd.log());
     }
@@ -308,9 +291,7 @@ fn sentinels_that_name_three_masters_do_not_scatter_the_data() {
 
     // When it dies they go to another that is named, and stay there.
     group.servers[0].kill();
-    eventually("the next master", || {
-        kioskds[0].connect().post("/items?id=1", "{}").status == 201
-    });
+    eventually("the next master", || kioskds[0].connect().post("/items?id=1", "{}").status == 201);
     let next = group.servers[1].command(&["EXISTS", "item:1"]);
     group.servers[0].restart();
     let journals = on_both(&mut || (0..2).for_each(|_| some_load()));
@@ -318,10 +299,7 @@ fn sentinels_that_name_three_masters_do_not_scatter_the_data() {
     assert_eq!(now.len(), 2, "{now:?}");
     let place = group.server_on(now[1]);
     assert_eq!((place, &*next), (1, "1"));
-    assert_eq!(
-        assert_kept(&group.servers[place], &journals[0], |_| false),
-        0
-    );
+    assert_eq!(assert_kept(&group.servers[place], &journals[0], |_| false), 0);
     assert_eq!(group.servers[0].command(&["DBSIZE"]), "0");
 }
 
@@ -364,13 +342,7 @@ fn one_sentinel_that_knows_is_enough() {
         // A data server in place of a sentinel.
         vec![plain.addr()],
         vec![silent.clone()],
-        vec![
-            dead,
-            garbage.addr(),
-            ignorant.addr(),
-            plain.addr(),
-            silent.clone(),
-        ],
+        vec![dead, garbage.addr(), ignorant.addr(), plain.addr(), silent.clone()],
     ] {
         for protocol in [2, 3] {
             let seeds = others.join(",");
@@ -404,9 +376,7 @@ fn a_master_that_nobody_knows_is_an_error_and_no_wait() {
 fn a_replica_is_not_taken_for_the_master() {
     let group = Sentinels::start();
     group.servers[0].command(&["SET", "item:1", "{}"]);
-    eventually("the replica to have it", || {
-        group.servers[1].command(&["GET", "item:1"]) == "{}"
-    });
+    eventually("the replica to have it", || group.servers[1].command(&["GET", "item:1"]) == "{}");
     for protocol in [2, 3] {
         let liar = naming(group.servers[1].port());
         let url = format!("redis+sentinel://{}/kiosk?protocol={protocol}", liar.addr());
@@ -436,20 +406,12 @@ fn a_replica_is_not_taken_for_the_master() {
 fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
     let redis = Redis::start();
     let answer = master_at("127.0.0.1", redis.port());
-    let fake = sentinel(
-        &answer,
-        b"-NOPERM this user has no permissions to run 'subscribe'\r\n",
-    );
+    let fake = sentinel(&answer, b"-NOPERM this user has no permissions to run 'subscribe'\r\n");
     let kioskd = start(&format!("redis+sentinel://{}/kiosk", fake.addr()));
     let count = |name: &str| fake.commands().iter().filter(|c| c[0] == name).count();
     assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
     eventually("the next rounds of questions", || count("SENTINEL") >= 3);
-    assert_eq!(
-        (count("HELLO"), count("SUBSCRIBE")),
-        (1, 1),
-        "{}",
-        kioskd.log()
-    );
+    assert_eq!((count("HELLO"), count("SUBSCRIBE")), (1, 1), "{}", kioskd.log());
 }
 
 /// They were two masters, in turn: eleven connections in twelve seconds.
@@ -466,10 +428,7 @@ fn a_name_and_an_address_are_no_reason_to_reconnect() {
             || [first, second].map(|s| s.commands().iter().filter(|c| c[0] == "SENTINEL").count());
         let before = asked();
         eventually("a few more rounds", || {
-            asked()
-                .iter()
-                .zip(before)
-                .all(|(now, before)| *now >= before + 3)
+            asked().iter().zip(before).all(|(now, before)| *now >= before + 3)
         });
         assert_eq!(masters(&kioskd), [redis.port()], "{}", kioskd.log());
     }
@@ -555,19 +514,12 @@ fn sentinels_and_servers_have_passwords_of_their_own() {
     std::fs::write(&file, "of-sentinels\n").expect("our own directory");
     let seeds = group.addresses().join(",");
     for protocol in [2, 3] {
-        let options = format!(
-            "protocol={protocol}&sentinel_password_file={}",
-            file.display()
-        );
-        let kioskd = start(&format!(
-            "redis+sentinel://:of-data@{seeds}/kiosk?{options}"
-        ));
+        let options = format!("protocol={protocol}&sentinel_password_file={}", file.display());
+        let kioskd = start(&format!("redis+sentinel://:of-data@{seeds}/kiosk?{options}"));
         let reply = kioskd.connect().post("/items?id=1", "{}");
         assert_eq!(reply.status, 201, "{reply:?}\n{}", kioskd.log());
 
-        let kioskd = start(&format!(
-            "redis+sentinel://:of-data@{seeds}/kiosk?protocol={protocol}"
-        ));
+        let kioskd = start(&format!("redis+sentinel://:of-data@{seeds}/kiosk?protocol={protocol}"));
         let mut client = kioskd.connect();
         eventually("to be told that it is the password", || {
             let reply = client.post("/items?id=1", "{}");
@@ -609,14 +561,12 @@ fn masters(kioskd: &Kioskd) -> Vec<u16> {
 fn there_and_back(group: &Sentinels, options_of_the_second: &str) -> [Kioskd; 2] {
     let there = group.addresses();
     let back: Vec<String> = there.iter().rev().cloned().collect();
-    [
-        (there, "", "poll"),
-        (back, options_of_the_second, "tiny_http"),
-    ]
-    .map(|(list, options, front)| {
-        let url = format!("redis+sentinel://{}/kiosk{options}", list.join(","));
-        Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1"), ("FRONT", front)])
-    })
+    [(there, "", "poll"), (back, options_of_the_second, "tiny_http")].map(
+        |(list, options, front)| {
+            let url = format!("redis+sentinel://{}/kiosk{options}", list.join(","));
+            Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1"), ("FRONT", front)])
+        },
+    )
 }
 
 /// Waits until it has followed all these masters.
@@ -639,9 +589,7 @@ fn some_load() {
 
 #[track_caller]
 fn recovered(kioskd: &Kioskd) {
-    eventually("kioskd to be ready again", || {
-        kioskd.connect().get("/readyz").status == 200
-    });
+    eventually("kioskd to be ready again", || kioskd.connect().get("/readyz").status == 200);
 }
 
 #[track_caller]
@@ -652,10 +600,7 @@ fn assert_writes_soon_after(journal: &Journal, switched: Instant) {
         .map(|op| op.at + op.took)
         .find(|done| *done > switched)
         .expect("writes after the switch");
-    println!(
-        "the first write {:?} after +switch-master",
-        first - switched
-    );
+    println!("the first write {:?} after +switch-master", first - switched);
     assert!(first - switched < SOON, "{:?}", first - switched);
 }
 
@@ -666,15 +611,10 @@ fn journal_line(journal: &Journal) {
 /// Every acknowledged write is in the new master, but those that `may_be_lost`. Returns how many those were.
 #[track_caller]
 fn assert_kept(master: &Redis, journal: &Journal, may_be_lost: impl Fn(&Op) -> bool) -> usize {
-    let there: std::collections::HashSet<String> = master
-        .command(&["KEYS", "*"])
-        .lines()
-        .map(str::to_owned)
-        .collect();
-    let lost: Vec<&Op> = journal
-        .acknowledged()
-        .filter(|op| !there.contains(&format!("item:{}", op.id)))
-        .collect();
+    let there: std::collections::HashSet<String> =
+        master.command(&["KEYS", "*"]).lines().map(str::to_owned).collect();
+    let lost: Vec<&Op> =
+        journal.acknowledged().filter(|op| !there.contains(&format!("item:{}", op.id))).collect();
     let wrong: Vec<&&Op> = lost.iter().filter(|op| !may_be_lost(op)).collect();
     assert!(
         wrong.is_empty(),

@@ -27,10 +27,9 @@ fn scripts_have_the_names_that_redis_gives_them() {
 /// In RESP2, because the server does not know HELLO or because we are told to: password, database, name, scripts.
 #[test]
 fn a_server_is_spoken_to_in_resp2_if_it_must_be() {
-    for (arguments, options, hello) in [
-        (&["--rename-command", "HELLO", ""][..], "", true),
-        (&[], "?protocol=2", false),
-    ] {
+    for (arguments, options, hello) in
+        [(&["--rename-command", "HELLO", ""][..], "", true), (&[], "?protocol=2", false)]
+    {
         let all = [&["--requirepass", "s3cret"], arguments].concat();
         let redis = Redis::start_with(&all);
         let kioskd = start(&format!("redis://:s3cret@{}/2{options}", redis.addr()));
@@ -39,10 +38,7 @@ fn a_server_is_spoken_to_in_resp2_if_it_must_be() {
         let clients = redis.command(&["CLIENT", "LIST"]);
         let ours = clients.lines().find(|line| line.contains("name=kioskd"));
         let ours = ours.unwrap_or_else(|| panic!("not named: {clients}"));
-        assert!(
-            ours.contains(" db=2 ") && ours.contains(" resp=2"),
-            "{ours}"
-        );
+        assert!(ours.contains(" db=2 ") && ours.contains(" resp=2"), "{ours}");
         let stats = redis.command(&["INFO", "commandstats"]);
         assert!(!hello || !stats.contains("cmdstat_hello"), "{stats}");
 
@@ -74,15 +70,11 @@ fn a_password_file_is_read_again() {
     admin.says("CONFIG SET requirepass second", "+OK");
     assert_serves(&mut client);
     admin.says("CLIENT KILL TYPE normal SKIPME yes", ":");
-    eventually("the old password to be refused", || {
-        client.get("/items/1").status == 502
-    });
+    eventually("the old password to be refused", || client.get("/items/1").status == 502);
     assert_store_error(&mut client);
 
     std::fs::write(&file, "second\n").expect("our own directory");
-    eventually("the new password to be read", || {
-        client.get("/items/1").status == 200
-    });
+    eventually("the new password to be read", || client.get("/items/1").status == 200);
     assert_serves(&mut client);
     let log = kioskd.log();
     assert!(!log.contains("first") && !log.contains("second"), "{log}");
@@ -94,27 +86,18 @@ fn a_password_file_is_read_again() {
 fn a_user_with_few_rights_can_do_what_it_may() {
     let redis = Redis::start();
     let rules = "on >pw ~item:* +get +set";
-    let words: Vec<&str> = ["ACL", "SETUSER", "kiosk"]
-        .into_iter()
-        .chain(rules.split(' '))
-        .collect();
+    let words: Vec<&str> =
+        ["ACL", "SETUSER", "kiosk"].into_iter().chain(rules.split(' ')).collect();
     assert_eq!(redis.command(&words), "OK");
     for protocol in [2, 3] {
-        let kioskd = start(&format!(
-            "redis://kiosk:pw@{}?protocol={protocol}",
-            redis.addr()
-        ));
+        let kioskd = start(&format!("redis://kiosk:pw@{}?protocol={protocol}", redis.addr()));
         let mut client = kioskd.connect();
         for _ in 0..3 {
             assert_eq!(client.post("/items/1", "{}").status, 201);
             assert_eq!(client.get("/items/1").status, 200);
             assert_eq!(client.get("/readyz").status, 200);
             // A key that is not its own, and a command: the script behind a conditional write.
-            let etag = client
-                .get("/items/1")
-                .header("etag")
-                .expect("a tag")
-                .to_owned();
+            let etag = client.get("/items/1").header("etag").expect("a tag").to_owned();
             let json = ("Content-Type", "application/json");
             let conditional =
                 client.request("PUT", "/items/1", &[json, ("If-Match", &etag)], b"{}");
@@ -143,16 +126,10 @@ fn a_server_without_room_is_left_alone_for_a_while() {
         std::thread::sleep(Duration::from_millis(10));
     }
     admin.says("CONFIG SET maxclients 100", "+OK");
-    eventually("kioskd to get in", || {
-        client.post("/items/1", "{}").status == 201
-    });
+    eventually("kioskd to get in", || client.post("/items/1", "{}").status == 201);
     let stats = redis.command(&["INFO", "stats"]);
-    let rejected = stats
-        .lines()
-        .find_map(|line| line.strip_prefix("rejected_connections:"));
-    let rejected: u32 = rejected
-        .and_then(|n| n.trim().parse().ok())
-        .expect("a number");
+    let rejected = stats.lines().find_map(|line| line.strip_prefix("rejected_connections:"));
+    let rejected: u32 = rejected.and_then(|n| n.trim().parse().ok()).expect("a number");
     println!("{rejected} attempts");
     assert!((1..=4).contains(&rejected), "{rejected}");
 }
@@ -202,9 +179,7 @@ impl Admin {
     /// Sends a line, as one does by hand, and reads a line.
     #[track_caller]
     fn says(&mut self, line: &str, answer: &str) {
-        self.0
-            .write_all(format!("{line}\r\n").as_bytes())
-            .expect("it reads");
+        self.0.write_all(format!("{line}\r\n").as_bytes()).expect("it reads");
         let mut said = Vec::new();
         while !said.ends_with(b"\n") {
             let mut byte = [0];

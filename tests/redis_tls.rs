@@ -82,14 +82,8 @@ mod with_tls {
             certificates.path("redis.key"),
             certificates.path("ca.pem"),
         );
-        let mut arguments = vec![
-            "--tls-port",
-            &tls_port,
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-        ];
+        let mut arguments =
+            vec!["--tls-port", &tls_port, "--tls-cert-file", &certificate, "--tls-key-file", &key];
         arguments.extend(["--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"]);
         arguments.extend(more);
         (Redis::start_with(&arguments), port)
@@ -103,11 +97,8 @@ mod with_tls {
         for_each_front(|front| {
             for host in ["localhost", "127.0.0.1"] {
                 let url = format!("rediss://{host}:{port}");
-                let kioskd = Kioskd::start(&[
-                    ("FRONT", front),
-                    ("REDIS_URL", &url),
-                    ("REDIS_CA_FILE", &ca),
-                ]);
+                let kioskd =
+                    Kioskd::start(&[("FRONT", front), ("REDIS_URL", &url), ("REDIS_CA_FILE", &ca)]);
                 let mut client = kioskd.connect();
                 // Larger than any buffer on the way, both ways.
                 let document = format!("{{\"large\":\"{}\"}}", "x".repeat(1_000_000));
@@ -123,9 +114,7 @@ mod with_tls {
         let mut client = kioskd.connect();
         assert_eq!(client.get("/items?id=7").status, 200);
         redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-        eventually("the item over a new connection", || {
-            client.get("/items?id=7").status == 200
-        });
+        eventually("the item over a new connection", || client.get("/items?id=7").status == 200);
     }
 
     #[test]
@@ -161,11 +150,7 @@ mod with_tls {
         // It waits for the end of what it takes for a line, or says that it is none.
         let status = kioskd.connect().get("/items?id=7").status;
         assert!(matches!(status, 502 | 504), "{status}");
-        assert!(
-            !redis
-                .command(&["INFO", "commandstats"])
-                .contains("cmdstat_get:")
-        );
+        assert!(!redis.command(&["INFO", "commandstats"]).contains("cmdstat_get:"));
     }
 
     #[test]

@@ -23,31 +23,15 @@ use support::{
 fn what_would_start_another_service_is_exit_2() {
     let big = "70000000";
     for (settings, name, what_to_do) in [
-        (
-            &[("REDIS_ADR", "redis:6379")][..],
-            "REDIS_ADR=\"redis:6379\"",
-            "REDIS_ADDR",
-        ),
-        (
-            &[("REDIS_HOST", "10.0.0.1")],
-            "REDIS_HOST=\"10.0.0.1\"",
-            "REDIS_ADDR",
-        ),
-        (
-            &[("REDIS_PORT", "6379")],
-            "REDIS_PORT=\"6379\"",
-            "STORE=memory",
-        ),
+        (&[("REDIS_ADR", "redis:6379")][..], "REDIS_ADR=\"redis:6379\"", "REDIS_ADDR"),
+        (&[("REDIS_HOST", "10.0.0.1")], "REDIS_HOST=\"10.0.0.1\"", "REDIS_ADDR"),
+        (&[("REDIS_PORT", "6379")], "REDIS_PORT=\"6379\"", "STORE=memory"),
         (
             &[("REDIS_PASSWORD_FILE", "/dev/null")],
             "REDIS_PASSWORD_FILE=\"/dev/null\"",
             "REDIS_ADDR",
         ),
-        (
-            &[("REDIS_CA_FILE", "/dev/null")],
-            "REDIS_CA_FILE=\"/dev/null\"",
-            "REDIS_ADDR",
-        ),
+        (&[("REDIS_CA_FILE", "/dev/null")], "REDIS_CA_FILE=\"/dev/null\"", "REDIS_ADDR"),
         (
             &[("STORE", "memory"), ("REDIS_PASSWORD_FILE", "/dev/null")],
             "REDIS_PASSWORD_FILE=\"/dev/null\"",
@@ -63,11 +47,7 @@ fn what_would_start_another_service_is_exit_2() {
             "ITEM_TTL=\"2h\"",
             "at most MAX_TTL, which is 1h",
         ),
-        (
-            &[("MAX_TTL", "1h"), ("SESSION_TTL", "61m")],
-            "SESSION_TTL=\"61m\"",
-            "at most MAX_TTL",
-        ),
+        (&[("MAX_TTL", "1h"), ("SESSION_TTL", "61m")], "SESSION_TTL=\"61m\"", "at most MAX_TTL"),
         (
             &[("MAX_BODY_BYTES", big), ("MEMORY_MAX_BYTES", big)],
             "MAX_BODY_BYTES=\"70000000\"",
@@ -78,72 +58,24 @@ fn what_would_start_another_service_is_exit_2() {
             "MAX_BODY_BYTES=\"70000000\"",
             "MAX_BUFFERED_BYTES",
         ),
-        (
-            &[("AUTH_TOKENS_FILE", "/tokens")],
-            "AUTH_TOKENS_FILE=\"/tokens\"",
-            "not built yet",
-        ),
-        (
-            &[("RATE_LIMIT", "9/s")],
-            "RATE_LIMIT=\"9/s\"",
-            "not built yet",
-        ),
-        (
-            &[("CORS_ORIGINS", "https://a.b")],
-            "CORS_ORIGINS=",
-            "not built yet",
-        ),
-        (
-            &[("TRUSTED_PROXIES", "10.0.0.0/8")],
-            "TRUSTED_PROXIES=",
-            "not built yet",
-        ),
-        (
-            &[("METRICS_LISTEN", "[::1]:9")],
-            "METRICS_LISTEN=",
-            "not built yet",
-        ),
+        (&[("AUTH_TOKENS_FILE", "/tokens")], "AUTH_TOKENS_FILE=\"/tokens\"", "not built yet"),
+        (&[("RATE_LIMIT", "9/s")], "RATE_LIMIT=\"9/s\"", "not built yet"),
+        (&[("CORS_ORIGINS", "https://a.b")], "CORS_ORIGINS=", "not built yet"),
+        (&[("TRUSTED_PROXIES", "10.0.0.0/8")], "TRUSTED_PROXIES=", "not built yet"),
+        (&[("METRICS_LISTEN", "[::1]:9")], "METRICS_LISTEN=", "not built yet"),
         (&[("KEY_PREFIX", "a:")], "KEY_PREFIX=", "not built yet"),
-        (
-            &[("KEEPALIVE_TIME", "1h")],
-            "KEEPALIVE_TIME=",
-            "not built yet",
-        ),
-        (
-            &[("LISTEN", "unix:@kioskd")],
-            "LISTEN=\"unix:@kioskd\"",
-            "unix:/path",
-        ),
-        (
-            &[("LISTEN", "[fe80::1%eth0]:80")],
-            "LISTEN=\"[fe80::1%eth0]:80\"",
-            "number",
-        ),
-        (
-            &[("REDIS_ADDR", "[fe80::1%eth0]")],
-            "REDIS_ADDR=\"[fe80::1%eth0]\"",
-            "zone",
-        ),
-        (
-            &[("REDIS_ADDR", "h"), ("REDIS_URL", "redis://h")],
-            "REDIS_ADDR=\"h\"",
-            "not both",
-        ),
-        (
-            &[("REQUEST_TIMEOUT", "0ms")],
-            "REQUEST_TIMEOUT=\"0ms\"",
-            "above zero",
-        ),
+        (&[("KEEPALIVE_TIME", "1h")], "KEEPALIVE_TIME=", "not built yet"),
+        (&[("LISTEN", "unix:@kioskd")], "LISTEN=\"unix:@kioskd\"", "unix:/path"),
+        (&[("LISTEN", "[fe80::1%eth0]:80")], "LISTEN=\"[fe80::1%eth0]:80\"", "number"),
+        (&[("REDIS_ADDR", "[fe80::1%eth0]")], "REDIS_ADDR=\"[fe80::1%eth0]\"", "zone"),
+        (&[("REDIS_ADDR", "h"), ("REDIS_URL", "redis://h")], "REDIS_ADDR=\"h\"", "not both"),
+        (&[("REQUEST_TIMEOUT", "0ms")], "REQUEST_TIMEOUT=\"0ms\"", "above zero"),
     ] {
         let ended = Kioskd::run(settings, &[]);
         assert_is_told(&ended, name, what_to_do);
     }
     let long = format!("unix:/{}", "x".repeat(107));
-    assert_is_told(
-        &Kioskd::run(&[("LISTEN", &long)], &[]),
-        "LISTEN=\"unix:/xxx",
-        "107",
-    );
+    assert_is_told(&Kioskd::run(&[("LISTEN", &long)], &[]), "LISTEN=\"unix:/xxx", "107");
 }
 
 /// The value of a name that nobody knows may be a password's.
@@ -155,10 +87,7 @@ fn a_secret_in_the_wrong_place_is_not_told() {
         &[("REDIS_AUTH", "hunter2")],
         &[("REDIS_HOST", "redis://:hunter2@redis")],
         &[("REDIS_ADDR", "redis://:hunter2@redis")],
-        &[
-            ("REDIS_ADDR", ":hunter2@redis"),
-            ("REDIS_URL", "redis://redis"),
-        ],
+        &[("REDIS_ADDR", ":hunter2@redis"), ("REDIS_URL", "redis://redis")],
         &[("AUTH_TOKENS", "ci:hunter2")],
     ] {
         let ended = Kioskd::run(settings, &[]);
@@ -171,14 +100,7 @@ fn a_secret_in_the_wrong_place_is_not_told() {
 #[test]
 fn a_value_that_is_not_utf_8_is_exit_2() {
     let value = OsStr::from_bytes(b"hunter\xff2");
-    for name in [
-        "PORT",
-        "REDIS_ADDR",
-        "REDIS_PASSWORD",
-        "MAX_TTL",
-        "AUTH_TOKENS",
-        "REDIS_X",
-    ] {
+    for name in ["PORT", "REDIS_ADDR", "REDIS_PASSWORD", "MAX_TTL", "AUTH_TOKENS", "REDIS_X"] {
         let ended = Kioskd::run_with(OsStr::new(name), value);
         assert_is_told(&ended, &format!("{name}=\""), "UTF-8");
         let is_secret = ["REDIS_PASSWORD", "AUTH_TOKENS", "REDIS_X"].contains(&name);
@@ -186,13 +108,8 @@ fn a_value_that_is_not_utf_8_is_exit_2() {
     }
     // Those of others may be what they like.
     let mut others = Command::new("timeout");
-    others
-        .args(["-s", "TERM", "1", env!("CARGO_BIN_EXE_kioskd")])
-        .env("LS_COLORS", value);
-    let ended = others
-        .env("LISTEN", "127.0.0.1:0")
-        .env_remove("RUST_LOG")
-        .output();
+    others.args(["-s", "TERM", "1", env!("CARGO_BIN_EXE_kioskd")]).env("LS_COLORS", value);
+    let ended = others.env("LISTEN", "127.0.0.1:0").env_remove("RUST_LOG").output();
     let said = ended.expect("coreutils are there").stdout;
     assert!(String::from_utf8_lossy(&said).contains("listening on"));
 }
@@ -202,10 +119,7 @@ fn a_value_that_is_not_utf_8_is_exit_2() {
 fn what_gives_way_and_what_is_not_used_is_told_once() {
     for_each_front(|front| {
         for (settings, told) in [
-            (
-                &[("LISTEN", "127.0.0.1:0"), ("PORT", "8080")][..],
-                &["LISTEN is used, not PORT"][..],
-            ),
+            (&[("LISTEN", "127.0.0.1:0"), ("PORT", "8080")][..], &["LISTEN is used, not PORT"][..]),
             (
                 &[("STORE", "memory"), ("REDIS_ADDR", "redis")],
                 &["STORE=memory: REDIS_ADDR is not used"],
@@ -215,10 +129,7 @@ fn what_gives_way_and_what_is_not_used_is_told_once() {
                 &["STORE=noop: REDIS_URL is not used"],
             ),
             (
-                &[
-                    ("REDIS_URL", "redis://:hunter2@127.0.0.1:1"),
-                    ("REDIS_PASSWORD", "hunter2"),
-                ],
+                &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1"), ("REDIS_PASSWORD", "hunter2")],
                 &["REDIS_PASSWORD is used, not the password in REDIS_URL"],
             ),
             (&[("MAX_TTL", "1m")], &[]),
@@ -245,12 +156,7 @@ fn a_default_time_to_live_gives_way_to_the_longest_that_is_allowed() {
         assert_eq!(client.post("/items/a", "{}").status, 201);
         let page = client.get("/items?limit=1").text();
         let ttl = page.split("\"ttl\":").nth(1).expect("an item and its time");
-        let ttl: u64 = ttl
-            .split(['}', ','])
-            .next()
-            .expect("a number")
-            .parse()
-            .expect("seconds");
+        let ttl: u64 = ttl.split(['}', ',']).next().expect("a number").parse().expect("seconds");
         assert!((50..=60).contains(&ttl), "{page}");
         let kioskd = Kioskd::start(&[("FRONT", front), ("ITEM_TTL", "30d")]);
         let mut client = kioskd.connect();
@@ -278,12 +184,7 @@ fn redis_password_signs_on_and_the_one_in_the_file_goes_before_it() {
             ],
         ] {
             let kioskd = Kioskd::start(&[&[("FRONT", front), ("WORKERS", "1")], settings].concat());
-            assert_eq!(
-                kioskd.connect().post("/items/1", "{}").status,
-                201,
-                "{}",
-                kioskd.log()
-            );
+            assert_eq!(kioskd.connect().post("/items/1", "{}").status, 201, "{}", kioskd.log());
             assert!(!kioskd.log().contains("s3cret"), "{}", kioskd.log());
         }
     });
@@ -300,11 +201,7 @@ fn clients_leave_the_links_to_redis_their_descriptors() {
     let mut redis = Redis::start();
     let mut kioskd = Kioskd::start_under(
         &["prlimit", "--nofile=1024:1024"],
-        &[
-            ("REDIS_ADDR", &redis.addr()),
-            ("WORKERS", "4"),
-            ("IDLE_TIMEOUT", "5m"),
-        ],
+        &[("REDIS_ADDR", &redis.addr()), ("WORKERS", "4"), ("IDLE_TIMEOUT", "5m")],
     );
     kioskd.wait_for_log("MAX_CONNECTIONS is ");
     let mut held = Vec::new();
@@ -319,11 +216,7 @@ fn clients_leave_the_links_to_redis_their_descriptors() {
     }
     assert!(held.len() > 900, "only {} are held", held.len());
     let told = format!("MAX_CONNECTIONS is {}, not 10000", held.len());
-    assert!(
-        kioskd.log().contains(&told),
-        "no `{told}` in {}",
-        kioskd.log()
-    );
+    assert!(kioskd.log().contains(&told), "no `{told}` in {}", kioskd.log());
 
     let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -340,9 +233,7 @@ fn clients_leave_the_links_to_redis_their_descriptors() {
             }
         });
         redis.kill();
-        eventually("kioskd to miss Redis", || {
-            held[0].get("/items/1").status == 502
-        });
+        eventually("kioskd to miss Redis", || held[0].get("/items/1").status == 502);
         redis.restart();
         for (n, client) in held.iter_mut().enumerate() {
             eventually(&format!("client {n} to be served"), || {
@@ -362,20 +253,12 @@ fn workers_that_the_open_files_cannot_carry_are_exit_2() {
     let redis = Redis::start();
     let address = redis.addr();
     for_each_front(|front| {
-        let settings = |workers| {
-            [
-                ("FRONT", front),
-                ("REDIS_ADDR", &*address),
-                ("WORKERS", workers),
-            ]
-        };
+        let settings =
+            |workers| [("FRONT", front), ("REDIS_ADDR", &*address), ("WORKERS", workers)];
         let few = ["prlimit", "--nofile=128:128"];
         let ended = Kioskd::run_under(&few, &settings("200"));
         assert_is_told(&ended, "WORKERS=\"200\"", "128 open files");
-        let (_, most) = ended
-            .stderr
-            .split_once("at most ")
-            .expect("how many it may be");
+        let (_, most) = ended.stderr.split_once("at most ").expect("how many it may be");
         let most = most.split(',').next().expect("a number").to_owned();
         let kioskd = Kioskd::start_under(&few, &settings(&most));
         for _ in 0..3 {
@@ -466,11 +349,8 @@ fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
     let long_post = post[..90].replace("Host", &format!("{long}Host"));
     for store in ["memory", "redis"] {
         let address = redis.addr();
-        let mut settings = vec![
-            ("WORKERS", "2"),
-            ("ACCESS_LOG", "off"),
-            ("REQUEST_TIMEOUT", "500ms"),
-        ];
+        let mut settings =
+            vec![("WORKERS", "2"), ("ACCESS_LOG", "off"), ("REQUEST_TIMEOUT", "500ms")];
         if store == "redis" {
             settings.push(("REDIS_ADDR", &address));
         }
@@ -542,11 +422,7 @@ fn as_many_workers_as_half_of_the_processors_or_sixteen_threads() {
     for (front, workers) in [("poll", (processors / 2).clamp(1, 128)), ("tiny_http", 16)] {
         let kioskd = Kioskd::start(&[("FRONT", front)]);
         let told = format!(" workers={workers} ");
-        assert!(
-            kioskd.log().contains(&told),
-            "no `{told}` in {}",
-            kioskd.log()
-        );
+        assert!(kioskd.log().contains(&told), "no `{told}` in {}", kioskd.log());
     }
     // Those that it may use, not those that there are.
     let kioskd = Kioskd::start_under(&["taskset", "-c", "0"], &[("FRONT", "poll")]);
@@ -562,18 +438,11 @@ fn a_start_that_fails_for_want_of_a_thread_names_the_thread() {
         // Each thread wants a GiB of address space for its stack, and there are 4.
         let ended = Kioskd::run_under(
             &["prlimit", "--as=4294967296"],
-            &[
-                ("FRONT", front),
-                ("WORKERS", "9"),
-                ("RUST_MIN_STACK", "1073741824"),
-            ],
+            &[("FRONT", front), ("WORKERS", "9"), ("RUST_MIN_STACK", "1073741824")],
         );
         assert_eq!(ended.code, Some(1), "{ended:?}");
         let said = all(&ended);
-        assert!(
-            said.contains("failed to start") && said.contains("thread"),
-            "{said}"
-        );
+        assert!(said.contains("failed to start") && said.contains("thread"), "{said}");
         assert!(!said.contains("127.0.0.1"), "{said}");
     });
 }
@@ -591,11 +460,7 @@ fn a_start_that_fails_for_want_of_a_descriptor_names_what_it_was_for() {
         assert_eq!(ended.code, Some(1), "{ended:?}");
         let said = all(&ended);
         assert!(said.contains("open files"), "{said}");
-        let what = if front == "poll" {
-            "for worker-"
-        } else {
-            "a session of the store"
-        };
+        let what = if front == "poll" { "for worker-" } else { "a session of the store" };
         assert!(said.contains(what), "{said}");
         assert!(front != "poll" || !said.contains("127.0.0.1"), "{said}");
     });
@@ -613,15 +478,10 @@ fn a_rust_log_that_mutes_the_start_is_told_with_the_line_it_mutes() {
         for filter in ["warn", "off"] {
             let kioskd = Kioskd::start(&[("FRONT", front), ("RUST_LOG", filter)]);
             assert_eq!(kioskd.connect().get("/livez").status, 200);
-            eventually("a word on why", || {
-                kioskd.log().contains("RUST_LOG mutes this line")
-            });
+            eventually("a word on why", || kioskd.log().contains("RUST_LOG mutes this line"));
         }
         // LOG is ours alone, and whoever sets it means it.
-        for settings in [
-            &[("LOG", "error")][..],
-            &[("LOG", "error"), ("RUST_LOG", "off")],
-        ] {
+        for settings in [&[("LOG", "error")][..], &[("LOG", "error"), ("RUST_LOG", "off")]] {
             let dir = temp_dir();
             let listen = format!("unix:{}", dir.join("s").display());
             let settings = [&[("FRONT", front), ("LISTEN", &*listen)], settings].concat();
@@ -636,56 +496,31 @@ fn a_rust_log_that_mutes_the_start_is_told_with_the_line_it_mutes() {
 
 #[test]
 fn help_that_nobody_can_read_is_no_panic() {
-    let full = || {
-        Stdio::from(
-            File::options()
-                .write(true)
-                .open("/dev/full")
-                .expect("Linux has it"),
-        )
-    };
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").expect("Linux has it"));
     let unread = || Stdio::from(std::io::pipe().expect("the system has a pipe").1);
     for argument in ["--help", "-h", "--version", "-V"] {
         let ended = say(&[argument.as_ref()], full(), Stdio::piped());
         assert_eq!(ended.status.code(), Some(1), "{argument}: {ended:?}");
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(
-            said.starts_with("kioskd: failed to write to stdout: "),
-            "{said}"
-        );
+        assert!(said.starts_with("kioskd: failed to write to stdout: "), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
 
         // `kioskd --help | head -1`: who has had enough is no failure.
         let ended = say(&[argument.as_ref()], unread(), Stdio::piped());
         assert_eq!(ended.status.code(), Some(0), "{argument}: {ended:?}");
         assert_eq!(ended.stderr, b"");
-        assert_eq!(
-            say(&[argument.as_ref()], full(), full()).status.code(),
-            Some(1)
-        );
+        assert_eq!(say(&[argument.as_ref()], full(), full()).status.code(), Some(1));
     }
     let closed = "exec \"$0\" --help >&-";
-    let ended = Command::new("sh")
-        .args(["-c", closed, env!("CARGO_BIN_EXE_kioskd")])
-        .output();
+    let ended = Command::new("sh").args(["-c", closed, env!("CARGO_BIN_EXE_kioskd")]).output();
     assert_eq!(ended.expect("sh starts").stderr, b"");
 }
 
 #[test]
 fn what_is_wrong_is_exit_2_though_nobody_can_be_told() {
-    let full = || {
-        Stdio::from(
-            File::options()
-                .write(true)
-                .open("/dev/full")
-                .expect("Linux has it"),
-        )
-    };
+    let full = || Stdio::from(File::options().write(true).open("/dev/full").expect("Linux has it"));
     for argument in [OsStr::new("--nonsense"), OsStr::from_bytes(b"--\xff")] {
-        assert_eq!(
-            say(&[argument], Stdio::null(), full()).status.code(),
-            Some(2)
-        );
+        assert_eq!(say(&[argument], Stdio::null(), full()).status.code(), Some(2));
         let ended = say(&[argument], Stdio::null(), Stdio::piped());
         assert_eq!(ended.status.code(), Some(2));
         let said = String::from_utf8_lossy(&ended.stderr).into_owned();
@@ -700,15 +535,8 @@ fn what_is_wrong_is_exit_2_though_nobody_can_be_told() {
 
 fn say(arguments: &[&OsStr], stdout: Stdio, stderr: Stdio) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kioskd"));
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(stdout)
-        .stderr(stderr);
-    command
-        .spawn()
-        .and_then(|child| child.wait_with_output())
-        .expect("it starts")
+    command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+    command.spawn().and_then(|child| child.wait_with_output()).expect("it starts")
 }
 
 /// Exit code 2, and one line for the one mistake: `kioskd: NAME="value": … what to do …`.
@@ -717,16 +545,8 @@ fn assert_is_told(ended: &Finished, start: &str, what_to_do: &str) {
     assert_eq!(ended.code, Some(2), "{ended:?}");
     let lines: Vec<&str> = ended.stderr.lines().collect();
     assert_eq!(lines.len(), 1, "{}", ended.stderr);
-    assert!(
-        lines[0].starts_with(&format!("kioskd: {start}")),
-        "no `{start}`: {}",
-        lines[0]
-    );
-    assert!(
-        lines[0].contains(what_to_do),
-        "no `{what_to_do}`: {}",
-        lines[0]
-    );
+    assert!(lines[0].starts_with(&format!("kioskd: {start}")), "no `{start}`: {}", lines[0]);
+    assert!(lines[0].contains(what_to_do), "no `{what_to_do}`: {}", lines[0]);
 }
 
 fn all(ended: &Finished) -> String {

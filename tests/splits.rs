@@ -56,10 +56,7 @@ fn damaged_requests_are_the_same_however_they_are_cut() {
         whole += reading.requests.len();
         broken += usize::from(reading.error.is_some());
     }
-    assert!(
-        whole > 3_000 && broken > 1_000,
-        "{whole} whole, {broken} broken"
-    );
+    assert!(whole > 3_000 && broken > 1_000, "{whole} whole, {broken} broken");
 }
 
 // The front answers from a store that may take its time, and may have more of the client's bytes
@@ -193,15 +190,9 @@ fn pipeline(random: &mut Random) -> Pipeline {
             "POST /items/1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na : b\r\n\r\n",
             ParseError::SpaceBeforeColon,
         ),
-        (
-            "\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n",
-            ParseError::TooManyEmptyLines,
-        ),
+        ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n", ParseError::TooManyEmptyLines),
     ];
-    let mut pipeline = Pipeline {
-        wire: Vec::new(),
-        wanted: Reading::default(),
-    };
+    let mut pipeline = Pipeline { wire: Vec::new(), wanted: Reading::default() };
     for n in 0..random.below(6) {
         let empty_lines = random.pick(&[0, 0, 0, 1, 4]);
         pipeline.wire.extend("\r\n".repeat(empty_lines).bytes());
@@ -210,9 +201,7 @@ fn pipeline(random: &mut Random) -> Pipeline {
     if random.below(2) == 0 {
         let (wire, error) = random.pick(BAD);
         pipeline.wire.extend_from_slice(wire.as_bytes());
-        pipeline
-            .wire
-            .extend_from_slice(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
+        pipeline.wire.extend_from_slice(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n");
         pipeline.wanted.error = Some(error);
     }
     pipeline
@@ -236,8 +225,7 @@ impl Pipeline {
         self.wire.extend_from_slice(head.as_bytes());
         match (method, random.below(2)) {
             ("POST", 0) => {
-                self.wire
-                    .extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+                self.wire.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
                 self.push_chunks(body, random);
             }
             ("POST", _) => {

@@ -68,10 +68,7 @@ fn memory_is_full_at_its_bound_and_says_so() {
     let store = Memory::new(1 << 20);
     let mut line = Line::open(&store);
     let full = Err(StoreError::Full);
-    assert_eq!(
-        line.ask(set(b"k", &vec![0; 1 << 20], HOUR, When::Always)),
-        full
-    );
+    assert_eq!(line.ask(set(b"k", &vec![0; 1 << 20], HOUR, When::Always)), full);
     assert_eq!(line.get(b"k"), None);
     line.set(b"k", b"v", HOUR, When::Always);
     for when in [When::Always, When::Present, When::Unchanged(b"v".to_vec())] {
@@ -88,12 +85,7 @@ fn redis_holds_a_plain_string_with_its_ttl() {
     let mut line = Line::open(&store_on(&redis.addr()));
     let minutes = Some(Duration::from_secs(1800));
     let json = br#"{"name":"Bob"}"#;
-    for when in [
-        When::Always,
-        When::Present,
-        When::Unchanged(json.to_vec()),
-        When::Absent,
-    ] {
+    for when in [When::Always, When::Present, When::Unchanged(json.to_vec()), When::Absent] {
         for ttl in [minutes, Some(Duration::from_millis(1_799_999))] {
             if when == When::Absent {
                 line.delete(b"item:7", When::Always);
@@ -149,11 +141,7 @@ fn ping_fails_where_a_write_would() {
     let redis = Redis::start();
     let mut line = Line::open(&store_on(&redis.addr()));
     for (trouble, cure, code) in [
-        (
-            ["CONFIG", "SET", "maxmemory", "1"],
-            ["CONFIG", "SET", "maxmemory", "0"],
-            "OOM",
-        ),
+        (["CONFIG", "SET", "maxmemory", "1"], ["CONFIG", "SET", "maxmemory", "0"], "OOM"),
         (
             ["CONFIG", "SET", "min-replicas-to-write", "1"],
             ["CONFIG", "SET", "min-replicas-to-write", "0"],
@@ -169,11 +157,7 @@ fn ping_fails_where_a_write_would() {
     assert_unavailable(&mut line, Command::Ping, "READONLY");
     redis.command(&["REPLICAOF", "NO", "ONE"]);
     assert_eq!(line.ask(Command::Ping), Ok(Answer::Pong));
-    assert_eq!(
-        redis.command(&["DBSIZE"]),
-        "0",
-        "asking leaves nothing behind"
-    );
+    assert_eq!(redis.command(&["DBSIZE"]), "0", "asking leaves nothing behind");
 }
 
 /// Servers before 7.0 run our scripts without their first line, and judge memory at the first write that could need some.
@@ -191,10 +175,7 @@ fn a_full_redis_before_7_records_no_delete_of_nothing() {
     assert!(refused.contains("OOM"), "{refused}");
     assert_eq!(run(&scripts::DELETE_WHEN_FULL, "removed"), "0");
     assert_eq!(redis.command(&["DBSIZE"]), "0");
-    for (script, what) in [
-        (&scripts::DELETE, "always"),
-        (&scripts::DELETE_WHEN_FULL, "removed"),
-    ] {
+    for (script, what) in [(&scripts::DELETE, "always"), (&scripts::DELETE_WHEN_FULL, "removed")] {
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
         redis.command(&["DEL", "idem:1"]);
         redis.command(&["SET", "item:1", "{}"]);
@@ -313,11 +294,8 @@ fn for_every_store(rule: impl Fn(&dyn Store)) {
 fn store_on(address: &str) -> RedisStore {
     let endpoint = Endpoint::parse(address, 6379).expect("a host and a port");
     // Generous: what happens when a server is slow is not this suite's subject, and the machine may be.
-    let options = Options {
-        connect_timeout: PATIENCE,
-        stall_timeout: PATIENCE,
-        ..Options::default()
-    };
+    let options =
+        Options { connect_timeout: PATIENCE, stall_timeout: PATIENCE, ..Options::default() };
     RedisStore::new(Target::Single(endpoint), options)
 }
 

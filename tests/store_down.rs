@@ -58,16 +58,8 @@ fn a_frozen_redis_is_504_in_time_and_recovers() {
         redis.stop();
         let start = Instant::now();
         assert_both_fail(&mut client, 504, "store_timeout");
-        assert!(
-            start.elapsed() > NOT_BEFORE * 2,
-            "two timeouts after only {:?}",
-            start.elapsed()
-        );
-        assert!(
-            start.elapsed() < LONG_BEFORE,
-            "two timeouts took {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() > NOT_BEFORE * 2, "two timeouts after only {:?}", start.elapsed());
+        assert!(start.elapsed() < LONG_BEFORE, "two timeouts took {:?}", start.elapsed());
         assert_not_ready(&mut client);
 
         redis.cont();
@@ -95,11 +87,7 @@ fn livez_answers_while_a_request_waits_for_a_frozen_redis() {
     for _ in 0..10 {
         assert_eq!(probe.get("/livez").status, 200);
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "ten probes took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(10), "ten probes took {:?}", start.elapsed());
 
     redis.cont();
     let reply = waiting.read_response();
@@ -128,11 +116,7 @@ fn a_wrong_password_is_store_error() {
         }
         for right in [":right@", "default:right@"] {
             let kioskd = start_with(right);
-            assert_eq!(
-                kioskd.connect().post("/items?id=1", "{}").status,
-                201,
-                "{right}"
-            );
+            assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201, "{right}");
         }
     });
 }
@@ -162,11 +146,7 @@ fn a_redis_that_cannot_take_writes_now_is_503_with_retry_after() {
         let reply = client.post("/items?id=2", "{}");
         assert_problem(&reply, 503, "store_unavailable");
         assert!(reply.header("retry-after").is_some(), "{reply:?}");
-        assert_eq!(
-            client.get("/items?id=1").status,
-            200,
-            "reading needs no memory"
-        );
+        assert_eq!(client.get("/items?id=1").status, 200, "reading needs no memory");
 
         redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
         assert_eq!(client.post("/items?id=2", "{}").status, 201);
@@ -189,12 +169,9 @@ fn a_connection_broken_before_the_reply_is_never_a_success() {
 fn a_reply_in_pieces_is_one_reply() {
     for_each_front(|front| {
         let fake = FakeRedis::start(|command| match &*command[0] {
-            "GET" | "GETEX" => Act::Pieces(
-                b"$7\r\n{\"a\":1}\r\n"
-                    .iter()
-                    .map(|&byte| vec![byte])
-                    .collect(),
-            ),
+            "GET" | "GETEX" => {
+                Act::Pieces(b"$7\r\n{\"a\":1}\r\n".iter().map(|&byte| vec![byte]).collect())
+            }
             _ => Act::Usual,
         });
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &fake.addr())]);
@@ -218,10 +195,7 @@ fn a_late_reply_is_nobody_elses_answer() {
         fake.release();
         eventually("the next item to be read", || {
             let reply = client.get("/items?id=next");
-            assert!(
-                reply.status >= 500 || reply.text() == r#"{"of":"next"}"#,
-                "{reply:?}"
-            );
+            assert!(reply.status >= 500 || reply.text() == r#"{"of":"next"}"#, "{reply:?}");
             reply.status == 200
         });
     });
@@ -263,20 +237,12 @@ fn redis_is_reached_over_a_unix_socket() {
 }
 
 fn start(front: &str, redis: &str) -> Kioskd {
-    Kioskd::start(&[
-        ("FRONT", front),
-        ("REDIS_ADDR", redis),
-        ("REQUEST_TIMEOUT", REQUEST_TIMEOUT),
-    ])
+    Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", redis), ("REQUEST_TIMEOUT", REQUEST_TIMEOUT)])
 }
 
 #[track_caller]
 fn assert_both_fail(client: &mut Client, status: u16, code: &str) {
-    assert_problem(
-        &client.post("/items?id=1", r#"{"lost":true}"#),
-        status,
-        code,
-    );
+    assert_problem(&client.post("/items?id=1", r#"{"lost":true}"#), status, code);
     assert_problem(&client.get("/items?id=1"), status, code);
 }
 
@@ -295,9 +261,7 @@ fn assert_not_ready(client: &mut Client) {
 
 #[track_caller]
 fn assert_recovers(client: &mut Client) {
-    eventually("kioskd to be ready again", || {
-        client.get("/readyz").status == 200
-    });
+    eventually("kioskd to be ready again", || client.get("/readyz").status == 200);
     eventually("a write to succeed again", || {
         client.post("/items?id=1", r#"{"back":true}"#).status == 201
     });

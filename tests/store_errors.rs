@@ -42,20 +42,9 @@ fn ask_everything(kioskd: &Kioskd) -> Vec<(String, bool, Reply)> {
 
 #[track_caller]
 fn assert_trouble(reply: &Reply, status: u16, code: &str, name: &str) {
-    assert_eq!(
-        (reply.status, &*reply.problem().0),
-        (status, code),
-        "{name}: {reply:?}"
-    );
-    assert_eq!(
-        reply.header("retry-after").is_some(),
-        status == 503,
-        "{name}: {reply:?}"
-    );
-    assert!(
-        reply.problem().1.starts_with("store error"),
-        "{name}: {reply:?}"
-    );
+    assert_eq!((reply.status, &*reply.problem().0), (status, code), "{name}: {reply:?}");
+    assert_eq!(reply.header("retry-after").is_some(), status == 503, "{name}: {reply:?}");
+    assert!(reply.problem().1.starts_with("store error"), "{name}: {reply:?}");
 }
 
 #[test]
@@ -96,9 +85,7 @@ fn a_read_only_redis_is_503_for_writes_and_serves_reads() {
             assert_trouble(&reply, 503, "store_unavailable", &name);
         }
         redis.command(&["REPLICAOF", "NO", "ONE"]);
-        eventually("writes again", || {
-            kioskd.connect().post("/items/1", "{}").status == 201
-        });
+        eventually("writes again", || kioskd.connect().post("/items/1", "{}").status == 201);
     });
 }
 
@@ -119,12 +106,7 @@ fn a_redis_that_is_loading_or_busy_is_503() {
             // the next attempt, and nobody knows then what the server would have said.
             let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &fake.addr())]);
             for (name, _, reply) in ask_everything(&kioskd) {
-                assert_trouble(
-                    &reply,
-                    503,
-                    "store_unavailable",
-                    &format!("{error}: {name}"),
-                );
+                assert_trouble(&reply, 503, "store_unavailable", &format!("{error}: {name}"));
             }
         }
     });
@@ -172,29 +154,18 @@ fn a_key_that_is_no_string_or_no_document_is_store_error_and_can_be_replaced() {
 #[test]
 fn a_full_memory_store_is_507_and_still_deletes() {
     for_each_front(|front| {
-        let settings = [
-            ("FRONT", front),
-            ("STORE", "memory"),
-            ("MEMORY_MAX_BYTES", "4096"),
-        ];
+        let settings = [("FRONT", front), ("STORE", "memory"), ("MEMORY_MAX_BYTES", "4096")];
         let kioskd = Kioskd::start(&settings);
         let mut client = kioskd.connect();
         assert_eq!(client.post("/items/1", r#"{"a":1}"#).status, 201);
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(5000));
-        for (method, path) in [
-            ("POST", "/items/2"),
-            ("PUT", "/items/1"),
-            ("PATCH", "/items/1"),
-            ("POST", "/sess/1"),
-        ] {
+        for (method, path) in
+            [("POST", "/items/2"), ("PUT", "/items/1"), ("PATCH", "/items/1"), ("POST", "/sess/1")]
+        {
             let reply = client.request(method, path, &[KIND], large.as_bytes());
             assert_trouble(&reply, 507, "store_full", method);
         }
-        assert_eq!(
-            client.get("/items/1").text(),
-            r#"{"a":1}"#,
-            "a refused write changes nothing"
-        );
+        assert_eq!(client.get("/items/1").text(), r#"{"a":1}"#, "a refused write changes nothing");
         assert_eq!(client.request("DELETE", "/items/1", &[], b"").status, 204);
         assert_eq!(client.post("/items/1", "{}").status, 201);
     });
@@ -204,14 +175,10 @@ fn a_full_memory_store_is_507_and_still_deletes() {
 #[test]
 fn the_redis_of_compose_refuses_rather_than_lose_what_was_acknowledged() {
     let written = include_str!("../deploy/compose.yaml");
-    let (_, command) = written
-        .split_once("command: [redis-server, ")
-        .expect("compose starts a redis-server");
+    let (_, command) =
+        written.split_once("command: [redis-server, ").expect("compose starts a redis-server");
     let (command, _) = command.split_once(']').expect("a list on one line");
-    let options = command
-        .split(", ")
-        .map(|word| word.trim_matches('"'))
-        .collect::<Vec<_>>();
+    let options = command.split(", ").map(|word| word.trim_matches('"')).collect::<Vec<_>>();
     for_each_front(|front| {
         let redis = Redis::start_with(&options);
         // Full sooner than with the quarter of a gigabyte of the file.
@@ -248,9 +215,5 @@ fn the_redis_of_compose_refuses_rather_than_lose_what_was_acknowledged() {
 }
 
 fn start(front: &str, redis: &str) -> Kioskd {
-    Kioskd::start(&[
-        ("FRONT", front),
-        ("REDIS_ADDR", redis),
-        ("REQUEST_TIMEOUT", "300ms"),
-    ])
+    Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", redis), ("REQUEST_TIMEOUT", "300ms")])
 }

@@ -105,21 +105,13 @@ fn fault_5_running_out_of_files_is_survived() {
         let _ = client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n");
     }
     // The last one has no place. It hears so, and then the end: nobody is left waiting.
-    let said = crowd
-        .last_mut()
-        .map(Client::read_to_end)
-        .unwrap_or_default();
-    assert!(
-        said.is_empty() || said.starts_with(b"HTTP/1.1 503 "),
-        "{said:?}"
-    );
+    let said = crowd.last_mut().map(Client::read_to_end).unwrap_or_default();
+    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 503 "), "{said:?}");
     assert_eq!(stays.get("/livez").status, 200, "who was there is served");
     drop(crowd);
     eventually("a new client to be served again", || {
         let mut client = kioskd.connect();
-        client
-            .try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n")
-            .is_ok()
+        client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n").is_ok()
             && !client.is_closed()
             && client.read_response().status == 200
     });
@@ -145,10 +137,7 @@ fn a_plain_front_that_cannot_accept_any_more_exits() {
 }
 
 fn leave_room_for_files(kioskd: &Kioskd, more: usize) {
-    assert!(
-        on_path("prlimit"),
-        "no prlimit on the PATH: it is in util-linux, where setpriv is"
-    );
+    assert!(on_path("prlimit"), "no prlimit on the PATH: it is in util-linux, where setpriv is");
     let room = kioskd.fd_count() + more;
     let status = Command::new("prlimit")
         .arg(format!("--pid={}", kioskd.pid()))
@@ -168,11 +157,7 @@ fn fault_6_http_2_is_505_and_the_end() {
         assert_eq!(reply.status, 505, "{line}: {reply:?}");
         assert!(reply.says_close(), "{reply:?}");
         assert_eq!(client.read_to_clean_end(), b"");
-        assert_eq!(
-            kioskd.connect().get("/livez").status,
-            200,
-            "the only worker"
-        );
+        assert_eq!(kioskd.connect().get("/livez").status, 200, "the only worker");
     }
 }
 
@@ -182,14 +167,7 @@ fn fault_6_a_header_byte_above_ascii_is_no_reason_to_hang_up() {
     let kioskd = Kioskd::start(&[]);
     for value in [&b"caf\xc3\xa9"[..], b"caf\xe9", b"\x80\xff"] {
         let mut client = kioskd.connect();
-        client.send(
-            [
-                b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: ",
-                value,
-                b"\r\n\r\n",
-            ]
-            .concat(),
-        );
+        client.send([b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: ", value, b"\r\n\r\n"].concat());
         assert_eq!(client.read_response().status, 200);
         assert_eq!(client.get("/livez").status, 200, "and it stays");
     }
@@ -216,9 +194,7 @@ fn fault_7_framing_is_strict_and_close_is_said() {
             assert_eq!(kioskd.connect().get(&format!("/items?id={id}")).status, 404);
         }
     }
-    let reply = kioskd
-        .connect()
-        .request("GET", "/livez", &[("Connection", "close")], b"");
+    let reply = kioskd.connect().request("GET", "/livez", &[("Connection", "close")], b"");
     assert!(reply.says_close(), "{reply:?}");
 }
 
@@ -229,86 +205,29 @@ fn the_plain_front_refuses_what_it_can_see() {
     let mut kioskd = Kioskd::start(&[("FRONT", "tiny_http")]);
     for (start, fields) in [
         ("POST /items?id=bad HTTP/1.1", "Content-Length: 2\r\n"),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nHost: a\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a, b\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a b\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST http://a/items?id=bad HTTP/1.1",
-            "Host:\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST /items?id=bad#part HTTP/1.1",
-            "Host: a\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: abc\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: +2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: -2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: 0x2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: 2, 2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length:\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n",
-        ),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nHost: a\r\nContent-Length: 2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a, b\r\nContent-Length: 2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a b\r\nContent-Length: 2\r\n"),
+        ("POST http://a/items?id=bad HTTP/1.1", "Host:\r\nContent-Length: 2\r\n"),
+        ("POST items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: 2\r\n"),
+        ("POST /items?id=bad#part HTTP/1.1", "Host: a\r\nContent-Length: 2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: abc\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: +2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: -2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: 0x2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: 2, 2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length:\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n"),
         (
             "POST /items?id=bad HTTP/1.1",
             "Host: a\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n",
         ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nTransfer-Encoding: gzip\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.1",
-            "Host: a\r\nTransfer-Encoding: identity\r\n",
-        ),
-        (
-            "POST /items?id=bad HTTP/1.0",
-            "Transfer-Encoding: chunked\r\n",
-        ),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nTransfer-Encoding: gzip\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nTransfer-Encoding: gzip, chunked\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nTransfer-Encoding: chunked, chunked\r\n"),
+        ("POST /items?id=bad HTTP/1.1", "Host: a\r\nTransfer-Encoding: identity\r\n"),
+        ("POST /items?id=bad HTTP/1.0", "Transfer-Encoding: chunked\r\n"),
     ] {
         let mut client = kioskd.connect();
         client.send(format!("{start}\r\n{fields}\r\n{{}}"));
@@ -330,45 +249,15 @@ fn the_plain_front_refuses_what_it_can_see() {
         (400, "P\nST /items?id=bad HTTP/1.1\r\nHost: a".to_owned()),
         (400, "P(ST /items?id=bad HTTP/1.1\r\nHost: a".to_owned()),
         (400, "POST /items?id=\0bad HTTP/1.1\r\nHost: a".to_owned()),
-        (
-            400,
-            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX(Y): z".to_owned(),
-        ),
-        (
-            400,
-            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: \0".to_owned(),
-        ),
-        (
-            400,
-            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\x7f".to_owned(),
-        ),
-        (
-            400,
-            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\nZ: z".to_owned(),
-        ),
-        (
-            400,
-            "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\rz".to_owned(),
-        ),
-        (
-            501,
-            format!("{} /items?id=bad HTTP/1.1\r\nHost: a", "M".repeat(33)),
-        ),
-        (
-            414,
-            format!("POST /items?id=bad&{long} HTTP/1.1\r\nHost: a"),
-        ),
-        (
-            431,
-            format!("POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: {long}"),
-        ),
-        (
-            431,
-            format!(
-                "POST /items?id=bad HTTP/1.1\r\nHost: a{}",
-                "\r\nX: y".repeat(100)
-            ),
-        ),
+        (400, "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX(Y): z".to_owned()),
+        (400, "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: \0".to_owned()),
+        (400, "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\x7f".to_owned()),
+        (400, "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\nZ: z".to_owned()),
+        (400, "POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: y\rz".to_owned()),
+        (501, format!("{} /items?id=bad HTTP/1.1\r\nHost: a", "M".repeat(33))),
+        (414, format!("POST /items?id=bad&{long} HTTP/1.1\r\nHost: a")),
+        (431, format!("POST /items?id=bad HTTP/1.1\r\nHost: a\r\nX: {long}")),
+        (431, format!("POST /items?id=bad HTTP/1.1\r\nHost: a{}", "\r\nX: y".repeat(100))),
         (505, "POST /items?id=bad HTTP/0.9".to_owned()),
     ] {
         let mut client = kioskd.connect();
@@ -392,11 +281,7 @@ fn a_body_behind_an_upgrade_ends_where_it_is_declared_to() {
     let chunked = |body: &str| {
         let (a, b) = body.split_at(body.len() / 2);
         let chunk = |part: &str| format!("{:x};a=b\r\n{part}\r\n", part.len());
-        format!(
-            "Transfer-Encoding: chunked\r\n\r\n{}{}0\r\nX: y\r\n\r\n",
-            chunk(a),
-            chunk(b)
-        )
+        format!("Transfer-Encoding: chunked\r\n\r\n{}{}0\r\nX: y\r\n\r\n", chunk(a), chunk(b))
     };
     for_each_service(&[("WORKERS", "2"), ("MAX_BODY_BYTES", "6000")], |kioskd| {
         // All of them stay on the line.
@@ -453,18 +338,8 @@ fn the_plain_front_refuses_a_body_that_waits_for_100_without_waiting_for_it() {
         ("POST /items", &length, &body, 400),
         ("POST /nowhere", &length, &body, 404),
         ("POST /items", "Transfer-Encoding: chunked", &chunked, 400),
-        (
-            "POST /items?id=1",
-            "Host: again\r\nContent-Length: 2",
-            "{}",
-            400,
-        ),
-        (
-            "POST /items?id=1",
-            "Content-Encoding: gzip\r\nContent-Length: 2",
-            "{}",
-            415,
-        ),
+        ("POST /items?id=1", "Host: again\r\nContent-Length: 2", "{}", 400),
+        ("POST /items?id=1", "Content-Encoding: gzip\r\nContent-Length: 2", "{}", 415),
     ] {
         let mut client = kioskd.connect();
         client.send(format!(

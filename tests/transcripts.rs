@@ -12,10 +12,7 @@ use support::{Kioskd, Redis, Reply, for_each_front, for_each_service, on_path, t
 fn an_item_goes_in_and_comes_out() {
     for_each_front(|front| {
         let kioskd = Kioskd::start(&[("FRONT", front)]);
-        assert_created(
-            &kioskd.connect().post("/items?id=42", r#"{"name":"Alice"}"#),
-            "/items/42",
-        );
+        assert_created(&kioskd.connect().post("/items?id=42", r#"{"name":"Alice"}"#), "/items/42");
         assert_found(&kioskd.connect().get("/items?id=42"), r#"{"name":"Alice"}"#);
     });
 }
@@ -29,13 +26,8 @@ fn an_item_goes_in_and_comes_out_with_curl() {
         let kioskd = Kioskd::start(&[("FRONT", front)]);
         let url = format!("http://{}/items?id=42", kioskd.addr());
         let json = ["-H", "Content-Type: application/json", "-i"];
-        let created = curl(
-            &[
-                &["-X", "POST", &url, "-d", r#"{"name":"Alice"}"#],
-                &json[..],
-            ]
-            .concat(),
-        );
+        let created =
+            curl(&[&["-X", "POST", &url, "-d", r#"{"name":"Alice"}"#], &json[..]].concat());
         assert!(created.starts_with("HTTP/1.1 201 "), "{created}");
         let found = curl(&[&url, "-i"]);
         assert!(found.starts_with("HTTP/1.1 200 "), "{found}");
@@ -55,10 +47,7 @@ fn an_upload_that_curl_resumes_does_not_replace_the_document_by_its_rest() {
     let file = file.to_str().expect("the path is text");
     for_each_service(&[], |kioskd| {
         let url = format!("http://{}/items/42", kioskd.addr());
-        assert_eq!(
-            kioskd.connect().post("/items/42", r#"{"old":1}"#).status,
-            201
-        );
+        assert_eq!(kioskd.connect().post("/items/42", r#"{"old":1}"#).status, 201);
         let refused = curl(&["-C", "9", "-T", file, &url, "-i"]);
         // Behind a `100 Continue` on tiny_http, which says it to whoever waits for it.
         assert!(refused.contains("HTTP/1.1 400 "), "{refused}");
@@ -76,10 +65,7 @@ fn an_item_written_by_one_process_is_read_by_another() {
         let settings = [("FRONT", front), ("REDIS_ADDR", &*addr)];
         let (writer, reader) = (Kioskd::start(&settings), Kioskd::start(&settings));
 
-        assert_created(
-            &writer.connect().post("/items?id=7", r#"{"name":"Bob"}"#),
-            "/items/7",
-        );
+        assert_created(&writer.connect().post("/items?id=7", r#"{"name":"Bob"}"#), "/items/7");
         assert_found(&reader.connect().get("/items?id=7"), r#"{"name":"Bob"}"#);
         assert_stored_for_half_an_hour(&redis);
     });
@@ -125,26 +111,15 @@ fn assert_created(reply: &Reply, location: &str) {
 
 #[track_caller]
 fn assert_found(reply: &Reply, document: &str) {
-    assert_eq!(
-        (reply.status, reply.text()),
-        (200, document.to_owned()),
-        "{reply:?}"
-    );
-    assert_eq!(
-        reply.header("content-type"),
-        Some("application/json"),
-        "{reply:?}"
-    );
+    assert_eq!((reply.status, reply.text()), (200, document.to_owned()), "{reply:?}");
+    assert_eq!(reply.header("content-type"), Some("application/json"), "{reply:?}");
 }
 
 /// Five seconds of slack below the half hour: what a slow machine may take from POST to PTTL.
 #[track_caller]
 fn assert_stored_for_half_an_hour(redis: &Redis) {
     assert_eq!(redis.command(&["GET", "item:7"]), r#"{"name":"Bob"}"#);
-    let left: i64 = redis
-        .command(&["PTTL", "item:7"])
-        .parse()
-        .expect("PTTL answers an integer");
+    let left: i64 = redis.command(&["PTTL", "item:7"]).parse().expect("PTTL answers an integer");
     assert!(left > 1_795_000 && left <= 1_800_000, "PTTL {left}");
 }
 
@@ -159,19 +134,9 @@ fn has_curl() -> bool {
 
 /// What curl writes to stdout. `--noproxy` because a proxy in the environment must not be asked for loopback.
 fn curl(arguments: &[&str]) -> String {
-    let fixed = [
-        "--silent",
-        "--show-error",
-        "--noproxy",
-        "*",
-        "--max-time",
-        "20",
-    ];
-    let output = Command::new("curl")
-        .args(fixed)
-        .args(arguments)
-        .output()
-        .expect("curl is on the PATH");
+    let fixed = ["--silent", "--show-error", "--noproxy", "*", "--max-time", "20"];
+    let output =
+        Command::new("curl").args(fixed).args(arguments).output().expect("curl is on the PATH");
     assert!(
         output.status.success(),
         "curl {arguments:?}: {}",

@@ -152,11 +152,9 @@ impl Env {
 fn masked(name: &str, value: &str) -> String {
     let words = name.split('_');
     let is_place = |word: &str| {
-        [
-            "adr", "addr", "address", "host", "hostname", "port", "server",
-        ]
-        .iter()
-        .any(|place| word.eq_ignore_ascii_case(place))
+        ["adr", "addr", "address", "host", "hostname", "port", "server"]
+            .iter()
+            .any(|place| word.eq_ignore_ascii_case(place))
     };
     let is_secret = match name {
         "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,

@@ -111,9 +111,7 @@ impl Env {
         let body = self.bytes("MAX_BODY_BYTES");
         let buffered = self.count("MAX_BUFFERED_BYTES", 1..=usize::MAX);
         let quarter = system.memory_max.map(|bytes| bytes / 4);
-        let default = quarter
-            .unwrap_or(BUFFERED_BYTES_MAX)
-            .min(BUFFERED_BYTES_MAX);
+        let default = quarter.unwrap_or(BUFFERED_BYTES_MAX).min(BUFFERED_BYTES_MAX);
         limits.buffered_bytes_max = buffered.unwrap_or(default);
         limits.body_bytes_max = body.unwrap_or(BODY_BYTES_MAX);
         if kind == Kind::TinyHttp {
@@ -139,10 +137,7 @@ impl Env {
         match (body, buffered) {
             (Some(_), Some(_)) => self.wrong(
                 "MAX_BODY_BYTES",
-                &format!(
-                    "half of a worker's share of MAX_BUFFERED_BYTES at most: {}",
-                    share / 2
-                ),
+                &format!("half of a worker's share of MAX_BUFFERED_BYTES at most: {}", share / 2),
             ),
             (Some(_), None) => {
                 let needed = two * limits.workers;
@@ -179,8 +174,7 @@ impl Env {
 
     /// A default that gives way, and why.
     pub fn lowered(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
-        self.notes
-            .push(format!("{name} is {to}, not {value}: {why}"));
+        self.notes.push(format!("{name} is {to}, not {value}: {why}"));
         *value = to;
     }
 
@@ -197,11 +191,7 @@ impl Env {
         });
         let max = max.unwrap_or_else(|| {
             let week = Duration::from_secs(7 * 86_400);
-            [Some(week), item, session]
-                .into_iter()
-                .flatten()
-                .max()
-                .unwrap_or(week)
+            [Some(week), item, session].into_iter().flatten().max().unwrap_or(week)
         });
         Ttls {
             item: item.unwrap_or(half_an_hour.min(max)),

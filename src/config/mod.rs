@@ -32,42 +32,22 @@ use std::time::Duration;
 
 /// Every setting: name, default, meaning.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
-    (
-        "PORT",
-        "8080",
-        "listen on this port of all interfaces, IPv6 and IPv4",
-    ),
-    (
-        "LISTEN",
-        "unset",
-        "instead of PORT: 127.0.0.1:8080, [::]:8080 or unix:/run/kioskd.sock",
-    ),
-    (
-        "STORE",
-        "redis if an address is set, else memory",
-        "memory, noop or redis",
-    ),
+    ("PORT", "8080", "listen on this port of all interfaces, IPv6 and IPv4"),
+    ("LISTEN", "unset", "instead of PORT: 127.0.0.1:8080, [::]:8080 or unix:/run/kioskd.sock"),
+    ("STORE", "redis if an address is set, else memory", "memory, noop or redis"),
     ("REDIS_ADDR", "unset", "host:port"),
     (
         "REDIS_URL",
         "unset",
         "redis://user:password@host:port/db, unix:///path, redis+sentinel://h1,h2/name or redis+cluster://h1,h2",
     ),
-    (
-        "REDIS_PASSWORD_FILE",
-        "unset",
-        "a file that holds the password",
-    ),
+    ("REDIS_PASSWORD_FILE", "unset", "a file that holds the password"),
     (
         "REDIS_PASSWORD",
         "unset",
         "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind",
     ),
-    (
-        "REDIS_CA_FILE",
-        "unset",
-        "certificates to trust instead of Mozilla's (feature `tls`)",
-    ),
+    ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`)"),
     ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address"),
     ("FRONT", "poll", "poll or tiny_http"),
     (
@@ -81,33 +61,17 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "from the end of the request to the store's answer, retries included",
     ),
     ("ITEM_TTL", "30m", "time to live of an item"),
-    (
-        "SESSION_TTL",
-        "30m",
-        "time to live of a session, renewed by every read and PATCH",
-    ),
+    ("SESSION_TTL", "30m", "time to live of a session, renewed by every read and PATCH"),
     ("MAX_TTL", "7d", "the most that ?ttl= may ask for"),
-    (
-        "IDEMPOTENCY_TTL",
-        "24h",
-        "how long the record of a write with an Idempotency-Key is kept",
-    ),
+    ("IDEMPOTENCY_TTL", "24h", "how long the record of a write with an Idempotency-Key is kept"),
     (
         "MEMORY_MAX_BYTES",
         "67108864, half of the memory limit at most",
         "the memory store refuses writes beyond it",
     ),
-    (
-        "MAX_HEAD_BYTES",
-        "16384",
-        "request line and headers; beyond it 431",
-    ),
+    ("MAX_HEAD_BYTES", "16384", "request line and headers; beyond it 431"),
     ("MAX_BODY_BYTES", "1048576", "beyond it 413"),
-    (
-        "HEAD_TIMEOUT",
-        "10s",
-        "from the first byte to the end of the head",
-    ),
+    ("HEAD_TIMEOUT", "10s", "from the first byte to the end of the head"),
     (
         "BODY_TIMEOUT",
         "30s",
@@ -119,43 +83,19 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
         "10s",
         "a client that takes no byte of its response, nor 1 KiB/s over all beyond that",
     ),
-    (
-        "MAX_CONNECTIONS",
-        "10000",
-        "or what the limit on open files allows; beyond it 503",
-    ),
+    ("MAX_CONNECTIONS", "10000", "or what the limit on open files allows; beyond it 503"),
     (
         "MAX_BUFFERED_BYTES",
         "a quarter of the memory limit, 268435456 at most",
         "bodies and responses of all clients in memory; beyond it 503",
     ),
-    (
-        "DRAIN_DELAY",
-        "0s",
-        "after SIGTERM: how long to go on accepting",
-    ),
-    (
-        "DRAIN_TIMEOUT",
-        "10s",
-        "then: how long to finish what is in flight",
-    ),
-    (
-        "LOG",
-        "info",
-        "error, warn, info, debug, trace, or off (also RUST_LOG)",
-    ),
+    ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
+    ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
+    ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
     ("LOG_FORMAT", "text", "text or json"),
     ("ACCESS_LOG", "errors", "off, errors or all"),
-    (
-        "POD_NAME",
-        "unset",
-        "in the start-up line and every JSON log line",
-    ),
-    (
-        "NAMESPACE",
-        "unset",
-        "in the start-up line and every JSON log line",
-    ),
+    ("POD_NAME", "unset", "in the start-up line and every JSON log line"),
+    ("NAMESPACE", "unset", "in the start-up line and every JSON log line"),
 ];
 
 /// All of it, ready for each layer.
@@ -279,31 +219,19 @@ impl Env {
             buffered_bytes_max: limits.buffered_bytes_max,
             access_log: self.one_of(
                 "ACCESS_LOG",
-                &[
-                    ("off", AccessLog::Off),
-                    ("errors", AccessLog::Errors),
-                    ("all", AccessLog::All),
-                ],
+                &[("off", AccessLog::Off), ("errors", AccessLog::Errors), ("all", AccessLog::All)],
                 AccessLog::Errors,
             ),
         };
         Config {
             kind,
-            store: self.store(
-                chosen,
-                request_timeout,
-                &limits,
-                front.worker_share(),
-                system,
-            ),
+            store: self.store(chosen, request_timeout, &limits, front.worker_share(), system),
             front,
             service: service::Options {
                 item_ttl: ttls.item,
                 session_ttl: ttls.session,
                 max_ttl: ttls.max,
-                idempotency_ttl: self
-                    .duration("IDEMPOTENCY_TTL")
-                    .unwrap_or(seconds(24 * 3600)),
+                idempotency_ttl: self.duration("IDEMPOTENCY_TTL").unwrap_or(seconds(24 * 3600)),
                 body_bytes_max: limits.body_bytes_max,
                 bulk_bytes_max: service::list::BULK_BYTES_MAX,
                 // `main` knows it when the store is chosen.
@@ -312,12 +240,8 @@ impl Env {
             },
             log: self.log(&pod_name, &namespace),
             rust_log: self.is_set("RUST_LOG") && !self.is_set("LOG"),
-            drain_delay: self
-                .duration_or_zero("DRAIN_DELAY")
-                .unwrap_or(Duration::ZERO),
-            drain_timeout: self
-                .duration_or_zero("DRAIN_TIMEOUT")
-                .unwrap_or(seconds(10)),
+            drain_delay: self.duration_or_zero("DRAIN_DELAY").unwrap_or(Duration::ZERO),
+            drain_timeout: self.duration_or_zero("DRAIN_TIMEOUT").unwrap_or(seconds(10)),
             pod_name,
             namespace,
             notes: Vec::new(),
@@ -355,11 +279,7 @@ impl Env {
     }
 
     fn log(&mut self, pod_name: &Option<String>, namespace: &Option<String>) -> log::Options {
-        let name = if self.is_set("LOG") {
-            "LOG"
-        } else {
-            "RUST_LOG"
-        };
+        let name = if self.is_set("LOG") { "LOG" } else { "RUST_LOG" };
         let mut filter = self.text(name).unwrap_or_else(|| "info".to_owned());
         if !log::is_filter(&filter) {
             self.wrong(
@@ -372,20 +292,13 @@ impl Env {
         }
         let json = self.one_of("LOG_FORMAT", &[("text", false), ("json", true)], false);
         let context = context(pod_name, namespace);
-        log::Options {
-            filter,
-            json,
-            context,
-        }
+        log::Options { filter, json, context }
     }
 }
 
 fn context(pod_name: &Option<String>, namespace: &Option<String>) -> Vec<(&'static str, String)> {
     let context = [("pod", pod_name), ("namespace", namespace)];
-    context
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.clone()?)))
-        .collect()
+    context.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
 }
 
 #[cfg(test)]
@@ -393,12 +306,8 @@ mod tests {
     use super::*;
 
     /// A host with room for everything.
-    const SYSTEM: System = System {
-        processors: 4,
-        files_max: None,
-        files_open: 3,
-        memory_max: None,
-    };
+    const SYSTEM: System =
+        System { processors: 4, files_max: None, files_open: 3, memory_max: None };
 
     fn read_on(system: &System, settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         Config::read(settings.iter().copied(), system)
@@ -411,13 +320,9 @@ mod tests {
 
     #[test]
     fn empty_means_unset() {
-        let config = read(&[
-            ("PORT", ""),
-            ("REDIS_ADDR", ""),
-            ("FRONT", ""),
-            ("REQUEST_TIMEOUT", ""),
-        ])
-        .unwrap();
+        let config =
+            read(&[("PORT", ""), ("REDIS_ADDR", ""), ("FRONT", ""), ("REQUEST_TIMEOUT", "")])
+                .unwrap();
         assert_eq!(config.front.listen, Listen::Port(8080));
         assert!(matches!(config.store, StoreChoice::Memory(67_108_864)));
         assert_eq!(config.kind, Kind::Poll);
@@ -441,10 +346,7 @@ mod tests {
         assert_eq!(options.sign_on.database, 3);
         assert_eq!(options.sign_on.credentials.password.unwrap().expose(), "p@");
         let service_of_kubernetes = [("REDIS_PORT", "tcp://10.0.0.1:6379")];
-        assert!(matches!(
-            store(&service_of_kubernetes),
-            StoreChoice::Memory(_)
-        ));
+        assert!(matches!(store(&service_of_kubernetes), StoreChoice::Memory(_)));
     }
 
     #[test]
@@ -473,10 +375,7 @@ mod tests {
             "REDIS_PASSWORD_FILE",
         ] {
             assert_eq!(
-                mistakes
-                    .iter()
-                    .filter(|m| m.starts_with(&format!("{name}=")))
-                    .count(),
+                mistakes.iter().filter(|m| m.starts_with(&format!("{name}="))).count(),
                 1,
                 "{name} in {mistakes:#?}"
             );
@@ -487,18 +386,11 @@ mod tests {
     #[test]
     fn there_are_half_as_many_workers_as_processors_and_sixteen_threads() {
         let workers = |processors, front| {
-            let system = System {
-                processors,
-                ..SYSTEM
-            };
+            let system = System { processors, ..SYSTEM };
             read_on(&system, &[("FRONT", front)]).unwrap().front.workers
         };
         for (processors, expected) in [(1, 1), (2, 1), (3, 1), (4, 2), (64, 32), (1024, 256)] {
-            let system = System {
-                processors,
-                memory_max: None,
-                ..SYSTEM
-            };
+            let system = System { processors, memory_max: None, ..SYSTEM };
             let settings = [("MAX_BODY_BYTES", "1000")];
             let workers = read_on(&system, &settings).unwrap().front.workers;
             assert_eq!(workers, expected, "{processors}");
@@ -510,10 +402,7 @@ mod tests {
     #[test]
     fn clients_get_the_files_that_nothing_else_needs() {
         let on = |files_max, settings: &[(&str, &str)]| {
-            let system = System {
-                files_max: Some(files_max),
-                ..SYSTEM
-            };
+            let system = System { files_max: Some(files_max), ..SYSTEM };
             read_on(&system, settings)
         };
         let redis = ("REDIS_ADDR", "redis");
@@ -539,10 +428,7 @@ mod tests {
             assert_eq!(mistakes.len(), 1);
         }
         let config = on(20_000, &[]).unwrap();
-        assert_eq!(
-            (config.front.connections_max, config.notes.len()),
-            (10_000, 0)
-        );
+        assert_eq!((config.front.connections_max, config.notes.len()), (10_000, 0));
         let config = on(1024, &[two, ("MAX_CONNECTIONS", "942")]).unwrap();
         assert_eq!((config.front.connections_max, config.notes.len()), (942, 0));
         // Its default gives way; not even one is no start.
@@ -562,11 +448,7 @@ mod tests {
     fn buffers_are_a_quarter_of_the_memory_and_a_share_holds_two_bodies() {
         const MIB: usize = 1024 * 1024;
         let on = |memory_max, settings: &[(&str, &str)]| {
-            let system = System {
-                processors: 64,
-                memory_max,
-                ..SYSTEM
-            };
+            let system = System { processors: 64, memory_max, ..SYSTEM };
             read_on(&system, settings).map(|config| config.front)
         };
         // (memory, settings, buffers, workers, body)
@@ -578,42 +460,18 @@ mod tests {
             (Some(64 * MIB), &[], (16 * MIB, 8, MIB)),
             (Some(8 * MIB), &[], (2 * MIB, 1, MIB)),
             (Some(4 * MIB), &[], (MIB, 1, MIB / 2)),
-            (
-                Some(64 * MIB),
-                &[("WORKERS", "32")],
-                (16 * MIB, 32, MIB / 4),
-            ),
-            (
-                Some(64 * MIB),
-                &[("MAX_BUFFERED_BYTES", "4194304")],
-                (4 * MIB, 2, MIB),
-            ),
+            (Some(64 * MIB), &[("WORKERS", "32")], (16 * MIB, 32, MIB / 4)),
+            (Some(64 * MIB), &[("MAX_BUFFERED_BYTES", "4194304")], (4 * MIB, 2, MIB)),
+            (None, &[("MAX_BODY_BYTES", "268435456")], (512 * MIB, 1, 256 * MIB)),
+            (Some(64 * MIB), &[("MAX_BODY_BYTES", "16777216")], (32 * MIB, 1, 16 * MIB)),
             (
                 None,
-                &[("MAX_BODY_BYTES", "268435456")],
-                (512 * MIB, 1, 256 * MIB),
-            ),
-            (
-                Some(64 * MIB),
-                &[("MAX_BODY_BYTES", "16777216")],
-                (32 * MIB, 1, 16 * MIB),
-            ),
-            (
-                None,
-                &[
-                    ("MAX_BODY_BYTES", "1000"),
-                    ("MAX_BUFFERED_BYTES", "8000"),
-                    ("WORKERS", "4"),
-                ],
+                &[("MAX_BODY_BYTES", "1000"), ("MAX_BUFFERED_BYTES", "8000"), ("WORKERS", "4")],
                 (8000, 4, 1000),
             ),
         ] {
             let front = on(memory, settings).unwrap();
-            let got = (
-                front.buffered_bytes_max,
-                front.workers,
-                front.body_bytes_max,
-            );
+            let got = (front.buffered_bytes_max, front.workers, front.body_bytes_max);
             assert_eq!(got, expected, "{memory:?} {settings:?}");
             assert!(front.worker_share() * front.workers <= front.buffered_bytes_max);
             assert!(2 * front.body_bytes_max <= front.worker_share());
@@ -621,23 +479,11 @@ mod tests {
         for (memory, settings, name) in [
             (
                 None,
-                &[
-                    ("MAX_BODY_BYTES", "1001"),
-                    ("MAX_BUFFERED_BYTES", "8000"),
-                    ("WORKERS", "4"),
-                ][..],
+                &[("MAX_BODY_BYTES", "1001"), ("MAX_BUFFERED_BYTES", "8000"), ("WORKERS", "4")][..],
                 "MAX_BODY_BYTES",
             ),
-            (
-                None,
-                &[("MAX_BODY_BYTES", "4001"), ("MAX_BUFFERED_BYTES", "8000")],
-                "MAX_BODY_BYTES",
-            ),
-            (
-                Some(64 * MIB),
-                &[("MAX_BODY_BYTES", "16777217")],
-                "MAX_BODY_BYTES",
-            ),
+            (None, &[("MAX_BODY_BYTES", "4001"), ("MAX_BUFFERED_BYTES", "8000")], "MAX_BODY_BYTES"),
+            (Some(64 * MIB), &[("MAX_BODY_BYTES", "16777217")], "MAX_BODY_BYTES"),
             (None, &[("MAX_BUFFERED_BYTES", "1")], "MAX_BUFFERED_BYTES"),
             (Some(MIB), &[("WORKERS", "256")], "WORKERS"),
         ] {
@@ -658,27 +504,16 @@ mod tests {
         const WEEK: u64 = 7 * 86_400;
         assert_eq!(ttls(&[]), Ok([1800, 1800, WEEK]));
         assert_eq!(ttls(&[("MAX_TTL", "60s")]), Ok([60, 60, 60]));
-        assert_eq!(
-            ttls(&[("ITEM_TTL", "8d")]),
-            Ok([WEEK + 86_400, 1800, WEEK + 86_400])
-        );
-        assert_eq!(
-            ttls(&[("ITEM_TTL", "60s"), ("MAX_TTL", "60s")]),
-            Ok([60, 60, 60])
-        );
+        assert_eq!(ttls(&[("ITEM_TTL", "8d")]), Ok([WEEK + 86_400, 1800, WEEK + 86_400]));
+        assert_eq!(ttls(&[("ITEM_TTL", "60s"), ("MAX_TTL", "60s")]), Ok([60, 60, 60]));
         for name in ["ITEM_TTL", "SESSION_TTL"] {
             let mistakes = ttls(&[(name, "61s"), ("MAX_TTL", "60s")]).unwrap_err();
-            assert_eq!(
-                mistakes,
-                [format!("{name}=\"61s\": at most MAX_TTL, which is 60s")]
-            );
+            assert_eq!(mistakes, [format!("{name}=\"61s\": at most MAX_TTL, which is 60s")]);
         }
 
         let memory = |body: &'static str, max: &'static str| {
             let store = read(&[("MAX_BODY_BYTES", body), ("MEMORY_MAX_BYTES", max)])?.store;
-            let StoreChoice::Memory(max) = store else {
-                panic!("no address is set")
-            };
+            let StoreChoice::Memory(max) = store else { panic!("no address is set") };
             Ok::<_, Vec<String>>(max)
         };
         assert_eq!(memory("764", "1000"), Ok(1000));
@@ -686,10 +521,7 @@ mod tests {
         assert_eq!(memory("", "1000"), Ok(1000));
         assert_eq!(memory("100000000", ""), Ok(100_000_236));
         for (limit, expected) in [(1 << 27, 1 << 26), (1 << 26, 1 << 25), (4096, 1024 + 236)] {
-            let system = System {
-                memory_max: Some(limit),
-                ..SYSTEM
-            };
+            let system = System { memory_max: Some(limit), ..SYSTEM };
             let settings = [("WORKERS", "1"), ("MAX_BUFFERED_BYTES", "2048")];
             let store = read_on(&system, &settings).unwrap().store;
             assert!(
@@ -698,11 +530,8 @@ mod tests {
             );
         }
         // Redis keeps them, and that bound is not asked for.
-        let settings = [
-            ("MAX_BODY_BYTES", "765"),
-            ("MEMORY_MAX_BYTES", "1000"),
-            ("REDIS_ADDR", "redis"),
-        ];
+        let settings =
+            [("MAX_BODY_BYTES", "765"), ("MEMORY_MAX_BYTES", "1000"), ("REDIS_ADDR", "redis")];
         assert!(read(&settings).is_ok());
     }
 
@@ -722,9 +551,7 @@ mod tests {
             (&[address, plain], "plain", 0),
         ] {
             let config = read(settings).unwrap();
-            let StoreChoice::Redis(_, options) = &config.store else {
-                panic!("an address is set")
-            };
+            let StoreChoice::Redis(_, options) = &config.store else { panic!("an address is set") };
             let password = options.sign_on.credentials.password.as_ref().unwrap();
             assert_eq!(password.expose(), expected);
             assert_eq!(config.notes.len(), notes, "{:?}", config.notes);

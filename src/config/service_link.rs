@@ -11,16 +11,12 @@
 
 /// See the module's text.
 pub(super) fn is_service_link(name: &str, value: &str) -> bool {
-    let is_url = ["tcp://", "udp://", "sctp://"]
-        .iter()
-        .any(|scheme| value.starts_with(scheme));
+    let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
         || name.contains("_SERVICE_PORT_")
         || name.ends_with("_PORT") && is_url
-        || name
-            .match_indices("_PORT_")
-            .any(|(at, word)| is_port(&name[at + word.len()..]))
+        || name.match_indices("_PORT_").any(|(at, word)| is_port(&name[at + word.len()..]))
 }
 
 /// `6379_TCP`, alone or with `_PROTO`, `_PORT` or `_ADDR` behind it.
@@ -28,12 +24,8 @@ fn is_port(text: &str) -> bool {
     let mut words = text.split('_');
     let number = words.next().unwrap_or_default();
     number.parse::<u16>().is_ok()
-        && words
-            .next()
-            .is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word))
-        && words
-            .next()
-            .is_none_or(|word| ["PROTO", "PORT", "ADDR"].contains(&word))
+        && words.next().is_some_and(|word| ["TCP", "UDP", "SCTP"].contains(&word))
+        && words.next().is_none_or(|word| ["PROTO", "PORT", "ADDR"].contains(&word))
         && words.next().is_none()
 }
 

@@ -49,9 +49,7 @@ impl Chosen {
 
 impl Env {
     pub fn chosen(&mut self) -> Chosen {
-        let address = ["REDIS_URL", "REDIS_ADDR"]
-            .into_iter()
-            .find(|name| self.is_set(name));
+        let address = ["REDIS_URL", "REDIS_ADDR"].into_iter().find(|name| self.is_set(name));
         let url = self.redis_url();
         // Now, so that its mistakes are told whatever else is wrong.
         let password_file = match address {
@@ -80,8 +78,7 @@ impl Env {
             }
             (Some(name), Chosen::Memory | Chosen::Noop) => {
                 if let Some(store) = &store {
-                    self.notes
-                        .push(format!("STORE={store}: {name} is not used"));
+                    self.notes.push(format!("STORE={store}: {name} is not used"));
                 }
             }
             _ => {}
@@ -94,11 +91,7 @@ impl Env {
 
     /// Whoever set these means something by them, and nothing would come of it.
     fn nothing_uses(&mut self, names: &[&str]) {
-        for name in names
-            .iter()
-            .filter(|name| self.is_set(name))
-            .collect::<Vec<_>>()
-        {
+        for name in names.iter().filter(|name| self.is_set(name)).collect::<Vec<_>>() {
             self.wrong(
                 name,
                 "nothing uses it without REDIS_ADDR or REDIS_URL: set one of them, or leave it out",
@@ -141,9 +134,7 @@ impl Env {
                         "MAX_BODY_BYTES",
                         &format!(
                             "at most {} with {} bytes for all items together (MEMORY_MAX_BYTES)",
-                            memory_max
-                                .unwrap_or(0)
-                                .saturating_sub(smallest - body_bytes_max),
+                            memory_max.unwrap_or(0).saturating_sub(smallest - body_bytes_max),
                             memory_max.unwrap_or(0)
                         ),
                     );
@@ -182,15 +173,9 @@ impl Env {
                     }
                 };
                 let target = match target {
-                    Target::Sentinel {
-                        seeds,
-                        name,
-                        options,
-                    } => Target::Sentinel {
-                        seeds,
-                        name,
-                        options: Box::new(with_limits(*options)),
-                    },
+                    Target::Sentinel { seeds, name, options } => {
+                        Target::Sentinel { seeds, name, options: Box::new(with_limits(*options)) }
+                    }
                     target => target,
                 };
                 StoreChoice::Redis(target, Box::new(with_limits(options)))
@@ -235,10 +220,7 @@ impl Env {
             sign_on: sign_on::Options {
                 credentials,
                 database: url.database,
-                client_name: url
-                    .options
-                    .client_name
-                    .unwrap_or_else(|| "kioskd".to_owned()),
+                client_name: url.options.client_name.unwrap_or_else(|| "kioskd".to_owned()),
                 protocol: url.options.protocol.unwrap_or(Protocol::Resp3),
                 purpose: match &url.topology {
                     Topology::Single(_) => Purpose::Single,
@@ -253,28 +235,16 @@ impl Env {
         let target = match url.topology {
             Topology::Single(endpoint) => Target::Single(endpoint),
             Topology::Cluster { seeds } => Target::Cluster { seeds },
-            Topology::Sentinel {
-                seeds,
-                name,
-                user,
-                password_file,
-            } => {
+            Topology::Sentinel { seeds, name, user, password_file } => {
                 if let Some(path) = &password_file {
                     self.check_password(path, "REDIS_URL", "…?sentinel_password_file=…");
                 }
                 let mut options = data.clone();
-                options.sign_on.credentials = Credentials {
-                    user,
-                    password: None,
-                };
+                options.sign_on.credentials = Credentials { user, password: None };
                 options.sign_on.database = 0;
                 options.sign_on.purpose = Purpose::Sentinel;
                 options.password_file = password_file;
-                Target::Sentinel {
-                    seeds,
-                    name,
-                    options: Box::new(options),
-                }
+                Target::Sentinel { seeds, name, options: Box::new(options) }
             }
         };
         (target, data)
@@ -296,8 +266,7 @@ impl Env {
         }
         let text = self.text("REDIS_ADDR")?;
         let url = RedisUrl::from_addr(&text);
-        url.map_err(|e| self.wrong("REDIS_ADDR", &e.to_string()))
-            .ok()
+        url.map_err(|e| self.wrong("REDIS_ADDR", &e.to_string())).ok()
     }
 
     fn tls(&mut self) -> Option<tls::Config> {
@@ -319,12 +288,10 @@ impl Env {
             (None, None) => return None,
         };
         if file.is_some() && plain.is_some() {
-            self.notes
-                .push(format!("{used} is used, not REDIS_PASSWORD"));
+            self.notes.push(format!("{used} is used, not REDIS_PASSWORD"));
         }
         if in_url {
-            self.notes
-                .push(format!("{used} is used, not the password in REDIS_URL"));
+            self.notes.push(format!("{used} is used, not the password in REDIS_URL"));
         }
         file.map(|(_, password)| password.clone()).or(plain)
     }

@@ -75,10 +75,7 @@ fn memory_max(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<us
         };
         // `/..` begins the path of a group outside the part that is seen.
         let is_name = |c: &Component| matches!(c, Component::Normal(_));
-        let group = Path::new(group)
-            .components()
-            .filter(is_name)
-            .collect::<std::path::PathBuf>();
+        let group = Path::new(group).components().filter(is_name).collect::<std::path::PathBuf>();
         for mount in mounts {
             for ancestor in group.ancestors() {
                 let limit = read(&Path::new(mount).join(ancestor).join(file));
@@ -131,24 +128,12 @@ mod tests {
         let name = "memory.limit_in_bytes";
         let own = format!("/sys/fs/cgroup/memory/d/7/{name}");
         assert_eq!(limit(v1, &[(&own, "64")]), Some(64));
-        assert_eq!(
-            limit(v1, &[(&format!("/sys/fs/cgroup/memory/{name}"), "64")]),
-            Some(64)
-        );
-        assert_eq!(
-            limit(v1, &[(&format!("/sys/fs/cgroup/cpu/d/7/{name}"), "64")]),
-            None
-        );
+        assert_eq!(limit(v1, &[(&format!("/sys/fs/cgroup/memory/{name}"), "64")]), Some(64));
+        assert_eq!(limit(v1, &[(&format!("/sys/fs/cgroup/cpu/d/7/{name}"), "64")]), None);
         assert_eq!(limit(v1, &[(&own, "64"), root[0]]), Some(64));
         // A path with a colon in it, and lines that are none.
-        assert_eq!(
-            limit("0::/a:b\n\nx\n", &[("/sys/fs/cgroup/a:b/memory.max", "64")]),
-            Some(64)
-        );
+        assert_eq!(limit("0::/a:b\n\nx\n", &[("/sys/fs/cgroup/a:b/memory.max", "64")]), Some(64));
         let none = u64::MAX >> 1 & !4095;
-        assert_eq!(
-            limit(v1, &[(&own, &none.to_string())]),
-            usize::try_from(none).ok()
-        );
+        assert_eq!(limit(v1, &[(&own, &none.to_string())]), usize::try_from(none).ok());
     }
 }

@@ -220,10 +220,7 @@ impl Acceptor {
 
     fn complain(&mut self, because: &io::Error) {
         let now = Instant::now();
-        if self
-            .complained
-            .is_some_and(|t| now.duration_since(t) < COMPLAINT_EVERY)
-        {
+        if self.complained.is_some_and(|t| now.duration_since(t) < COMPLAINT_EVERY) {
             return;
         }
         log::error!(

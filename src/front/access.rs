@@ -101,14 +101,7 @@ impl AccessLog {
             more.push_str(" cut: ");
             more.push_str(why);
         }
-        let Entry {
-            method,
-            target,
-            end,
-            took,
-            trace,
-            ..
-        } = entry;
+        let Entry { method, target, end, took, trace, .. } = entry;
         let target = masked(target);
         log::log!(target: "access", level, "{method} {target} {end} {}ms id={}{more}", took.as_millis(), trace.request_id);
     }
@@ -125,9 +118,8 @@ const SESSION_PARAMETERS: [&str; 5] = ["sid", "ttl", "prefix", "cursor", "limit"
 /// It hides more than our router would take for one (other cases, an encoded slash, a parameter of
 /// another path): a client that spells its secret wrongly has still sent it.
 fn masked(target: &str) -> Cow<'_, str> {
-    let (path, query) = target
-        .split_once('?')
-        .map_or((target, None), |(path, query)| (path, Some(query)));
+    let (path, query) =
+        target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let sessions = masked_path(path);
     let is_secret = |pair: &str| decoded(pair).contains("sid=");
     if sessions.is_none() && !query.is_some_and(|query| query.split('&').any(is_secret)) {
@@ -152,9 +144,8 @@ fn masked(target: &str) -> Cow<'_, str> {
 fn masked_path(path: &str) -> Option<String> {
     let path = decoded(path);
     let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
-    let (at, _) = path
-        .match_indices("/sess")
-        .find(|(at, name)| is_end(&path[at + name.len()..]))?;
+    let (at, _) =
+        path.match_indices("/sess").find(|(at, name)| is_end(&path[at + name.len()..]))?;
     // What stands before it is not shown: decoded, it could pass for a field of the line.
     let before = if at == 0 { "" } else { MASK };
     Some(match &path[at + "/sess".len()..] {
@@ -208,10 +199,7 @@ mod tests {
             ("/a%20200%20b/sess/SECRET", "…/sess/…"),
             ("http://kiosk/sess/SECRET?ttl=5", "…/sess/…?ttl=…"),
             ("/sess?sid=SECRET", "/sess?sid=…"),
-            (
-                "/sess?ttl=5&sid=SECRET&sid=SECRET",
-                "/sess?ttl=…&sid=…&sid=…",
-            ),
+            ("/sess?ttl=5&sid=SECRET&sid=SECRET", "/sess?ttl=…&sid=…&sid=…"),
             ("/sess?s%69d=SECRET&&", "/sess?sid=…&&"),
             ("/sess?id=SECRET&SECRET", "/sess?…&…"),
             ("/sess?prefix=SECRET&limit=1", "/sess?prefix=…&limit=…"),

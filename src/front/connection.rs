@@ -328,11 +328,7 @@ impl Connection {
             Framing::Length(n) => BodyFraming::Length(usize::try_from(n).unwrap_or(usize::MAX)),
             Framing::Chunked => BodyFraming::Chunked(ChunkedDecoder::default()),
         };
-        self.phase = Phase::Body(Box::new(Body {
-            call,
-            framing,
-            bytes: Vec::new(),
-        }));
+        self.phase = Phase::Body(Box::new(Body { call, framing, bytes: Vec::new() }));
         self.began = now;
         self.deadline = now + options.body_timeout;
     }

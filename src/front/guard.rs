@@ -33,9 +33,7 @@ pub struct Guarded {
 impl Guarded {
     /// Puts a session behind a guard.
     pub fn new(session: Box<dyn Session>) -> Guarded {
-        Guarded {
-            session: Some(session),
-        }
+        Guarded { session: Some(session) }
     }
 
     /// It has panicked, and answers nobody any more.

@@ -56,8 +56,7 @@ impl Listen {
     /// # Errors
     /// The address is taken, or not ours, or not allowed; the message names it.
     pub fn bind(&self) -> io::Result<(Bound, String)> {
-        self.try_bind()
-            .map_err(failed(format_args!("listen on {self}")))
+        self.try_bind().map_err(failed(format_args!("listen on {self}")))
     }
 
     fn try_bind(&self) -> io::Result<(Bound, String)> {

@@ -155,11 +155,7 @@ impl Board {
     /// A board for `workers` workers whose ticks may last `tick` (nothing for a loop).
     pub fn new(workers: usize, tick: Duration) -> Board {
         let lines = (0..workers).map(|_| Line::default()).collect();
-        Board {
-            epoch: Instant::now(),
-            patience: STUCK_AFTER + tick,
-            lines,
-        }
+        Board { epoch: Instant::now(), patience: STUCK_AFTER + tick, lines }
     }
 
     /// One worker's line.
@@ -170,9 +166,7 @@ impl Board {
     /// A worker begins a tick.
     pub fn begin(&self, worker: usize, now: Instant) {
         let ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
-        self.lines[worker]
-            .busy_since
-            .store(ms + 1, Ordering::Relaxed);
+        self.lines[worker].busy_since.store(ms + 1, Ordering::Relaxed);
     }
 
     /// A worker goes to wait for events.
@@ -184,36 +178,25 @@ impl Board {
     pub fn turning(&self, now: Instant) -> bool {
         let ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
         let patience = self.patience.as_millis() as u64;
-        self.lines
-            .iter()
-            .all(|line| match line.busy_since.load(Ordering::Relaxed) {
-                0 => true,
-                since => ms.saturating_sub(since - 1) < patience,
-            })
+        self.lines.iter().all(|line| match line.busy_since.load(Ordering::Relaxed) {
+            0 => true,
+            since => ms.saturating_sub(since - 1) < patience,
+        })
     }
 
     /// Open connections of all workers, those of refused clients aside.
     pub fn connections(&self) -> usize {
-        self.lines
-            .iter()
-            .map(|line| line.connections.load(Ordering::Relaxed))
-            .sum()
+        self.lines.iter().map(|line| line.connections.load(Ordering::Relaxed)).sum()
     }
 
     /// Connections beyond the limit, open only to be told so.
     pub fn refusals(&self) -> usize {
-        self.lines
-            .iter()
-            .map(|line| line.refusals.load(Ordering::Relaxed))
-            .sum()
+        self.lines.iter().map(|line| line.refusals.load(Ordering::Relaxed)).sum()
     }
 
     /// Requests in flight on all workers.
     pub fn in_flight(&self) -> usize {
-        self.lines
-            .iter()
-            .map(|line| line.in_flight.load(Ordering::Relaxed))
-            .sum()
+        self.lines.iter().map(|line| line.in_flight.load(Ordering::Relaxed)).sum()
     }
 
     /// The worker with the fewest connections; ties go round.
@@ -285,10 +268,7 @@ mod tests {
     #[test]
     fn clients_go_to_the_worker_with_the_fewest_and_ties_go_round() {
         let board = Board::new(3, Duration::ZERO);
-        assert_eq!(
-            [0, 1, 2, 3].map(|turn| board.least_busy(turn)),
-            [0, 1, 2, 0]
-        );
+        assert_eq!([0, 1, 2, 3].map(|turn| board.least_busy(turn)), [0, 1, 2, 0]);
         board.line(0).connected(false);
         board.line(1).connected(false);
         assert_eq!([0, 1, 2].map(|turn| board.least_busy(turn)), [2, 2, 2]);

@@ -300,9 +300,7 @@ impl Worker {
                 }
             };
             self.service.shard().connected();
-            let key = self
-                .clients
-                .insert(Connection::new(stream, refused, &self.options, now));
+            let key = self.clients.insert(Connection::new(stream, refused, &self.options, now));
             let Some(client) = self.clients.get_mut(key) else {
                 continue;
             };
@@ -481,13 +479,7 @@ impl Worker {
         let exchange = client.exchange.take();
         let (mut head, trace, began) = match exchange {
             Some(exchange) => {
-                let Exchange {
-                    head,
-                    head_bytes,
-                    trace,
-                    began,
-                    ..
-                } = *exchange;
+                let Exchange { head, head_bytes, trace, began, .. } = *exchange;
                 self.heads -= head_bytes;
                 (Some(head), trace, began)
             }
@@ -501,10 +493,7 @@ impl Worker {
             _ if !keep_alive => After::Close,
             _ => after,
         };
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let printing = Printing {
             head_only: head
                 .as_ref()
@@ -520,13 +509,7 @@ impl Worker {
         if let Some(head) = &mut head {
             head.headers = Vec::new();
         }
-        let account = Account {
-            head,
-            trace,
-            began,
-            refused: refused.map(str::to_owned),
-            status,
-        };
+        let account = Account { head, trace, began, refused: refused.map(str::to_owned), status };
         let lives = client.respond(&self.printed, after, now, &self.options);
         let more = client.has_more();
         if lives && client.is_answered() {
@@ -591,12 +574,8 @@ impl Worker {
         }
         // Who has a turn coming has sent more than was read yet, and is judged after that.
         let is_due = |c: &Connection| !c.queued && c.deadline().is_some_and(|t| t <= now);
-        let due: Vec<u64> = self
-            .clients
-            .iter()
-            .filter(|(_, c)| is_due(c))
-            .map(|(key, _)| key)
-            .collect();
+        let due: Vec<u64> =
+            self.clients.iter().filter(|(_, c)| is_due(c)).map(|(key, _)| key).collect();
         for key in due {
             if let Some(client) = self.clients.get_mut(key) {
                 client.look();
@@ -626,12 +605,8 @@ impl Worker {
     fn send_home(&mut self, now: Instant, session: &mut Guarded) {
         // Who has a turn coming has sent more than was read yet.
         let waits = |c: &Connection| !c.queued && c.awaits_head();
-        let waiting: Vec<u64> = self
-            .clients
-            .iter()
-            .filter(|(_, c)| waits(c))
-            .map(|(key, _)| key)
-            .collect();
+        let waiting: Vec<u64> =
+            self.clients.iter().filter(|(_, c)| waits(c)).map(|(key, _)| key).collect();
         for key in waiting {
             // A request may be there that no event has told of yet.
             if let Some(client) = self.clients.get_mut(key) {
@@ -649,13 +624,7 @@ impl Worker {
         if let Some(client) = self.clients.get_mut(key)
             && let Some(exchange) = client.exchange.take()
         {
-            let Exchange {
-                head,
-                head_bytes,
-                trace,
-                began,
-                ..
-            } = *exchange;
+            let Exchange { head, head_bytes, trace, began, .. } = *exchange;
             self.heads -= head_bytes;
             client.account = Some(Box::new(Account {
                 head: Some(head),

@@ -54,21 +54,14 @@ pub fn start(
             store: Arc::clone(&store),
             date: DateCache::default(),
         };
-        lifecycle.spawn(format!("worker-{n}"), move || {
-            match Blocking::new(&*worker.store) {
-                Ok(session) => worker.run(session),
-                Err(e) => log::error!("failed to open a session of the store: {e}"),
-            }
+        lifecycle.spawn(format!("worker-{n}"), move || match Blocking::new(&*worker.store) {
+            Ok(session) => worker.run(session),
+            Err(e) => log::error!("failed to open a session of the store: {e}"),
         })?;
     }
     let workers = options.workers;
     let wake = move || (0..workers).for_each(|_| server.unblock());
-    Ok(Running {
-        address,
-        threads: workers,
-        wake: Box::new(wake),
-        socket_file,
-    })
+    Ok(Running { address, threads: workers, wake: Box::new(wake), socket_file })
 }
 
 /// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the
@@ -79,9 +72,8 @@ fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
     let (log, lifecycle) = (std::panic::take_hook(), Arc::clone(lifecycle));
     std::panic::set_hook(Box::new(move |panic| {
         log(panic);
-        let no_descriptor = panic
-            .location()
-            .is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"));
+        let no_descriptor =
+            panic.location().is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"));
         // Of `std::thread::spawn`, which nobody here calls but that thread.
         let no_thread = panic
             .payload()
@@ -125,11 +117,7 @@ impl Worker {
         loop {
             let stopped = self.lifecycle.state() >= State::Stopped;
             // What has been read by then is still answered.
-            let next = if stopped {
-                self.server.try_recv()
-            } else {
-                self.server.recv().map(Some)
-            };
+            let next = if stopped { self.server.try_recv() } else { self.server.recv().map(Some) };
             match next {
                 Ok(Some(request)) => {
                     self.board.begin(self.n, Instant::now());
@@ -221,10 +209,7 @@ impl Worker {
         let head_only = *request.method() == Method::Head;
         let response = self.service.seal(outcome, trace);
         let status = response.status_code().0;
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let printing = Printing {
             head_only,
             close: head.is_none_or(|h| !h.keep_alive())
@@ -325,10 +310,7 @@ fn skip_body(request: &mut tiny_http::Request, head: &Head) {
         Framing::Chunked if is_upgrade(request) => drop(decode(request.as_reader(), 0)),
         Framing::Chunked => drop(io::copy(request.as_reader(), &mut io::sink())),
         Framing::Length(length) if is_upgrade(request) => {
-            drop(io::copy(
-                &mut request.as_reader().take(length),
-                &mut io::sink(),
-            ));
+            drop(io::copy(&mut request.as_reader().take(length), &mut io::sink()));
         }
         Framing::Length(_) => {}
     }

@@ -153,9 +153,8 @@ impl ChunkedDecoder {
                 State::SizeLineFeed => return Err(ParseError::BareCr),
                 State::Data => {
                     let rest = &input[at..];
-                    let len = rest
-                        .len()
-                        .min(usize::try_from(self.chunk_left).unwrap_or(usize::MAX));
+                    let len =
+                        rest.len().min(usize::try_from(self.chunk_left).unwrap_or(usize::MAX));
                     out.extend_from_slice(&rest[..len]);
                     self.chunk_left -= len as u64;
                     at += len;
@@ -227,19 +226,13 @@ impl ChunkedDecoder {
             return Err(ParseError::BodyTooLarge);
         }
         self.body_bytes += self.chunk_left;
-        Ok(if self.chunk_left == 0 {
-            State::Trailers
-        } else {
-            State::Data
-        })
+        Ok(if self.chunk_left == 0 { State::Trailers } else { State::Data })
     }
 
     /// Reads trailers up to a line end, never looking beyond the overhead allowed.
     fn trailer_bytes(&mut self, input: &[u8]) -> Result<usize, ParseError> {
         let window = &input[..input.len().min(OVERHEAD_BYTES_MAX - self.overhead_bytes)];
-        let (taken, line) = self
-            .trailer
-            .advance(window, self.trailers == TRAILERS_MAX)?;
+        let (taken, line) = self.trailer.advance(window, self.trailers == TRAILERS_MAX)?;
         self.overhead_bytes += taken;
         match line {
             Some(Line::Empty) => self.state = State::Done,
@@ -283,26 +276,14 @@ mod tests {
             (&["Content-Length: 5, 5"], Err(BadContentLength)),
             (&["Content-Length: 5."], Err(BadContentLength)),
             (&["Content-Length: %C2%B2"], Err(BadContentLength)),
-            (
-                &["Content-Length: 5", "Content-Length: 5"],
-                Err(RepeatedContentLength),
-            ),
-            (
-                &["Content-Length: 5", "content-length: 6"],
-                Err(RepeatedContentLength),
-            ),
+            (&["Content-Length: 5", "Content-Length: 5"], Err(RepeatedContentLength)),
+            (&["Content-Length: 5", "content-length: 6"], Err(RepeatedContentLength)),
             (&["Transfer-Encoding: chunked"], Ok(Framing::Chunked)),
             (&["transfer-encoding: CHUNKED"], Ok(Framing::Chunked)),
             (&["Transfer-Encoding: "], Err(BadTransferEncoding)),
             (&["Transfer-Encoding: identity"], Err(BadTransferEncoding)),
-            (
-                &["Transfer-Encoding: gzip, chunked"],
-                Err(BadTransferEncoding),
-            ),
-            (
-                &["Transfer-Encoding: chunked, chunked"],
-                Err(BadTransferEncoding),
-            ),
+            (&["Transfer-Encoding: gzip, chunked"], Err(BadTransferEncoding)),
+            (&["Transfer-Encoding: chunked, chunked"], Err(BadTransferEncoding)),
             (&["Transfer-Encoding: chunked,"], Err(BadTransferEncoding)),
             (&["Transfer-Encoding: chunked;a"], Err(BadTransferEncoding)),
             (&["Transfer-Encoding: chunked%A0"], Err(BadTransferEncoding)),
@@ -310,21 +291,11 @@ mod tests {
                 &["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
                 Err(BadTransferEncoding),
             ),
-            (
-                &["Content-Length: 5", "Transfer-Encoding: chunked"],
-                Err(LengthBesideEncoding),
-            ),
-            (
-                &["Transfer-Encoding: x", "Content-Length: x"],
-                Err(LengthBesideEncoding),
-            ),
+            (&["Content-Length: 5", "Transfer-Encoding: chunked"], Err(LengthBesideEncoding)),
+            (&["Transfer-Encoding: x", "Content-Length: x"], Err(LengthBesideEncoding)),
         ];
         for (fields, wanted) in table {
-            assert_eq!(
-                framing(&HTTPVersion(1, 1), &headers(fields)),
-                *wanted,
-                "{fields:?}"
-            );
+            assert_eq!(framing(&HTTPVersion(1, 1), &headers(fields)), *wanted, "{fields:?}");
         }
         let chunked = headers(&["Transfer-Encoding: chunked"]);
         assert_eq!(framing(&HTTPVersion(1, 0), &chunked), Err(EncodingInHttp10));
@@ -483,10 +454,7 @@ mod tests {
     fn a_size_beyond_the_limit_is_refused_before_its_data() {
         assert_eq!(decode(b"3\r\nabc\r\n3\r", 5), Ok(None));
         assert_eq!(decode(b"3\r\nabc\r\n3\r\n", 5), Err(BodyTooLarge));
-        assert_eq!(
-            decode(b"1\r\na\r\nffffffffffffffff\r\n", 5),
-            Err(BodyTooLarge)
-        );
+        assert_eq!(decode(b"1\r\na\r\nffffffffffffffff\r\n", 5), Err(BodyTooLarge));
         assert_eq!(decode(b"ffffffffffffffff\r\n", usize::MAX), Ok(None));
     }
 
@@ -494,16 +462,10 @@ mod tests {
     fn extensions_are_bounded_over_the_whole_body() {
         let body = |len: usize| format!("1;{0}\r\na\r\n1;{0}\r\nb\r\n1\r\n", "x".repeat(len));
         assert_eq!(decode(body(4095).as_bytes(), 9), Ok(None));
-        assert_eq!(
-            decode(body(4096).as_bytes(), 9),
-            Err(ChunkExtensionsTooLarge)
-        );
+        assert_eq!(decode(body(4096).as_bytes(), 9), Err(ChunkExtensionsTooLarge));
         let spaces = |len: usize| format!("1{};x\r\na\r\n", " ".repeat(len));
         assert_eq!(decode(spaces(8190).as_bytes(), 9), Ok(None));
-        assert_eq!(
-            decode(spaces(8191).as_bytes(), 9),
-            Err(ChunkExtensionsTooLarge)
-        );
+        assert_eq!(decode(spaces(8191).as_bytes(), 9), Err(ChunkExtensionsTooLarge));
     }
 
     #[test]
@@ -536,10 +498,7 @@ mod tests {
     fn a_finished_decoder_takes_nothing_more() {
         let mut decoder = ChunkedDecoder::default();
         let mut out = Vec::new();
-        assert_eq!(
-            decoder.decode(b"0\r\n\r\n5\r\n", &mut out, 9),
-            Ok((5, true))
-        );
+        assert_eq!(decoder.decode(b"0\r\n\r\n5\r\n", &mut out, 9), Ok((5, true)));
         assert_eq!(decoder.decode(b"5\r\n", &mut out, 9), Ok((0, true)));
     }
 }

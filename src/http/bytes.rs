@@ -60,9 +60,7 @@ mod tests {
     use super::*;
 
     fn members(alphabet: u8) -> Vec<u8> {
-        (0..=255)
-            .filter(|&byte| run(&[byte], alphabet) == 1)
-            .collect()
+        (0..=255).filter(|&byte| run(&[byte], alphabet) == 1).collect()
     }
 
     #[test]

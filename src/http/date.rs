@@ -10,9 +10,8 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// Prints a moment; one after the year 9999 is printed as its last second.
 pub fn http_date(unix_seconds: u64) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (days, seconds) = {
         let moment = unix_seconds.min(LAST_SECOND);
         (moment / 86_400, moment % 86_400)
@@ -59,10 +58,7 @@ pub struct DateCache {
 impl DateCache {
     /// The date at `unix_seconds`; printed anew only when the second changed.
     pub fn at(&mut self, unix_seconds: u64) -> &str {
-        let stale = self
-            .printed
-            .take()
-            .filter(|(second, _)| *second == unix_seconds);
+        let stale = self.printed.take().filter(|(second, _)| *second == unix_seconds);
         let fresh = stale.unwrap_or_else(|| (unix_seconds, http_date(unix_seconds)));
         &self.printed.insert(fresh).1
     }

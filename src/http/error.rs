@@ -101,14 +101,10 @@ impl ParseError {
             BareLf => (400, "line feed without carriage return"),
             BareCr => (400, "carriage return without line feed"),
             ControlByte => (400, "control byte in the message"),
-            ProxyProtocol => (
-                400,
-                "a PROXY protocol line instead of a request: only plain HTTP is spoken here",
-            ),
-            Tls => (
-                400,
-                "TLS bytes instead of a request: only plain HTTP is spoken here",
-            ),
+            ProxyProtocol => {
+                (400, "a PROXY protocol line instead of a request: only plain HTTP is spoken here")
+            }
+            Tls => (400, "TLS bytes instead of a request: only plain HTTP is spoken here"),
             TooManyEmptyLines => (400, "too many empty lines before the request"),
             BadRequestLine => (400, "request line is not `method target version`"),
             BadMethod => (400, "method is not a token"),

@@ -47,11 +47,7 @@ pub struct HeadLimits {
 
 impl Default for HeadLimits {
     fn default() -> HeadLimits {
-        HeadLimits {
-            head_bytes_max: 16 * 1024,
-            target_bytes_max: 8 * 1024,
-            headers_max: 100,
-        }
+        HeadLimits { head_bytes_max: 16 * 1024, target_bytes_max: 8 * 1024, headers_max: 100 }
     }
 }
 
@@ -213,11 +209,7 @@ pub fn is_head(message: &[u8]) -> Option<bool> {
         return None;
     }
     let token = &word[..run(word, TOKEN)];
-    Some(if token.len() < word.len() {
-        token == b"HEAD"
-    } else {
-        b"HEAD".starts_with(token)
-    })
+    Some(if token.len() < word.len() { token == b"HEAD" } else { b"HEAD".starts_with(token) })
 }
 
 /// `Host` comes at most once and names a host (RFC 9112 §3.2).

@@ -108,18 +108,10 @@ mod tests {
             ("1.1", "Connection: a\r\nconnection: close\r\n", false),
             ("1.1", "Connection: keep-alive, close\r\n", false),
             ("1.0", "Connection: keep-alive\r\n", true),
-            (
-                "1.0",
-                "Connection: Keep-Alive\r\nConnection: close\r\n",
-                false,
-            ),
+            ("1.0", "Connection: Keep-Alive\r\nConnection: close\r\n", false),
             ("1.0", "Connection: keep alive\r\n", false),
         ] {
-            assert_eq!(
-                head(version, fields).keep_alive(),
-                wanted,
-                "{version} {fields}"
-            );
+            assert_eq!(head(version, fields).keep_alive(), wanted, "{version} {fields}");
         }
     }
 

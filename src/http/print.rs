@@ -86,11 +86,7 @@ fn room_for(response: &Response, head_only: bool) -> usize {
     const OWN_LINES: usize = 160;
     let length = |header: &Header| header.field.as_str().len() + header.value.len() + 4;
     let headers: usize = response.headers().iter().map(length).sum();
-    let body = if head_only {
-        0
-    } else {
-        response.data_length().unwrap_or(0)
-    };
+    let body = if head_only { 0 } else { response.data_length().unwrap_or(0) };
     OWN_LINES + headers + body.min(64 * 1024)
 }
 
@@ -157,28 +153,18 @@ mod tests {
         keep_alive_1_0: false,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
     };
-    const HEAD: Printing<'static> = Printing {
-        head_only: true,
-        ..PLAIN
-    };
+    const HEAD: Printing<'static> = Printing { head_only: true, ..PLAIN };
 
     fn printed(response: Response, how: &Printing) -> String {
         let mut out = b"before".to_vec();
         print(response, how, &mut out);
-        String::from_utf8(out)
-            .unwrap()
-            .strip_prefix("before")
-            .unwrap()
-            .to_owned()
+        String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
     }
 
     #[test]
     fn prints_status_headers_length_date_and_body() {
         assert_eq!(
-            printed(
-                json(200, b"{}".to_vec()).with_header(header("ETag", "\"a\"")),
-                &PLAIN
-            ),
+            printed(json(200, b"{}".to_vec()).with_header(header("ETag", "\"a\"")), &PLAIN),
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"a\"\r\n\
              Content-Length: 2\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{}"
         );
@@ -202,20 +188,13 @@ mod tests {
             (declared(200), HEAD, Some("77"), ""),
             // A declared length is not believed where a body follows.
             (declared(200), PLAIN, Some("0"), ""),
-            (
-                text(200, &"x".repeat(40_000)),
-                PLAIN,
-                Some("40000"),
-                &"x".repeat(40_000),
-            ),
+            (text(200, &"x".repeat(40_000)), PLAIN, Some("40000"), &"x".repeat(40_000)),
         ] {
             let status = response.status_code().0;
             let printed = printed(response, &how);
             let (head, rest) = printed.split_once("\r\n\r\n").unwrap();
-            let found: Vec<_> = head
-                .lines()
-                .filter_map(|line| line.strip_prefix("Content-Length: "))
-                .collect();
+            let found: Vec<_> =
+                head.lines().filter_map(|line| line.strip_prefix("Content-Length: ")).collect();
             assert_eq!(found, Vec::from_iter(length), "{status}");
             assert_eq!(rest, body, "{status}");
         }
@@ -223,11 +202,7 @@ mod tests {
 
     #[test]
     fn an_interim_response_is_its_status_line() {
-        let how = Printing {
-            close: true,
-            keep_alive_1_0: true,
-            ..PLAIN
-        };
+        let how = Printing { close: true, keep_alive_1_0: true, ..PLAIN };
         assert_eq!(printed(empty(100), &how).as_bytes(), CONTINUE);
     }
 
@@ -239,19 +214,9 @@ mod tests {
             (false, true, Some("keep-alive")),
             (true, true, Some("close")),
         ] {
-            let printed = printed(
-                empty(204),
-                &Printing {
-                    close,
-                    keep_alive_1_0,
-                    ..PLAIN
-                },
-            );
+            let printed = printed(empty(204), &Printing { close, keep_alive_1_0, ..PLAIN });
             let mut lines = printed.lines();
-            assert_eq!(
-                lines.find_map(|line| line.strip_prefix("Connection: ")),
-                wanted
-            );
+            assert_eq!(lines.find_map(|line| line.strip_prefix("Connection: ")), wanted);
             assert_eq!(lines.find(|line| line.starts_with("Connection")), None);
         }
     }

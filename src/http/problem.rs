@@ -77,13 +77,7 @@ fn response(status: u16, content_type: Option<&str>, body: Vec<u8>) -> Response 
     let length = body.len();
     let headers = content_type.map(|value| header("Content-Type", value));
     let headers = headers.into_iter().collect();
-    Response::new(
-        StatusCode(status),
-        headers,
-        Cursor::new(body),
-        Some(length),
-        None,
-    )
+    Response::new(StatusCode(status), headers, Cursor::new(body), Some(length), None)
 }
 
 fn push_string(body: &mut Vec<u8>, text: &str) {
@@ -139,11 +133,7 @@ mod tests {
             ("a\x7f", false),
             ("\u{e9}", false),
         ] {
-            assert_eq!(
-                checked_header("Location", value).is_some(),
-                passes,
-                "{value:?}"
-            );
+            assert_eq!(checked_header("Location", value).is_some(), passes, "{value:?}");
         }
     }
 }

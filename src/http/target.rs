@@ -50,19 +50,11 @@ impl Target {
         } else if raw == "*" && *method == Method::Options {
             (Form::Asterisk, 0)
         } else {
-            (
-                Form::Absolute,
-                absolute_path_at(raw).ok_or(ParseError::BadTarget)?,
-            )
+            (Form::Absolute, absolute_path_at(raw).ok_or(ParseError::BadTarget)?)
         };
         let query_at = raw[path_at..].find('?').map_or(raw.len(), |i| path_at + i);
         let raw = raw.to_owned();
-        Ok(Target {
-            raw,
-            form,
-            path_at,
-            query_at,
-        })
+        Ok(Target { raw, form, path_at, query_at })
     }
 
     /// The target as sent.
@@ -137,13 +129,10 @@ pub fn percent_decode(raw: &str, plus_is_space: bool) -> Result<Vec<u8>, BadEsca
 /// escape says so in its place. Lazy, so a caller may stop early; there are never more pairs than
 /// bytes, and the head's limits bound those.
 pub fn query_pairs(query: &str) -> impl Iterator<Item = (Result<Cow<'_, [u8]>, BadEscape>, &str)> {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name, true), value)
-        })
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name, true), value)
+    })
 }
 
 /// The decoded values of each pair called `name`, in order: a caller that wants exactly one can
@@ -267,22 +256,13 @@ mod tests {
     fn finds_every_value_of_a_parameter() {
         let query = "id=7&&x&i%64=a+b%2B&%zz=1&id&id=%&ID=9&=&id=c=d";
         let values: Vec<_> = query_values(query, "id").collect();
-        let wanted = [
-            Ok(&b"7"[..]),
-            Ok(b"a b+"),
-            Ok(b""),
-            Err(BadEscape),
-            Ok(b"c=d"),
-        ];
+        let wanted = [Ok(&b"7"[..]), Ok(b"a b+"), Ok(b""), Err(BadEscape), Ok(b"c=d")];
         assert_eq!(values.len(), wanted.len());
         for (value, wanted) in values.iter().zip(wanted) {
             assert_eq!(value.as_deref(), wanted.as_ref().copied());
         }
         assert_eq!(query_pairs(query).count(), 9);
-        assert_eq!(
-            query_pairs(query).filter(|(name, _)| name.is_err()).count(),
-            1
-        );
+        assert_eq!(query_pairs(query).filter(|(name, _)| name.is_err()).count(), 1);
         assert_eq!(query_pairs("").count(), 0);
     }
 }

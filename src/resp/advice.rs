@@ -15,11 +15,7 @@ pub struct Advice {
 }
 
 const fn row(kind: &'static str, writes_only: bool, text: &'static str) -> Advice {
-    Advice {
-        kind,
-        text,
-        writes_only,
-    }
+    Advice { kind, text, writes_only }
 }
 
 /// By the code that an error begins with, or that a script has met (before Redis 7.0 in the middle).
@@ -49,21 +45,13 @@ const BY_CODE: &[Advice] = &[
         false,
         "it is a replica that has lost its master: look at that one (INFO replication)",
     ),
-    row(
-        "LOADING",
-        false,
-        "it reads its data from disk, and answers when it has",
-    ),
+    row("LOADING", false, "it reads its data from disk, and answers when it has"),
     row(
         "BUSY",
         false,
         "somebody's script or function is running there for long (SLOWLOG GET; SCRIPT KILL ends it)",
     ),
-    row(
-        "CLUSTERDOWN",
-        false,
-        "slots have no master: look at CLUSTER INFO and CLUSTER NODES",
-    ),
+    row("CLUSTERDOWN", false, "slots have no master: look at CLUSTER INFO and CLUSTER NODES"),
     row("TRYAGAIN", false, "slots are being moved (CLUSTER NODES)"),
     row(
         "NOAUTH",
@@ -85,11 +73,7 @@ const BY_CODE: &[Advice] = &[
         false,
         "a key of ours holds something that is no string: another program writes under item: or sess:",
     ),
-    row(
-        "MOVED",
-        false,
-        "it is part of a cluster: use redis+cluster://",
-    ),
+    row("MOVED", false, "it is part of a cluster: use redis+cluster://"),
 ];
 
 /// By words in an error of no code but `ERR`.
@@ -112,19 +96,11 @@ const BY_WORDS: &[(&str, Advice)] = &[
     ),
     (
         "invalid password",
-        row(
-            "WRONGPASS",
-            false,
-            "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL",
-        ),
+        row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL"),
     ),
     (
         "DB index is out of range",
-        row(
-            "database",
-            false,
-            "raise its `databases`, or name another in REDIS_URL",
-        ),
+        row("database", false, "raise its `databases`, or name another in REDIS_URL"),
     ),
     (
         "unknown command",
@@ -155,10 +131,7 @@ mod tests {
     #[test]
     fn errors_are_recognised_by_code_and_by_words() {
         for (said, kind) in [
-            (
-                "OOM command not allowed when used memory > 'maxmemory'.",
-                "OOM",
-            ),
+            ("OOM command not allowed when used memory > 'maxmemory'.", "OOM"),
             (
                 "ERR Error running script (call to f_9f7a): @user_script: 1: -OOM command not allowed",
                 "OOM",
@@ -166,10 +139,7 @@ mod tests {
             ("LOADING", "LOADING"),
             ("ERR max number of clients reached", "max clients"),
             ("ERR invalid password", "WRONGPASS"),
-            (
-                "ERR unknown command 'GETEX', with args beginning with:…",
-                "unknown command",
-            ),
+            ("ERR unknown command 'GETEX', with args beginning with:…", "unknown command"),
         ] {
             assert_eq!(advice(said).map(|row| row.kind), Some(kind), "{said}");
         }

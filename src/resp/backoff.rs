@@ -23,13 +23,7 @@ impl Backoff {
     pub fn new(floor: Duration, base: Duration, cap: Duration) -> Backoff {
         // The only source of randomness in std; it differs for every instance and process.
         let random = RandomState::new().build_hasher().finish() | 1;
-        Backoff {
-            floor,
-            base,
-            cap,
-            tries: 0,
-            random,
-        }
+        Backoff { floor, base, cap, tries: 0, random }
     }
 
     /// The next wait of the series.

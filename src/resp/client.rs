@@ -141,19 +141,12 @@ impl Client {
         let mut nodes = Slab::default();
         let mut open = |endpoint, options: &Options| {
             let link = Link::new(endpoint, options.clone(), wires.clone(), now);
-            nodes.insert(Node {
-                link,
-                waiting: VecDeque::new(),
-            })
+            nodes.insert(Node { link, waiting: VecDeque::new() })
         };
         let mut sentinel_options = options.clone();
         let guide = match target {
             Target::Single(endpoint) => Guide::Single(open(endpoint, &options)),
-            Target::Sentinel {
-                seeds,
-                name,
-                options,
-            } => {
+            Target::Sentinel { seeds, name, options } => {
                 let sentinels = seeds.into_iter().map(|seed| open(seed, &options)).collect();
                 sentinel_options = *options;
                 Guide::Sentinel(Watch::new(name, sentinels, now))
@@ -187,9 +180,7 @@ impl Client {
         if self.table.len() >= COMMANDS_MAX
             || self.bytes + request.command.len() > self.options.queue_bytes_max
         {
-            return self
-                .done
-                .push((request.tag, request.shape, Err(Failure::Overloaded)));
+            return self.done.push((request.tag, request.shape, Err(Failure::Overloaded)));
         }
         let origin = Origin::Requester(request.tag);
         let key = self.enter(request, origin);
@@ -259,10 +250,7 @@ impl Client {
             Guide::Sentinel(watch) => Some(watch.next_deadline()),
             Guide::Cluster(map) => map.next_deadline(),
         };
-        let links = self
-            .nodes
-            .iter()
-            .filter_map(|(_, node)| node.link.next_deadline());
+        let links = self.nodes.iter().filter_map(|(_, node)| node.link.next_deadline());
         let delayed = self.delayed.iter().map(|(until, _)| *until);
         links.chain(delayed).chain(guide).chain(self.earliest).min()
     }
@@ -394,10 +382,7 @@ impl Client {
         }
         entry.plain = self.plain_scripts;
         // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
-        let spelling = Spelling {
-            text: entry.as_text || asking,
-            plain: entry.plain,
-        };
+        let spelling = Spelling { text: entry.as_text || asking, plain: entry.plain };
         connection.push_with(now, key, entry.request.shape, |out| {
             entry.request.command.write(out, spelling)
         });
@@ -406,13 +391,7 @@ impl Client {
 
     /// No node is known for this request: it waits for the guide, but not for ever.
     fn shelter(&mut self, now: Instant, key: u64) {
-        if !matches!(
-            self.table.get(key),
-            Some(Entry {
-                origin: Origin::Requester(_),
-                ..
-            })
-        ) {
+        if !matches!(self.table.get(key), Some(Entry { origin: Origin::Requester(_), .. })) {
             let why = "the node asked has left".to_owned();
             return self.fail(now, key, Failure::Unreachable(why));
         }
@@ -481,9 +460,7 @@ impl Client {
     /// Tries a refused request again after a wait, if there is time and the budget allows it. It
     /// did not run, so that is safe for writes too.
     fn try_again(&mut self, now: Instant, key: u64, e: ErrorReply) {
-        let wait = self
-            .backoff
-            .wait_of(self.table.get_mut(key).map_or(0, |entry| entry.tries));
+        let wait = self.backoff.wait_of(self.table.get_mut(key).map_or(0, |entry| entry.tries));
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -516,10 +493,7 @@ impl Client {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let asked = self
-            .nodes
-            .get_mut(node_key)
-            .map(|node| node.link.endpoint().clone());
+        let asked = self.nodes.get_mut(node_key).map(|node| node.link.endpoint().clone());
         let redirect = asked.as_ref().and_then(|asked| read_redirect(&e, asked));
         let (Guide::Cluster(_), Some(redirect)) = (&self.guide, redirect) else {
             return self.finish(key, Ok(Reply::Error(e)));
@@ -530,10 +504,7 @@ impl Client {
         }
         let is_ask = remedy(&e) == Remedy::Ask;
         let jitter = self.backoff.unit();
-        let to = redirect
-            .to
-            .as_ref()
-            .filter(|to| Some(*to) != asked.as_ref());
+        let to = redirect.to.as_ref().filter(|to| Some(*to) != asked.as_ref());
         let to = to.cloned().and_then(|to| self.node_at(to, now));
         let Guide::Cluster(map) = &mut self.guide else {
             return;
@@ -559,16 +530,7 @@ impl Client {
     }
 
     /// The connection was lost with this request in its order of replies.
-    fn lost(
-        &mut self,
-        now: Instant,
-        Lost {
-            id,
-            sent,
-            again,
-            why,
-        }: Lost,
-    ) {
+    fn lost(&mut self, now: Instant, Lost { id, sent, again, why }: Lost) {
         if let Guide::Cluster(map) = &mut self.guide {
             map.doubt(now, 0.0);
         }
@@ -638,11 +600,7 @@ impl Client {
             let nodes = &self.nodes;
             let state = |key| {
                 let link = nodes.get(key).map(|node| &node.link)?;
-                if link.is_up() {
-                    Some(true)
-                } else {
-                    link.away().map(|_| false)
-                }
+                if link.is_up() { Some(true) } else { link.away().map(|_| false) }
             };
             match watch.step(now, standing, state) {
                 None => return,
@@ -675,10 +633,7 @@ impl Client {
         log::info!("redis: the master of {:?} is {endpoint}", watch.name);
         self.complaint = None;
         let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
-        watch.master = Some(self.nodes.insert(Node {
-            link,
-            waiting: VecDeque::new(),
-        }));
+        watch.master = Some(self.nodes.insert(Node { link, waiting: VecDeque::new() }));
         self.pushed = true;
         if let Some(old) = old {
             self.close(now, old, "the master was replaced");
@@ -744,10 +699,7 @@ impl Client {
         if let Origin::Master(sentinel) | Origin::Address(sentinel) = entry.origin {
             return self.sentinel_answered(now, sentinel, entry.origin, reply);
         }
-        let asked = self
-            .nodes
-            .get(node_key)
-            .map(|node| node.link.endpoint().clone());
+        let asked = self.nodes.get(node_key).map(|node| node.link.endpoint().clone());
         let rows = reply.as_ref().zip(asked);
         let rows = rows.and_then(|(reply, asked)| read_slots(reply, &asked));
         match reply {
@@ -761,9 +713,7 @@ impl Client {
         };
         map.fetched(now, rows.is_some(), jitter);
         if let Some(rows) = rows {
-            map.replace(&rows, |endpoint| {
-                self.node_at(endpoint.clone(), now).unwrap_or(NOBODY)
-            });
+            map.replace(&rows, |endpoint| self.node_at(endpoint.clone(), now).unwrap_or(NOBODY));
             self.guide = Guide::Cluster(map);
             self.regroup(now);
         } else {
@@ -863,10 +813,7 @@ impl Client {
         }
         self.pushed = true;
         let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
-        Some(self.nodes.insert(Node {
-            link,
-            waiting: VecDeque::new(),
-        }))
+        Some(self.nodes.insert(Node { link, waiting: VecDeque::new() }))
     }
 
     fn close(&mut self, now: Instant, node_key: u64, why: &str) {
@@ -911,12 +858,9 @@ impl Client {
             .collect();
         for key in due {
             match self.table.get_mut(key) {
-                Some(Entry {
-                    sent,
-                    request,
-                    refusal: Some(e),
-                    ..
-                }) if !*sent || request.read_only => {
+                Some(Entry { sent, request, refusal: Some(e), .. })
+                    if !*sent || request.read_only =>
+                {
                     let e = e.clone();
                     self.finish(key, Ok(Reply::Error(e)));
                 }
@@ -935,10 +879,7 @@ impl Client {
     }
 
     fn enter(&mut self, request: Request, origin: Origin) -> u64 {
-        self.earliest = Some(
-            self.earliest
-                .map_or(request.deadline, |t| t.min(request.deadline)),
-        );
+        self.earliest = Some(self.earliest.map_or(request.deadline, |t| t.min(request.deadline)));
         self.bytes += request.command.len();
         let entry = Entry {
             request,
@@ -964,8 +905,7 @@ impl Client {
 
     fn finish(&mut self, key: u64, result: Result<Reply, Failure>) {
         if let Some(entry) = self.remove(key) {
-            self.done
-                .push((entry.request.tag, entry.request.shape, result));
+            self.done.push((entry.request.tag, entry.request.shape, result));
         }
     }
 

@@ -54,13 +54,7 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
     let Reply::Array(parts) = row else {
         return None;
     };
-    let [
-        Reply::Integer(first),
-        Reply::Integer(last),
-        master,
-        replicas @ ..,
-    ] = &parts[..]
-    else {
+    let [Reply::Integer(first), Reply::Integer(last), master, replicas @ ..] = &parts[..] else {
         return None;
     };
     let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
@@ -71,11 +65,7 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
     Some(Row {
         slots: first..=last,
         master: node(master)?,
-        replicas: replicas
-            .iter()
-            .take(REPLICAS_MAX)
-            .filter_map(node)
-            .collect(),
+        replicas: replicas.iter().take(REPLICAS_MAX).filter_map(node).collect(),
     })
 }
 
@@ -114,33 +104,20 @@ pub fn read_redirect(e: &ErrorReply, asked: &Endpoint) -> Option<Redirect> {
     let slot: u16 = slot.parse().ok().filter(|slot| *slot < SLOTS)?;
     let (host, port) = address.rsplit_once(':')?;
     let port: u16 = port.parse().ok()?;
-    let to = if host == "?" {
-        None
-    } else {
-        Some(endpoint(host, port, asked)?)
-    };
+    let to = if host == "?" { None } else { Some(endpoint(host, port, asked)?) };
     Some(Redirect { slot, to })
 }
 
 fn endpoint(host: &str, port: u16, asked: &Endpoint) -> Option<Endpoint> {
-    let Endpoint::Tcp {
-        host: asked_host,
-        port: asked_port,
-    } = asked
-    else {
+    let Endpoint::Tcp { host: asked_host, port: asked_port } = asked else {
         return None;
     };
     let host = if host.is_empty() { asked_host } else { host };
     // Redis says 0 when the port in question is not open (TLS only, or plain only).
     let port = if port == 0 { *asked_port } else { port };
     let plausible = host.len() <= 255
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
-    plausible.then(|| Endpoint::Tcp {
-        host: host.to_owned(),
-        port,
-    })
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));
+    plausible.then(|| Endpoint::Tcp { host: host.to_owned(), port })
 }
 
 #[cfg(test)]
@@ -148,10 +125,7 @@ mod tests {
     use super::*;
 
     fn at(host: &str, port: u16) -> Endpoint {
-        Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
-        }
+        Endpoint::Tcp { host: host.to_owned(), port }
     }
 
     fn bulk(s: &str) -> Reply {
@@ -184,10 +158,8 @@ mod tests {
             Reply::Array(vec![]),
         ]);
         let rows = read_slots(&reply, &at("asked", 6379)).unwrap();
-        let seen: Vec<(u16, String)> = rows
-            .iter()
-            .map(|r| (*r.slots.start(), r.master.to_string()))
-            .collect();
+        let seen: Vec<(u16, String)> =
+            rows.iter().map(|r| (*r.slots.start(), r.master.to_string())).collect();
         let expected = [
             (0, "10.0.0.1:7000"),
             (100, "asked:7001"),
@@ -233,16 +205,8 @@ mod tests {
     #[test]
     fn redirects_point_where_they_say() {
         for (text, slot, to) in [
-            (
-                "MOVED 3999 127.0.0.1:6381",
-                Some(3999),
-                Some("127.0.0.1:6381"),
-            ),
-            (
-                "ASK 0 redis-1.local:6381",
-                Some(0),
-                Some("redis-1.local:6381"),
-            ),
+            ("MOVED 3999 127.0.0.1:6381", Some(3999), Some("127.0.0.1:6381")),
+            ("ASK 0 redis-1.local:6381", Some(0), Some("redis-1.local:6381")),
             ("MOVED 16383 :6381", Some(16_383), Some("asked:6381")),
             ("MOVED 1 ?:6381", Some(1), None),
             ("MOVED 1 ::1:6381", Some(1), Some("[::1]:6381")),
@@ -256,14 +220,7 @@ mod tests {
         ] {
             let redirect = read_redirect(&ErrorReply::parse(text.as_bytes()), &at("asked", 6379));
             assert_eq!(redirect.as_ref().map(|r| r.slot), slot, "{text}");
-            assert_eq!(
-                redirect
-                    .and_then(|r| r.to)
-                    .map(|e| e.to_string())
-                    .as_deref(),
-                to,
-                "{text}"
-            );
+            assert_eq!(redirect.and_then(|r| r.to).map(|e| e.to_string()).as_deref(), to, "{text}");
         }
     }
 }

@@ -157,8 +157,7 @@ impl Decoder {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.advance(input)
-            .inspect_err(|error| self.failed = Some(error.clone()))
+        self.advance(input).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
     fn advance(&mut self, input: &[u8]) -> Result<(usize, Option<Frame>), ProtocolError> {
@@ -240,18 +239,9 @@ impl Decoder {
         } else {
             self.spent.discarded += length;
             let discarded = self.spent.discarded as u64;
-            within(
-                discarded,
-                self.limits.bulk_bytes_max,
-                "discarded bytes in a reply",
-            )?;
+            within(discarded, self.limits.bulk_bytes_max, "discarded bytes in a reply")?;
         }
-        Ok(Bulk {
-            kind,
-            length,
-            missing: length,
-            kept: keep.then(Vec::new),
-        })
+        Ok(Bulk { kind, length, missing: length, kept: keep.then(Vec::new) })
     }
 
     fn read_bulk(&mut self, mut bulk: Bulk, input: &[u8]) -> Result<(usize, Part), ProtocolError> {
@@ -275,38 +265,18 @@ impl Decoder {
             AggregateKind::Map | AggregateKind::Attribute => length.saturating_mul(2),
             AggregateKind::Array | AggregateKind::Set | AggregateKind::Push => length,
         };
-        let length = within(
-            length,
-            self.limits.elements_max,
-            "elements in one aggregate",
-        )?;
+        let length = within(length, self.limits.elements_max, "elements in one aggregate")?;
         self.spent.elements += length;
         let elements = self.spent.elements as u64;
-        within(
-            elements,
-            self.limits.elements_total_max,
-            "elements in a reply",
-        )?;
-        within(
-            self.open.len() as u64 + 1,
-            self.limits.depth_max,
-            "levels of nesting",
-        )?;
+        within(elements, self.limits.elements_total_max, "elements in a reply")?;
+        within(self.open.len() as u64 + 1, self.limits.depth_max, "levels of nesting")?;
         if matches!(kind, AggregateKind::Push | AggregateKind::Attribute) {
             self.out_of_band += 1;
             let in_a_row = self.out_of_band as u64;
-            within(
-                in_a_row,
-                self.limits.out_of_band_max,
-                "pushes and attributes in a row",
-            )?;
+            within(in_a_row, self.limits.out_of_band_max, "pushes and attributes in a row")?;
         }
         let items = Vec::with_capacity(length.min(FIRST_ELEMENTS_MAX));
-        self.open.push(Aggregate {
-            kind,
-            items,
-            length,
-        });
+        self.open.push(Aggregate { kind, items, length });
         Ok(())
     }
 

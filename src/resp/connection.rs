@@ -74,10 +74,8 @@ impl Shape {
             (Shape::Once, Reply::Bulk(_) | Reply::TooLarge(_)) => true,
             (Shape::Look, Reply::Array(parts)) => matches!(
                 parts[..],
-                [
-                    Reply::Integer(0),
-                    Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)
-                ] | [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)]
+                [Reply::Integer(0), Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)]
+                    | [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)]
             ),
             (Shape::Count, Reply::Integer(0..)) => true,
             (Shape::Pair, Reply::Array(items)) => {
@@ -123,10 +121,7 @@ impl Fault {
     /// The server, or something in its place, does not speak as it should. Asking it the same
     /// again would only bring the same again.
     pub fn is_nonsense(&self) -> bool {
-        matches!(
-            self,
-            Fault::Protocol(_) | Fault::WrongType(_) | Fault::Stray
-        )
+        matches!(self, Fault::Protocol(_) | Fault::WrongType(_) | Fault::Stray)
     }
 }
 
@@ -249,11 +244,7 @@ impl Connection {
             self.answered = now;
         }
         self.queued += (self.out.len() - before) as u64;
-        self.slots.push_back(Slot {
-            id,
-            shape,
-            end: self.queued,
-        });
+        self.slots.push_back(Slot { id, shape, end: self.queued });
     }
 
     /// Reads, then writes, as far as both go without waiting. What was said goes to `heard`.
@@ -293,14 +284,7 @@ impl Connection {
 
     /// Decodes `n` fresh bytes, straight from the scratch buffer when nothing was left over.
     fn take(&mut self, now: Instant, n: usize, heard: &mut Heard) -> Result<(), Fault> {
-        let Connection {
-            scratch,
-            input,
-            decoder,
-            slots,
-            sent,
-            ..
-        } = self;
+        let Connection { scratch, input, decoder, slots, sent, .. } = self;
         let (fresh, before) = (&scratch[..n], slots.len());
         if input.is_empty() {
             let taken = decode(decoder, fresh, slots, *sent, heard)?;

@@ -46,10 +46,7 @@ pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) -> Result<(), Unsendable> {
         return Err(Unsendable);
     }
     out.reserve(
-        args.iter()
-            .map(|arg| arg.len() + BULK_FRAMING_BYTES)
-            .sum::<usize>()
-            + BULK_FRAMING_BYTES,
+        args.iter().map(|arg| arg.len() + BULK_FRAMING_BYTES).sum::<usize>() + BULK_FRAMING_BYTES,
     );
     push_header(out, b'*', args.len() as u64);
     for arg in args {
@@ -62,9 +59,7 @@ pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) -> Result<(), Unsendable> {
 const BULK_FRAMING_BYTES: usize = 1 + 9 + 2 + 2;
 
 fn is_sendable(args: &[&[u8]]) -> bool {
-    let bytes = args
-        .iter()
-        .fold(0_usize, |sum, arg| sum.saturating_add(arg.len()));
+    let bytes = args.iter().fold(0_usize, |sum, arg| sum.saturating_add(arg.len()));
     (1..=COMMAND_WORDS_MAX).contains(&args.len()) && bytes <= COMMAND_BYTES_MAX
 }
 
@@ -159,15 +154,9 @@ mod tests {
     #[test]
     fn writes_commands_as_arrays_of_bulk_strings() {
         for (args, wire) in [
-            (
-                &[b"PING" as &[u8]] as &[&[u8]],
-                b"*1\r\n$4\r\nPING\r\n" as &[u8],
-            ),
+            (&[b"PING" as &[u8]] as &[&[u8]], b"*1\r\n$4\r\nPING\r\n" as &[u8]),
             (&[b"GET", b""], b"*2\r\n$3\r\nGET\r\n$0\r\n\r\n"),
-            (
-                &[b"SET", b"\r\n", b"\0\xff"],
-                b"*3\r\n$3\r\nSET\r\n$2\r\n\r\n\r\n$2\r\n\0\xff\r\n",
-            ),
+            (&[b"SET", b"\r\n", b"\0\xff"], b"*3\r\n$3\r\nSET\r\n$2\r\n\r\n\r\n$2\r\n\0\xff\r\n"),
             (&[&[b'x'; 10]], b"*1\r\n$10\r\nxxxxxxxxxx\r\n"),
         ] {
             assert_eq!(encoded(args), wire);

@@ -158,19 +158,15 @@ impl Watch {
             });
         }
         let round = self.round.as_mut()?;
-        if let Some(next) = self
-            .sentinels
-            .iter()
-            .find(|s| !round.asked.contains(s) && state(**s) == Some(true))
+        if let Some(next) =
+            self.sentinels.iter().find(|s| !round.asked.contains(s) && state(**s) == Some(true))
         {
             round.asked.push(*next);
             round.open.push(*next);
             return Some(Wish::Ask(*next));
         }
-        let nobody_to_come = self
-            .sentinels
-            .iter()
-            .all(|s| round.asked.contains(s) || state(*s) == Some(false));
+        let nobody_to_come =
+            self.sentinels.iter().all(|s| round.asked.contains(s) || state(*s) == Some(false));
         if now < round.until && !(nobody_to_come && round.open.is_empty()) {
             return None;
         }
@@ -206,10 +202,7 @@ impl Watch {
         let said = |s| self.said.iter().find(|(of, _)| of == s);
         // In the order of the list, so that all workers decide alike.
         let said = self.sentinels.iter().filter_map(said);
-        let said: Vec<Master> = said
-            .filter(|(_, m)| !m.in_doubt)
-            .map(|(_, m)| m.clone())
-            .collect();
+        let said: Vec<Master> = said.filter(|(_, m)| !m.in_doubt).map(|(_, m)| m.clone()).collect();
         let is_late = |m: &Master| {
             m.epoch < self.epoch
                 || m.epoch == self.epoch && self.replaced.as_ref() == Some(&m.endpoint)
@@ -358,9 +351,7 @@ impl Watch {
 
     /// When `step` has something to do even if nothing happens.
     pub fn next_deadline(&self) -> Instant {
-        self.round
-            .as_ref()
-            .map_or(self.next_round, |round| round.until)
+        self.round.as_ref().map_or(self.next_round, |round| round.until)
     }
 }
 
@@ -470,14 +461,10 @@ impl Map {
     }
 
     fn place(&mut self, node: u64) -> u16 {
-        let at = self
-            .members
-            .iter()
-            .position(|m| *m == node)
-            .unwrap_or_else(|| {
-                self.members.push(node);
-                self.members.len() - 1
-            });
+        let at = self.members.iter().position(|m| *m == node).unwrap_or_else(|| {
+            self.members.push(node);
+            self.members.len() - 1
+        });
         u16::try_from(at).unwrap_or(NONE)
     }
 
@@ -526,19 +513,11 @@ mod tests {
     use super::*;
 
     fn at(host: &str) -> Endpoint {
-        Endpoint::Tcp {
-            host: host.to_owned(),
-            port: 1,
-        }
+        Endpoint::Tcp { host: host.to_owned(), port: 1 }
     }
 
     fn say(host: &str, epoch: u64) -> Option<Master> {
-        Some(Master {
-            endpoint: at(host),
-            epoch,
-            down: false,
-            in_doubt: false,
-        })
+        Some(Master { endpoint: at(host), epoch, down: false, in_doubt: false })
     }
 
     const MS: Duration = Duration::from_millis(1);
@@ -551,19 +530,11 @@ mod tests {
         let asked: Vec<_> = std::iter::from_fn(|| watch.step(now, Shaky, up)).collect();
         assert_eq!(asked, [Wish::Ask(1), Wish::Ask(2), Wish::Ask(3)]);
         watch.heard(1, say("old", 1));
-        assert_eq!(
-            watch.step(now, Shaky, up),
-            None,
-            "the others may know better"
-        );
+        assert_eq!(watch.step(now, Shaky, up), None, "the others may know better");
         watch.heard(2, say("new", 2));
         watch.heard(3, None);
         assert_eq!(watch.step(now, Shaky, up), Some(Wish::Follow(at("new"))));
-        assert_eq!(
-            watch.step(now + 99 * MS, Shaky, up),
-            None,
-            "not again at once"
-        );
+        assert_eq!(watch.step(now + 99 * MS, Shaky, up), None, "not again at once");
     }
 
     #[test]
@@ -597,26 +568,13 @@ mod tests {
         let new = || say("new", 7);
         let old = || say("old", 0);
         let down = || old().map(|m| Master { down: true, ..m });
-        assert_eq!(
-            round(Duration::ZERO, [new(), None, None]),
-            Some(Wish::Follow(at("new")))
-        );
+        assert_eq!(round(Duration::ZERO, [new(), None, None]), Some(Wish::Follow(at("new"))));
         assert_eq!(round(2 * second, [old(), old(), None]), None);
-        assert_eq!(
-            round(11 * second, [old(), None, None]),
-            None,
-            "one is not most"
-        );
+        assert_eq!(round(11 * second, [old(), None, None]), None, "one is not most");
         assert_eq!(round(13 * second, [old(), old(), old()]), None);
         assert_eq!(round(22 * second, [old(), old(), None]), None);
-        assert_eq!(
-            round(23 * second, [old(), old(), None]),
-            Some(Wish::Follow(at("old")))
-        );
-        assert_eq!(
-            round(25 * second, [new(), old(), old()]),
-            Some(Wish::Follow(at("new")))
-        );
+        assert_eq!(round(23 * second, [old(), old(), None]), Some(Wish::Follow(at("old"))));
+        assert_eq!(round(25 * second, [new(), old(), old()]), Some(Wish::Follow(at("new"))));
         assert_eq!(round(27 * second, [down(), down(), down()]), None);
         assert_eq!(round(40 * second, [down(), down(), down()]), None);
     }
@@ -698,11 +656,7 @@ mod tests {
         let mut watch = Watch::new("m".to_owned(), vec![1], now);
         let up = |_| Some(true);
         assert_eq!(watch.step(now, Shaky, up), Some(Wish::Ask(1)));
-        let in_doubt = say("old", 2).map(|m| Master {
-            in_doubt: true,
-            down: true,
-            ..m
-        });
+        let in_doubt = say("old", 2).map(|m| Master { in_doubt: true, down: true, ..m });
         watch.heard(1, in_doubt.clone());
         assert_eq!(watch.step(now, Shaky, up), None, "there is more to come");
         watch.located(1, Some(at("new")));
@@ -734,10 +688,7 @@ mod tests {
         // Not left for a sentinel that has gone, nor for one that takes it for dead.
         assert_eq!(group.round(Up, [None, b.clone(), c.clone()]), "a");
         assert_eq!(group.round(Up, [None, b.clone(), None]), "a");
-        assert_eq!(
-            group.round(Shaky, [down("a", 0), b.clone(), c.clone()]),
-            "a"
-        );
+        assert_eq!(group.round(Shaky, [down("a", 0), b.clone(), c.clone()]), "a");
         // It is when it is away, once, and not gone back to.
         assert_eq!(group.round(Away, [down("a", 0), b.clone(), c.clone()]), "b");
         assert_eq!(group.round(Up, all.clone()), "b");
@@ -751,14 +702,8 @@ mod tests {
         ] {
             let mut group = Group::new();
             assert_eq!(group.round(Shaky, said.clone()), "b");
-            assert_eq!(
-                group.round(Up, [say("a", 0), say("a", 0), say("b", 0)]),
-                "b"
-            );
-            assert_eq!(
-                group.round(Up, [say("b", 0), say("a", 1), say("b", 0)]),
-                "a"
-            );
+            assert_eq!(group.round(Up, [say("a", 0), say("a", 0), say("b", 0)]), "b");
+            assert_eq!(group.round(Up, [say("b", 0), say("a", 1), say("b", 0)]), "a");
         }
     }
 
@@ -769,10 +714,7 @@ mod tests {
         let dead = || [down("a", 4), down("a", 4), down("a", 4)];
         assert_eq!(group.round(Shaky, dead()), "a");
         assert_eq!(group.round(Away, dead()), "a");
-        assert_eq!(
-            group.round(Away, [down("a", 4), say("b", 5), down("a", 4)]),
-            "b"
-        );
+        assert_eq!(group.round(Away, [down("a", 4), say("b", 5), down("a", 4)]), "b");
     }
 
     /// A sentinel that was stopped through two failovers tells of both when it wakes up.
@@ -824,23 +766,13 @@ mod tests {
         let one_dead = |s| Some(s == 1);
         assert_eq!(watch.step(now, Shaky, one_dead), Some(Wish::Ask(1)));
         watch.heard(1, say("a", 1));
-        assert_eq!(
-            watch.step(now, Shaky, one_dead),
-            Some(Wish::Follow(at("a")))
-        );
+        assert_eq!(watch.step(now, Shaky, one_dead), Some(Wish::Follow(at("a"))));
         let later = now + 2 * ROUND_SOON;
         let one_coming = |s| if s == 1 { Some(true) } else { None };
         assert_eq!(watch.step(later, Shaky, one_coming), Some(Wish::Ask(1)));
         watch.heard(1, say("a", 1));
-        assert_eq!(
-            watch.step(later, Shaky, one_coming),
-            None,
-            "the other may still come"
-        );
-        assert_eq!(
-            watch.step(later + ROUND, Shaky, one_coming),
-            Some(Wish::Follow(at("a")))
-        );
+        assert_eq!(watch.step(later, Shaky, one_coming), None, "the other may still come");
+        assert_eq!(watch.step(later + ROUND, Shaky, one_coming), Some(Wish::Follow(at("a"))));
     }
 
     #[test]
@@ -860,10 +792,7 @@ mod tests {
             [Some(7), Some(7), Some(8), Some(8)]
         );
         map.moved(99, 9);
-        assert_eq!(
-            [98, 99, 100].map(|slot| map.node(slot)),
-            [Some(7), Some(9), Some(8)]
-        );
+        assert_eq!([98, 99, 100].map(|slot| map.node(slot)), [Some(7), Some(9), Some(8)]);
         map.replace(&[row(5, 5, "b")], key);
         assert_eq!([4, 5].map(|slot| map.node(slot)), [None, Some(8)]);
         assert_eq!(map.owners(), None, "not whole");

@@ -91,10 +91,9 @@ pub(super) fn find_line_end(
                 None => Ok(None),
             }
         }
-        None if input.len() > AFTER_KIND + text_bytes_max => Err(ProtocolError::LineTooLong {
-            kind,
-            limit: text_bytes_max,
-        }),
+        None if input.len() > AFTER_KIND + text_bytes_max => {
+            Err(ProtocolError::LineTooLong { kind, limit: text_bytes_max })
+        }
         None => {
             *scanned = input.len();
             Ok(None)
@@ -104,15 +103,8 @@ pub(super) fn find_line_end(
 
 /// Understands a whole line.
 pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError> {
-    let bad = || ProtocolError::BadLine {
-        kind,
-        text: Excerpt::of(text),
-    };
-    let length = || {
-        parse_integer(text)
-            .and_then(|n| u64::try_from(n).ok())
-            .ok_or_else(bad)
-    };
+    let bad = || ProtocolError::BadLine { kind, text: Excerpt::of(text) };
+    let length = || parse_integer(text).and_then(|n| u64::try_from(n).ok()).ok_or_else(bad);
     let aggregate = |kind| Ok(Header::Aggregate(kind, length()?));
     let value = |reply: Option<Reply>| reply.map(Header::Value).ok_or_else(bad);
     match kind {
@@ -159,10 +151,7 @@ pub(super) fn is_bulk_ended(after: &[u8]) -> Result<bool, ProtocolError> {
 pub(super) fn check_verbatim_format(format: &[u8]) -> Result<(), ProtocolError> {
     match format {
         [_, _, _, b':'] => Ok(()),
-        _ => Err(ProtocolError::BadLine {
-            kind: b'=',
-            text: Excerpt::of(format),
-        }),
+        _ => Err(ProtocolError::BadLine { kind: b'=', text: Excerpt::of(format) }),
     }
 }
 
@@ -182,11 +171,7 @@ fn parse_integer(text: &[u8]) -> Option<i64> {
         b'0'..=b'9' => sum.checked_mul(10)?.checked_sub(i64::from(digit - b'0')),
         _ => None,
     })?;
-    if negative {
-        Some(below_zero)
-    } else {
-        below_zero.checked_neg()
-    }
+    if negative { Some(below_zero) } else { below_zero.checked_neg() }
 }
 
 /// `inf`, `-inf`, `nan`, or a decimal with optional fraction and exponent.
@@ -232,14 +217,7 @@ mod tests {
         let grammar: &[Row] = &[
             (
                 b':',
-                &[
-                    "0",
-                    "1",
-                    "-1",
-                    "10",
-                    "9223372036854775807",
-                    "-9223372036854775808",
-                ],
+                &["0", "1", "-1", "10", "9223372036854775807", "-9223372036854775808"],
                 &[
                     "",
                     "-",
@@ -261,36 +239,18 @@ mod tests {
             (
                 b'$',
                 &["-1", "0", "5", "9223372036854775807"],
-                &[
-                    "",
-                    "-2",
-                    "+5",
-                    " 5",
-                    "05",
-                    "-0",
-                    "-01",
-                    "?",
-                    "9223372036854775808",
-                ],
+                &["", "-2", "+5", " 5", "05", "-0", "-01", "?", "9223372036854775808"],
             ),
             (
                 b'*',
                 &["-1", "0", "5", "4294967295"],
                 &["", "-2", "+5", " 5", "05", "?", "9223372036854775808"],
             ),
-            (
-                b'%',
-                &["0", "7", "9223372036854775807"],
-                &["", "-1", "-2", "+1", "01", "?"],
-            ),
+            (b'%', &["0", "7", "9223372036854775807"], &["", "-1", "-2", "+1", "01", "?"]),
             (b'~', &["0", "7"], &["", "-1", "+1", "01", "?"]),
             (b'>', &["0", "7"], &["", "-1", "+1", "01", "?"]),
             (b'|', &["0", "7"], &["", "-1", "+1", "01", "?"]),
-            (
-                b'=',
-                &["4", "5", "40"],
-                &["", "-1", "0", "3", "+4", "04", "?"],
-            ),
+            (b'=', &["4", "5", "40"], &["", "-1", "0", "3", "+4", "04", "?"]),
             (b'!', &["0", "21"], &["", "-1", "+1", "021", "?"]),
             (b'_', &[""], &[" ", "0", "null"]),
             (b'#', &["t", "f"], &["", "T", "true", "1", "tf"]),
@@ -339,26 +299,14 @@ mod tests {
 
     #[test]
     fn reads_numbers_at_the_edges() {
-        for number in [
-            0,
-            1,
-            -1,
-            9,
-            10,
-            i64::MAX,
-            i64::MIN,
-            i64::MAX - 1,
-            i64::MIN + 1,
-        ] {
+        for number in [0, 1, -1, 9, 10, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1] {
             assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
         }
     }
 
     #[test]
     fn knows_exactly_the_type_bytes_of_resp2_and_resp3() {
-        let known: Vec<u8> = (0..=255)
-            .filter(|&byte| text_bytes_max(byte, 1).is_some())
-            .collect();
+        let known: Vec<u8> = (0..=255).filter(|&byte| text_bytes_max(byte, 1).is_some()).collect();
         assert_eq!(known, b"!#$%(*+,-:=>_|~");
         for byte in 0..=255 {
             let refused = parse_line(byte, b"") == Err(ProtocolError::UnknownType { byte });
@@ -368,13 +316,7 @@ mod tests {
 
     #[test]
     fn a_line_may_be_as_long_as_its_limit() {
-        for (kind, limit) in [
-            (b'+', 100),
-            (b'-', 100),
-            (b':', 64),
-            (b',', 512),
-            (b'(', 4096),
-        ] {
+        for (kind, limit) in [(b'+', 100), (b'-', 100), (b':', 64), (b',', 512), (b'(', 4096)] {
             assert_eq!(text_bytes_max(kind, 100), Some(limit));
             for length in [limit - 1, limit] {
                 let mut line = vec![b'1'; length + 1];

@@ -247,9 +247,7 @@ impl Link {
     /// may be as long as the patience is.
     pub fn known_away(&self, now: Instant) -> Option<&Away> {
         let away = self.away.as_ref()?;
-        let long = self
-            .away_since
-            .is_some_and(|t| now.saturating_duration_since(t) >= PATIENCE);
+        let long = self.away_since.is_some_and(|t| now.saturating_duration_since(t) >= PATIENCE);
         (long && self.tried || matches!(away, Away::Refused(_))).then_some(away)
     }
 
@@ -305,9 +303,8 @@ impl Link {
                         return;
                     }
                 },
-                State::Connecting {
-                    connection, until, ..
-                } => match connected(connection.stream()) {
+                State::Connecting { connection, until, .. } => match connected(connection.stream())
+                {
                     Ok(true) => match self.sign_on(now) {
                         Some(state) => Ok(state),
                         None => return,
@@ -348,22 +345,16 @@ impl Link {
             State::Resolving { until, .. } => self.away.is_none().then_some(*until),
             // At once.
             State::Up { since, .. } if self.has_more() => Some(*since),
-            State::Up { connection, .. } => connection
-                .waiting_since()
-                .map(|t| t + self.options.stall_timeout),
+            State::Up { connection, .. } => {
+                connection.waiting_since().map(|t| t + self.options.stall_timeout)
+            }
         }
     }
 
     fn look_up(&self, now: Instant) -> State {
-        let lookup = Lookup::start(
-            &self.endpoint,
-            self.options.password_file.as_ref(),
-            &self.wires.waker,
-        );
-        State::Resolving {
-            lookup,
-            until: now + self.options.connect_timeout,
-        }
+        let lookup =
+            Lookup::start(&self.endpoint, self.options.password_file.as_ref(), &self.wires.waker);
+        State::Resolving { lookup, until: now + self.options.connect_timeout }
     }
 
     fn first_address(
@@ -420,10 +411,7 @@ impl Link {
         mut why: Away,
     ) -> Result<State, Instant> {
         while let Some(address) = rest.pop_front() {
-            match TcpStream::connect(address)
-                .map(Stream::Tcp)
-                .and_then(|s| self.adopt(s, now))
-            {
+            match TcpStream::connect(address).map(Stream::Tcp).and_then(|s| self.adopt(s, now)) {
                 Ok(connection) => {
                     return Ok(State::Connecting {
                         connection,
@@ -442,9 +430,7 @@ impl Link {
         let token = self.wires.next_token.get();
         self.wires.next_token.set(token + 1);
         self.token = Token(token);
-        self.wires
-            .registry
-            .register(&mut stream, self.token, BOTH)?;
+        self.wires.registry.register(&mut stream, self.token, BOTH)?;
         if let (Some(tls), Endpoint::Tcp { host, .. }) = (&self.options.tls, &self.endpoint) {
             stream = tls.wrap(stream, host)?;
         }
@@ -453,11 +439,7 @@ impl Link {
 
     fn sign_on(&mut self, now: Instant) -> Option<State> {
         let mut options = self.options.sign_on.clone();
-        if let State::Connecting {
-            password: Some(password),
-            ..
-        } = &self.state
-        {
+        if let State::Connecting { password: Some(password), .. } = &self.state {
             options.credentials.password = Some(password.clone());
         }
         let mut connection = self.take_connection(now)?;
@@ -473,12 +455,7 @@ impl Link {
 
     /// One command after the other. `Ok(Some)` when the last has its answer.
     fn signing_on(&mut self, now: Instant) -> Result<Option<State>, Away> {
-        let State::SigningOn {
-            connection,
-            sign_on,
-            until,
-        } = &mut self.state
-        else {
+        let State::SigningOn { connection, sign_on, until } = &mut self.state else {
             return Ok(None);
         };
         let mut heard = Heard::default();
@@ -489,12 +466,10 @@ impl Link {
                     .push(now, NOBODY, shape, &args)
                     .map_err(|e| Away::Refused(e.to_string()))?;
             }
-            let end = connection
-                .progress(now, &mut heard)
-                .map_err(|fault| match fault {
-                    Fault::Dismissed(e) => Away::Refused(e.to_string()),
-                    fault => Away::Unreachable(fault.to_string()),
-                });
+            let end = connection.progress(now, &mut heard).map_err(|fault| match fault {
+                Fault::Dismissed(e) => Away::Refused(e.to_string()),
+                fault => Away::Unreachable(fault.to_string()),
+            });
             let Some((.., reply)) = heard.replies.pop() else {
                 end?;
                 if now < *until {
@@ -519,10 +494,7 @@ impl Link {
         self.away_since = None;
         self.tried = false;
         self.renew = false;
-        Ok(self.take_connection(now).map(|connection| State::Up {
-            connection,
-            since: now,
-        }))
+        Ok(self.take_connection(now).map(|connection| State::Up { connection, since: now }))
     }
 
     /// Moves bytes on the connection. `Some` when it has ended: the next state.
@@ -537,11 +509,7 @@ impl Link {
                 .waiting_since()
                 .is_some_and(|t| now.saturating_duration_since(t) >= stall)
                 && !connection.has_more();
-            if stalled {
-                Err(Fault::Stalled(stall))
-            } else {
-                Ok(())
-            }
+            if stalled { Err(Fault::Stalled(stall)) } else { Ok(()) }
         });
         let fault = match outcome {
             Ok(()) if self.renew && connection.in_flight() == 0 => {
@@ -565,14 +533,12 @@ impl Link {
         };
         let again = !fault.is_nonsense();
         let connection = self.drop_connection(now)?;
-        events
-            .lost
-            .extend(connection.into_slots().map(|(slot, sent)| Lost {
-                id: slot.id,
-                sent,
-                again,
-                why: why.clone(),
-            }));
+        events.lost.extend(connection.into_slots().map(|(slot, sent)| Lost {
+            id: slot.id,
+            sent,
+            again,
+            why: why.clone(),
+        }));
         // Logged above, with the number.
         self.away = Some(why.clone());
         let next = self.fail(now, why);
@@ -586,12 +552,7 @@ impl Link {
             let why = Away::Unreachable(why.to_owned());
             connection
                 .into_slots()
-                .map(|(slot, sent)| Lost {
-                    id: slot.id,
-                    sent,
-                    again: true,
-                    why: why.clone(),
-                })
+                .map(|(slot, sent)| Lost { id: slot.id, sent, again: true, why: why.clone() })
                 .collect()
         };
         self.drop_connection(now).map_or_else(Vec::new, lost)

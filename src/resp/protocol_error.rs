@@ -84,42 +84,22 @@ impl fmt::Display for ProtocolError {
         let escaped = |byte: &u8| [*byte].escape_ascii().to_string();
         match self {
             Self::NotRedis { byte } => {
-                write!(
-                    f,
-                    "first byte is `{}`, which begins no reply: not Redis?",
-                    escaped(byte)
-                )
+                write!(f, "first byte is `{}`, which begins no reply: not Redis?", escaped(byte))
             }
             Self::UnknownType { byte } => {
-                write!(
-                    f,
-                    "expected a reply and saw `{}`, which begins none",
-                    escaped(byte)
-                )
+                write!(f, "expected a reply and saw `{}`, which begins none", escaped(byte))
             }
             Self::UnexpectedPush => {
                 f.write_str("saw a push frame where none may be (RESP2, or inside another frame)")
             }
             Self::BadLine { kind, text } => {
-                write!(
-                    f,
-                    "saw `{text}`, which a `{}` line cannot say",
-                    escaped(kind)
-                )
+                write!(f, "saw `{text}`, which a `{}` line cannot say", escaped(kind))
             }
             Self::BareLineBreak { kind } => {
-                write!(
-                    f,
-                    "saw a CR or LF that is no CRLF in a `{}` line",
-                    escaped(kind)
-                )
+                write!(f, "saw a CR or LF that is no CRLF in a `{}` line", escaped(kind))
             }
             Self::LineTooLong { kind, limit } => {
-                write!(
-                    f,
-                    "saw a `{}` line of more than {limit} bytes",
-                    escaped(kind)
-                )
+                write!(f, "saw a `{}` line of more than {limit} bytes", escaped(kind))
             }
             Self::UnterminatedBulk { byte } => {
                 write!(f, "expected CRLF after a bulk and saw `{}`", escaped(byte))
@@ -154,10 +134,7 @@ mod tests {
                 r"saw `\x1b[31m and a long`, which a `$` line cannot say",
             ),
             (
-                ProtocolError::OverLimit {
-                    what: "levels of nesting",
-                    limit: 8,
-                },
+                ProtocolError::OverLimit { what: "levels of nesting", limit: 8 },
                 "saw more than 8 levels of nesting",
             ),
         ];

@@ -36,11 +36,7 @@ struct Row {
 }
 
 const fn row(code: &'static str, remedy: Remedy, passing: bool) -> Row {
-    Row {
-        code,
-        remedy,
-        passing,
-    }
+    Row { code, remedy, passing }
 }
 
 /// Everything else is `Report`, and not passing.
@@ -110,9 +106,7 @@ fn find(e: &ErrorReply) -> Option<&'static Row> {
     }
     // Redis 6.2 wraps what a script met: `-ERR Error running script (…): … -READONLY You can't …`.
     let inner = |row: &&Row| text.contains(&format!(" -{} ", row.code));
-    (e.code == "ERR" && text.contains("running script"))
-        .then(|| TABLE.iter().find(inner))
-        .flatten()
+    (e.code == "ERR" && text.contains("running script")).then(|| TABLE.iter().find(inner)).flatten()
 }
 
 #[cfg(test)]
@@ -122,26 +116,14 @@ mod tests {
     #[test]
     fn every_error_of_a_real_server_has_its_remedy() {
         for (text, expected, passing) in [
-            (
-                "LOADING Redis is loading the dataset in memory",
-                Remedy::Wait,
-                true,
-            ),
+            ("LOADING Redis is loading the dataset in memory", Remedy::Wait, true),
             (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
                 Remedy::Wait,
                 true,
             ),
-            (
-                "TRYAGAIN Multiple keys request during rehashing of slot",
-                Remedy::Report,
-                true,
-            ),
-            (
-                "NOREPLICAS Not enough good replicas to write.",
-                Remedy::Wait,
-                true,
-            ),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", Remedy::Report, true),
+            ("NOREPLICAS Not enough good replicas to write.", Remedy::Wait, true),
             ("CLUSTERDOWN The cluster is down", Remedy::Rediscover, true),
             ("CLUSTERDOWN Hash slot not served", Remedy::Rediscover, true),
             (
@@ -149,11 +131,7 @@ mod tests {
                 Remedy::Rediscover,
                 true,
             ),
-            (
-                "READONLY You can't write against a read only replica.",
-                Remedy::Rediscover,
-                true,
-            ),
+            ("READONLY You can't write against a read only replica.", Remedy::Rediscover, true),
             (
                 "READONLY You can't write against a read only replica. script: 9f7a, on @user_script:1.",
                 Remedy::Rediscover,
@@ -171,17 +149,9 @@ mod tests {
             ),
             ("MOVED 10114 127.0.0.1:17011", Remedy::Moved, true),
             ("ASK 10114 127.0.0.1:17011", Remedy::Ask, true),
-            (
-                "NOSCRIPT No matching script. Please use EVAL.",
-                Remedy::SendScript,
-                true,
-            ),
+            ("NOSCRIPT No matching script. Please use EVAL.", Remedy::SendScript, true),
             ("NOAUTH Authentication required.", Remedy::Reconnect, false),
-            (
-                "OOM command not allowed when used memory > 'maxmemory'.",
-                Remedy::Report,
-                true,
-            ),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Remedy::Report, true),
             (
                 "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
                 Remedy::Report,
@@ -192,11 +162,7 @@ mod tests {
                 Remedy::Report,
                 false,
             ),
-            (
-                "NOPERM this user has no permissions to run the 'get' command",
-                Remedy::Report,
-                false,
-            ),
+            ("NOPERM this user has no permissions to run the 'get' command", Remedy::Report, false),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",
                 Remedy::Report,

@@ -112,11 +112,7 @@ impl Wire {
         }
         // Behind the `*n` line the words stand one after the other.
         let at = whole.iter().position(|b| *b == b'\n').map_or(0, |i| i + 1);
-        Wire::Script {
-            script,
-            words: words.len(),
-            rest: whole.split_off(at),
-        }
+        Wire::Script { script, words: words.len(), rest: whole.split_off(at) }
     }
 
     /// Whether there is something that [`write`](Wire::write) could append.
@@ -134,11 +130,7 @@ impl Wire {
         match self {
             Wire::Unsendable => {}
             Wire::Plain(bytes) => out.extend_from_slice(bytes),
-            Wire::Script {
-                script,
-                words,
-                rest,
-            } => {
+            Wire::Script { script, words, rest } => {
                 let (verb, name): (&[u8], &str) = match spelling {
                     Spelling { text: true, plain } => (b"EVAL", script.text(plain)),
                     Spelling { plain: true, .. } => (b"EVALSHA", script.plain_sha),
@@ -199,36 +191,20 @@ pub type Outcome = (u64, Shape, Result<Reply, Failure>);
 mod tests {
     use super::*;
 
-    static SCRIPT: Script = Script {
-        text: "#!lua\nreturn 1",
-        sha: "aa",
-        plain_sha: "bb",
-    };
+    static SCRIPT: Script = Script { text: "#!lua\nreturn 1", sha: "aa", plain_sha: "bb" };
 
     #[test]
     fn a_script_is_spelled_as_the_server_knows_it() {
         let wire = Wire::script(&SCRIPT, &[b"k"], &[b"x"]);
         for (text, plain, expected) in [
-            (
-                false,
-                false,
-                "*5\r\n$7\r\nEVALSHA\r\n$2\r\naa\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n",
-            ),
-            (
-                false,
-                true,
-                "*5\r\n$7\r\nEVALSHA\r\n$2\r\nbb\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n",
-            ),
+            (false, false, "*5\r\n$7\r\nEVALSHA\r\n$2\r\naa\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n"),
+            (false, true, "*5\r\n$7\r\nEVALSHA\r\n$2\r\nbb\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n"),
             (
                 true,
                 false,
                 "*5\r\n$4\r\nEVAL\r\n$14\r\n#!lua\nreturn 1\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n",
             ),
-            (
-                true,
-                true,
-                "*5\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n",
-            ),
+            (true, true, "*5\r\n$4\r\nEVAL\r\n$8\r\nreturn 1\r\n$1\r\n1\r\n$1\r\nk\r\n$1\r\nx\r\n"),
         ] {
             let mut out = Vec::new();
             wire.write(&mut out, Spelling { text, plain });
@@ -239,13 +215,7 @@ mod tests {
     #[test]
     fn a_plain_command_is_as_it_is() {
         let mut out = Vec::new();
-        Wire::plain(&[b"GET", b"k"]).write(
-            &mut out,
-            Spelling {
-                text: true,
-                plain: true,
-            },
-        );
+        Wire::plain(&[b"GET", b"k"]).write(&mut out, Spelling { text: true, plain: true });
         assert_eq!(out, b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n");
     }
 }

@@ -44,10 +44,7 @@ impl Lookup {
         let (send, result) = sync_channel(1);
         if let (Some(addresses), None) = (known_addresses(endpoint), password_file) {
             // Cannot fail: the channel has room for one and the receiver is in our hand.
-            let _ = send.try_send(Ok(Found {
-                addresses,
-                password: None,
-            }));
+            let _ = send.try_send(Ok(Found { addresses, password: None }));
             return Lookup { result };
         }
         let (endpoint, file, waker) = (endpoint.clone(), password_file.cloned(), Arc::clone(waker));
@@ -93,10 +90,7 @@ fn find(endpoint: &Endpoint, file: Option<&Path>) -> io::Result<Found> {
         (None, Endpoint::Tcp { host, port }) => (host.as_str(), *port).to_socket_addrs()?.collect(),
         (None, Endpoint::Unix(_)) => Vec::new(),
     };
-    Ok(Found {
-        addresses,
-        password,
-    })
+    Ok(Found { addresses, password })
 }
 
 /// Reads a password from a file. A line break at the end is no part of it: editors and `echo` put
@@ -129,10 +123,7 @@ mod tests {
     use std::time::Duration;
 
     fn look_up(host: &str) -> io::Result<Vec<SocketAddr>> {
-        let endpoint = Endpoint::Tcp {
-            host: host.to_owned(),
-            port: 6379,
-        };
+        let endpoint = Endpoint::Tcp { host: host.to_owned(), port: 6379 };
         let mut poll = Poll::new().unwrap();
         let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
         let lookup = Lookup::start(&endpoint, None, &waker);
@@ -141,24 +132,15 @@ mod tests {
             if let Some(found) = lookup.poll() {
                 return found.map(|f| f.addresses);
             }
-            poll.poll(&mut events, Some(Duration::from_secs(60)))
-                .unwrap();
+            poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
         }
     }
 
     #[test]
     fn a_number_needs_no_thread_and_a_name_wakes_the_loop() {
-        assert_eq!(
-            look_up("127.0.0.1").unwrap(),
-            ["127.0.0.1:6379".parse().unwrap()]
-        );
+        assert_eq!(look_up("127.0.0.1").unwrap(), ["127.0.0.1:6379".parse().unwrap()]);
         assert_eq!(look_up("::1").unwrap(), ["[::1]:6379".parse().unwrap()]);
-        assert!(
-            look_up("localhost")
-                .unwrap()
-                .iter()
-                .all(|a| a.ip().is_loopback())
-        );
+        assert!(look_up("localhost").unwrap().iter().all(|a| a.ip().is_loopback()));
     }
 
     #[test]
@@ -178,10 +160,7 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             assert_eq!(
-                read_password(&path)
-                    .ok()
-                    .map(|p| p.expose().to_owned())
-                    .as_deref(),
+                read_password(&path).ok().map(|p| p.expose().to_owned()).as_deref(),
                 password,
                 "{text:?}"
             );

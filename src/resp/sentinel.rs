@@ -37,9 +37,7 @@ pub struct Master {
 /// Reads the answer to SENTINEL MASTER; `None` when the sentinel does not know that name.
 pub fn read_master(reply: &Reply) -> Option<Master> {
     let endpoint = endpoint(field(reply, b"ip")?, field(reply, b"port")?)?;
-    let epoch = field(reply, b"config-epoch")
-        .and_then(|epoch| epoch.parse().ok())
-        .unwrap_or(0);
+    let epoch = field(reply, b"config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     let flags = field(reply, b"flags").unwrap_or("");
     let has = |wanted: &[&str]| flags.split(',').any(|flag| wanted.contains(&flag));
     Some(Master {
@@ -79,8 +77,7 @@ pub fn most_named<'a>(said: &[&'a Master], shunned: Option<&Endpoint>) -> Option
     let votes = |m: &Master| said.iter().filter(|n| n.endpoint == m.endpoint).count();
     // Of equals, the last would win.
     let all = said.iter().rev();
-    all.max_by_key(|m| (!m.down, votes(m), shunned != Some(&m.endpoint)))
-        .copied()
+    all.max_by_key(|m| (!m.down, votes(m), shunned != Some(&m.endpoint))).copied()
 }
 
 /// Reads a push: from where to where the master called `name` has moved, if it is about that
@@ -115,15 +112,9 @@ mod tests {
     }
 
     fn answer(ip: &str, port: &str, flags: &str, epoch: &str) -> Vec<(Reply, Reply)> {
-        [
-            ("name", "m"),
-            ("ip", ip),
-            ("port", port),
-            ("flags", flags),
-            ("config-epoch", epoch),
-        ]
-        .map(|(k, v)| (bulk(k), bulk(v)))
-        .to_vec()
+        [("name", "m"), ("ip", ip), ("port", port), ("flags", flags), ("config-epoch", epoch)]
+            .map(|(k, v)| (bulk(k), bulk(v)))
+            .to_vec()
     }
 
     #[test]
@@ -133,27 +124,14 @@ mod tests {
         for reply in [Reply::Map(pairs.clone()), Reply::Array(flat)] {
             let master = read_master(&reply).unwrap();
             assert_eq!(
-                (
-                    master.endpoint.to_string().as_str(),
-                    master.epoch,
-                    master.down
-                ),
+                (master.endpoint.to_string().as_str(), master.epoch, master.down),
                 ("10.0.0.1:6379", 7, true)
             );
         }
         assert_eq!(read_master(&Reply::Null), None);
-        assert_eq!(
-            read_master(&Reply::Map(answer("", "6379", "master", "7"))),
-            None
-        );
-        assert_eq!(
-            read_master(&Reply::Map(answer("10.0.0.1", "0", "master", "7"))),
-            None
-        );
-        assert_eq!(
-            read_master(&Reply::Map(answer("10.0.0.1", "65536", "master", "7"))),
-            None
-        );
+        assert_eq!(read_master(&Reply::Map(answer("", "6379", "master", "7"))), None);
+        assert_eq!(read_master(&Reply::Map(answer("10.0.0.1", "0", "master", "7"))), None);
+        assert_eq!(read_master(&Reply::Map(answer("10.0.0.1", "65536", "master", "7"))), None);
     }
 
     #[test]
@@ -165,10 +143,7 @@ mod tests {
         };
         assert_eq!(in_doubt("master"), (false, false));
         assert_eq!(in_doubt("master,failover_in_progress"), (false, true));
-        assert_eq!(
-            in_doubt("master,s_down,o_down,failover_in_progress"),
-            (true, true)
-        );
+        assert_eq!(in_doubt("master,s_down,o_down,failover_in_progress"), (true, true));
     }
 
     #[test]
@@ -177,17 +152,10 @@ mod tests {
             let reply = Reply::Array(parts.iter().map(|part| bulk(part)).collect());
             read_address(&reply).map(|e| e.to_string())
         };
-        assert_eq!(
-            read(&["10.0.0.2", "6379"]).as_deref(),
-            Some("10.0.0.2:6379")
-        );
-        for wrong in [
-            &["10.0.0.2"][..],
-            &["", "1"],
-            &["h", "0"],
-            &["h", "65536"],
-            &["ip", "h", "port", "1"],
-        ] {
+        assert_eq!(read(&["10.0.0.2", "6379"]).as_deref(), Some("10.0.0.2:6379"));
+        for wrong in
+            [&["10.0.0.2"][..], &["", "1"], &["h", "0"], &["h", "65536"], &["ip", "h", "port", "1"]]
+        {
             assert_eq!(read(wrong), None, "{wrong:?}");
         }
         assert_eq!(read_address(&Reply::Null), None);
@@ -238,10 +206,7 @@ mod tests {
             |channel: &str, payload: &str| vec![bulk("message"), bulk(channel), bulk(payload)];
         let switch = |push: &[Reply]| read_switch(push, "m").map(|(a, b)| format!("{a} {b}"));
         let ours = "m 10.0.0.1 1 10.0.0.2 2";
-        assert_eq!(
-            switch(&push("+switch-master", ours)).as_deref(),
-            Some("10.0.0.1:1 10.0.0.2:2")
-        );
+        assert_eq!(switch(&push("+switch-master", ours)).as_deref(), Some("10.0.0.1:1 10.0.0.2:2"));
         for (channel, payload) in [
             ("+switch-master", "other 10.0.0.1 1 10.0.0.2 2"),
             ("+switch-master", "m 10.0.0.1 1 10.0.0.2"),

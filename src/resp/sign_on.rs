@@ -86,23 +86,14 @@ impl SignOn {
             Protocol::Resp3 => Stage::Hello,
             Protocol::Resp2 => Stage::Auth,
         };
-        let mut sign_on = SignOn {
-            options,
-            stage,
-            protocol: Protocol::Resp2,
-        };
+        let mut sign_on = SignOn { options, stage, protocol: Protocol::Resp2 };
         sign_on.skip_needless();
         sign_on
     }
 
     /// The command to send now; `None` when all is said.
     pub fn next(&self) -> Option<(Shape, Vec<Vec<u8>>)> {
-        let Options {
-            credentials,
-            database,
-            client_name,
-            ..
-        } = &self.options;
+        let Options { credentials, database, client_name, .. } = &self.options;
         let words = |words: &[&str]| words.iter().map(|w| w.as_bytes().to_vec()).collect();
         let password = credentials.password.as_ref().map_or("", |p| p.expose());
         Some(match self.stage {
@@ -176,12 +167,7 @@ impl SignOn {
     }
 
     fn skip_needless(&mut self) {
-        let Options {
-            credentials,
-            database,
-            purpose,
-            ..
-        } = &self.options;
+        let Options { credentials, database, purpose, .. } = &self.options;
         loop {
             self.stage = match self.stage {
                 Stage::Auth if credentials.password.is_none() => Stage::SetName,
@@ -224,9 +210,7 @@ impl SignOn {
             (Purpose::Sentinel, Some("standalone" | "cluster")) => wrong("it is not a sentinel"),
             (Purpose::Master, _) if role.is_some_and(|r| r != "master") => {
                 // Soon it will be, or the sentinels will name another.
-                Err(Away::Unreachable(
-                    "it is not a master yet, or any more".to_owned(),
-                ))
+                Err(Away::Unreachable("it is not a master yet, or any more".to_owned()))
             }
             _ => Ok(()),
         }
@@ -242,14 +226,12 @@ fn refused(e: &ErrorReply) -> Away {
 pub fn field<'a>(reply: &'a Reply, name: &[u8]) -> Option<&'a str> {
     let is_name = |r: &Reply| matches!(r, Reply::Bulk(b) | Reply::Simple(b) if b == name);
     match reply {
-        Reply::Map(pairs) => pairs
-            .iter()
-            .find(|(key, _)| is_name(key))
-            .and_then(|(_, value)| text(value)),
-        Reply::Array(flat) => flat
-            .chunks_exact(2)
-            .find(|pair| is_name(&pair[0]))
-            .and_then(|pair| text(&pair[1])),
+        Reply::Map(pairs) => {
+            pairs.iter().find(|(key, _)| is_name(key)).and_then(|(_, value)| text(value))
+        }
+        Reply::Array(flat) => {
+            flat.chunks_exact(2).find(|pair| is_name(&pair[0])).and_then(|pair| text(&pair[1]))
+        }
         _ => None,
     }
 }
@@ -268,10 +250,7 @@ mod tests {
     use super::*;
 
     fn options(purpose: Purpose, password: Option<&str>, database: u16) -> Options {
-        let credentials = Credentials {
-            user: None,
-            password: password.map(Secret::new),
-        };
+        let credentials = Credentials { user: None, password: password.map(Secret::new) };
         Options {
             credentials,
             database,
@@ -305,10 +284,7 @@ mod tests {
         let mut answers = answers.into_iter();
         while let Some((_, args)) = sign_on.next() {
             said.push(
-                args.iter()
-                    .map(|a| String::from_utf8_lossy(a))
-                    .collect::<Vec<_>>()
-                    .join(" "),
+                args.iter().map(|a| String::from_utf8_lossy(a)).collect::<Vec<_>>().join(" "),
             );
             let answer = answers.next().expect("an answer for every command");
             if let Err(away) = sign_on.answered(answer) {
@@ -322,20 +298,9 @@ mod tests {
     fn one_hello_does_it_all_on_a_modern_server() {
         let (said, end) = talk(
             options(Purpose::Single, Some("s3cret"), 2),
-            vec![
-                hello("standalone", "master"),
-                ok(),
-                Reply::Simple(b"PONG".to_vec()),
-            ],
+            vec![hello("standalone", "master"), ok(), Reply::Simple(b"PONG".to_vec())],
         );
-        assert_eq!(
-            said,
-            [
-                "HELLO 3 AUTH default s3cret SETNAME kioskd",
-                "SELECT 2",
-                "PING"
-            ]
-        );
+        assert_eq!(said, ["HELLO 3 AUTH default s3cret SETNAME kioskd", "SELECT 2", "PING"]);
         assert_eq!(end, Ok(Protocol::Resp3));
     }
 
@@ -365,10 +330,7 @@ mod tests {
         ] {
             let (said, end) = talk(options(Purpose::Single, Some("s3cret"), 0), vec![error(no)]);
             assert_eq!(said.len(), 1, "{no}");
-            assert!(
-                matches!(end, Err(Away::Refused(why)) if !why.contains("s3cret")),
-                "{no}"
-            );
+            assert!(matches!(end, Err(Away::Refused(why)) if !why.contains("s3cret")), "{no}");
         }
     }
 
@@ -403,16 +365,11 @@ mod tests {
     fn a_master_without_hello_is_asked_for_its_role() {
         let role = |role: &str| Reply::Array(vec![Reply::Bulk(role.into()), Reply::Integer(0)]);
         let no = || error("ERR unknown command 'HELLO'");
-        let (said, end) = talk(
-            options(Purpose::Master, None, 0),
-            vec![no(), ok(), role("master"), ok()],
-        );
+        let (said, end) =
+            talk(options(Purpose::Master, None, 0), vec![no(), ok(), role("master"), ok()]);
         assert_eq!(said[2], "ROLE");
         assert!(end.is_ok());
-        let (_, end) = talk(
-            options(Purpose::Master, None, 0),
-            vec![no(), ok(), role("slave")],
-        );
+        let (_, end) = talk(options(Purpose::Master, None, 0), vec![no(), ok(), role("slave")]);
         assert!(matches!(end, Err(Away::Unreachable(_))));
     }
 
@@ -420,18 +377,12 @@ mod tests {
     fn a_server_that_is_loading_lets_us_in_and_one_that_wants_a_password_does_not() {
         let (_, end) = talk(
             options(Purpose::Single, None, 0),
-            vec![
-                hello("standalone", "master"),
-                error("LOADING Redis is loading"),
-            ],
+            vec![hello("standalone", "master"), error("LOADING Redis is loading")],
         );
         assert!(end.is_ok());
         let (_, end) = talk(
             options(Purpose::Single, None, 0),
-            vec![
-                hello("standalone", "master"),
-                error("NOAUTH Authentication required."),
-            ],
+            vec![hello("standalone", "master"), error("NOAUTH Authentication required.")],
         );
         assert!(matches!(end, Err(Away::Refused(_))));
     }

@@ -39,18 +39,15 @@ mod with_rustls {
                         format!("failed to read certificates from {}: {e}", path.display())
                     };
                     for certificate in CertificateDer::pem_file_iter(path).map_err(|e| told(&e))? {
-                        roots
-                            .add(certificate.map_err(|e| told(&e))?)
-                            .map_err(|e| told(&e))?;
+                        roots.add(certificate.map_err(|e| told(&e))?).map_err(|e| told(&e))?;
                     }
                     if roots.is_empty() {
                         return Err(told(&"there is none in it"));
                     }
                 }
             }
-            let config = ClientConfig::builder()
-                .with_root_certificates(roots)
-                .with_no_client_auth();
+            let config =
+                ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
             Ok(Config(Arc::new(config)))
         }
 
@@ -62,10 +59,7 @@ mod with_rustls {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             let session =
                 ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
-            Ok(Stream::Layered(Box::new(TlsStream {
-                socket: stream,
-                session,
-            })))
+            Ok(Stream::Layered(Box::new(TlsStream { socket: stream, session })))
         }
     }
 
@@ -113,11 +107,7 @@ mod with_rustls {
             let taken = self.session.writer().write(buf)?;
             self.flush()?;
             // Its buffer is full, and the socket did not take enough of it.
-            if taken == 0 {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(taken)
-            }
+            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
         }
 
         /// Sends the records that wait, as far as the socket takes them.

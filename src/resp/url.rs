@@ -123,13 +123,7 @@ impl RedisUrl {
             Kind::Cluster => read_cluster(place)?,
         };
         let options = Options::default();
-        let mut url = RedisUrl {
-            topology,
-            credentials,
-            database,
-            tls,
-            options,
-        };
+        let mut url = RedisUrl { topology, credentials, database, tls, options };
         if let Some(query) = query {
             options::read_options(&mut url, query)?;
         }
@@ -214,19 +208,12 @@ fn read_sentinel(place: &str) -> Result<(Topology, u16), UrlError> {
     let seeds = read_seeds(hosts, SENTINEL_PORT)?;
     let (name, database) = split_path(path.unwrap_or_default());
     // The characters that `sentinel monitor` itself accepts in a name.
-    let is_name = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
     if name.is_empty() || !is_name {
         return Err(UrlError::SentinelName);
     }
     let name = name.to_owned();
-    let topology = Topology::Sentinel {
-        seeds,
-        name,
-        user: None,
-        password_file: None,
-    };
+    let topology = Topology::Sentinel { seeds, name, user: None, password_file: None };
     Ok((topology, read_database(database)?))
 }
 
@@ -250,10 +237,7 @@ fn read_seeds(hosts: &str, default_port: u16) -> Result<Vec<Endpoint>, UrlError>
     if hosts.split(',').count() > SEEDS_MAX {
         return Err(UrlError::TooManySeeds);
     }
-    hosts
-        .split(',')
-        .map(|host| Endpoint::parse(host, default_port))
-        .collect()
+    hosts.split(',').map(|host| Endpoint::parse(host, default_port)).collect()
 }
 
 /// `/` alone means 0, like no path at all.
@@ -273,11 +257,7 @@ impl fmt::Display for RedisUrl {
         match &self.topology {
             Topology::Single(Endpoint::Unix(path)) => {
                 write!(f, "unix://{who}{}", path.display())?;
-                if database == 0 {
-                    Ok(())
-                } else {
-                    write!(f, "?db={database}")
-                }
+                if database == 0 { Ok(()) } else { write!(f, "?db={database}") }
             }
             Topology::Single(endpoint) => write!(f, "redis{tls}://{who}{endpoint}/{database}"),
             Topology::Sentinel { seeds, name, .. } => {
@@ -292,11 +272,7 @@ impl fmt::Display for RedisUrl {
 }
 
 fn join(seeds: &[Endpoint]) -> String {
-    seeds
-        .iter()
-        .map(Endpoint::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+    seeds.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -73,9 +73,7 @@ impl ErrorReply {
     pub fn parse(text: &[u8]) -> Self {
         let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
         let is_code = (1..=ERROR_CODE_BYTES_MAX).contains(&word.len())
-            && word
-                .iter()
-                .all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
+            && word.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'));
         let code = if is_code { word } else { b"ERR" };
         ErrorReply {
             code: code.iter().copied().map(char::from).collect(),
@@ -99,10 +97,7 @@ impl fmt::Display for ErrorReply {
     /// command, which may be a session's id or a document: fit for a line of a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = QUOTES.iter().filter_map(|quote| {
-            let at = self
-                .message
-                .windows(quote.len())
-                .position(|w| w == *quote)?;
+            let at = self.message.windows(quote.len()).position(|w| w == *quote)?;
             Some(at + quote.len())
         });
         let end = end.min().unwrap_or(self.message.len());
@@ -118,13 +113,7 @@ impl fmt::Display for ErrorReply {
 
 /// Behind these an error quotes our command: what Redis says to a command it does not know, and how
 /// our keys begin, for whoever else stands there and likes to quote.
-const QUOTES: [&[u8]; 5] = [
-    b"with args beginning with:",
-    b"item:",
-    b"sess:",
-    b"idem:",
-    b"rate:",
-];
+const QUOTES: [&[u8]; 5] = [b"with args beginning with:", b"item:", b"sess:", b"idem:", b"rate:"];
 
 #[cfg(test)]
 mod tests {
@@ -175,10 +164,7 @@ mod tests {
                 "ERR unknown command 'GETEX', with args beginning with: 'sess:SECRET' 'EX' ",
                 "ERR unknown command 'GETEX', with args beginning with:…",
             ),
-            (
-                "ERR no shard for `a:sess:SECRET`",
-                "ERR no shard for `a:sess:…",
-            ),
+            ("ERR no shard for `a:sess:SECRET`", "ERR no shard for `a:sess:…"),
             ("ERR idem:{sess:SECRET}", "ERR idem:…"),
             ("ERR no sess:", "ERR no sess:"),
         ] {

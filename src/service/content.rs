@@ -66,14 +66,8 @@ pub fn whole(head: &Head) -> Result<(), Problem> {
 /// # Errors
 /// 415 when it is called anything else, nothing, or two things.
 pub fn merge_patch(head: &Head) -> Result<(), Problem> {
-    let media_type = head
-        .only("Content-Type")
-        .and_then(|value| value.split(';').next());
-    let known = |t: &str| {
-        PATCHES
-            .split(", ")
-            .any(|p| p.eq_ignore_ascii_case(t.trim()))
-    };
+    let media_type = head.only("Content-Type").and_then(|value| value.split(';').next());
+    let known = |t: &str| PATCHES.split(", ").any(|p| p.eq_ignore_ascii_case(t.trim()));
     match media_type.is_some_and(known) {
         true => Ok(()),
         false => Err(NOT_A_PATCH),

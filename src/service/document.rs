@@ -105,10 +105,7 @@ mod tests {
                 r#"{"n":12345678901234567890,"m":1.10}"#,
                 Some(r#"{"n":12345678901234567890,"m":1.10}"#),
             ),
-            (
-                " \r\n\t{ \"b\": 1, \"a\": [ ] }\n",
-                Some("{ \"b\": 1, \"a\": [ ] }"),
-            ),
+            (" \r\n\t{ \"b\": 1, \"a\": [ ] }\n", Some("{ \"b\": 1, \"a\": [ ] }")),
             ("{}", Some("{}")),
             (
                 r#"{"a":1e999,"a":-0.0,"\u00e9":"\ud83d\ude00"}"#,
@@ -129,11 +126,7 @@ mod tests {
             ("\u{feff}{}", None),
             ("{\"a\":NaN}", None),
         ] {
-            assert_eq!(
-                document(body.into()).ok().as_deref(),
-                kept.map(str::as_bytes),
-                "{body}"
-            );
+            assert_eq!(document(body.into()).ok().as_deref(), kept.map(str::as_bytes), "{body}");
         }
     }
 
@@ -169,12 +162,9 @@ mod tests {
     #[test]
     fn nesting_is_refused_one_beyond_the_limit_and_brackets_in_strings_do_not_count() {
         let nested = |n: usize| format!("{}1{}", "{\"a\":".repeat(n), "}".repeat(n)).into_bytes();
-        for (n, fits) in [
-            (DEPTH_MAX - 1, true),
-            (DEPTH_MAX, true),
-            (DEPTH_MAX + 1, false),
-            (300_000, false),
-        ] {
+        for (n, fits) in
+            [(DEPTH_MAX - 1, true), (DEPTH_MAX, true), (DEPTH_MAX + 1, false), (300_000, false)]
+        {
             assert_eq!(document(nested(n)).is_ok(), fits, "{n}");
         }
         // What fits can be built as a value, so a PATCH can read it.

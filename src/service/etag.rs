@@ -92,11 +92,7 @@ mod tests {
             ("a", 0x85555565f6597889, 0xe6b53a48510e895a),
             ("hello", 0xcbd8a7b341bd9b02, 0x5b1e906a48ae1d19),
             ("hello, world", 0x342fac623a5ebc8e, 0x4cdcbc079642414d),
-            (
-                "The quick brown fox jumps over the lazy dog",
-                0xe34bbc7bbc071b6c,
-                0x7a433ca9c49a9347,
-            ),
+            ("The quick brown fox jumps over the lazy dog", 0xe34bbc7bbc071b6c, 0x7a433ca9c49a9347),
         ] {
             assert_eq!(murmur3(text.as_bytes()), (h1, h2), "{text}");
         }
@@ -106,9 +102,6 @@ mod tests {
     fn is_quoted_and_differs_for_every_length_around_a_block() {
         let tags: std::collections::HashSet<String> = (0..64).map(|n| etag(&vec![0; n])).collect();
         assert_eq!(tags.len(), 64);
-        assert!(
-            tags.iter()
-                .all(|t| t.len() == 34 && t.starts_with('"') && t.ends_with('"'))
-        );
+        assert!(tags.iter().all(|t| t.len() == 34 && t.starts_with('"') && t.ends_with('"')));
     }
 }

@@ -14,18 +14,12 @@ const NOT_READY: Problem = Problem::new(503, "not_ready", "dependencies not read
 
 /// Whether each check is to be listed (`?verbose`).
 pub fn verbose(head: &Head) -> bool {
-    head.target
-        .query()
-        .is_some_and(|q| http::query_values(q, "verbose").next().is_some())
+    head.target.query().is_some_and(|q| http::query_values(q, "verbose").next().is_some())
 }
 
 /// `/livez`: 200 `ok` while every worker's loop turns; 500 `stuck` otherwise.
 pub fn live(vitals: Vitals) -> Step {
-    Step::Done(if vitals.turning {
-        Ok(ok("ok"))
-    } else {
-        Err(Problem::new(500, "stuck", "stuck"))
-    })
+    Step::Done(if vitals.turning { Ok(ok("ok")) } else { Err(Problem::new(500, "stuck", "stuck")) })
 }
 
 /// `/readyz`: 200 `ok` when started, not draining, and the store answers; else 503.
@@ -37,11 +31,7 @@ pub fn ready(vitals: Vitals, verbose: bool) -> Step {
     Step::ask(Command::Ping, move |answer| {
         let store = answer.map(|a| a == Answer::Pong);
         if !verbose {
-            return Step::Done(if store == Ok(true) {
-                Ok(ok("ok"))
-            } else {
-                Err(NOT_READY)
-            });
+            return Step::Done(if store == Ok(true) { Ok(ok("ok")) } else { Err(NOT_READY) });
         }
         let mut text = String::new();
         let mut line = |name: &str, result: Result<(), String>| match result {
@@ -50,11 +40,7 @@ pub fn ready(vitals: Vitals, verbose: bool) -> Step {
         };
         line(
             "lifecycle",
-            if vitals.ready {
-                Ok(())
-            } else {
-                Err("starting or draining".to_owned())
-            },
+            if vitals.ready { Ok(()) } else { Err("starting or draining".to_owned()) },
         );
         line(
             "store",
@@ -65,14 +51,8 @@ pub fn ready(vitals: Vitals, verbose: bool) -> Step {
             },
         );
         let ready = vitals.ready && store == Ok(true);
-        text.push_str(if ready {
-            "ok\n"
-        } else {
-            "dependencies not ready\n"
-        });
-        Step::Done(Ok(
-            http::text(if ready { 200 } else { 503 }, &text).with_header(no_store())
-        ))
+        text.push_str(if ready { "ok\n" } else { "dependencies not ready\n" });
+        Step::Done(Ok(http::text(if ready { 200 } else { 503 }, &text).with_header(no_store())))
     })
 }
 

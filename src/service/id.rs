@@ -15,11 +15,8 @@ use crate::http;
 pub const ID_BYTES_MAX: usize = 512;
 
 /// Not an id.
-pub const BAD_ID: Problem = Problem::new(
-    400,
-    "bad_id",
-    "bad id: 1 to 512 bytes of UTF-8 without control characters",
-);
+pub const BAD_ID: Problem =
+    Problem::new(400, "bad_id", "bad id: 1 to 512 bytes of UTF-8 without control characters");
 
 const TWICE: Problem = Problem::new(400, "bad_id", "bad id: given twice");
 
@@ -42,9 +39,7 @@ impl Collection {
     /// The collection a raw path names, and the raw id behind it when the path has one.
     pub fn of(path: &str) -> Option<(Collection, Option<&str>)> {
         let path = path.strip_prefix('/')?;
-        let (name, id) = path
-            .split_once('/')
-            .map_or((path, None), |(name, id)| (name, Some(id)));
+        let (name, id) = path.split_once('/').map_or((path, None), |(name, id)| (name, Some(id)));
         if id.is_some_and(|id| id.contains('/')) {
             return None;
         }
@@ -78,11 +73,9 @@ impl Collection {
 
     fn missing_id(self) -> Problem {
         match self {
-            Collection::Items => Problem::new(
-                400,
-                "missing_id",
-                "missing id: give it as /items?id=ID or /items/ID",
-            ),
+            Collection::Items => {
+                Problem::new(400, "missing_id", "missing id: give it as /items?id=ID or /items/ID")
+            }
             Collection::Sessions => Problem::new(
                 400,
                 "missing_sid",
@@ -105,10 +98,7 @@ impl Collection {
                 http::percent_decode(raw, false).map_err(|_| BAD_ID)?
             }
             None => {
-                let id = in_query
-                    .next()
-                    .ok_or_else(|| self.missing_id())?
-                    .map_err(|_| BAD_ID)?;
+                let id = in_query.next().ok_or_else(|| self.missing_id())?.map_err(|_| BAD_ID)?;
                 if in_query.next().is_some() {
                     return Err(TWICE);
                 }

@@ -225,10 +225,7 @@ mod tests {
             ("\"a, b\"", Some("a, b")),
             (r#""a\"b\\c""#, Some(r#"a"b\c"#)),
             ("\"k\";a", Some("k")),
-            (
-                "\"k\"; a=1;b=-1.5;c=\"x;\\\"y\";d=?1;*e=tok/en;f=:aGk=:",
-                Some("k"),
-            ),
+            ("\"k\"; a=1;b=-1.5;c=\"x;\\\"y\";d=?1;*e=tok/en;f=:aGk=:", Some("k")),
             ("", None),
             ("\"\"", None),
             ("\"", None),
@@ -281,15 +278,9 @@ mod tests {
         let (own, other) = ("a".repeat(32), "b".repeat(32));
         for there in [false, true] {
             let digit = u8::from(there);
-            let record = Record {
-                there,
-                document: Vec::new(),
-            };
+            let record = Record { there, document: Vec::new() };
             assert_eq!(read(false, &format!("{own}{digit}")), Ok(record));
-            let record = Record {
-                there,
-                document: b"{}".to_vec(),
-            };
+            let record = Record { there, document: b"{}".to_vec() };
             assert_eq!(read(true, &format!("{own}{digit}{{}}")), Ok(record));
             assert_eq!(read(false, &format!("{other}{digit}")), Err(REUSED));
             assert_eq!(read(false, &format!("{other}{digit}{{}}")), Err(REUSED));

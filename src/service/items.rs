@@ -119,21 +119,13 @@ impl ItemCall {
             document_bytes_max: options.body_bytes_max,
             once: None,
         };
-        Ok(ItemCall {
-            item,
-            verb,
-            idempotency,
-        })
+        Ok(ItemCall { item, verb, idempotency })
     }
 
     /// What to do, now that the body is there. A body on a GET or a DELETE means nothing and is
     /// dropped.
     pub fn perform(self, body: Vec<u8>) -> Step {
-        let ItemCall {
-            mut item,
-            verb,
-            idempotency,
-        } = self;
+        let ItemCall { mut item, verb, idempotency } = self;
         item.once = idempotency.map(|i| i.with_body(&body));
         match verb {
             Verb::Get => return item.get(),
@@ -159,11 +151,7 @@ impl Item {
     fn get(self) -> Step {
         // Only a session's time is renewed when it is read.
         let renew = (self.collection == Collection::Sessions).then_some(self.ttl);
-        let get = Command::Get {
-            key: self.key(),
-            renew,
-            once: None,
-        };
+        let get = Command::Get { key: self.key(), renew, once: None };
         Step::ask(get, move |answer| Step::Done(self.got(answer)))
     }
 
@@ -308,11 +296,7 @@ impl Item {
         tag: String,
         then: impl FnOnce(Item, String, Option<Vec<u8>>) -> Step + Send + 'static,
     ) -> Step {
-        let get = Command::Get {
-            key: self.key(),
-            renew: None,
-            once: self.once.clone(),
-        };
+        let get = Command::Get { key: self.key(), renew: None, once: self.once.clone() };
         Step::ask(get, move |answer| match (&self.once, answer) {
             (_, Ok(Answer::Value(old))) => then(self, tag, old),
             (Some(once), Ok(Answer::Recorded(record))) => {
@@ -323,21 +307,11 @@ impl Item {
     }
 
     fn set(&self, value: Vec<u8>, ttl: Ttl, when: When) -> Command {
-        Command::Set {
-            key: self.key(),
-            value,
-            ttl,
-            when,
-            once: self.once.clone(),
-        }
+        Command::Set { key: self.key(), value, ttl, when, once: self.once.clone() }
     }
 
     fn deletion(&self, when: When) -> Command {
-        Command::Delete {
-            key: self.key(),
-            when,
-            once: self.once.clone(),
-        }
+        Command::Delete { key: self.key(), when, once: self.once.clone() }
     }
 
     /// The end of a write for every answer that means the same to all of them: done, done before, or failed. `tag` is
@@ -391,9 +365,7 @@ fn patched(document: Vec<u8>) -> Response {
 }
 
 fn created(location: &str, tag: &str) -> Response {
-    http::empty(201)
-        .with_header(header("Location", location))
-        .with_header(header("ETag", tag))
+    http::empty(201).with_header(header("Location", location)).with_header(header("ETag", tag))
 }
 
 fn value(answer: Result<Answer, StoreError>) -> Result<Option<Vec<u8>>, Problem> {

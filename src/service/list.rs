@@ -32,16 +32,10 @@ const BAD_PREFIX: Problem = Problem::new(
     "bad prefix: up to 512 bytes of UTF-8 without control characters, given once",
 );
 const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
-const BAD_IDS: Problem = Problem::new(
-    400,
-    "bad_ids",
-    "bad ids: {\"ids\":[…]} with 1 to 1000 of them",
-);
-const FOREIGN: Problem = Problem::new(
-    502,
-    "store_error",
-    "store error: what is stored is not a JSON object",
-);
+const BAD_IDS: Problem =
+    Problem::new(400, "bad_ids", "bad ids: {\"ids\":[…]} with 1 to 1000 of them");
+const FOREIGN: Problem =
+    Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
 
 /// Ids in a page, and documents in a bulk read.
 pub const LIMIT_MAX: usize = 1000;
@@ -84,9 +78,7 @@ impl ListCall {
         };
         let limit = match one(query, "limit", &BAD_LIMIT)? {
             Some(digits) if digits.len() <= 4 && digits.iter().all(u8::is_ascii_digit) => {
-                let n = String::from_utf8_lossy(&digits)
-                    .parse()
-                    .map_err(|_| BAD_LIMIT)?;
+                let n = String::from_utf8_lossy(&digits).parse().map_err(|_| BAD_LIMIT)?;
                 if n == 0 || n > LIMIT_MAX {
                     return Err(BAD_LIMIT);
                 } else {
@@ -100,11 +92,7 @@ impl ListCall {
             Some(hex) if !hex.is_empty() => Some(from_hex(&hex).ok_or(BAD_CURSOR)?),
             _ => None,
         };
-        Ok(ListCall {
-            prefix,
-            limit,
-            cursor,
-        })
+        Ok(ListCall { prefix, limit, cursor })
     }
 
     /// Asks for the page.
@@ -150,11 +138,7 @@ impl ListCall {
         }
         text.push_str("],\"cursor\":");
         let next = next.map(|cursor| to_hex(&cursor));
-        text.push_str(
-            &next
-                .as_ref()
-                .map_or("null".to_owned(), |cursor| format!("\"{cursor}\"")),
-        );
+        text.push_str(&next.as_ref().map_or("null".to_owned(), |cursor| format!("\"{cursor}\"")));
         text.push('}');
         let response =
             http::json(200, text.into_bytes()).with_header(header("Cache-Control", "no-store"));
@@ -175,11 +159,7 @@ impl ListCall {
 fn one(query: &str, name: &str, problem: &Problem) -> Result<Option<Vec<u8>>, Problem> {
     let mut values = http::query_values(query, name);
     let value = values.next().transpose().map_err(|_| problem.clone())?;
-    if values.next().is_some() {
-        Err(problem.clone())
-    } else {
-        Ok(value)
-    }
+    if values.next().is_some() { Err(problem.clone()) } else { Ok(value) }
 }
 
 /// `POST /items/_get`, for documents of `bytes_max` together.
@@ -232,12 +212,8 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
     if !text.starts_with('{') {
         return Err(BAD_IDS);
     }
-    let found = members(text)
-        .filter(|(raw, _)| *name(raw) == *b"ids")
-        .last();
-    let (_, list) = found
-        .filter(|(_, value)| value.starts_with('['))
-        .ok_or(BAD_IDS)?;
+    let found = members(text).filter(|(raw, _)| *name(raw) == *b"ids").last();
+    let (_, list) = found.filter(|(_, value)| value.starts_with('[')).ok_or(BAD_IDS)?;
     let ids: Vec<&str> = elements(list).take(LIMIT_MAX + 1).collect();
     if ids.is_empty() || ids.len() > LIMIT_MAX {
         return Err(BAD_IDS);
@@ -304,10 +280,7 @@ fn quoted(text: &str) -> String {
 /// A cursor on its way out: two digits a byte need no escapes anywhere.
 fn to_hex(bytes: &[u8]) -> String {
     let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-    bytes
-        .iter()
-        .flat_map(|b| [digit(b >> 4), digit(b & 15)])
-        .collect()
+    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
 }
 
 fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {
@@ -315,9 +288,7 @@ fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let digit = |b: u8| char::from(b).to_digit(16).map(|n| n as u8);
-    hex.chunks_exact(2)
-        .map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?))
-        .collect()
+    hex.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
 #[cfg(test)]

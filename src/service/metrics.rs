@@ -70,61 +70,16 @@ impl Metrics {
             shards.iter().map(|s| pick(s).load(Ordering::Relaxed)).sum()
         };
         let mut out = String::with_capacity(2048);
-        head(
-            &mut out,
-            "kioskd_build_info",
-            "gauge",
-            "The version that runs.",
-        );
-        line(
-            &mut out,
-            "kioskd_build_info",
-            Some(("version", env!("CARGO_PKG_VERSION"))),
-            1,
-        );
-        head(
-            &mut out,
-            "kioskd_ready",
-            "gauge",
-            "1 when started and not draining.",
-        );
+        head(&mut out, "kioskd_build_info", "gauge", "The version that runs.");
+        line(&mut out, "kioskd_build_info", Some(("version", env!("CARGO_PKG_VERSION"))), 1);
+        head(&mut out, "kioskd_ready", "gauge", "1 when started and not draining.");
         line(&mut out, "kioskd_ready", None, u64::from(vitals.ready));
-        head(
-            &mut out,
-            "kioskd_connections",
-            "gauge",
-            "Open connections of clients.",
-        );
-        line(
-            &mut out,
-            "kioskd_connections",
-            None,
-            vitals.connections as u64,
-        );
-        head(
-            &mut out,
-            "kioskd_requests_in_flight",
-            "gauge",
-            "Requests begun and not answered.",
-        );
-        line(
-            &mut out,
-            "kioskd_requests_in_flight",
-            None,
-            vitals.in_flight as u64,
-        );
-        head(
-            &mut out,
-            "kioskd_connections_total",
-            "counter",
-            "Connections accepted.",
-        );
-        line(
-            &mut out,
-            "kioskd_connections_total",
-            None,
-            sum(&|s| &s.connections),
-        );
+        head(&mut out, "kioskd_connections", "gauge", "Open connections of clients.");
+        line(&mut out, "kioskd_connections", None, vitals.connections as u64);
+        head(&mut out, "kioskd_requests_in_flight", "gauge", "Requests begun and not answered.");
+        line(&mut out, "kioskd_requests_in_flight", None, vitals.in_flight as u64);
+        head(&mut out, "kioskd_connections_total", "counter", "Connections accepted.");
+        line(&mut out, "kioskd_connections_total", None, sum(&|s| &s.connections));
         head(
             &mut out,
             "kioskd_http_responses_total",
@@ -135,12 +90,7 @@ impl Metrics {
             let n = sum(&|s| &s.responses[i]);
             if n > 0 {
                 let status = (i + 100).to_string();
-                line(
-                    &mut out,
-                    "kioskd_http_responses_total",
-                    Some(("status", &status)),
-                    n,
-                );
+                line(&mut out, "kioskd_http_responses_total", Some(("status", &status)), n);
             }
         }
         head(
@@ -158,12 +108,7 @@ impl Metrics {
         );
         for (i, code) in REFUSALS.iter().enumerate() {
             let n = sum(&|s| &s.refused[i]);
-            line(
-                &mut out,
-                "kioskd_http_refused_total",
-                Some(("code", code)),
-                n,
-            );
+            line(&mut out, "kioskd_http_refused_total", Some(("code", code)), n);
         }
         head(
             &mut out,
@@ -178,12 +123,7 @@ impl Metrics {
             "counter",
             "Log lines that stdout did not take.",
         );
-        line(
-            &mut out,
-            "kioskd_log_lines_dropped_total",
-            None,
-            vitals.log_lines_dropped,
-        );
+        line(&mut out, "kioskd_log_lines_dropped_total", None, vitals.log_lines_dropped);
         out
     }
 
@@ -244,13 +184,8 @@ mod tests {
     use super::*;
     use crate::http::ParseError;
 
-    const VITALS: Vitals = Vitals {
-        ready: true,
-        turning: true,
-        connections: 3,
-        in_flight: 2,
-        log_lines_dropped: 5,
-    };
+    const VITALS: Vitals =
+        Vitals { ready: true, turning: true, connections: 3, in_flight: 2, log_lines_dropped: 5 };
 
     #[test]
     fn a_scrape_adds_up_all_shards() {

@@ -106,9 +106,7 @@ impl Clone for Service {
 
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Service")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Service").field("options", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -145,10 +143,7 @@ impl Service {
 
     /// The ids of a request, to be kept until its response is sealed.
     pub fn trace(&self, head: Option<&Head>) -> Trace {
-        head.map_or_else(
-            || Trace::unread(&self.ids),
-            |head| Trace::of(head, &self.ids),
-        )
+        head.map_or_else(|| Trace::unread(&self.ids), |head| Trace::of(head, &self.ids))
     }
 
     /// Judges a request by its head.
@@ -159,11 +154,7 @@ impl Service {
     pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
         const UNKNOWN: Problem = Problem::new(404, "no_such_path", "no such path");
         if is_undefined(&head.method) {
-            return Err(Problem::new(
-                501,
-                "not_implemented",
-                "method not implemented",
-            ));
+            return Err(Problem::new(501, "not_implemented", "method not implemented"));
         }
         if head.method == Method::Connect {
             // There is no path to say it of; what the server has, as for `OPTIONS *`.
@@ -180,19 +171,14 @@ impl Service {
             return Err(self.malformed(ParseError::BodyTooLarge));
         }
         if head.target.is_asterisk() {
-            return Ok(Call(Route::Options {
-                allow: items::ALLOW,
-            }));
+            return Ok(Call(Route::Options { allow: items::ALLOW }));
         }
         let resource = Resource::of(head.target.path()).ok_or(UNKNOWN)?;
         let allow = resource.allow();
         if head.method == Method::Options {
             return Ok(Call(Route::Options { allow }));
         }
-        if !allow
-            .split(", ")
-            .any(|method| method == head.method.as_str())
-        {
+        if !allow.split(", ").any(|method| method == head.method.as_str()) {
             return Err(Problem::method_not_allowed(allow));
         }
         origin::judge(head)?;
@@ -212,9 +198,7 @@ impl Service {
         let no_ttl = || ttl::asked(head.target.query().unwrap_or(""), &self.options, false);
         Ok(match resource {
             Resource::Live => Route::Live,
-            Resource::Ready => Route::Ready {
-                verbose: health::verbose(head),
-            },
+            Resource::Ready => Route::Ready { verbose: health::verbose(head) },
             Resource::Metrics => Route::Metrics,
             Resource::Version => Route::Version,
             Resource::OpenApi => Route::OpenApi,
@@ -264,10 +248,7 @@ impl Service {
     fn scrape(&self) -> Response {
         // A content type of its own: without the version Prometheus has to guess.
         http::text(200, &self.metrics.render((self.vitals)()))
-            .with_header(http::header(
-                "Content-Type",
-                "text/plain; version=0.0.4; charset=utf-8",
-            ))
+            .with_header(http::header("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
             .with_header(http::header("Cache-Control", "no-store"))
     }
 

@@ -44,9 +44,7 @@ pub fn judge(head: &Head) -> Result<(), Problem> {
 /// it called. `none` is the user's own doing, an address typed in or a bookmark.
 fn comes_from_here(head: &Head) -> bool {
     if head.header("Sec-Fetch-Site").is_some() {
-        return head
-            .all("Sec-Fetch-Site")
-            .all(|site| matches!(site, "same-origin" | "none"));
+        return head.all("Sec-Fetch-Site").all(|site| matches!(site, "same-origin" | "none"));
     }
     let host = head.target.authority().or(head.header("Host"));
     let host = host.unwrap_or_default();

@@ -56,9 +56,9 @@ fn merge_into(out: &mut String, target: Option<&str>, patch: &str) {
         match changes.get(&*name(raw)) {
             None => push_member(out, empty, raw, |out| out.push_str(value)),
             Some(change) if change.of != Some(number) || change.value == "null" => {}
-            Some(change) => push_member(out, empty, raw, |out| {
-                merge_into(out, Some(value), change.value)
-            }),
+            Some(change) => {
+                push_member(out, empty, raw, |out| merge_into(out, Some(value), change.value))
+            }
         }
     }
     for (number, &(raw, value)) in new.iter().enumerate() {
@@ -214,11 +214,7 @@ mod tests {
             (r#"{"a":"b","b":"c"}"#, r#"{"a":null}"#, r#"{"b":"c"}"#),
             (r#"{"a":["b"]}"#, r#"{"a":"c"}"#, r#"{"a":"c"}"#),
             (r#"{"a":"c"}"#, r#"{"a":["b"]}"#, r#"{"a":["b"]}"#),
-            (
-                r#"{"a":{"b":"c"}}"#,
-                r#"{"a":{"b":"d","c":null}}"#,
-                r#"{"a":{"b":"d"}}"#,
-            ),
+            (r#"{"a":{"b":"c"}}"#, r#"{"a":{"b":"d","c":null}}"#, r#"{"a":{"b":"d"}}"#),
             (r#"{"a":[{"b":"c"}]}"#, r#"{"a":[1]}"#, r#"{"a":[1]}"#),
             (r#"["a","b"]"#, r#"["c","d"]"#, r#"["c","d"]"#),
             (r#"{"a":"b"}"#, r#"["c"]"#, r#"["c"]"#),
@@ -226,22 +222,12 @@ mod tests {
             (r#"{"a":"foo"}"#, r#""bar""#, r#""bar""#),
             (r#"{"e":null}"#, r#"{"a":1}"#, r#"{"e":null,"a":1}"#),
             (r#"[1,2]"#, r#"{"a":"b","c":null}"#, r#"{"a":"b"}"#),
-            (
-                r#"{}"#,
-                r#"{"a":{"bb":{"ccc":null}}}"#,
-                r#"{"a":{"bb":{}}}"#,
-            ),
+            (r#"{}"#, r#"{"a":{"bb":{"ccc":null}}}"#, r#"{"a":{"bb":{}}}"#),
         ] {
             assert_eq!(merge(target, patch), result, "{target} + {patch}");
-            let inside = merge(
-                &format!(r#"{{"x":{target}}}"#),
-                &format!(r#"{{"x":{patch}}}"#),
-            );
-            let expected = if patch == "null" {
-                "{}".to_owned()
-            } else {
-                format!(r#"{{"x":{result}}}"#)
-            };
+            let inside = merge(&format!(r#"{{"x":{target}}}"#), &format!(r#"{{"x":{patch}}}"#));
+            let expected =
+                if patch == "null" { "{}".to_owned() } else { format!(r#"{{"x":{result}}}"#) };
             assert_eq!(inside, expected, "inside: {target} + {patch}");
         }
     }
@@ -257,40 +243,22 @@ mod tests {
 
     #[test]
     fn names_are_compared_by_what_they_mean() {
-        assert_eq!(
-            merge(r#"{"\u0061":1,"b":2}"#, r#"{"a":3}"#),
-            r#"{"\u0061":3,"b":2}"#
-        );
+        assert_eq!(merge(r#"{"\u0061":1,"b":2}"#, r#"{"a":3}"#), r#"{"\u0061":3,"b":2}"#);
         assert_eq!(merge(r#"{"a":1}"#, r#"{"\u0061":null}"#), "{}");
-        assert_eq!(
-            merge(r#"{"a\"}":1}"#, r#"{"b":[]}"#),
-            r#"{"a\"}":1,"b":[]}"#
-        );
+        assert_eq!(merge(r#"{"a\"}":1}"#, r#"{"b":[]}"#), r#"{"a\"}":1,"b":[]}"#);
         assert_eq!(merge(r#"{"":1}"#, r#"{"":2}"#), r#"{"":2}"#);
     }
 
     #[test]
     fn of_equal_names_the_last_counts() {
         for (target, patch, result) in [
-            (
-                r#"{"a":{"x":1},"a":{"y":2}}"#,
-                r#"{"a":{"z":3}}"#,
-                r#"{"a":{"y":2,"z":3}}"#,
-            ),
+            (r#"{"a":{"x":1},"a":{"y":2}}"#, r#"{"a":{"z":3}}"#, r#"{"a":{"y":2,"z":3}}"#),
             (r#"{"a":1,"b":3,"a":2}"#, r#"{"a":4}"#, r#"{"b":3,"a":4}"#),
             (r#"{"a":1,"a":2}"#, r#"{"b":3}"#, r#"{"a":1,"a":2,"b":3}"#),
             (r#"{"a":1,"a":2,"a":3}"#, r#"{"a":null}"#, "{}"),
             (r#"{"a":{"x":1},"a":2}"#, r#"{"a":{}}"#, r#"{"a":{}}"#),
-            (
-                r#"{"a":2,"\u0061":{"x":1}}"#,
-                r#"{"a":{}}"#,
-                r#"{"\u0061":{"x":1}}"#,
-            ),
-            (
-                r#"{"a":{"x":1},"a":2}"#,
-                r#"{"b":{"c":null}}"#,
-                r#"{"a":{"x":1},"a":2,"b":{}}"#,
-            ),
+            (r#"{"a":2,"\u0061":{"x":1}}"#, r#"{"a":{}}"#, r#"{"\u0061":{"x":1}}"#),
+            (r#"{"a":{"x":1},"a":2}"#, r#"{"b":{"c":null}}"#, r#"{"a":{"x":1},"a":2,"b":{}}"#),
             (r#"{"a":1}"#, r#"{"a":2,"a":3}"#, r#"{"a":3}"#),
             (r#"{"a":1}"#, r#"{"a":null,"a":3}"#, r#"{"a":3}"#),
             (r#"{"a":1}"#, r#"{"a":3,"a":null}"#, "{}"),
@@ -319,18 +287,13 @@ mod tests {
             &["\\ud83da", "\\ud83d\\u0061"],
             &["\\ude00\\ud83d", "\\uDE00\\uD83D"],
             &["\\\"\\\\ud800\\\"", "\\u0022\\u005cud800\\u0022"],
-            &[
-                "\\b\\f\\n\\r\\t\\/\\\\",
-                "\\u0008\\u000c\\u000a\\u000d\\u0009/\\u005C",
-            ],
+            &["\\b\\f\\n\\r\\t\\/\\\\", "\\u0008\\u000c\\u000a\\u000d\\u0009/\\u005C"],
         ];
         let meant: Vec<_> = same
             .iter()
             .map(|names| {
-                let meant: Vec<_> = names
-                    .iter()
-                    .map(|n| name(&format!("\"{n}\"")).into_owned())
-                    .collect();
+                let meant: Vec<_> =
+                    names.iter().map(|n| name(&format!("\"{n}\"")).into_owned()).collect();
                 assert!(meant.windows(2).all(|two| two[0] == two[1]), "{names:?}");
                 meant[0].clone()
             })
@@ -360,9 +323,7 @@ mod tests {
             if !target.is_object() {
                 *target = Value::Object(serde_json::Map::new());
             }
-            let Value::Object(target) = target else {
-                unreachable!()
-            };
+            let Value::Object(target) = target else { unreachable!() };
             for (name, value) in changes {
                 if value.is_null() {
                     target.remove(name);
@@ -438,15 +399,9 @@ mod tests {
     #[test]
     fn a_hundred_thousand_members_take_no_square_time() {
         let members = |from: usize| {
-            (from..from + 100_000)
-                .map(|i| format!("\"{i}\":{i}"))
-                .collect::<Vec<_>>()
-                .join(",")
+            (from..from + 100_000).map(|i| format!("\"{i}\":{i}")).collect::<Vec<_>>().join(",")
         };
-        let merged = merge(
-            &format!("{{{}}}", members(0)),
-            &format!("{{{}}}", members(50_000)),
-        );
+        let merged = merge(&format!("{{{}}}", members(0)), &format!("{{{}}}", members(50_000)));
         assert_eq!(merged.matches(':').count(), 150_000);
         // All of one name, on both sides: the last of either.
         let equal =

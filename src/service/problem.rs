@@ -26,13 +26,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with no header of its own.
     pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Problem {
-        Problem {
-            status,
-            code,
-            detail: Cow::Borrowed(detail),
-            field: None,
-            retry_after: None,
-        }
+        Problem { status, code, detail: Cow::Borrowed(detail), field: None, retry_after: None }
     }
 
     /// 405 with the methods the path does have.
@@ -67,10 +61,7 @@ impl Problem {
     /// Whether the protocol was broken or its limits were, and not a rule of ours. A front logs and
     /// counts such a request as refused.
     pub fn is_refusal(&self) -> bool {
-        matches!(
-            self.code,
-            "bad_request" | "body_too_large" | "expectation_failed"
-        )
+        matches!(self.code, "bad_request" | "body_too_large" | "expectation_failed")
     }
 
     /// The response, with the request's id in it.
@@ -91,10 +82,7 @@ impl Problem {
 
 impl From<ParseError> for Problem {
     fn from(e: ParseError) -> Problem {
-        Problem {
-            detail: Cow::Owned(e.to_string()),
-            ..Problem::new(e.status(), e.code(), "")
-        }
+        Problem { detail: Cow::Owned(e.to_string()), ..Problem::new(e.status(), e.code(), "") }
     }
 }
 
@@ -123,10 +111,7 @@ impl From<StoreError> for Problem {
         if !matches!(e, StoreError::Overloaded) {
             log::debug!("store: {e}");
         }
-        Problem {
-            retry_after,
-            ..Problem::new(status, code, detail)
-        }
+        Problem { retry_after, ..Problem::new(status, code, detail) }
     }
 }
 

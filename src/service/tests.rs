@@ -33,21 +33,11 @@ fn every_store_error_has_its_status_code_and_retry_after() {
     let said = || "said by redis.internal:6379".to_owned();
     let rows = [
         (StoreError::Timeout, 504, "store_timeout", None),
-        (
-            StoreError::Unreachable(said()),
-            502,
-            "store_unreachable",
-            None,
-        ),
+        (StoreError::Unreachable(said()), 502, "store_unreachable", None),
         (StoreError::Broken(said()), 502, "store_unreachable", None),
         (StoreError::Refused(said()), 502, "store_error", None),
         (StoreError::Overloaded, 503, "store_unavailable", Some("1")),
-        (
-            StoreError::Unavailable(said()),
-            503,
-            "store_unavailable",
-            Some("1"),
-        ),
+        (StoreError::Unavailable(said()), 503, "store_unavailable", Some("1")),
         (StoreError::Full, 507, "store_full", None),
     ];
     for (error, status, code, retry_after) in rows {
@@ -64,11 +54,7 @@ fn every_store_error_has_its_status_code_and_retry_after() {
             assert_eq!(sent.problem().0, code, "{context}");
             assert_eq!(sent.header("Retry-After"), retry_after, "{context}");
             assert!(!sent.body.contains("redis.internal"), "{}", sent.body);
-            assert!(
-                sent.problem().1.starts_with("store error: "),
-                "{}",
-                sent.body
-            );
+            assert!(sent.problem().1.starts_with("store error: "), "{}", sent.body);
         }
         let sent = answered(&get("/readyz"), Err(error));
         assert_eq!(sent.status, 503);
@@ -90,12 +76,7 @@ fn an_answer_to_another_question_is_502() {
     let is_pong = |a: &Answer| *a == Answer::Pong;
     for answer in every_answer() {
         for (message, fits, status, code) in [
-            (
-                get("/items/7"),
-                is_value as fn(&Answer) -> bool,
-                502,
-                "store_error",
-            ),
+            (get("/items/7"), is_value as fn(&Answer) -> bool, 502, "store_error"),
             (get("/sess/7"), is_value, 502, "store_error"),
             (post("/items/7", "{}"), is_stored, 502, "store_error"),
             (get("/readyz"), is_pong, 503, "not_ready"),
@@ -143,10 +124,7 @@ fn post_sets_the_key_with_its_ttl() {
 #[test]
 fn post_stores_exactly_what_was_sent() {
     for (sent, kept) in [
-        (
-            r#"{"b":1,"a":1.10,"n":123456789012345678901234567890,"b":2}"#,
-            None,
-        ),
+        (r#"{"b":1,"a":1.10,"n":123456789012345678901234567890,"b":2}"#, None),
         (r#"{ "a" : "\u00e9\/é" , "x":[ ] }"#, None),
         ("\r\n\t {\"a\": 1} \n", Some("{\"a\": 1}")),
         ("{}", None),
@@ -200,11 +178,7 @@ fn reading_renews_a_session_and_not_an_item() {
     ] {
         for message in [get(target), head(target)] {
             let command = asks(&message);
-            let wanted = Command::Get {
-                key: key.into(),
-                renew,
-                once: None,
-            };
+            let wanted = Command::Get { key: key.into(), renew, once: None };
             assert_eq!(command, wanted, "{message}");
         }
     }
@@ -293,11 +267,7 @@ fn an_id_is_the_same_in_every_encoding() {
     ] {
         let key = format!("item:{id}").into_bytes();
         let command = asks(&get(target));
-        let wanted = Command::Get {
-            key,
-            renew: None,
-            once: None,
-        };
+        let wanted = Command::Get { key, renew: None, once: None };
         assert_eq!(command, wanted, "{target}");
     }
 }
@@ -579,22 +549,14 @@ fn readyz_says_no_while_draining_without_asking_the_store() {
     READY.store(false, Ordering::Relaxed);
     let sent = sealed(&service, &message, done(handle(&service, &message)));
     assert_eq!(sent.status, 503);
-    assert_eq!(
-        sent.problem(),
-        ("not_ready".into(), "dependencies not ready".into())
-    );
+    assert_eq!(sent.problem(), ("not_ready".into(), "dependencies not ready".into()));
 }
 
 #[test]
 fn verbose_lists_each_check() {
     let error = || Err(StoreError::Unreachable("connection refused".to_owned()));
     for (ready, answer, status, text) in [
-        (
-            true,
-            Ok(Answer::Pong),
-            200,
-            "[+] lifecycle ok\n[+] store ok\nok\n",
-        ),
+        (true, Ok(Answer::Pong), 200, "[+] lifecycle ok\n[+] store ok\nok\n"),
         (
             true,
             error(),
@@ -744,9 +706,8 @@ fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
         let target = path.replace("{id}", "7").replace("{sid}", "7");
         let sent = refused(&message("OPTIONS", &target, ""));
         let mut allowed: Vec<&str> = sent.header("Allow").unwrap().split(", ").collect();
-        let mut methods: Vec<String> = operations(&document, path)
-            .map(|(method, _)| method.to_uppercase())
-            .collect();
+        let mut methods: Vec<String> =
+            operations(&document, path).map(|(method, _)| method.to_uppercase()).collect();
         allowed.sort_unstable();
         methods.sort_unstable();
         assert_eq!(methods, allowed, "{path}");
@@ -828,13 +789,7 @@ fn service() -> Service {
 }
 
 fn vitals(ready: bool, turning: bool) -> Vitals {
-    Vitals {
-        ready,
-        turning,
-        connections: 3,
-        in_flight: 1,
-        log_lines_dropped: 0,
-    }
+    Vitals { ready, turning, connections: 3, in_flight: 1, log_lines_dropped: 0 }
 }
 
 /// The text of a request; `Content-Length` when there is a body.
@@ -927,18 +882,12 @@ struct Sent {
 impl From<Response> for Sent {
     fn from(response: Response) -> Sent {
         let headers = response.headers().iter();
-        let headers = headers
-            .map(|h| (h.field.as_str().to_string(), h.value.to_string()))
-            .collect();
+        let headers =
+            headers.map(|h| (h.field.as_str().to_string(), h.value.to_string())).collect();
         let status = response.status_code().0;
         let bytes = response.into_reader().into_inner();
         let body = String::from_utf8_lossy(&bytes).into_owned();
-        Sent {
-            status,
-            headers,
-            bytes,
-            body,
-        }
+        Sent { status, headers, bytes, body }
     }
 }
 
@@ -952,10 +901,7 @@ impl Sent {
     /// Code and detail of a problem, whose members must agree with the status line and headers.
     #[track_caller]
     fn problem(&self) -> (String, String) {
-        assert_eq!(
-            self.header("Content-Type"),
-            Some("application/problem+json")
-        );
+        assert_eq!(self.header("Content-Type"), Some("application/problem+json"));
         let body: serde_json::Value = serde_json::from_slice(&self.bytes).expect("JSON");
         assert_eq!(body["type"], "about:blank");
         assert_eq!(body["status"], self.status);
@@ -981,10 +927,7 @@ fn every_answer() -> Vec<Answer> {
         Answer::Deleted(true),
         Answer::Deleted(false),
         Answer::Unmet,
-        Answer::Taken {
-            count: 1,
-            resets_in: Duration::from_secs(1),
-        },
+        Answer::Taken { count: 1, resets_in: Duration::from_secs(1) },
         Answer::Pong,
     ]
 }

@@ -27,18 +27,12 @@ impl Trace {
             Some(id) if fit(id) => id.to_owned(),
             _ => ids.next(),
         };
-        Trace {
-            request_id,
-            trace_id: head.only("traceparent").and_then(trace_id),
-        }
+        Trace { request_id, trace_id: head.only("traceparent").and_then(trace_id) }
     }
 
     /// For a request whose head could not be read.
     pub fn unread(ids: &Ids) -> Trace {
-        Trace {
-            request_id: ids.next(),
-            trace_id: None,
-        }
+        Trace { request_id: ids.next(), trace_id: None }
     }
 }
 
@@ -52,10 +46,7 @@ pub struct Ids {
 
 impl Default for Ids {
     fn default() -> Self {
-        Ids {
-            maker: RandomState::new().build_hasher().finish(),
-            count: Cell::new(0),
-        }
+        Ids { maker: RandomState::new().build_hasher().finish(), count: Cell::new(0) }
     }
 }
 
@@ -72,9 +63,7 @@ impl Ids {
 
 fn fit(id: &str) -> bool {
     (1..=128).contains(&id.len())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// `version "-" trace-id "-" parent-id "-" flags`, lower-case hexadecimal, ids not all zero; a
@@ -130,18 +119,12 @@ mod tests {
         let id = "4bf92f3577b34da6a3ce929d0e0e4736";
         for (value, yes) in [
             (format!("00-{id}-00f067aa0ba902b7-01"), true),
-            (
-                format!("cc-{id}-00f067aa0ba902b7-01-what-the-future-brings"),
-                true,
-            ),
+            (format!("cc-{id}-00f067aa0ba902b7-01-what-the-future-brings"), true),
             (format!("00-{id}-00f067aa0ba902b7-01-"), false),
             (format!("ff-{id}-00f067aa0ba902b7-01"), false),
             (format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32)), false),
             (format!("00-{id}-{}-01", "0".repeat(16)), false),
-            (
-                format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()),
-                false,
-            ),
+            (format!("00-{}-00f067aa0ba902b7-01", id.to_uppercase()), false),
             (format!("00-{id}-00f067aa0ba902b7"), false),
             (String::new(), false),
         ] {

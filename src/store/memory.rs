@@ -47,9 +47,7 @@ impl Memory {
             bytes: 0,
             bytes_max,
         };
-        Memory {
-            shared: Arc::new(Mutex::new(table)),
-        }
+        Memory { shared: Arc::new(Mutex::new(table)) }
     }
 }
 
@@ -63,10 +61,7 @@ impl Store for Memory {
     }
 
     fn session(&self, _: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        Ok(Box::new(MemorySession {
-            shared: Arc::clone(&self.shared),
-            done: Vec::new(),
-        }))
+        Ok(Box::new(MemorySession { shared: Arc::clone(&self.shared), done: Vec::new() }))
     }
 }
 
@@ -122,20 +117,12 @@ impl Table {
                     None => Answer::Value(self.get(now, &key, renew)),
                 })
             }
-            Command::Set {
-                key,
-                value,
-                ttl,
-                when,
-                once,
-            } => self.set(now, &key, value, ttl, &when, once.as_ref()),
+            Command::Set { key, value, ttl, when, once } => {
+                self.set(now, &key, value, ttl, &when, once.as_ref())
+            }
             Command::Delete { key, when, once } => Ok(self.delete(now, &key, &when, once.as_ref())),
             Command::Take { key, window } => self.take(now, &key, window),
-            Command::Scan {
-                prefix,
-                cursor,
-                limit,
-            } => Ok(self.scan(now, &prefix, cursor, limit)),
+            Command::Scan { prefix, cursor, limit } => Ok(self.scan(now, &prefix, cursor, limit)),
             Command::GetMany { keys, bytes_max } => Ok(self.get_many(now, &keys, bytes_max)),
             Command::Ping => Ok(Answer::Pong),
         }
@@ -174,9 +161,7 @@ impl Table {
         }
         let there = left.is_some();
         let record = once.map(|once| (once, record_key(key, once), record(once, there, &value)));
-        let recorded = record
-            .as_ref()
-            .map_or(0, |(_, key, value)| cost(key, value));
+        let recorded = record.as_ref().map_or(0, |(_, key, value)| cost(key, value));
         self.make_room(now, key, cost(key, &value) + recorded)?;
         self.put(key, value, until);
         Ok(match record {
@@ -247,10 +232,7 @@ impl Table {
     /// A counter is an entry like any other: eight bytes, its window as its time to live.
     fn take(&mut self, now: Instant, key: &[u8], window: Duration) -> Result<Answer, StoreError> {
         let before = self.live(now, key).and_then(|e| {
-            Some((
-                u64::from_be_bytes(e.value.as_slice().try_into().ok()?),
-                e.expiry.0,
-            ))
+            Some((u64::from_be_bytes(e.value.as_slice().try_into().ok()?), e.expiry.0))
         });
         let (count, until) = match before {
             Some((n, until)) => (n.saturating_add(1), until),
@@ -258,10 +240,7 @@ impl Table {
         };
         self.make_room(now, key, cost(key, &[0; 8]))?;
         self.put(key, count.to_be_bytes().to_vec(), until);
-        Ok(Answer::Taken {
-            count,
-            resets_in: until - now,
-        })
+        Ok(Answer::Taken { count, resets_in: until - now })
     }
 
     /// In the order in which keys came: a key that is there throughout keeps its place, however
@@ -277,10 +256,7 @@ impl Table {
             return Answer::BadCursor;
         };
         let mut keys = Vec::new();
-        let mut rest = self
-            .order
-            .range((Bound::Excluded(last), Bound::Unbounded))
-            .peekable();
+        let mut rest = self.order.range((Bound::Excluded(last), Bound::Unbounded)).peekable();
         for (serial, key) in rest.by_ref().take(SCAN_MAX) {
             last = *serial;
             if key.starts_with(prefix)
@@ -305,12 +281,7 @@ impl Table {
         if found.iter().flatten().map(|e| e.value.len()).sum::<usize>() > bytes_max {
             return Answer::TooLarge;
         }
-        Answer::Values(
-            found
-                .into_iter()
-                .map(|e| Ok(e.map(|e| e.value.clone())))
-                .collect(),
-        )
+        Answer::Values(found.into_iter().map(|e| Ok(e.map(|e| e.value.clone()))).collect())
     }
 
     fn holds(&self, now: Instant, key: &[u8], when: &When) -> bool {
@@ -402,11 +373,7 @@ mod tests {
     }
 
     fn get(key: &[u8]) -> Command {
-        Command::Get {
-            key: key.to_vec(),
-            renew: None,
-            once: None,
-        }
+        Command::Get { key: key.to_vec(), renew: None, once: None }
     }
 
     #[test]
@@ -414,14 +381,8 @@ mod tests {
         let (mut t, now) = table(1000);
         t.run(now, set(b"k", b"v", 10)).unwrap();
         let just_before = now + Duration::from_secs(10) - Duration::from_nanos(1);
-        assert_eq!(
-            t.run(just_before, get(b"k")),
-            Ok(Answer::Value(Some(b"v".to_vec())))
-        );
-        assert_eq!(
-            t.run(now + Duration::from_secs(10), get(b"k")),
-            Ok(Answer::Value(None))
-        );
+        assert_eq!(t.run(just_before, get(b"k")), Ok(Answer::Value(Some(b"v".to_vec()))));
+        assert_eq!(t.run(now + Duration::from_secs(10), get(b"k")), Ok(Answer::Value(None)));
         assert_eq!((t.items.len(), t.queue.len(), t.bytes), (0, 0, 0));
     }
 
@@ -433,17 +394,10 @@ mod tests {
         t.run(at(9), get(b"k")).unwrap();
         t.run(
             at(9),
-            Command::Get {
-                key: b"k".to_vec(),
-                renew: Some(Duration::from_secs(10)),
-                once: None,
-            },
+            Command::Get { key: b"k".to_vec(), renew: Some(Duration::from_secs(10)), once: None },
         )
         .unwrap();
-        assert_eq!(
-            t.run(at(18), get(b"k")),
-            Ok(Answer::Value(Some(b"v".to_vec())))
-        );
+        assert_eq!(t.run(at(18), get(b"k")), Ok(Answer::Value(Some(b"v".to_vec()))));
         assert_eq!(t.run(at(19), get(b"k")), Ok(Answer::Value(None)));
     }
 
@@ -459,10 +413,7 @@ mod tests {
             "replacing needs no second room"
         );
         assert_eq!(t.run(now, set(b"x", b"", 10)), Err(StoreError::Full));
-        assert_eq!(
-            t.run(now, get(b"k")),
-            Ok(Answer::Value(Some(b"54321".to_vec())))
-        );
+        assert_eq!(t.run(now, get(b"k")), Ok(Answer::Value(Some(b"54321".to_vec()))));
         let later = now + Duration::from_secs(11);
         assert_eq!(
             t.run(later, set(b"x", b"", 10)),
@@ -476,11 +427,7 @@ mod tests {
         now: Instant,
         cursor: Option<Vec<u8>>,
     ) -> (Vec<Vec<u8>>, Option<Vec<u8>>) {
-        let scan = Command::Scan {
-            prefix: b"k".to_vec(),
-            cursor,
-            limit: 2,
-        };
+        let scan = Command::Scan { prefix: b"k".to_vec(), cursor, limit: 2 };
         match t.run(now, scan) {
             Ok(Answer::Page { keys, next }) => {
                 (keys.into_iter().map(|(key, _)| key).collect(), next)
@@ -500,25 +447,10 @@ mod tests {
         t.run(now, set(b"k1", b"longer", 5)).unwrap();
         t.run(now, set(b"k3", b"longer", 5)).unwrap();
         let renew = Some(Duration::from_secs(99));
-        t.run(
-            now,
-            Command::Get {
-                key: b"k3".to_vec(),
-                renew,
-                once: None,
-            },
-        )
-        .unwrap();
+        t.run(now, Command::Get { key: b"k3".to_vec(), renew, once: None }).unwrap();
         // The one that the cursor stands on may go.
-        t.run(
-            now,
-            Command::Delete {
-                key: b"k2".to_vec(),
-                when: When::Always,
-                once: None,
-            },
-        )
-        .unwrap();
+        t.run(now, Command::Delete { key: b"k2".to_vec(), when: When::Always, once: None })
+            .unwrap();
         let (second, next) = page(&mut t, now, next);
         assert_eq!(second, [b"k3"]);
         assert_eq!(next, None);
@@ -529,8 +461,7 @@ mod tests {
     fn a_page_looks_at_so_many_entries_and_no_more() {
         let (mut t, now) = table(1 << 30);
         for n in 0..SCAN_MAX {
-            t.run(now, set(format!("x{n}").as_bytes(), b"", 10))
-                .unwrap();
+            t.run(now, set(format!("x{n}").as_bytes(), b"", 10)).unwrap();
         }
         t.run(now, set(b"k1", b"", 10)).unwrap();
         let (first, next) = page(&mut t, now, None);

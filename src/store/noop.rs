@@ -49,31 +49,19 @@ fn answer(command: &Command) -> Result<Answer, StoreError> {
     Ok(match command {
         Command::Get { .. } => Answer::Value(None),
         Command::Set { ttl: Ttl::Keep, .. } => Answer::Unmet,
-        Command::Set {
-            when: When::Always | When::Absent,
-            once,
-            ..
-        } => match once {
+        Command::Set { when: When::Always | When::Absent, once, .. } => match once {
             None => Answer::Stored,
             Some(_) => Answer::Done { there: false },
         },
-        Command::Delete {
-            when: When::Always | When::Absent,
-            once,
-            ..
-        } => match once {
+        Command::Delete { when: When::Always | When::Absent, once, .. } => match once {
             None => Answer::Deleted(false),
             Some(_) => Answer::Done { there: false },
         },
         Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
-        Command::Take { window, .. } => Answer::Taken {
-            count: 1,
-            resets_in: Duration::from_millis(window.as_millis() as u64),
-        },
-        Command::Scan { .. } => Answer::Page {
-            keys: Vec::new(),
-            next: None,
-        },
+        Command::Take { window, .. } => {
+            Answer::Taken { count: 1, resets_in: Duration::from_millis(window.as_millis() as u64) }
+        }
+        Command::Scan { .. } => Answer::Page { keys: Vec::new(), next: None },
         Command::GetMany { keys, .. } => Answer::Values(vec![Ok(None); keys.len()]),
         Command::Ping => Answer::Pong,
     })

@@ -72,11 +72,7 @@ pub struct Redis {
 impl Redis {
     /// The store at `target`. Nothing is connected yet.
     pub fn new(target: Target, options: LinkOptions) -> Redis {
-        Redis {
-            target,
-            options,
-            trouble: Arc::default(),
-        }
+        Redis { target, options, trouble: Arc::default() }
     }
 }
 
@@ -86,13 +82,8 @@ impl Store for Redis {
     }
 
     fn place(&self) -> String {
-        let list = |seeds: &[_]| {
-            seeds
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join(",")
-        };
+        let list =
+            |seeds: &[_]| seeds.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         match &self.target {
             Target::Single(endpoint) => endpoint.to_string(),
             Target::Sentinel { seeds, name, .. } => format!("{name} by sentinels {}", list(seeds)),
@@ -106,12 +97,7 @@ impl Store for Redis {
             waker: wiring.waker,
             next_token: Rc::new(Cell::new(wiring.first_token)),
         };
-        let client = Client::new(
-            self.target.clone(),
-            self.options.clone(),
-            wires,
-            Instant::now(),
-        );
+        let client = Client::new(self.target.clone(), self.options.clone(), wires, Instant::now());
         Ok(Box::new(RedisSession {
             client,
             outcomes: Vec::new(),
@@ -142,12 +128,7 @@ enum Asked {
     /// The command of this tag, as a whole.
     Whole(Tag),
     /// A write with a record; and what to ask where it is refused because memory is full.
-    Once {
-        tag: Tag,
-        when_full: Wire,
-        home: Home,
-        deadline: Instant,
-    },
+    Once { tag: Tag, when_full: Wire, home: Home, deadline: Instant },
     /// Whether a write that was refused like this has a record all the same: then it was done before.
     Seen(Tag, ErrorReply),
     /// A page for this tag.
@@ -159,11 +140,9 @@ enum Asked {
 impl Session for RedisSession {
     fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
         match command {
-            Command::Scan {
-                prefix,
-                cursor,
-                limit,
-            } => self.scan(now, tag, &prefix, cursor.as_deref(), limit, deadline),
+            Command::Scan { prefix, cursor, limit } => {
+                self.scan(now, tag, &prefix, cursor.as_deref(), limit, deadline)
+            }
             Command::GetMany { keys, bytes_max } => {
                 match self.bulks.begin(tag, keys, bytes_max, deadline) {
                     Ok(()) => {
@@ -172,22 +151,12 @@ impl Session for RedisSession {
                     Err(e) => self.early.push((tag, Err(e))),
                 }
             }
-            Command::Delete {
-                ref key,
-                ref when,
-                once: Some(ref once),
-            } => {
+            Command::Delete { ref key, ref when, once: Some(ref once) } => {
                 let first = delete(key, when, Some(once), false);
                 let when_full = delete(key, when, Some(once), true);
                 self.ask_once(now, tag, key, first, when_full, deadline);
             }
-            Command::Set {
-                ref key,
-                ref value,
-                ttl,
-                ref when,
-                once: Some(ref once),
-            } => {
+            Command::Set { ref key, ref value, ttl, ref when, once: Some(ref once) } => {
                 let first = set_by_script(key, value, ttl, when, Some(once));
                 self.ask_once(now, tag, key, first, look(key, once), deadline);
             }
@@ -210,12 +179,7 @@ impl Session for RedisSession {
         for (key, shape, result) in outcomes.drain(..) {
             match self.asked.remove(key) {
                 Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
-                Some(Asked::Once {
-                    tag,
-                    when_full,
-                    home,
-                    deadline,
-                }) => match result {
+                Some(Asked::Once { tag, when_full, home, deadline }) => match result {
                     Ok(Reply::Error(e)) if is_full(&e) => {
                         let (asked, shape) = match when_full.is_of(&scripts::LOOK) {
                             true => (Asked::Seen(tag, e), Shape::Look),
@@ -267,22 +231,9 @@ impl RedisSession {
         home: Home,
         deadline: Instant,
     ) {
-        let read_only = matches!(
-            shape,
-            Shape::Value | Shape::Look | Shape::Probe | Shape::Any
-        );
+        let read_only = matches!(shape, Shape::Value | Shape::Look | Shape::Probe | Shape::Any);
         let tag = self.asked.insert(asked);
-        self.client.submit(
-            now,
-            Request {
-                tag,
-                command,
-                shape,
-                home,
-                read_only,
-                deadline,
-            },
-        );
+        self.client.submit(now, Request { tag, command, shape, home, read_only, deadline });
     }
 
     /// A write with a record. Memory that is full refuses it unseen, so there a second step has to see.
@@ -296,12 +247,7 @@ impl RedisSession {
         deadline: Instant,
     ) {
         let home = Home::of(key);
-        let asked = Asked::Once {
-            tag,
-            when_full,
-            home: home.clone(),
-            deadline,
-        };
+        let asked = Asked::Once { tag, when_full, home: home.clone(), deadline };
         self.ask(now, asked, first, Shape::Once, home, deadline);
     }
 
@@ -315,9 +261,7 @@ impl RedisSession {
         deadline: Instant,
     ) {
         let early = match self.client.masters(now) {
-            None => Err(StoreError::Unavailable(
-                "not all of its servers are known".to_owned(),
-            )),
+            None => Err(StoreError::Unavailable("not all of its servers are known".to_owned())),
             Some(masters) => match Scan::begin(prefix, cursor, limit, &masters) {
                 None => Ok(Answer::BadCursor),
                 Some((scan, server, wire)) => {
@@ -344,52 +288,34 @@ impl RedisSession {
 fn page(scan: Scan, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
     let reply = reply(result)?;
     let wrong = || StoreError::Refused("a reply of the wrong type".to_owned());
-    scan.end(reply)
-        .map(|(keys, next)| Answer::Page { keys, next })
-        .ok_or_else(wrong)
+    scan.end(reply).map(|(keys, next)| Answer::Page { keys, next }).ok_or_else(wrong)
 }
 
 /// The command on the wire, the shape of its reply, and its home; `None` for those that are asked in their own ways.
 fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
     let (key, wire, shape) = match command {
-        Command::Get {
-            key,
-            once: Some(once),
-            ..
-        } => (key.as_slice(), look(key, once), Shape::Look),
-        Command::Get {
-            key, renew: None, ..
-        } => (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value),
+        Command::Get { key, once: Some(once), .. } => {
+            (key.as_slice(), look(key, once), Shape::Look)
+        }
+        Command::Get { key, renew: None, .. } => {
+            (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value)
+        }
         // To renew twice is to renew: it may be asked again like any read.
-        Command::Get {
-            key,
-            renew: Some(ttl),
-            ..
-        } => {
+        Command::Get { key, renew: Some(ttl), .. } => {
             let ms = millis(*ttl).to_string();
             let read = Wire::script(&scripts::READ, &[key], &[ms.as_bytes()]);
             (key.as_slice(), read, Shape::Value)
         }
-        Command::Set {
-            key,
-            value,
-            ttl,
-            when,
-            once,
-        } => {
+        Command::Set { key, value, ttl, when, once } => {
             let (wire, shape) = set(key, value, *ttl, when, once.as_ref());
             (key.as_slice(), wire, shape)
         }
-        Command::Delete {
-            key,
-            when: When::Always,
-            once: None,
-        } => (key.as_slice(), Wire::plain(&[b"DEL", key]), Shape::Count),
-        Command::Delete { key, when, once } => (
-            key.as_slice(),
-            delete(key, when, once.as_ref(), true),
-            Shape::DeletedFlag,
-        ),
+        Command::Delete { key, when: When::Always, once: None } => {
+            (key.as_slice(), Wire::plain(&[b"DEL", key]), Shape::Count)
+        }
+        Command::Delete { key, when, once } => {
+            (key.as_slice(), delete(key, when, once.as_ref(), true), Shape::DeletedFlag)
+        }
         Command::Take { key, window } => {
             let ms = millis(*window).to_string();
             let take = Wire::script(&scripts::TAKE, &[key], &[ms.as_bytes()]);
@@ -398,11 +324,9 @@ fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
         Command::Scan { .. } | Command::GetMany { .. } => return None,
         // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
         // refused there before its condition is looked at, and XX never holds.
-        Command::Ping => (
-            NO_ITEM,
-            Wire::plain(&[b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"]),
-            Shape::Probe,
-        ),
+        Command::Ping => {
+            (NO_ITEM, Wire::plain(&[b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"]), Shape::Probe)
+        }
     };
     Some((wire, shape, Home::of(key)))
 }
@@ -535,9 +459,7 @@ fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreE
 }
 
 fn too_large(n: u64) -> StoreError {
-    StoreError::Refused(format!(
-        "a value of {n} bytes is larger than any document of ours"
-    ))
+    StoreError::Refused(format!("a value of {n} bytes is larger than any document of ours"))
 }
 
 /// The reply, unless it is an error or there is none. Errors that pass by themselves are 503.

@@ -58,8 +58,7 @@ impl Trouble {
             let ended = ledger.succeeded(now, wrote);
             told.extend(ended.into_iter().map(|line| (log::Level::Info, line)));
         }
-        self.any
-            .store(ledger.0.values().any(|kind| kind.open), Ordering::Relaxed);
+        self.any.store(ledger.0.values().any(|kind| kind.open), Ordering::Relaxed);
         drop(ledger);
         for (level, line) in told {
             log::log!(level, "redis: {line}");
@@ -133,9 +132,7 @@ impl Ledger {
             kind.open = false;
             if kind.announced {
                 let (n, s) = (kind.requests, seconds(kind.began, kind.failed));
-                lines.push(format!(
-                    "requests no longer fail ({name}): {n} did in {s} s"
-                ));
+                lines.push(format!("requests no longer fail ({name}): {n} did in {s} s"));
             }
         }
         lines
@@ -215,10 +212,7 @@ mod tests {
         }
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(lines[2].starts_with("requests fail: no answer in time; "));
-        assert_eq!(
-            lines[3],
-            "requests no longer fail (no answer in time): 1 did in 0 s"
-        );
+        assert_eq!(lines[3], "requests no longer fail (no answer in time): 1 did in 0 s");
     }
 
     #[test]

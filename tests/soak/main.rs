@@ -31,18 +31,13 @@ fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     // What `cargo test NAME` hands to every suite: a name that is not ours.
     let other = |word: &String| !word.starts_with('-') && word.parse::<u64>().is_err();
-    if words
-        .iter()
-        .any(|word| other(word) && !"soak".contains(word.as_str()))
-    {
+    if words.iter().any(|word| other(word) && !"soak".contains(word.as_str())) {
         return;
     }
     let mut numbers = words.iter().filter_map(|word| word.parse().ok());
     let time = Duration::from_secs(numbers.next().unwrap_or(10));
     let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let seed = numbers
-        .next()
-        .unwrap_or(clock.map_or(1, |t| t.as_nanos() as u64) | 1);
+    let seed = numbers.next().unwrap_or(clock.map_or(1, |t| t.as_nanos() as u64) | 1);
     println!("\nrunning 1 test\nsoak for {time:?}, seed {seed}");
     soak(time, seed);
     println!("test result: ok. 1 passed; 0 failed");
@@ -90,9 +85,7 @@ fn soak(time: Duration, seed: u64) {
     assert!(total.stored > 0 && total.read > 0, "nothing was served");
     // When the faults end, so do the errors.
     let mut client = kioskd.connect();
-    eventually("the service to recover", || {
-        client.get("/readyz").status == 200
-    });
+    eventually("the service to recover", || client.get("/readyz").status == 200);
 }
 
 /// What happened.
@@ -179,10 +172,7 @@ fn play(me: usize, address: &str, over: &AtomicBool) -> Tally {
         if settled {
             return tally;
         }
-        assert!(
-            !ending || tally.slowest < PATIENCE,
-            "client {me} finds no end"
-        );
+        assert!(!ending || tally.slowest < PATIENCE, "client {me} finds no end");
     }
     tally
 }
@@ -200,14 +190,8 @@ fn number(me: usize, text: &str) -> u64 {
 }
 
 fn assert_honest(me: usize, n: u64, status: u16, after: Duration) {
-    assert!(
-        [502, 503, 504].contains(&status),
-        "client {me}, {n}: status {status}"
-    );
-    assert!(
-        after < DEADLINE + LATE,
-        "client {me}, {n}: {status} after {after:?}"
-    );
+    assert!([502, 503, 504].contains(&status), "client {me}, {n}: status {status}");
+    assert!(after < DEADLINE + LATE, "client {me}, {n}: {status} after {after:?}");
 }
 
 /// Troubles at random, one after the other.
@@ -218,10 +202,7 @@ struct Faults {
 
 impl Faults {
     fn new(seed: u64) -> Faults {
-        Faults {
-            random: seed | 1,
-            counts: BTreeMap::new(),
-        }
+        Faults { random: seed | 1, counts: BTreeMap::new() }
     }
 
     fn next(&mut self, redis: &mut Redis, proxy: &Proxy) {

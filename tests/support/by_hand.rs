@@ -26,14 +26,8 @@ impl ByHand {
     /// Calls `play` for each connection, on a thread of its own. An error there is the other side going away.
     pub fn start(play: impl Fn(&mut Caller) -> Result<()> + Send + Sync + 'static) -> ByHand {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string();
-        let (accepted, stopped) = (
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let address = listener.local_addr().expect("a bound socket has an address").to_string();
+        let (accepted, stopped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (count, stop, play) = (Arc::clone(&accepted), Arc::clone(&stopped), Arc::new(play));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -47,11 +41,7 @@ impl ByHand {
                 std::thread::spawn(move || play(&mut Caller { number, stream }));
             }
         });
-        ByHand {
-            address,
-            accepted,
-            stopped,
-        }
+        ByHand { address, accepted, stopped }
     }
 
     /// `127.0.0.1:PORT`

@@ -43,16 +43,13 @@ impl Client {
             )
         };
         stream.set_timeouts(IO_TIMEOUT);
-        Client {
-            stream: BufReader::new(stream),
-        }
+        Client { stream: BufReader::new(stream) }
     }
 
     /// Writes these bytes, in one write where the kernel takes them all.
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        self.try_send(bytes)
-            .expect("the server takes what a client sends");
+        self.try_send(bytes).expect("the server takes what a client sends");
     }
 
     /// As [`Client::send`], for requests the server may refuse before it has read them all.
@@ -81,12 +78,7 @@ impl Client {
 
     #[track_caller]
     pub fn post(&mut self, path: &str, body: impl AsRef<[u8]>) -> Reply {
-        self.request(
-            "POST",
-            path,
-            &[("Content-Type", "application/json")],
-            body.as_ref(),
-        )
+        self.request("POST", path, &[("Content-Type", "application/json")], body.as_ref())
     }
 
     /// Sends a request with `Host`, these headers and, when there is a body or the method expects one, its length.
@@ -108,11 +100,7 @@ impl Client {
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(body);
         self.send(bytes);
-        if method == "HEAD" {
-            self.read_head_response()
-        } else {
-            self.read_response()
-        }
+        if method == "HEAD" { self.read_head_response() } else { self.read_response() }
     }
 
     /// Reads one response with its body.
@@ -129,9 +117,8 @@ impl Client {
             (true, Some(_)) => panic!("a length beside chunked: {reply:?}"),
             (true, None) => self.read_chunked(),
             (false, Some(length)) => {
-                let length = length
-                    .parse()
-                    .unwrap_or_else(|_| panic!("bad Content-Length: {reply:?}"));
+                let length =
+                    length.parse().unwrap_or_else(|_| panic!("bad Content-Length: {reply:?}"));
                 self.read_exactly(length)
             }
             (false, None) => self.read_to_end(),
@@ -145,26 +132,17 @@ impl Client {
         let status_line = self.read_line();
         let mut words = status_line.splitn(3, ' ');
         let version = words.next().unwrap_or_default().to_owned();
-        assert!(
-            version.starts_with("HTTP/1."),
-            "not a status line: {status_line:?}"
-        );
+        assert!(version.starts_with("HTTP/1."), "not a status line: {status_line:?}");
         let status = words.next().and_then(|word| word.parse().ok());
         let status = status.unwrap_or_else(|| panic!("no status in {status_line:?}"));
         let mut headers = Vec::new();
         loop {
             let line = self.read_line();
             if line.is_empty() {
-                return Reply {
-                    version,
-                    status,
-                    headers,
-                    body: Vec::new(),
-                };
+                return Reply { version, status, headers, body: Vec::new() };
             }
-            let (name, value) = line
-                .split_once(':')
-                .unwrap_or_else(|| panic!("not a header: {line:?}"));
+            let (name, value) =
+                line.split_once(':').unwrap_or_else(|| panic!("not a header: {line:?}"));
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
     }
@@ -174,10 +152,9 @@ impl Client {
     pub fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         match self.stream.read_to_end(&mut bytes) {
-            Err(error) if is_timeout(&error) => panic!(
-                "the server keeps the connection open; so far {:?}",
-                lossy(&bytes)
-            ),
+            Err(error) if is_timeout(&error) => {
+                panic!("the server keeps the connection open; so far {:?}", lossy(&bytes))
+            }
             _ => bytes,
         }
     }
@@ -229,9 +206,7 @@ impl Client {
     pub fn reset(self) {
         if let Stream::Tcp(stream) = self.stream.get_ref() {
             let socket = socket2::SockRef::from(stream);
-            socket
-                .set_linger(Some(Duration::ZERO))
-                .expect("an open socket");
+            socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
         }
     }
 
@@ -263,11 +238,7 @@ impl Client {
             let size = usize::from_str_radix(size, 16)
                 .unwrap_or_else(|_| panic!("bad chunk size {line:?}"));
             body.extend_from_slice(&self.read_exactly(size));
-            assert_eq!(
-                self.read_exactly(2),
-                b"\r\n",
-                "a chunk ends with an empty line"
-            );
+            assert_eq!(self.read_exactly(2), b"\r\n", "a chunk ends with an empty line");
             if size == 0 {
                 return body;
             }
@@ -298,10 +269,7 @@ impl Reply {
 
     /// Whether `Connection` lists `close`.
     pub fn says_close(&self) -> bool {
-        let mut options = self
-            .header("connection")
-            .into_iter()
-            .flat_map(|value| value.split(','));
+        let mut options = self.header("connection").into_iter().flat_map(|value| value.split(','));
         options.any(|option| option.trim().eq_ignore_ascii_case("close"))
     }
 
@@ -309,31 +277,20 @@ impl Reply {
     /// and `X-Request-Id`. Returns its `code` and `detail`.
     #[track_caller]
     pub fn problem(&self) -> (String, String) {
-        assert_eq!(
-            self.header("content-type"),
-            Some("application/problem+json"),
-            "{self:?}"
-        );
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         let body = self.json();
         let word = |name: &str| {
             let value = body[name].as_str().filter(|text| !text.is_empty());
-            value
-                .unwrap_or_else(|| panic!("no `{name}` in {body}"))
-                .to_owned()
+            value.unwrap_or_else(|| panic!("no `{name}` in {body}")).to_owned()
         };
         assert_eq!(body["status"], self.status, "{body}");
         for name in ["type", "title"] {
             word(name);
         }
-        assert_eq!(
-            Some(word("request_id").as_str()),
-            self.header("x-request-id"),
-            "{self:?}"
-        );
+        assert_eq!(Some(word("request_id").as_str()), self.header("x-request-id"), "{self:?}");
         let code = word("code");
         assert!(
-            code.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+            code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
             "code {code:?}"
         );
         (code, word("detail"))
@@ -345,10 +302,7 @@ fn lossy(bytes: &[u8]) -> String {
 }
 
 fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
 }
 
 /// The two kinds of socket kioskd can listen on.
@@ -366,9 +320,9 @@ impl Stream {
                 .set_nodelay(true)
                 .and_then(|()| stream.set_read_timeout(timeout))
                 .and_then(|()| stream.set_write_timeout(timeout)),
-            Stream::Unix(stream) => stream
-                .set_read_timeout(timeout)
-                .and_then(|()| stream.set_write_timeout(timeout)),
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(timeout).and_then(|()| stream.set_write_timeout(timeout))
+            }
         };
         result.expect("a connected socket takes options");
     }

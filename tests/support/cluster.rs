@@ -40,10 +40,8 @@ impl Cluster {
         let known = format!("cluster_known_nodes:{}", self.nodes.len());
         eventually("the nodes to agree", || {
             self.nodes.iter().all(|node| {
-                let (info, link) = (
-                    node.command(&["CLUSTER", "INFO"]),
-                    node.command(&["INFO", "replication"]),
-                );
+                let (info, link) =
+                    (node.command(&["CLUSTER", "INFO"]), node.command(&["INFO", "replication"]));
                 let has = |line: &str| info.lines().any(|l| l.trim_end() == line);
                 has("cluster_state:ok") && has(&known) && !link.contains("master_link_status:down")
             })
@@ -196,8 +194,5 @@ fn redis_cli(words: &[&str]) {
     }
     let status = process.wait();
     let well = status.is_some_and(|status| status.success());
-    assert!(
-        well,
-        "redis-cli --cluster {words:?}: {status:?} within {PATIENCE:?}\n{said}"
-    );
+    assert!(well, "redis-cli --cluster {words:?}: {status:?} within {PATIENCE:?}\n{said}");
 }

@@ -192,12 +192,8 @@ pub fn a_new_value_has_a_new_ttl(store: &dyn Store) {
 /// ever and `wait_gone` would run into its patience.
 pub fn a_value_set_without_a_ttl_keeps_what_was_left_of_it(store: &dyn Store) {
     let mut line = Line::open(store);
-    let whens = [
-        When::Always,
-        When::Present,
-        When::Unchanged(b"v".into()),
-        When::Unchanged(b"v2".into()),
-    ];
+    let whens =
+        [When::Always, When::Present, When::Unchanged(b"v".into()), When::Unchanged(b"v2".into())];
     let before = Instant::now();
     line.set(b"k", b"v", Some(ENOUGH), When::Always);
     for (when, value) in whens.into_iter().zip([b"v1", b"v ", b"v2", b"v3"]) {
@@ -243,11 +239,9 @@ pub fn nothing_that_gives_at_least_so_long_takes_away_what_is_left(store: &dyn S
     let brief = Duration::from_millis(20);
     line.set(b"k", b"v", HOUR, When::Always);
     assert_same(line.touch(b"k", Some(brief)), b"v");
-    for (when, value) in [
-        (When::Unchanged(b"v".into()), b"1"),
-        (When::Present, b"2"),
-        (When::Always, b"3"),
-    ] {
+    for (when, value) in
+        [(When::Unchanged(b"v".into()), b"1"), (When::Present, b"2"), (When::Always, b"3")]
+    {
         assert_eq!(line.answer(at_least(when, brief, value)), Answer::Stored);
     }
     line.outlive(brief);
@@ -263,10 +257,7 @@ pub fn nothing_that_gives_at_least_so_long_takes_away_what_is_left(store: &dyn S
     // What is absent has nothing that could be more.
     line.delete(b"k", When::Always);
     let before = Instant::now();
-    assert_eq!(
-        line.answer(at_least(When::Absent, brief, b"x")),
-        Answer::Stored
-    );
+    assert_eq!(line.answer(at_least(When::Absent, brief, b"x")), Answer::Stored);
     line.wait_gone(b"k", before + brief);
 }
 
@@ -292,11 +283,7 @@ fn set_once(key: &[u8], value: &[u8], when: When, once: Option<Once>) -> Command
 }
 
 fn delete_once(key: &[u8], when: When, once: Option<Once>) -> Command {
-    Command::Delete {
-        key: key.to_vec(),
-        when,
-        once,
-    }
+    Command::Delete { key: key.to_vec(), when, once }
 }
 
 fn recorded(fingerprint: u8, there: bool, value: &[u8]) -> Answer {
@@ -331,11 +318,7 @@ pub fn a_write_with_a_record_happens_once(store: &dyn Store) {
                 let alike = set_once(b"k", b"new", when.clone(), again.clone());
                 let unlike = set_once(b"k", b"x", When::Always, once(&name, b'b', false));
                 let removal = delete_once(b"k", When::Always, again.clone());
-                let look = Command::Get {
-                    key: b"k".into(),
-                    renew: None,
-                    once: again.clone(),
-                };
+                let look = Command::Get { key: b"k".into(), renew: None, once: again.clone() };
                 for command in [alike, unlike, removal, look] {
                     assert_eq!(line.answer(command), record, "{context}");
                 }
@@ -368,11 +351,7 @@ pub fn a_delete_with_a_record_happens_once(store: &dyn Store) {
 
 pub fn a_look_before_a_write_gives_the_record_or_the_value(store: &dyn Store) {
     let mut line = Line::open(store);
-    let look = || Command::Get {
-        key: b"k".into(),
-        renew: None,
-        once: once(":n", b'a', false),
-    };
+    let look = || Command::Get { key: b"k".into(), renew: None, once: once(":n", b'a', false) };
     assert_eq!(line.answer(look()), Answer::Value(None));
     for value in [&b"v"[..], b"", &[b'x'; 1 << 20]] {
         line.put(b"k", Some(value));
@@ -401,24 +380,10 @@ pub fn a_name_belongs_to_its_key_whatever_that_is_made_of(store: &dyn Store) {
         "item:\u{1F32D}{\u{1F32D}}",
     ];
     for key in keys {
-        let write = |value| {
-            set_once(
-                key.as_bytes(),
-                value,
-                When::Always,
-                once(":{}n}", b'a', true),
-            )
-        };
-        assert_eq!(
-            line.answer(write(b"1")),
-            Answer::Done { there: false },
-            "{key}"
-        );
-        assert_eq!(
-            line.answer(write(b"2")),
-            recorded(b'a', false, b"1"),
-            "{key}"
-        );
+        let write =
+            |value| set_once(key.as_bytes(), value, When::Always, once(":{}n}", b'a', true));
+        assert_eq!(line.answer(write(b"1")), Answer::Done { there: false }, "{key}");
+        assert_eq!(line.answer(write(b"2")), recorded(b'a', false, b"1"), "{key}");
         assert_same(line.get(key.as_bytes()), b"1");
     }
 }
@@ -430,9 +395,7 @@ pub fn a_record_is_gone_after_its_ttl_and_not_before(store: &dyn Store) {
     let write = || set_once(b"k", b"v", When::Always, brief.clone());
     let before = Instant::now();
     assert_eq!(line.answer(write()), Answer::Done { there: false });
-    eventually("the record to be gone", || {
-        line.answer(write()) == Answer::Done { there: true }
-    });
+    eventually("the record to be gone", || line.answer(write()) == Answer::Done { there: true });
     assert!(before.elapsed() + CLOCKS_APART >= ttl, "too early");
 }
 
@@ -447,31 +410,17 @@ pub fn of_many_racing_writers_of_one_name_exactly_one_writes(store: &dyn Store) 
             let mut line = Line::open(store);
             barrier.wait();
             let value = [b'0' + n as u8];
-            line.answer(set_once(
-                b"k",
-                &value,
-                When::Always,
-                once(&name, b'a', true),
-            ))
+            line.answer(set_once(b"k", &value, When::Always, once(&name, b'a', true)))
         };
         let write = &write;
         let answers: Vec<Answer> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..writers)
-                .map(|n| scope.spawn(move || write(n)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| thread.join().expect("a writer"))
-                .collect()
+            let threads: Vec<_> = (0..writers).map(|n| scope.spawn(move || write(n))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("a writer")).collect()
         });
         let value = line.get(b"k").expect("one has written");
-        let done = answers
-            .iter()
-            .filter(|a| **a == Answer::Done { there: false });
+        let done = answers.iter().filter(|a| **a == Answer::Done { there: false });
         assert_eq!(done.count(), 1, "{answers:?}");
-        let others = answers
-            .iter()
-            .filter(|a| **a == recorded(b'a', false, &value));
+        let others = answers.iter().filter(|a| **a == recorded(b'a', false, &value));
         assert_eq!(others.count(), writers - 1, "{answers:?}");
     }
 }
@@ -587,10 +536,7 @@ pub fn unchanged_compares_every_byte_of_a_large_binary_value(store: &dyn Store) 
     let answer = line.set(b"k", &new, HOUR, When::Unchanged(old));
     assert_eq!(answer, Answer::Stored);
     assert_same(line.get(b"k"), &new);
-    assert_eq!(
-        line.delete(b"k", When::Unchanged(new)),
-        Answer::Deleted(true)
-    );
+    assert_eq!(line.delete(b"k", When::Unchanged(new)), Answer::Deleted(true));
     assert_eq!(line.get(b"k"), None);
 }
 
@@ -602,14 +548,10 @@ pub fn of_many_racing_conditional_writers_exactly_one_wins(store: &dyn Store) {
     const WRITERS: usize = 32;
     type Race = fn(Vec<u8>) -> Command;
     let races: [(Option<&[u8]>, Race); 4] = [
-        (Some(b"old"), |mine| {
-            set(b"k", &mine, HOUR, When::Unchanged(b"old".into()))
-        }),
+        (Some(b"old"), |mine| set(b"k", &mine, HOUR, When::Unchanged(b"old".into()))),
         (None, |mine| set(b"k", &mine, HOUR, When::Absent)),
         (Some(b"old"), |_| delete(b"k", When::Present)),
-        (Some(b"old"), |_| {
-            delete(b"k", When::Unchanged(b"old".into()))
-        }),
+        (Some(b"old"), |_| delete(b"k", When::Unchanged(b"old".into()))),
     ];
     let mut line = Line::open(store);
     let start = Barrier::new(WRITERS);
@@ -629,15 +571,10 @@ pub fn of_many_racing_conditional_writers_exactly_one_wins(store: &dyn Store) {
                     })
                 })
                 .collect();
-            writers
-                .into_iter()
-                .map(|w| w.join().expect("no writer panics"))
-                .collect()
+            writers.into_iter().map(|w| w.join().expect("no writer panics")).collect()
         });
-        let winners: Vec<_> = answers
-            .iter()
-            .filter(|(_, answer)| *answer != Answer::Unmet)
-            .collect();
+        let winners: Vec<_> =
+            answers.iter().filter(|(_, answer)| *answer != Answer::Unmet).collect();
         match winners[..] {
             [(n, Answer::Stored)] => assert_same(line.get(b"k"), n.to_string().as_bytes()),
             [(_, Answer::Deleted(true))] => assert_eq!(line.get(b"k"), None),
@@ -804,11 +741,7 @@ pub fn a_deadline_in_the_past_is_a_timeout_or_an_answer(store: &dyn Store) {
         for n in 0..50 {
             let key = format!("k{n}").into_bytes();
             let value = format!("v{n}").into_bytes();
-            for command in [
-                set(&key, &value, HOUR, When::Always),
-                get(&key, None),
-                Command::Ping,
-            ] {
+            for command in [set(&key, &value, HOUR, When::Always), get(&key, None), Command::Ping] {
                 let answer = line.0.call(command.clone(), past);
                 let answer_fits = match (&command, &answer) {
                     (_, Err(StoreError::Timeout)) => true,
@@ -851,8 +784,7 @@ impl Line {
     #[track_caller]
     pub fn answer(&mut self, command: Command) -> Answer {
         let asked = command.clone();
-        self.ask(command)
-            .unwrap_or_else(|error| panic!("{asked:?}: {error}"))
+        self.ask(command).unwrap_or_else(|error| panic!("{asked:?}: {error}"))
     }
 
     #[track_caller]
@@ -925,11 +857,7 @@ impl Loop {
             first_token: 1,
             waker: Arc::clone(&waker),
         });
-        Loop {
-            poll,
-            session: session.expect("a session needs no server yet"),
-            _waker: waker,
-        }
+        Loop { poll, session: session.expect("a session needs no server yet"), _waker: waker }
     }
 
     pub fn submit(&mut self, tag: Tag, command: Command) {
@@ -979,11 +907,7 @@ impl Loop {
 }
 
 pub fn get(key: &[u8], renew: Option<Duration>) -> Command {
-    Command::Get {
-        key: key.to_vec(),
-        renew,
-        once: None,
-    }
+    Command::Get { key: key.to_vec(), renew, once: None }
 }
 
 pub fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: When) -> Command {
@@ -997,11 +921,7 @@ pub fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: When) -> Comma
 }
 
 pub fn delete(key: &[u8], when: When) -> Command {
-    Command::Delete {
-        key: key.to_vec(),
-        when,
-        once: None,
-    }
+    Command::Delete { key: key.to_vec(), when, once: None }
 }
 
 pub fn take(key: &[u8]) -> Command {
@@ -1023,10 +943,5 @@ pub fn assert_same(found: Option<Vec<u8>>, wanted: &[u8]) {
     let found = found.expect("something is there");
     let show = |bytes: &[u8]| bytes[..bytes.len().min(80)].escape_ascii().to_string();
     let (n, m) = (found.len(), wanted.len());
-    assert!(
-        found == wanted,
-        "found {n} bytes, {}…, wanted {m}, {}…",
-        show(&found),
-        show(wanted)
-    );
+    assert!(found == wanted, "found {n} bytes, {}…, wanted {m}, {}…", show(&found), show(wanted));
 }

@@ -60,10 +60,7 @@ struct State {
 impl FakeRedis {
     pub fn start(script: impl Fn(&[String]) -> Act + Send + Sync + 'static) -> FakeRedis {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string();
+        let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let shared = Arc::new(Shared::default());
         let script: Arc<Script> = Arc::new(script);
         let for_thread = Arc::clone(&shared);
@@ -81,27 +78,15 @@ impl FakeRedis {
     pub fn wait_for(&self, name: &str) -> Vec<String> {
         let state = self.shared.state.lock().expect("no script panics");
         let missing = |state: &mut State| !state.commands.iter().any(|command| command[0] == name);
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, PATIENCE, missing);
+        let waited = self.shared.changed.wait_timeout_while(state, PATIENCE, missing);
         let (state, _) = waited.expect("no script panics");
-        let found = state
-            .commands
-            .iter()
-            .find(|command| command[0] == name)
-            .cloned();
+        let found = state.commands.iter().find(|command| command[0] == name).cloned();
         found.unwrap_or_else(|| panic!("no {name} arrived, only {:?}", state.commands))
     }
 
     /// Every command so far, in the order of arrival over all connections.
     pub fn commands(&self) -> Vec<Vec<String>> {
-        self.shared
-            .state
-            .lock()
-            .expect("no script panics")
-            .commands
-            .clone()
+        self.shared.state.lock().expect("no script panics").commands.clone()
     }
 
     /// Sends what [`Act::Hold`] holds back, now and from now on.
@@ -112,13 +97,7 @@ impl FakeRedis {
 
     /// Closes every connection there is; new ones are accepted.
     pub fn close_all(&self) {
-        for connection in self
-            .shared
-            .state
-            .lock()
-            .expect("no script panics")
-            .connections
-            .drain(..)
+        for connection in self.shared.state.lock().expect("no script panics").connections.drain(..)
         {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -162,24 +141,16 @@ fn serve(mut stream: &TcpStream, shared: &Shared, script: &Arc<Script>) -> Resul
             return Err(Error::new(ErrorKind::InvalidData, "an empty command"));
         }
         command[0].make_ascii_uppercase();
-        shared
-            .state
-            .lock()
-            .expect("no script panics")
-            .commands
-            .push(command.clone());
+        shared.state.lock().expect("no script panics").commands.push(command.clone());
         shared.changed.notify_all();
         match script(&command) {
             Act::Usual => stream.write_all(&usual(&command))?,
             Act::Send(bytes) => stream.write_all(&bytes)?,
-            Act::Pieces(pieces) => pieces
-                .iter()
-                .try_for_each(|piece| stream.write_all(piece))?,
+            Act::Pieces(pieces) => pieces.iter().try_for_each(|piece| stream.write_all(piece))?,
             Act::Hold(bytes) => {
                 let state = shared.state.lock().expect("no script panics");
-                let waited = shared
-                    .changed
-                    .wait_timeout_while(state, PATIENCE, |state| !state.released);
+                let waited =
+                    shared.changed.wait_timeout_while(state, PATIENCE, |state| !state.released);
                 drop(waited.expect("no script panics"));
                 stream.write_all(&bytes)?;
             }
@@ -221,10 +192,7 @@ pub fn read_value(reader: &mut impl BufRead) -> Result<Vec<String>> {
         return Err(ErrorKind::UnexpectedEof.into());
     }
     let bad = || Error::new(ErrorKind::InvalidData, format!("not RESP: {line:?}"));
-    let rest = line
-        .strip_suffix("\r\n")
-        .and_then(|line| line.get(1..))
-        .ok_or_else(bad)?;
+    let rest = line.strip_suffix("\r\n").and_then(|line| line.get(1..)).ok_or_else(bad)?;
     match line.as_bytes()[0] {
         b'+' | b'-' | b':' => Ok(vec![rest.to_owned()]),
         b'$' => {

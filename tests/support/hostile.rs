@@ -49,10 +49,7 @@ pub fn ask_until(kioskd: &Kioskd, path: &str, mut over: impl FnMut() -> bool) ->
         if over() {
             return took;
         }
-        assert!(
-            start.elapsed() < PATIENCE,
-            "the others are not done after {PATIENCE:?}"
-        );
+        assert!(start.elapsed() < PATIENCE, "the others are not done after {PATIENCE:?}");
         // A polite client: the processor is needed by the crowd.
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -92,9 +89,7 @@ impl Crowd {
             stream.set_nonblocking(true).expect("any socket can");
             stream
         });
-        Crowd {
-            members: members.collect(),
-        }
+        Crowd { members: members.collect() }
     }
 
     /// Everybody sends these bytes, where the kernel takes them.
@@ -147,9 +142,7 @@ pub fn connect(address: &str) -> TcpStream {
         match TcpStream::connect(address) {
             Ok(stream) => {
                 stream.set_nodelay(true).expect("a TCP socket can");
-                stream
-                    .set_read_timeout(Some(PATIENCE))
-                    .expect("a TCP socket can");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a TCP socket can");
                 return stream;
             }
             Err(e) if e.kind() == ErrorKind::AddrNotAvailable && start.elapsed() < PATIENCE => {
@@ -194,8 +187,6 @@ fn file_limits() -> [usize; 2] {
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))
         .expect("the kernel writes this line");
-    let mut numbers = line
-        .split_whitespace()
-        .map(|word| word.parse().unwrap_or(usize::MAX));
+    let mut numbers = line.split_whitespace().map(|word| word.parse().unwrap_or(usize::MAX));
     [(); 2].map(|()| numbers.next().expect("a soft and a hard limit"))
 }

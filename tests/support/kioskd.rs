@@ -49,11 +49,7 @@ impl Kioskd {
         let stderr = process.child().stderr.take().expect("stderr is piped");
         log.follow(stdout);
         log.follow(stderr);
-        let mut kioskd = Kioskd {
-            process,
-            log,
-            address: String::new(),
-        };
+        let mut kioskd = Kioskd { process, log, address: String::new() };
         kioskd.wait_for_log("listening on ");
         kioskd.address =
             listening_address(&kioskd.log()).expect("an address follows `listening on `");
@@ -69,14 +65,8 @@ impl Kioskd {
         let log = Log::new();
         log.follow(process.child().stderr.take().expect("stderr is piped"));
         let path = listen.strip_prefix("unix:").expect("a Unix socket");
-        super::eventually("it to listen", || {
-            std::os::unix::net::UnixStream::connect(path).is_ok()
-        });
-        Kioskd {
-            process,
-            log,
-            address: listen.to_owned(),
-        }
+        super::eventually("it to listen", || std::os::unix::net::UnixStream::connect(path).is_ok());
+        Kioskd { process, log, address: listen.to_owned() }
     }
 
     /// Runs kioskd with these settings and arguments to its end, for starts that must fail and for `--help`.
@@ -111,11 +101,7 @@ impl Kioskd {
         let Some(status) = ended else {
             panic!("{command:?} did not end; stdout:\n{stdout}\nstderr:\n{stderr}");
         };
-        Finished {
-            code: status.code(),
-            stdout,
-            stderr,
-        }
+        Finished { code: status.code(), stdout, stderr }
     }
 
     /// Where it listens, as the start-up line says: `127.0.0.1:41234`.
@@ -124,12 +110,8 @@ impl Kioskd {
     }
 
     pub fn port(&self) -> u16 {
-        let (_, port) = self
-            .address
-            .rsplit_once(':')
-            .expect("a TCP address has a port");
-        port.parse()
-            .unwrap_or_else(|_| panic!("no port in `{}`", self.address))
+        let (_, port) = self.address.rsplit_once(':').expect("a TCP address has a port");
+        port.parse().unwrap_or_else(|_| panic!("no port in `{}`", self.address))
     }
 
     /// A new connection.
@@ -144,23 +126,14 @@ impl Kioskd {
 
     /// All it has written so far, stdout and stderr together.
     pub fn log(&self) -> String {
-        self.log
-            .text
-            .lock()
-            .expect("no reader panics")
-            .lines
-            .clone()
+        self.log.text.lock().expect("no reader panics").lines.clone()
     }
 
     /// Waits until its output contains `text`.
     #[track_caller]
     pub fn wait_for_log(&mut self, text: &str) {
         if let Err(reason) = self.log.wait_for(text) {
-            let status = if self.log.ended() {
-                self.process.wait()
-            } else {
-                self.process.exited()
-            };
+            let status = if self.log.ended() { self.process.wait() } else { self.process.exited() };
             panic!(
                 "no `{text}` from kioskd: {reason} (exit status: {status:?}). It wrote:\n{}",
                 self.log()
@@ -202,10 +175,7 @@ impl Kioskd {
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {
         let Some(status) = self.process.wait() else {
-            panic!(
-                "kioskd is still running after {PATIENCE:?}. It wrote:\n{}",
-                self.log()
-            );
+            panic!("kioskd is still running after {PATIENCE:?}. It wrote:\n{}", self.log());
         };
         self.log.wait_for_end();
         status
@@ -234,9 +204,7 @@ impl Kioskd {
             .unwrap_or_else(|error| panic!("failed to read {file}: {error}"));
         let (_, behind_name) = stat.rsplit_once(") ").expect("the kernel writes a name");
         let ticks = behind_name.split(' ').skip(11).take(2);
-        ticks
-            .map(|n| n.parse::<u64>().expect("the kernel writes numbers"))
-            .sum()
+        ticks.map(|n| n.parse::<u64>().expect("the kernel writes numbers")).sum()
     }
 
     pub fn thread_count(&self) -> u64 {
@@ -258,10 +226,7 @@ impl Kioskd {
             .lines()
             .find_map(|line| line.strip_prefix(name))
             .expect("the kernel writes this field");
-        line.split_whitespace()
-            .next()
-            .and_then(|number| number.parse().ok())
-            .expect("a number")
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
     }
 }
 
@@ -269,20 +234,12 @@ fn command(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut command = tethered(BINARY);
     command.env_clear().env("PATH", path).args(arguments);
-    if !settings
-        .iter()
-        .any(|(name, _)| ["LISTEN", "PORT"].contains(name))
-    {
+    if !settings.iter().any(|(name, _)| ["LISTEN", "PORT"].contains(name)) {
         command.env("LISTEN", "127.0.0.1:0");
     }
-    command
-        .envs(settings.iter().copied())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.envs(settings.iter().copied()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A process that panics tells where; the log of a failed test shows it.
-    command
-        .env("RUST_BACKTRACE", "1")
-        .current_dir(Path::new("/"));
+    command.env("RUST_BACKTRACE", "1").current_dir(Path::new("/"));
     command
 }
 
@@ -317,19 +274,14 @@ fn under(limits: &[&str], command: Command) -> Command {
     for (name, value) in command.get_envs() {
         outer.env(name, value.unwrap_or_default());
     }
-    outer
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .current_dir("/");
+    outer.stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
     outer
 }
 
 /// `… listening on 127.0.0.1:41234 …`, in text or inside a JSON string, becomes `127.0.0.1:41234`.
 fn listening_address(log: &str) -> Option<String> {
     let (_, rest) = log.split_once("listening on ")?;
-    let end = rest
-        .find(|c: char| c.is_whitespace() || ",;\"\\".contains(c))
-        .unwrap_or(rest.len());
+    let end = rest.find(|c: char| c.is_whitespace() || ",;\"\\".contains(c)).unwrap_or(rest.len());
     Some(rest[..end].to_owned())
 }
 
@@ -355,10 +307,7 @@ struct Text {
 
 impl Log {
     fn new() -> Arc<Log> {
-        Arc::new(Log {
-            text: Mutex::default(),
-            grew: Condvar::new(),
-        })
+        Arc::new(Log { text: Mutex::default(), grew: Condvar::new() })
     }
 
     /// Copies a stream into the log, a line at a time so that two streams do not mix within one.
@@ -368,10 +317,7 @@ impl Log {
         std::thread::spawn(move || {
             let mut reader = BufReader::new(stream);
             let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|length| length > 0)
-            {
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
                 log.text
                     .lock()
                     .expect("no reader panics")
@@ -398,19 +344,13 @@ impl Log {
             let Some(left) = PATIENCE.checked_sub(start.elapsed()) else {
                 return Err("it stays silent");
             };
-            text = self
-                .grew
-                .wait_timeout(text, left)
-                .expect("no reader panics")
-                .0;
+            text = self.grew.wait_timeout(text, left).expect("no reader panics").0;
         }
     }
 
     fn wait_for_end(&self) {
         let text = self.text.lock().expect("no reader panics");
-        let _ = self
-            .grew
-            .wait_timeout_while(text, PATIENCE, |text| text.open_streams > 0);
+        let _ = self.grew.wait_timeout_while(text, PATIENCE, |text| text.open_streams > 0);
     }
 
     fn ended(&self) -> bool {

@@ -101,10 +101,7 @@ fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {
         }
         let at = Instant::now();
         // Any earlier item: consecutive turns are far apart.
-        let any = items
-            .len()
-            .checked_sub(1)
-            .map(|last| turn * 7919 % (last + 1));
+        let any = items.len().checked_sub(1).map(|last| turn * 7919 % (last + 1));
         let (id, what, reply, saw) = match (turn % 4, any) {
             (1, Some(any)) => {
                 let item = &mut items[any];
@@ -125,11 +122,7 @@ fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {
                 let id = format!("{name}-{turn}");
                 let reply = client.post(&path(&id), document(&id, 1));
                 if reply.status == 201 {
-                    items.push(Item {
-                        id: id.clone(),
-                        acknowledged: 1,
-                        tried: 1,
-                    });
+                    items.push(Item { id: id.clone(), acknowledged: 1, tried: 1 });
                 }
                 (id, "write", reply, None)
             }
@@ -139,15 +132,7 @@ fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {
             400.. => reply.problem().0,
             _ => String::new(),
         };
-        ops.push(Op {
-            id,
-            what,
-            at,
-            took: at.elapsed(),
-            status: reply.status,
-            saw,
-            code,
-        });
+        ops.push(Op { id, what, at, took: at.elapsed(), status: reply.status, saw, code });
         // Steady, and no more than a small machine takes beside all the servers.
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -193,9 +178,7 @@ impl Item {
 impl Journal {
     /// The ids of all writes that were answered 201.
     pub fn acknowledged(&self) -> impl Iterator<Item = &Op> {
-        self.ops
-            .iter()
-            .filter(|op| op.what == "write" && op.status == 201)
+        self.ops.iter().filter(|op| op.what == "write" && op.status == 201)
     }
 
     pub fn errors(&self) -> impl Iterator<Item = &Op> {

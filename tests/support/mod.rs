@@ -78,10 +78,7 @@ pub fn for_each_service(settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(
-            start.elapsed() < PATIENCE,
-            "still waiting after {PATIENCE:?}: {what}"
-        );
+        assert!(start.elapsed() < PATIENCE, "still waiting after {PATIENCE:?}: {what}");
         // Not a guess at how long it takes: only a pause that leaves the processor to the processes waited for.
         std::thread::sleep(Duration::from_millis(20));
     }

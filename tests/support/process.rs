@@ -20,10 +20,7 @@ impl Process {
             .stdin(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"));
-        Process {
-            child,
-            status: None,
-        }
+        Process { child, status: None }
     }
 
     pub fn child(&mut self) -> &mut Child {
@@ -48,20 +45,13 @@ impl Process {
             .args(names)
             .status()
             .expect("sh is on every system these tests run on");
-        assert!(
-            status.success(),
-            "failed to send {names:?} to process {}",
-            self.pid()
-        );
+        assert!(status.success(), "failed to send {names:?} to process {}", self.pid());
     }
 
     /// The exit status, if the process has ended.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            self.status = self
-                .child
-                .try_wait()
-                .expect("the child is ours to wait for");
+            self.status = self.child.try_wait().expect("the child is ours to wait for");
         }
         self.status
     }
@@ -135,9 +125,7 @@ fn remove_dirs_of_the_dead() {
     };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let pid = name
-            .strip_prefix(DIR_PREFIX)
-            .and_then(|rest| rest.split('-').next());
+        let pid = name.strip_prefix(DIR_PREFIX).and_then(|rest| rest.split('-').next());
         let lives = |pid: &str| {
             pid == std::process::id().to_string()
                 || std::path::Path::new("/proc").join(pid).exists()

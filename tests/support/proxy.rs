@@ -71,10 +71,7 @@ impl Proxy {
     /// In front of the server at `target`.
     pub fn start(target: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-        let address = listener
-            .local_addr()
-            .expect("a bound socket has an address")
-            .to_string();
+        let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let shared = Arc::new(Shared::default());
         let (for_thread, target) = (Arc::clone(&shared), target.to_owned());
         std::thread::spawn(move || {
@@ -128,9 +125,7 @@ impl Proxy {
     /// Whether something has been kept back.
     pub fn has_held(&self) -> bool {
         let links = &self.shared.lock().links;
-        links
-            .iter()
-            .any(|link| link.mood.held.load(Ordering::SeqCst))
+        links.iter().any(|link| link.mood.held.load(Ordering::SeqCst))
     }
 
     /// What was kept back goes on its way, though the client may have gone by now: a network that was slow.
@@ -189,11 +184,7 @@ impl Shared {
                 }
             });
         }
-        state.links.push(Link {
-            client,
-            server,
-            mood,
-        });
+        state.links.push(Link { client, server, mood });
         true
     }
 }
@@ -202,11 +193,7 @@ impl Mood {
     /// Waits as long as these bytes are to be kept back.
     fn pass(&self, bytes: &[u8]) {
         let hold = self.hold.lock().expect("no pump panics");
-        let has = |word: &String| {
-            bytes
-                .windows(word.len())
-                .any(|part| part == word.as_bytes())
-        };
+        let has = |word: &String| bytes.windows(word.len()).any(|part| part == word.as_bytes());
         if hold.as_ref().is_some_and(has) {
             self.held.store(true, Ordering::SeqCst);
             drop(self.released.wait_while(hold, |hold| hold.is_some()));

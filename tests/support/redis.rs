@@ -36,12 +36,7 @@ impl Redis {
         for _ in 0..20 {
             let port = free_port();
             if let Some(process) = try_start(port, &dir, &arguments) {
-                return Redis {
-                    process,
-                    port,
-                    dir,
-                    arguments,
-                };
+                return Redis { process, port, dir, arguments };
             }
         }
         panic!("redis-server did not start: {}", log_of(&dir));
@@ -92,10 +87,7 @@ impl Redis {
             .position(|word| word == "--requirepass")
             .map(|at| &self.arguments[at + 1]);
         ask(self.port, password.map(String::as_str), arguments).unwrap_or_else(|error| {
-            panic!(
-                "failed to ask Redis {arguments:?}: {error}; {}",
-                log_of(&self.dir)
-            )
+            panic!("failed to ask Redis {arguments:?}: {error}; {}", log_of(&self.dir))
         })
     }
 
@@ -151,10 +143,7 @@ impl Drop for Redis {
 /// A port nobody listens on at this moment.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// Starts a server and waits until it answers PING; `None` when it ended instead, as it does when the port is taken.
@@ -168,14 +157,7 @@ fn try_start(port: u16, dir: &PathBuf, arguments: &[String]) -> Option<Process> 
         "--save",
         "",
     ]);
-    command.args([
-        "--appendonly",
-        "no",
-        "--enable-debug-command",
-        "yes",
-        "--daemonize",
-        "no",
-    ]);
+    command.args(["--appendonly", "no", "--enable-debug-command", "yes", "--daemonize", "no"]);
     command.args(["--logfile", "redis.log"]).args(arguments);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut process = Process::spawn(&mut command);
@@ -190,10 +172,7 @@ fn try_start(port: u16, dir: &PathBuf, arguments: &[String]) -> Option<Process> 
             .position(|word| word == "--requirepass")
             .map(|at| arguments[at + 1].as_str());
         let info = ask(port, password, &["INFO", "server"]).unwrap_or_default();
-        if info
-            .lines()
-            .any(|line| line == format!("process_id:{}", process.pid()))
-        {
+        if info.lines().any(|line| line == format!("process_id:{}", process.pid())) {
             return Some(process);
         }
         std::thread::sleep(Duration::from_millis(5));

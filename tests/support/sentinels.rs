@@ -97,12 +97,7 @@ impl Sentinels {
             Sentinel::start(&configuration(servers[n].port(), PATIENT, None, None), None)
         };
         let sentinels = watched.map(sentinel).into();
-        Sentinels {
-            servers,
-            sentinels,
-            data_password: None,
-            password: None,
-        }
+        Sentinels { servers, sentinels, data_password: None, password: None }
     }
 
     /// Waits until every living sentinel names this server, knows the two others and all replicas, and these have their
@@ -138,9 +133,7 @@ impl Sentinels {
     fn describe(&self) -> String {
         let mut text = String::new();
         for (n, sentinel) in self.sentinels.iter().enumerate() {
-            let said = self
-                .ask(n, &["SENTINEL", "MASTER", NAME])
-                .replace('\n', " ");
+            let said = self.ask(n, &["SENTINEL", "MASTER", NAME]).replace('\n', " ");
             let log = std::fs::read_to_string(sentinel.dir.join("sentinel.log"));
             text += &format!("\n{n}: {said}\n{}", log.unwrap_or_default());
         }
@@ -166,11 +159,8 @@ impl Sentinels {
             let replicas = self.ask(n, &["SENTINEL", "REPLICAS", NAME]);
             let replicas: Vec<&str> = replicas.lines().collect();
             let count = |pair: [&str; 2]| replicas.chunks(2).filter(|p| *p == pair).count();
-            let seen = [
-                ["flags", "slave"],
-                ["role-reported", "slave"],
-                ["master-link-status", "ok"],
-            ];
+            let seen =
+                [["flags", "slave"], ["role-reported", "slave"], ["master-link-status", "ok"]];
             let complete = complete && seen.iter().all(|pair| count(*pair).to_string() == others);
             field("port").filter(|_| complete).map(str::to_owned)
         });
@@ -179,18 +169,13 @@ impl Sentinels {
         let [Some(port)] = &named[..] else {
             return None;
         };
-        let mut replicas = self
-            .servers
-            .iter()
-            .filter(|s| s.port().to_string() != *port);
+        let mut replicas = self.servers.iter().filter(|s| s.port().to_string() != *port);
         let follow = replicas.all(|replica| {
             let password = self.data_password.as_deref();
             let said = ask(replica.port(), password, &["INFO", "replication"]).unwrap_or_default();
             let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
             let of_it = format!("master_port:{port}");
-            ["role:slave", "master_link_status:up", &of_it]
-                .iter()
-                .all(|line| lines.contains(line))
+            ["role:slave", "master_link_status:up", &of_it].iter().all(|line| lines.contains(line))
         });
         let port = port.parse().ok()?;
         follow.then(|| self.server_on(port))
@@ -286,9 +271,7 @@ impl Sentinels {
             let stream = TcpStream::connect(("127.0.0.1", self.sentinels[n].port));
             let mut stream = stream.expect("a sentinel that is there");
             if let Some(password) = &self.password {
-                stream
-                    .write_all(&request(&["AUTH", password]))
-                    .expect("it reads");
+                stream.write_all(&request(&["AUTH", password])).expect("it reads");
             }
             let subscribe = request(&["SUBSCRIBE", channel_name]);
             stream.write_all(&subscribe).expect("it reads");
@@ -302,11 +285,7 @@ impl Sentinels {
                 for line in lines.map_while(Result::ok) {
                     if line.contains(NAME) {
                         let at = Instant::now();
-                        let _ = send.send(News {
-                            at,
-                            sentinel: n,
-                            line,
-                        });
+                        let _ = send.send(News { at, sentinel: n, line });
                     }
                 }
             });
@@ -355,11 +334,7 @@ impl News {
     /// The port of the new master, where it is about one.
     #[track_caller]
     pub fn new_port(&self) -> u16 {
-        let last = self
-            .line
-            .rsplit(' ')
-            .next()
-            .and_then(|word| word.parse().ok());
+        let last = self.line.rsplit(' ').next().and_then(|word| word.parse().ok());
         last.unwrap_or_else(|| panic!("no port in {:?}", self.line))
     }
 }
@@ -378,12 +353,7 @@ impl Sentinel {
             let text = format!("port {port}\ndir {}\n{config}", dir.display());
             std::fs::write(dir.join("sentinel.conf"), text).expect("our own directory");
             let process = Process::spawn(&mut command(&dir));
-            let mut sentinel = Sentinel {
-                process,
-                port,
-                dir,
-                lives: false,
-            };
+            let mut sentinel = Sentinel { process, port, dir, lives: false };
             sentinel.greet(password);
             if sentinel.lives {
                 return sentinel;
@@ -419,10 +389,7 @@ impl Sentinel {
 
 fn command(dir: &Path) -> Command {
     let mut command = tethered("redis-sentinel");
-    command
-        .arg(dir.join("sentinel.conf"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.arg(dir.join("sentinel.conf")).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 

@@ -71,12 +71,9 @@ impl Loop {
             return;
         }
         let until = self.session.next_deadline();
-        let wait = until
-            .map_or(longest, |t| t.saturating_duration_since(Instant::now()))
-            .min(longest);
-        self.poll
-            .poll(&mut self.events, Some(wait))
-            .expect("a poll");
+        let wait =
+            until.map_or(longest, |t| t.saturating_duration_since(Instant::now())).min(longest);
+        self.poll.poll(&mut self.events, Some(wait)).expect("a poll");
         for event in self.events.iter().filter(|e| e.token() != Token(0)) {
             self.session.ready(event);
         }
@@ -96,11 +93,7 @@ impl Loop {
 }
 
 pub fn get(key: &str) -> Command {
-    Command::Get {
-        key: key.as_bytes().to_vec(),
-        renew: None,
-        once: None,
-    }
+    Command::Get { key: key.as_bytes().to_vec(), renew: None, once: None }
 }
 
 pub fn set(key: &str, value: &[u8]) -> Command {
@@ -115,8 +108,5 @@ pub fn set(key: &str, value: &[u8]) -> Command {
 
 /// Counts: the write whose every execution can be seen.
 pub fn take(key: &str) -> Command {
-    Command::Take {
-        key: key.as_bytes().to_vec(),
-        window: Duration::from_secs(600),
-    }
+    Command::Take { key: key.as_bytes().to_vec(), window: Duration::from_secs(600) }
 }

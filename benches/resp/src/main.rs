@@ -49,9 +49,8 @@ fn main() {
             let commands = (rounds[0][0].0 * time.as_secs_f64()) as u64;
             rounds[2].push(measure(|| redis_benchmark(port, in_flight, commands)));
         }
-        for (name, mut rounds) in ["kioskd session", "redis-rs", "redis-benchmark"]
-            .into_iter()
-            .zip(rounds)
+        for (name, mut rounds) in
+            ["kioskd session", "redis-rs", "redis-benchmark"].into_iter().zip(rounds)
         {
             rounds.sort_by(|a, b| a.0.total_cmp(&b.0));
             let (rate, cpu) = rounds[ROUNDS / 2];
@@ -66,10 +65,7 @@ fn measure(run: impl FnOnce() -> (u64, Duration)) -> (f64, f64) {
     let before = cpu();
     let (commands, time) = run();
     let spent = cpu() - before;
-    (
-        commands as f64 / time.as_secs_f64(),
-        spent * 1e6 / commands as f64,
-    )
+    (commands as f64 / time.as_secs_f64(), spent * 1e6 / commands as f64)
 }
 
 /// Seconds of CPU, ours and of the children that have ended.
@@ -77,10 +73,8 @@ fn cpu() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this runs on Linux");
     let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
     let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: u64 = fields[11..15]
-        .iter()
-        .map(|field| field.parse::<u64>().expect("a number"))
-        .sum();
+    let ticks: u64 =
+        fields[11..15].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
     ticks as f64 / 100.0
 }
 
@@ -90,17 +84,10 @@ fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
     let mut poll = Poll::new().expect("a poll");
     let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
     let mut session = store
-        .session(Wiring {
-            registry: poll.registry(),
-            first_token: 1,
-            waker,
-        })
+        .session(Wiring { registry: poll.registry(), first_token: 1, waker })
         .expect("a session");
     let (mut events, mut done) = (Events::with_capacity(16), Done::new());
-    let get = || Command::Get {
-        key: b"item:1".to_vec(),
-        touch: None,
-    };
+    let get = || Command::Get { key: b"item:1".to_vec(), touch: None };
     let mut turn = |fresh: u64, answered: &mut u64| {
         let now = Instant::now();
         for tag in 0..fresh {
@@ -116,9 +103,7 @@ fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
         }
         *answered += finished;
         if finished == 0 {
-            let wait = session
-                .next_deadline()
-                .map(|t| t.saturating_duration_since(now));
+            let wait = session.next_deadline().map(|t| t.saturating_duration_since(now));
             poll.poll(&mut events, wait).expect("a poll");
             for event in events.iter().filter(|e| e.token() != Token(0)) {
                 session.ready(event);
@@ -141,16 +126,11 @@ fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
 }
 
 fn redis_rs(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = redis::Client::open(format!("redis://{address}/")).expect("an address");
-        let connection = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("a connection");
+        let connection = client.get_multiplexed_async_connection().await.expect("a connection");
         let start = Instant::now();
         let tasks: Vec<_> = (0..in_flight)
             .map(|_| {
@@ -202,10 +182,7 @@ fn start_server() -> (Server, u16) {
     let start = Instant::now();
     loop {
         let set = client.get_connection().and_then(|mut connection| {
-            redis::cmd("SET")
-                .arg("item:1")
-                .arg(&VALUE[..])
-                .exec(&mut connection)
+            redis::cmd("SET").arg("item:1").arg(&VALUE[..]).exec(&mut connection)
         });
         match set {
             Ok(()) => return (server, port),

@@ -28,11 +28,7 @@ fn check_within(input: &[u8], body_bytes_max: usize) {
         let cut = read(input, &ends, body_bytes_max);
         assert_eq!(cut, whole, "{}", input.escape_ascii());
     }
-    assert!(
-        whole.body.len() <= body_bytes_max.min(input.len()),
-        "{}",
-        input.escape_ascii()
-    );
+    assert!(whole.body.len() <= body_bytes_max.min(input.len()), "{}", input.escape_ascii());
     if let Ok(Some(taken)) = whole.end {
         let naive = read_naively(&input[..taken]);
         assert_eq!(naive, Some(whole.body), "{}", input.escape_ascii());
@@ -63,10 +59,7 @@ fn read(input: &[u8], ends: &[usize], body_bytes_max: usize) -> Outcome {
         at += taken;
         assert_eq!(at, end, "an unfinished body takes all there is");
     }
-    Outcome {
-        body,
-        end: Ok(None),
-    }
+    Outcome { body, end: Ok(None) }
 }
 
 /// The body, if `input` is exactly one; it looks for line ends and believes everything else.

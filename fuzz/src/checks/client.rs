@@ -45,9 +45,7 @@ impl Transcript {
     /// Whether the response of this number, interim ones aside, says that it is the last one.
     pub fn closes(&self, n: usize) -> bool {
         let mut finals = self.replies.iter().filter(|reply| reply.status >= 200);
-        finals
-            .nth(n)
-            .is_some_and(|reply| reply.header("Connection") == Some("close"))
+        finals.nth(n).is_some_and(|reply| reply.header("Connection") == Some("close"))
     }
 }
 
@@ -134,11 +132,7 @@ impl Client {
         }
         self.ticks += u32::from(self.accepted);
         // One tick for the worker to read, and at the start a few for it to be handed the client.
-        let rest = if self.pieces == 0 && self.sent == 0 {
-            4
-        } else {
-            2
-        };
+        let rest = if self.pieces == 0 && self.sent == 0 { 4 } else { 2 };
         if self.half_closed
             || self.ticks < rest
             || (self.script.patient && self.finals < self.due())
@@ -153,9 +147,7 @@ impl Client {
 
     /// What must have come for the pieces sent.
     fn due(&self) -> usize {
-        self.pieces
-            .checked_sub(1)
-            .map_or(0, |last| self.script.due[last])
+        self.pieces.checked_sub(1).map_or(0, |last| self.script.due[last])
     }
 
     /// Sends what the socket takes of the next piece, or says that there is none.

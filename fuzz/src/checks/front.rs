@@ -71,11 +71,8 @@ impl Front {
         let board = Arc::new(Board::new(1, Duration::ZERO));
         let (scripts, to_play) = channel();
         let (played, transcripts) = channel();
-        let stage = Stage {
-            path,
-            board: Arc::clone(&board),
-            ways: Mutex::new(Some((to_play, played))),
-        };
+        let stage =
+            Stage { path, board: Arc::clone(&board), ways: Mutex::new(Some((to_play, played))) };
         let running = front::start(
             Kind::Poll,
             config.front.clone(),
@@ -86,15 +83,7 @@ impl Front {
         )
         .expect("the front starts");
         lifecycle.advance(State::Ready);
-        Front {
-            service,
-            options: config.front,
-            lifecycle,
-            scripts,
-            transcripts,
-            running,
-            events,
-        }
+        Front { service, options: config.front, lifecycle, scripts, transcripts, running, events }
     }
 
     /// The rules it serves by.
@@ -111,9 +100,7 @@ impl Front {
     pub fn play(&self, script: Script) -> Transcript {
         self.scripts.send(script).expect("the worker lives");
         self.running.wake();
-        self.transcripts
-            .recv_timeout(PATIENCE * 2)
-            .expect("the worker turns")
+        self.transcripts.recv_timeout(PATIENCE * 2).expect("the worker turns")
     }
 }
 
@@ -145,11 +132,7 @@ impl Store for Stage {
     }
 
     fn session(&self, _: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        let ways = self
-            .ways
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (scripts, transcripts) = ways.ok_or(io::ErrorKind::AlreadyExists)?;
         Ok(Box::new(Actor {
             path: self.path.clone(),

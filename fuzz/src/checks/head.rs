@@ -15,11 +15,7 @@ type Outcome = Result<Option<(Head, usize)>, ParseError>;
 pub fn check(input: &[u8]) {
     check_within(input, &HeadLimits::default());
     // Met by inputs of a few hundred bytes.
-    let small = HeadLimits {
-        head_bytes_max: 256,
-        target_bytes_max: 40,
-        headers_max: 5,
-    };
+    let small = HeadLimits { head_bytes_max: 256, target_bytes_max: 40, headers_max: 5 };
     check_within(input, &small);
 }
 
@@ -64,10 +60,7 @@ fn assert_is_clean(head: &Head, bytes: &[u8], limits: &HeadLimits) {
     let shown = bytes.escape_ascii();
     assert!(bytes.len() <= limits.head_bytes_max, "{shown}");
     assert!(head.headers.len() <= limits.headers_max, "{shown}");
-    assert!(
-        head.target.as_str().len() <= limits.target_bytes_max,
-        "{shown}"
-    );
+    assert!(head.target.as_str().len() <= limits.target_bytes_max, "{shown}");
     assert!(bytes.ends_with(b"\r\n\r\n"), "{shown}");
 
     let text: Vec<&[u8]> = lines(bytes);
@@ -114,23 +107,15 @@ fn lines(bytes: &[u8]) -> Vec<&[u8]> {
 
 fn assert_reads_back(head: &Head) {
     let version = &head.version;
-    let mut printed = format!(
-        "{} {} HTTP/{}.{}\r\n",
-        head.method,
-        head.target.as_str(),
-        version.0,
-        version.1
-    );
+    let mut printed =
+        format!("{} {} HTTP/{}.{}\r\n", head.method, head.target.as_str(), version.0, version.1);
     for header in &head.headers {
         printed.push_str(&format!("{}:{}\r\n", header.field, header.value));
     }
     printed.push_str("\r\n");
     // White space at the ends is gone.
     let printed = unescaped(printed.as_bytes());
-    let limits = HeadLimits {
-        head_bytes_max: printed.len() + 1,
-        ..HeadLimits::default()
-    };
+    let limits = HeadLimits { head_bytes_max: printed.len() + 1, ..HeadLimits::default() };
     let (again, _) = read(&printed, &[printed.len()], &limits);
     let wanted = Ok(Some((head.clone(), printed.len())));
     assert_eq!(text(&again), text(&wanted), "{}", printed.escape_ascii());

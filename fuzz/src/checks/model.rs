@@ -76,10 +76,7 @@ fn read_head(
         }
     }
     // An empty line, or half of one, begins no request.
-    if input[at.min(input.len())..]
-        .iter()
-        .any(|byte| !b"\r\n".contains(byte))
-    {
+    if input[at.min(input.len())..].iter().any(|byte| !b"\r\n".contains(byte)) {
         all.push(refusal(400, AT_THE_END, &input[at..]));
     }
     None
@@ -93,21 +90,11 @@ fn refusal(status: u16, due_at: usize, message: &[u8]) -> Expected {
     for _ in 0..4 {
         text = text.strip_prefix("\r\n").unwrap_or(text);
     }
-    let head_only = match text
-        .strip_prefix("HEAD")
-        .and_then(|rest| rest.chars().next())
-    {
+    let head_only = match text.strip_prefix("HEAD").and_then(|rest| rest.chars().next()) {
         Some(next) => !(next.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(next)),
         None => !text.is_empty() && "HEAD".starts_with(text),
     };
-    Expected {
-        due_at,
-        status,
-        head_only,
-        closes: true,
-        may_continue: false,
-        request_id: None,
-    }
+    Expected { due_at, status, head_only, closes: true, may_continue: false, request_id: None }
 }
 
 /// The response to a head and the body behind it, and where the next message begins.
@@ -219,25 +206,18 @@ pub fn answer_of(command: &Command) -> Result<Answer, StoreError> {
         Command::GetMany { keys, .. } => {
             Answer::Values(keys.iter().map(|key| Ok(value(key))).collect())
         }
-        Command::Set {
-            key, when, once, ..
-        } if holds(key, when) => match once {
+        Command::Set { key, when, once, .. } if holds(key, when) => match once {
             None => Answer::Stored,
-            Some(_) => Answer::Done {
-                there: value(key).is_some(),
-            },
+            Some(_) => Answer::Done { there: value(key).is_some() },
         },
         Command::Delete { key, when, once } if holds(key, when) => match once {
             None => Answer::Deleted(value(key).is_some()),
-            Some(_) => Answer::Done {
-                there: value(key).is_some(),
-            },
+            Some(_) => Answer::Done { there: value(key).is_some() },
         },
         Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
-        Command::Scan { prefix, .. } => Answer::Page {
-            keys: vec![([prefix, &b"1"[..]].concat(), None)],
-            next: None,
-        },
+        Command::Scan { prefix, .. } => {
+            Answer::Page { keys: vec![([prefix, &b"1"[..]].concat(), None)], next: None }
+        }
         Command::Ping => Answer::Pong,
         Command::Take { .. } => return Err(StoreError::Overloaded),
     })

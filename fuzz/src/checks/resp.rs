@@ -35,12 +35,7 @@ pub fn check(input: &[u8]) {
     for ends in all_cuts(wire.len(), wire.len() as u64) {
         let cut = receive(wire, &ends, protocol, &limits);
         // As text, because a NaN is not equal to itself.
-        assert_eq!(
-            format!("{cut:?}"),
-            format!("{whole:?}"),
-            "{}",
-            wire.escape_ascii()
-        );
+        assert_eq!(format!("{cut:?}"), format!("{whole:?}"), "{}", wire.escape_ascii());
     }
     for frame in &whole.frames {
         assert_is_bounded(frame, wire, &limits);
@@ -82,11 +77,7 @@ fn receive(wire: &[u8], ends: &[usize], protocol: Protocol, limits: &Limits) -> 
                 Err(error) => {
                     let again = decoder.decode(b"+OK\r\n");
                     assert_eq!(again, Err(error.clone()), "it must stay dead");
-                    return Outcome {
-                        frames,
-                        error: Some(error),
-                        idle: false,
-                    };
+                    return Outcome { frames, error: Some(error), idle: false };
                 }
             }
         }
@@ -98,11 +89,7 @@ fn receive(wire: &[u8], ends: &[usize], protocol: Protocol, limits: &Limits) -> 
     }
     let idle = decoder.is_idle();
     assert!(at == wire.len() || !idle, "half a line is half a frame");
-    Outcome {
-        frames,
-        error: None,
-        idle,
-    }
+    Outcome { frames, error: None, idle }
 }
 
 fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
@@ -125,10 +112,9 @@ fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
                 (text.len(), text.capacity())
             }
             Reply::Bulk(bytes) | Reply::Verbatim(bytes) => (bytes.len(), bytes.capacity()),
-            Reply::Error(error) => (
-                error.message.len(),
-                error.message.capacity() + error.code.capacity(),
-            ),
+            Reply::Error(error) => {
+                (error.message.len(), error.message.capacity() + error.code.capacity())
+            }
             Reply::Array(items) | Reply::Set(items) => {
                 elements += items.len();
                 open.extend(items);
@@ -146,10 +132,7 @@ fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
     }
     let shown = wire.escape_ascii();
     assert!(payload <= limits.bytes_total_max, "{payload} of {shown}");
-    assert!(
-        elements <= limits.elements_total_max,
-        "{elements} of {shown}"
-    );
+    assert!(elements <= limits.elements_total_max, "{elements} of {shown}");
     let proportionate = wire.len() * (1 + ELEMENT_BYTES);
     assert!(
         memory <= proportionate + 64,
@@ -163,11 +146,6 @@ fn assert_reads_back(frame: &Frame) {
     let mut wire = Vec::new();
     encode_reply(&mut wire, reply);
     let again = receive(&wire, &[wire.len()], Protocol::Resp3, &Limits::default());
-    assert_eq!(
-        format!("{:?}", again.frames),
-        format!("{:?}", [frame]),
-        "{}",
-        wire.escape_ascii()
-    );
+    assert_eq!(format!("{:?}", again.frames), format!("{:?}", [frame]), "{}", wire.escape_ascii());
     assert!(again.idle && again.error.is_none());
 }

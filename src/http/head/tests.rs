@@ -49,12 +49,7 @@ fn assert_accepts(input: impl AsRef<[u8]>) {
 /// The error must come at the last byte given, and not before.
 fn assert_refuses(input: impl AsRef<[u8]>, error: ParseError) {
     let (input, limits) = (input.as_ref(), HeadLimits::default());
-    assert_eq!(
-        outcome(input, &limits),
-        Err(error),
-        "{}",
-        input.escape_ascii()
-    );
+    assert_eq!(outcome(input, &limits), Err(error), "{}", input.escape_ascii());
     let before = outcome(&input[..input.len() - 1], &limits);
     assert_eq!(before, Ok(None), "{}", input.escape_ascii());
 }
@@ -205,27 +200,15 @@ fn host_is_there_once_and_well_formed() {
 #[test]
 fn bad_framing_is_refused_with_the_head() {
     for (fields, error) in [
-        (
-            "Content-Length: 5\r\nTransfer-Encoding: chunked",
-            LengthBesideEncoding,
-        ),
-        (
-            "Content-Length: 5\r\nContent-Length: 5",
-            RepeatedContentLength,
-        ),
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked", LengthBesideEncoding),
+        ("Content-Length: 5\r\nContent-Length: 5", RepeatedContentLength),
         ("Content-Length: \u{b2}", BadContentLength),
         ("Content-Length: 18446744073709551616", BodyTooLarge),
         ("Transfer-Encoding: gzip", BadTransferEncoding),
     ] {
-        assert_refuses(
-            format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"),
-            error,
-        );
+        assert_refuses(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n"), error);
     }
-    assert_refuses(
-        "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
-        EncodingInHttp10,
-    );
+    assert_refuses("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", EncodingInHttp10);
 }
 
 #[test]
@@ -247,10 +230,7 @@ fn a_head_of_exactly_the_limit_passes() {
     // Proved one byte before its end: the limit is full and the head is not.
     assert_refuses(&head(16 * 1024 + 1)[..16 * 1024], HeadTooLarge);
     // Empty lines count.
-    assert_refuses(
-        &format!("\r\n{}", head(16 * 1024 - 1))[..16 * 1024],
-        HeadTooLarge,
-    );
+    assert_refuses(&format!("\r\n{}", head(16 * 1024 - 1))[..16 * 1024], HeadTooLarge);
     assert_accepts(format!("\r\n{}", head(16 * 1024 - 2)));
 }
 
@@ -272,20 +252,13 @@ fn a_target_of_exactly_the_limit_passes() {
 
 #[test]
 fn a_smaller_head_limit_wins_over_the_target_limit() {
-    let limits = HeadLimits {
-        head_bytes_max: 50,
-        target_bytes_max: 100,
-        ..HeadLimits::default()
-    };
+    let limits = HeadLimits { head_bytes_max: 50, target_bytes_max: 100, ..HeadLimits::default() };
     let line = format!("GET /{}", "a".repeat(200));
     assert_eq!(outcome(line.as_bytes(), &limits), Err(HeadTooLarge));
     // Whatever stands beyond the limit, it is not looked at.
     let ends_beyond = format!("{}\0", &line[..50]);
     assert_eq!(outcome(ends_beyond.as_bytes(), &limits), Err(HeadTooLarge));
-    let limits = HeadLimits {
-        target_bytes_max: 45,
-        ..limits
-    };
+    let limits = HeadLimits { target_bytes_max: 45, ..limits };
     assert_eq!(outcome(line.as_bytes(), &limits), Err(UriTooLong));
 }
 
@@ -333,9 +306,7 @@ fn the_parser_is_ready_for_the_next_message() {
     let (mut parser, limits) = (HeadParser::new(), HeadLimits::default());
     let first = feed(&mut parser, &pipeline, &limits).unwrap().unwrap();
     assert_eq!(first.1, request.len());
-    let second = feed(&mut parser, &pipeline[first.1..], &limits)
-        .unwrap()
-        .unwrap();
+    let second = feed(&mut parser, &pipeline[first.1..], &limits).unwrap().unwrap();
     assert_eq!(first, second);
     assert_eq!(feed(&mut parser, b"", &limits), Ok(None));
 }
@@ -343,10 +314,7 @@ fn the_parser_is_ready_for_the_next_message() {
 #[test]
 fn an_idle_parser_is_small() {
     let size = size_of::<HeadParser>();
-    assert!(
-        size <= 192,
-        "{size} bytes for each of ten thousand idle connections"
-    );
+    assert!(size <= 192, "{size} bytes for each of ten thousand idle connections");
 }
 
 /// Goal: no cut between reads can change an answer. Method: mutate valid heads at random (mostly
@@ -360,11 +328,7 @@ fn cuts_never_change_the_answer() {
         b"PUT /items/7 HTTP/1.0\r\nContent-Length: 12\r\nX: \t a\xe9b \r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nA: 1\r\nHost: [::1]\r\nB: 2\r\nConnection: close\r\n\r\n",
     ];
-    let limits = HeadLimits {
-        head_bytes_max: 90,
-        target_bytes_max: 20,
-        headers_max: 4,
-    };
+    let limits = HeadLimits { head_bytes_max: 90, target_bytes_max: 20, headers_max: 4 };
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
     let (mut accepted, mut refused) = (0, 0);
     for round in 0..20_000 {
@@ -384,10 +348,7 @@ fn cuts_never_change_the_answer() {
         refused += usize::from(whole.is_err());
     }
     // Otherwise the mutations test one side only.
-    assert!(
-        accepted > 2000 && refused > 2000,
-        "{accepted} accepted, {refused} refused"
-    );
+    assert!(accepted > 2000 && refused > 2000, "{accepted} accepted, {refused} refused");
 }
 
 fn mutate(input: &mut Vec<u8>, random: &mut Random) {

@@ -22,11 +22,7 @@ fn receive<'a>(
 ) -> Outcome {
     let mut decoder = Decoder::new(limits.clone());
     decoder.set_protocol(protocol);
-    let mut outcome = Outcome {
-        frames: Vec::new(),
-        error: None,
-        idle: true,
-    };
+    let mut outcome = Outcome { frames: Vec::new(), error: None, idle: true };
     let mut buffer = Vec::new();
     for piece in pieces {
         buffer.extend_from_slice(piece);
@@ -38,11 +34,7 @@ fn receive<'a>(
                     outcome.frames.push(frame);
                 }
                 Err(error) => {
-                    assert_eq!(
-                        decoder.decode(b"+OK\r\n"),
-                        Err(error.clone()),
-                        "it must stay dead"
-                    );
+                    assert_eq!(decoder.decode(b"+OK\r\n"), Err(error.clone()), "it must stay dead");
                     outcome.error = Some(error);
                     return outcome;
                 }
@@ -50,22 +42,14 @@ fn receive<'a>(
         }
     }
     outcome.idle = decoder.is_idle();
-    assert!(
-        buffer.is_empty() || !outcome.idle,
-        "half a line is half a frame"
-    );
+    assert!(buffer.is_empty() || !outcome.idle, "half a line is half a frame");
     outcome
 }
 
 /// Compared as text, because a NaN is not equal to itself.
 #[track_caller]
 fn assert_same(bytes: &[u8], left: &Outcome, right: &Outcome) {
-    assert_eq!(
-        format!("{left:?}"),
-        format!("{right:?}"),
-        "{}",
-        bytes.escape_ascii()
-    );
+    assert_eq!(format!("{left:?}"), format!("{right:?}"), "{}", bytes.escape_ascii());
 }
 
 #[track_caller]
@@ -93,9 +77,7 @@ fn reply_to(bytes: &[u8]) -> Reply {
 #[track_caller]
 fn error_of(limits: &Limits, bytes: &[u8]) -> ProtocolError {
     let outcome = receive_all_ways(limits, Protocol::Resp3, bytes);
-    outcome
-        .error
-        .unwrap_or_else(|| panic!("accepted: {}", bytes.escape_ascii()))
+    outcome.error.unwrap_or_else(|| panic!("accepted: {}", bytes.escape_ascii()))
 }
 
 fn bulk(text: &str) -> Reply {
@@ -128,14 +110,8 @@ fn every_type() -> Vec<(&'static [u8], Reply)> {
         (b"*-1\r\n", Null),
         (b"_\r\n", Null),
         (b"*0\r\n", Array(vec![])),
-        (
-            b"*2\r\n$1\r\na\r\n:1\r\n",
-            Array(vec![bulk("a"), Integer(1)]),
-        ),
-        (
-            b"*2\r\n-MY error\r\n$-1\r\n",
-            Array(vec![error("MY error"), Null]),
-        ),
+        (b"*2\r\n$1\r\na\r\n:1\r\n", Array(vec![bulk("a"), Integer(1)])),
+        (b"*2\r\n-MY error\r\n$-1\r\n", Array(vec![error("MY error"), Null])),
         (
             b"*3\r\n*0\r\n*1\r\n*0\r\n%0\r\n",
             Array(vec![Array(vec![]), Array(vec![Array(vec![])]), Map(vec![])]),
@@ -148,10 +124,7 @@ fn every_type() -> Vec<(&'static [u8], Reply)> {
             ]),
         ),
         (b"~0\r\n", Set(vec![])),
-        (
-            b"~2\r\n#t\r\n#f\r\n",
-            Set(vec![Boolean(true), Boolean(false)]),
-        ),
+        (b"~2\r\n#t\r\n#f\r\n", Set(vec![Boolean(true), Boolean(false)])),
         (b",3.25\r\n", Double(b"3.25".to_vec())),
         (b",-inf\r\n", Double(b"-inf".to_vec())),
         (b"(-123456789012345678901234567890\r\n", {
@@ -162,10 +135,7 @@ fn every_type() -> Vec<(&'static [u8], Reply)> {
         (b"!8\r\nMY \r\n\x01!!\r\n", error("MY \r\n\x01!!")),
         (b"|1\r\n+ttl\r\n*1\r\n:9\r\n:7\r\n", Integer(7)),
         (b"|0\r\n|1\r\n+a\r\n_\r\n*0\r\n", Array(vec![])),
-        (
-            b"*2\r\n:1\r\n|1\r\n+a\r\n+b\r\n:2\r\n",
-            Array(vec![Integer(1), Integer(2)]),
-        ),
+        (b"*2\r\n:1\r\n|1\r\n+a\r\n+b\r\n:2\r\n", Array(vec![Integer(1), Integer(2)])),
         (b"%1\r\n|0\r\n+k\r\n|0\r\n+v\r\n", {
             Map(vec![(Simple(b"k".to_vec()), Simple(b"v".to_vec()))])
         }),
@@ -206,11 +176,7 @@ fn decodes_what_a_real_server_sent_however_it_is_cut() {
             &[bytes, b"+NEXT\r\n" as &[u8]].concat(),
         );
         let next = followed.frames.pop();
-        assert_eq!(
-            next,
-            Some(Frame::Reply(Reply::Simple(b"NEXT".to_vec()))),
-            "{asked}"
-        );
+        assert_eq!(next, Some(Frame::Reply(Reply::Simple(b"NEXT".to_vec()))), "{asked}");
         assert_eq!(followed.frames, alone.frames, "{asked}");
     }
 }
@@ -218,9 +184,7 @@ fn decodes_what_a_real_server_sent_however_it_is_cut() {
 #[test]
 fn reads_the_recorded_values_for_what_they_are() {
     let recorded = |asked: &str, protocol: Protocol| {
-        let row = RECORDED
-            .iter()
-            .find(|row| row.0 == asked && row.1 == protocol);
+        let row = RECORDED.iter().find(|row| row.0 == asked && row.1 == protocol);
         let (_, _, bytes) = row.unwrap_or_else(|| panic!("no recording of {asked}"));
         receive(&Limits::default(), protocol, [*bytes]).frames
     };
@@ -230,47 +194,25 @@ fn reads_the_recorded_values_for_what_they_are() {
     };
     use Protocol::{Resp2, Resp3};
 
-    let Reply::Map(hello) = reply("HELLO 3", Resp3) else {
-        panic!()
-    };
+    let Reply::Map(hello) = reply("HELLO 3", Resp3) else { panic!() };
     assert!(hello.contains(&(bulk("role"), bulk("master"))));
     assert!(hello.contains(&(bulk("proto"), Reply::Integer(3))));
 
-    let Reply::Error(moved) = reply("MOVED", Resp2) else {
-        panic!()
-    };
-    assert_eq!(
-        (&moved.code[..], moved.detail()),
-        ("MOVED", &b"5061 127.0.0.1:27404"[..])
-    );
+    let Reply::Error(moved) = reply("MOVED", Resp2) else { panic!() };
+    assert_eq!((&moved.code[..], moved.detail()), ("MOVED", &b"5061 127.0.0.1:27404"[..]));
 
-    let exec = vec![
-        bulk("w"),
-        error("ERR value is not an integer or out of range"),
-    ];
+    let exec = vec![bulk("w"), error("ERR value is not an integer or out of range")];
     assert_eq!(reply("EXEC", Resp2), Reply::Array(exec));
 
-    let Reply::Array(rows) = reply("CLUSTER SLOTS hostname", Resp3) else {
-        panic!()
-    };
-    let Reply::Array(row) = &rows[0] else {
-        panic!()
-    };
-    let Reply::Array(node) = &row[2] else {
-        panic!()
-    };
+    let Reply::Array(rows) = reply("CLUSTER SLOTS hostname", Resp3) else { panic!() };
+    let Reply::Array(row) = &rows[0] else { panic!() };
+    let Reply::Array(node) = &row[2] else { panic!() };
     assert_eq!(node[0], bulk("node-a"));
     assert_eq!(node[3], Reply::Map(vec![(bulk("ip"), bulk("127.0.0.1"))]));
 
-    assert_eq!(
-        reply("DEBUG PROTOCOL double", Resp3),
-        Reply::Double(b"3.141".to_vec())
-    );
+    assert_eq!(reply("DEBUG PROTOCOL double", Resp3), Reply::Double(b"3.141".to_vec()));
     let text = b"This is a verbatim\nstring".to_vec();
-    assert_eq!(
-        reply("DEBUG PROTOCOL verbatim", Resp3),
-        Reply::Verbatim(text)
-    );
+    assert_eq!(reply("DEBUG PROTOCOL verbatim", Resp3), Reply::Verbatim(text));
     assert_eq!(
         reply("DEBUG PROTOCOL attrib", Resp3),
         bulk("Some real reply following the attribute")
@@ -278,10 +220,7 @@ fn reads_the_recorded_values_for_what_they_are() {
     let push = vec![bulk("server-cpu-usage"), Reply::Integer(42)];
     assert_eq!(
         recorded("DEBUG PROTOCOL push", Resp3),
-        [
-            Frame::Push(push),
-            Frame::Reply(bulk("Some real reply following the push reply"))
-        ]
+        [Frame::Push(push), Frame::Reply(bulk("Some real reply following the push reply"))]
     );
 }
 
@@ -289,14 +228,8 @@ fn reads_the_recorded_values_for_what_they_are() {
 fn refuses_what_is_no_reply() {
     use ProtocolError::{BareLineBreak, LineTooLong, UnknownType, UnterminatedBulk};
     let bad = |line: &[u8]| parse_line(line[0], &line[1..]).unwrap_err();
-    let bulk_over = |limit| ProtocolError::OverLimit {
-        what: "bytes in a bulk",
-        limit,
-    };
-    let many = ProtocolError::OverLimit {
-        what: "elements in one aggregate",
-        limit: 100_000,
-    };
+    let bulk_over = |limit| ProtocolError::OverLimit { what: "bytes in a bulk", limit };
+    let many = ProtocolError::OverLimit { what: "elements in one aggregate", limit: 100_000 };
     for (bytes, error) in [
         (b"$9223372036854775807\r\n" as &[u8], bulk_over(512 << 20)),
         (b"!9223372036854775807\r\n", bulk_over(64 << 10)),
@@ -329,20 +262,9 @@ fn refuses_what_is_no_reply() {
         (b"|1\r\n>1\r\n+x\r\n", ProtocolError::UnexpectedPush),
         (b"+OK\r\nHTTP", UnknownType { byte: b'H' }),
         (b"*2\r\n:1\r\n\r\n", UnknownType { byte: b'\r' }),
-        (
-            &[b':'; 66],
-            LineTooLong {
-                kind: b':',
-                limit: 64,
-            },
-        ),
+        (&[b':'; 66], LineTooLong { kind: b':', limit: 64 }),
     ] {
-        assert_eq!(
-            error_of(&Limits::default(), bytes),
-            error,
-            "{}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(error_of(&Limits::default(), bytes), error, "{}", bytes.escape_ascii());
     }
 }
 
@@ -363,10 +285,7 @@ fn recognises_other_services_at_the_first_byte() {
         let error = error_of(&Limits::default(), banner);
         assert_eq!(error, ProtocolError::NotRedis { byte: banner[0] });
         assert!(error.to_string().ends_with("not Redis?"));
-        assert_eq!(
-            receive(&Limits::default(), Protocol::Resp2, [&banner[..1]]).error,
-            Some(error)
-        );
+        assert_eq!(receive(&Limits::default(), Protocol::Resp2, [&banner[..1]]).error, Some(error));
     }
 }
 
@@ -386,47 +305,26 @@ fn reads_up_to_each_limit_and_no_further() {
     let verbatim_of = |n: usize| format!("={}\r\ntxt:{}\r\n", n + 4, "x".repeat(n));
     let nested = |n: usize| format!("{}:1\r\n", "*1\r\n".repeat(n));
     let array_of = |n: usize, item: &str| format!("*{n}\r\n{}", item.repeat(n));
-    let arrays = |n: usize| {
-        format!(
-            "*3\r\n*{n}\r\n{}*2\r\n:1\r\n:2\r\n:3\r\n",
-            ":1\r\n".repeat(n)
-        )
-    };
+    let arrays = |n: usize| format!("*3\r\n*{n}\r\n{}*2\r\n:1\r\n:2\r\n:3\r\n", ":1\r\n".repeat(n));
     let bulks = |n: usize| format!("*3\r\n{}{}+{}\r\n", bulk_of(9), bulk_of(9), "x".repeat(n));
     let two_large = |n: usize| format!("*2\r\n{}{}", bulk_of(n), bulk_of(15));
     type Row<'a> = (&'static str, usize, &'a dyn Fn(usize) -> String);
     let rows: &[Row] = &[
         ("bytes in a bulk", 30, &bulk_of),
         ("bytes in a bulk", 30, &verbatim_of),
-        ("bytes in a bulk", 12, &|n| {
-            format!("!{n}\r\n{}\r\n", "x".repeat(n))
-        }),
+        ("bytes in a bulk", 12, &|n| format!("!{n}\r\n{}\r\n", "x".repeat(n))),
         ("discarded bytes in a reply", 15, &two_large),
         ("levels of nesting", 3, &nested),
-        ("levels of nesting", 3, &|n| {
-            format!("{}*0\r\n", "*1\r\n".repeat(n - 1))
-        }),
-        ("levels of nesting", 3, &|n| {
-            format!("{}|0\r\n:1\r\n", "*1\r\n".repeat(n - 1))
-        }),
+        ("levels of nesting", 3, &|n| format!("{}*0\r\n", "*1\r\n".repeat(n - 1))),
+        ("levels of nesting", 3, &|n| format!("{}|0\r\n:1\r\n", "*1\r\n".repeat(n - 1))),
         ("elements in one aggregate", 6, &|n| array_of(n, ":1\r\n")),
-        ("elements in one aggregate", 3, &|n| {
-            format!("%{n}\r\n{}", ":1\r\n:2\r\n".repeat(n))
-        }),
-        ("elements in one aggregate", 3, &|n| {
-            format!("|{n}\r\n{}_\r\n", "_\r\n_\r\n".repeat(n))
-        }),
+        ("elements in one aggregate", 3, &|n| format!("%{n}\r\n{}", ":1\r\n:2\r\n".repeat(n))),
+        ("elements in one aggregate", 3, &|n| format!("|{n}\r\n{}_\r\n", "_\r\n_\r\n".repeat(n))),
         ("elements in a reply", 4, &arrays),
-        ("elements in a reply", 2, &|n| {
-            format!("|1\r\n_\r\n_\r\n{}", arrays(n))
-        }),
+        ("elements in a reply", 2, &|n| format!("|1\r\n_\r\n_\r\n{}", arrays(n))),
         ("bytes in a reply", 2, &bulks),
-        ("pushes and attributes in a row", 4, &|n| {
-            format!("{}_\r\n", "|0\r\n".repeat(n))
-        }),
-        ("pushes and attributes in a row", 4, &|n| {
-            format!("{}_\r\n", ">0\r\n".repeat(n))
-        }),
+        ("pushes and attributes in a row", 4, &|n| format!("{}_\r\n", "|0\r\n".repeat(n))),
+        ("pushes and attributes in a row", 4, &|n| format!("{}_\r\n", ">0\r\n".repeat(n))),
     ];
     for (what, n, bytes) in rows {
         for (n, refused) in [(n - 1, false), (*n, false), (n + 1, true)] {
@@ -445,10 +343,7 @@ fn reads_up_to_each_limit_and_no_further() {
         for (n, refused) in [(11, false), (12, false), (13, true)] {
             let line = format!("{kind}{}\r\n", "x".repeat(n));
             let outcome = receive_all_ways(&limits, Protocol::Resp3, line.as_bytes());
-            let too_long = ProtocolError::LineTooLong {
-                kind: kind.as_bytes()[0],
-                limit: 12,
-            };
+            let too_long = ProtocolError::LineTooLong { kind: kind.as_bytes()[0], limit: 12 };
             assert_eq!(outcome.error, refused.then_some(too_long));
         }
     }
@@ -465,36 +360,16 @@ fn reads_up_to_each_limit_and_no_further() {
 
 #[test]
 fn budgets_start_anew_with_each_reply() {
-    let limits = Limits {
-        elements_total_max: 2,
-        bytes_total_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { elements_total_max: 2, bytes_total_max: 2, ..Limits::default() };
     let bytes = b"*2\r\n+a\r\n+b\r\n".repeat(3);
-    assert_eq!(
-        receive_all_ways(&limits, Protocol::Resp2, &bytes)
-            .frames
-            .len(),
-        3
-    );
+    assert_eq!(receive_all_ways(&limits, Protocol::Resp2, &bytes).frames.len(), 3);
 
-    let limits = Limits {
-        out_of_band_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { out_of_band_max: 2, ..Limits::default() };
     let bytes = b">0\r\n|0\r\n:1\r\n".repeat(3);
-    assert_eq!(
-        receive_all_ways(&limits, Protocol::Resp3, &bytes)
-            .frames
-            .len(),
-        6
-    );
+    assert_eq!(receive_all_ways(&limits, Protocol::Resp3, &bytes).frames.len(), 6);
 
     // A push answers nothing, so many of them are one cost.
-    let limits = Limits {
-        bytes_total_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { bytes_total_max: 2, ..Limits::default() };
     for (pushes, fit) in [(1, true), (2, true), (3, false)] {
         let bytes = [">1\r\n+a\r\n".repeat(pushes), ":1\r\n".to_owned()].concat();
         let outcome = receive_all_ways(&limits, Protocol::Resp3, bytes.as_bytes());
@@ -505,11 +380,7 @@ fn budgets_start_anew_with_each_reply() {
 #[test]
 fn default_depth_is_8() {
     let nested = |depth| "*1\r\n".repeat(depth) + ":1\r\n";
-    assert!(
-        receive(&Limits::default(), Protocol::Resp2, [nested(8).as_bytes()])
-            .error
-            .is_none()
-    );
+    assert!(receive(&Limits::default(), Protocol::Resp2, [nested(8).as_bytes()]).error.is_none());
     let outcome = receive(&Limits::default(), Protocol::Resp2, [nested(9).as_bytes()]);
     assert_eq!(outcome.error, over("levels of nesting", 8));
 }
@@ -523,10 +394,7 @@ fn survives_thirty_thousand_nested_arrays() {
         assert_eq!(outcome.error, over("levels of nesting", 8));
     }
     // Without the limit only the stack of our own grows.
-    let limits = Limits {
-        depth_max: usize::MAX,
-        ..Limits::default()
-    };
+    let limits = Limits { depth_max: usize::MAX, ..Limits::default() };
     let outcome = receive(&limits, Protocol::Resp2, [&bomb[..]]);
     assert_eq!((outcome.error, outcome.idle), (None, false));
 }
@@ -541,52 +409,29 @@ fn refuses_sum_bombs_before_holding_them() {
     for _ in 0..16 {
         assert_eq!(decoder.decode(&element), Ok((element.len(), None)));
     }
-    let refused = ProtocolError::OverLimit {
-        what: "bytes in a reply",
-        limit: 16 << 20,
-    };
-    assert_eq!(
-        decoder.decode(b"$1000000\r\n"),
-        Err(refused),
-        "at its header"
-    );
+    let refused = ProtocolError::OverLimit { what: "bytes in a reply", limit: 16 << 20 };
+    assert_eq!(decoder.decode(b"$1000000\r\n"), Err(refused), "at its header");
 
-    let arrays = format!(
-        "*6\r\n{}",
-        ["*100000\r\n", &":1\r\n".repeat(100_000)]
-            .concat()
-            .repeat(6)
-    );
+    let arrays = format!("*6\r\n{}", ["*100000\r\n", &":1\r\n".repeat(100_000)].concat().repeat(6));
     let outcome = receive(&limits, Protocol::Resp2, [arrays.as_bytes()]);
     assert_eq!(outcome.error, over("elements in a reply", 500_000));
 
     // 500,000 texts of 64 KiB, of which 256 bytes each would be kept.
     let text = ["+", &"x".repeat(300), "\r\n"].concat().repeat(100_000);
-    let outcome = receive(
-        &limits,
-        Protocol::Resp2,
-        [b"*100000\r\n" as &[u8], text.as_bytes()],
-    );
+    let outcome = receive(&limits, Protocol::Resp2, [b"*100000\r\n" as &[u8], text.as_bytes()]);
     assert_eq!(outcome.error, over("bytes in a reply", 16 << 20));
 }
 
 #[test]
 fn a_declared_length_allocates_little() {
     let mut decoder = Decoder::new(Limits::default());
-    decoder
-        .decode(b"*100000\r\n*100000\r\n$1000000\r\n")
-        .unwrap();
+    decoder.decode(b"*100000\r\n*100000\r\n$1000000\r\n").unwrap();
     let capacity_of = |decoder: &Decoder| {
         let bulk = decoder.bulk.as_ref().and_then(|bulk| bulk.kept.as_ref());
         bulk.map(Vec::capacity).unwrap()
     };
     assert_eq!(capacity_of(&decoder), 0);
-    assert!(
-        decoder
-            .open
-            .iter()
-            .all(|aggregate| aggregate.items.capacity() <= 1024)
-    );
+    assert!(decoder.open.iter().all(|aggregate| aggregate.items.capacity() <= 1024));
     decoder.decode(b"x").unwrap();
     assert_eq!(capacity_of(&decoder), 64 << 10);
     decoder.decode(&[b'x'; 70_000]).unwrap();
@@ -596,21 +441,10 @@ fn a_declared_length_allocates_little() {
 // A payload is allocated once if it came whole or is small, and never holds more than its length.
 #[test]
 fn a_payload_takes_exactly_its_bytes() {
-    for (length, piece) in [
-        (100, 7),
-        (1 << 20, 1 << 21),
-        (1 << 20, 4096),
-        ((64 << 10) + 1, 1),
-    ] {
+    for (length, piece) in [(100, 7), (1 << 20, 1 << 21), (1 << 20, 4096), ((64 << 10) + 1, 1)] {
         let wire = format!("${length}\r\n{}\r\n", "x".repeat(length));
-        let outcome = receive(
-            &Limits::default(),
-            Protocol::Resp2,
-            wire.as_bytes().chunks(piece),
-        );
-        let [Frame::Reply(Reply::Bulk(value))] = &outcome.frames[..] else {
-            panic!()
-        };
+        let outcome = receive(&Limits::default(), Protocol::Resp2, wire.as_bytes().chunks(piece));
+        let [Frame::Reply(Reply::Bulk(value))] = &outcome.frames[..] else { panic!() };
         assert_eq!((value.len(), value.capacity()), (length, length));
     }
 }
@@ -618,30 +452,17 @@ fn a_payload_takes_exactly_its_bytes() {
 #[test]
 fn throws_a_large_value_away_and_stays_in_step() {
     let large = (1 << 20) + (64 << 10) + 1;
-    let wire = format!(
-        "*2\r\n${large}\r\n{}\r\n:1\r\n$4\r\nnext\r\n",
-        "x".repeat(large)
-    );
+    let wire = format!("*2\r\n${large}\r\n{}\r\n:1\r\n$4\r\nnext\r\n", "x".repeat(large));
     for piece in [1000, 65_536, wire.len()] {
-        let outcome = receive(
-            &Limits::default(),
-            Protocol::Resp2,
-            wire.as_bytes().chunks(piece),
-        );
+        let outcome = receive(&Limits::default(), Protocol::Resp2, wire.as_bytes().chunks(piece));
         let first = Reply::Array(vec![Reply::TooLarge(large as u64), Reply::Integer(1)]);
-        assert_eq!(
-            outcome.frames,
-            [Frame::Reply(first), Frame::Reply(bulk("next"))]
-        );
+        assert_eq!(outcome.frames, [Frame::Reply(first), Frame::Reply(bulk("next"))]);
         assert!(outcome.idle);
     }
     // A bulk that is not kept must end where it said, too.
     let wire = format!("${large}\r\n{}\r\n", "x".repeat(large + 1));
     let outcome = receive(&Limits::default(), Protocol::Resp2, [wire.as_bytes()]);
-    assert_eq!(
-        outcome.error,
-        Some(ProtocolError::UnterminatedBulk { byte: b'x' })
-    );
+    assert_eq!(outcome.error, Some(ProtocolError::UnterminatedBulk { byte: b'x' }));
 }
 
 // Goal: a 64 KiB line that comes a byte at a time costs 64 Ki steps, not 2 Gi. Method: after each
@@ -655,10 +476,7 @@ fn scans_an_endless_line_once_and_refuses_it() {
         assert_eq!(decoder.scanned, shown);
         assert!(!decoder.is_idle());
     }
-    let refused = ProtocolError::LineTooLong {
-        kind: b'-',
-        limit: 64 << 10,
-    };
+    let refused = ProtocolError::LineTooLong { kind: b'-', limit: 64 << 10 };
     assert_eq!(decoder.decode(line.as_bytes()), Err(refused));
 }
 
@@ -668,16 +486,12 @@ fn keeps_256_bytes_of_a_text() {
         let text = "x".repeat(sent);
         for wire in [format!("-{text}\r\n"), format!("!{sent}\r\n{text}\r\n")] {
             let outcome = receive(&Limits::default(), Protocol::Resp3, [wire.as_bytes()]);
-            let [Frame::Reply(Reply::Error(error))] = &outcome.frames[..] else {
-                panic!()
-            };
+            let [Frame::Reply(Reply::Error(error))] = &outcome.frames[..] else { panic!() };
             assert_eq!(error.message.len(), kept);
         }
         let wire = format!("+{text}\r\n");
         let outcome = receive(&Limits::default(), Protocol::Resp3, [wire.as_bytes()]);
-        let [Frame::Reply(Reply::Simple(simple))] = &outcome.frames[..] else {
-            panic!()
-        };
+        let [Frame::Reply(Reply::Simple(simple))] = &outcome.frames[..] else { panic!() };
         assert_eq!(simple.len(), kept);
     }
 }
@@ -712,11 +526,7 @@ fn is_idle_only_between_frames() {
     for bytes in every_type().into_iter().map(|(bytes, _)| bytes) {
         for shown in 0..=bytes.len() {
             let outcome = receive(&Limits::default(), Protocol::Resp3, [&bytes[..shown]]);
-            assert_eq!(
-                outcome.idle,
-                shown == 0 || shown == bytes.len(),
-                "{bytes:?} {shown}"
-            );
+            assert_eq!(outcome.idle, shown == 0 || shown == bytes.len(), "{bytes:?} {shown}");
         }
     }
 }
@@ -731,10 +541,7 @@ fn is_inside_a_reply_from_its_first_byte_to_its_last() {
                 let mut decoder = Decoder::new(Limits::default());
                 let (taken, frame) = decoder.decode(&whole[..shown]).unwrap();
                 assert_eq!(frame, None);
-                assert!(
-                    decoder.is_inside_reply(&whole[taken..shown]),
-                    "{whole:?} {shown}"
-                );
+                assert!(decoder.is_inside_reply(&whole[taken..shown]), "{whole:?} {shown}");
             }
         }
     }
@@ -755,12 +562,7 @@ fn what_a_server_would_send_comes_back() {
         let mut wire = Vec::new();
         encode_reply(&mut wire, &reply);
         let outcome = receive(&Limits::default(), Protocol::Resp3, random.cut(&wire));
-        assert_eq!(
-            outcome.frames,
-            [Frame::Reply(reply)],
-            "{}",
-            wire.escape_ascii()
-        );
+        assert_eq!(outcome.frames, [Frame::Reply(reply)], "{}", wire.escape_ascii());
         assert!(outcome.idle);
     }
 }
@@ -790,18 +592,10 @@ fn damaged_replies_have_one_outcome_however_they_are_cut() {
         for _ in 0..random.below(4) {
             random.damage(&mut wire);
         }
-        let protocol = if round % 2 == 0 {
-            Protocol::Resp2
-        } else {
-            Protocol::Resp3
-        };
+        let protocol = if round % 2 == 0 { Protocol::Resp2 } else { Protocol::Resp3 };
         let whole = receive(&limits, protocol, [&wire[..]]);
         assert_same(&wire, &receive(&limits, protocol, wire.chunks(1)), &whole);
-        assert_same(
-            &wire,
-            &receive(&limits, protocol, random.cut(&wire)),
-            &whole,
-        );
+        assert_same(&wire, &receive(&limits, protocol, random.cut(&wire)), &whole);
         for frame in &whole.frames {
             assert!(bytes_held(frame) <= limits.bytes_total_max, "{frame:?}");
         }
@@ -810,10 +604,7 @@ fn damaged_replies_have_one_outcome_however_they_are_cut() {
             None => accepted += 1,
         }
     }
-    assert!(
-        accepted > 4_000 && refused > 4_000,
-        "{accepted} accepted, {refused} refused"
-    );
+    assert!(accepted > 4_000 && refused > 4_000, "{accepted} accepted, {refused} refused");
 }
 
 fn bytes_held(frame: &Frame) -> usize {
@@ -847,15 +638,11 @@ impl Random {
     }
 
     fn bytes(&mut self, length_max: usize) -> Vec<u8> {
-        (0..self.below(length_max + 1))
-            .map(|_| self.next() as u8)
-            .collect()
+        (0..self.below(length_max + 1)).map(|_| self.next() as u8).collect()
     }
 
     fn line(&mut self, length_max: usize) -> Vec<u8> {
-        (0..self.below(length_max + 1))
-            .map(|_| b' ' + self.below(95) as u8)
-            .collect()
+        (0..self.below(length_max + 1)).map(|_| b' ' + self.below(95) as u8).collect()
     }
 
     fn reply(&mut self, depth_max: usize) -> Reply {

@@ -36,10 +36,7 @@ impl Credentials {
             "" => None,
             user => Some(percent_decode(user)?),
         };
-        if user
-            .as_ref()
-            .is_some_and(|user| user.contains(|c: char| c.is_control()))
-        {
+        if user.as_ref().is_some_and(|user| user.contains(|c: char| c.is_control())) {
             return Err(UrlError::Escape);
         }
         let password = password.map(percent_decode).transpose()?.map(Secret::new);
@@ -121,10 +118,7 @@ mod tests {
     #[test]
     fn shows_nothing_of_the_text() {
         let secret = Secret::new("sesame");
-        assert_eq!(
-            format!("{secret} {secret:?} {:?}", Some(&secret)),
-            "*** *** Some(***)"
-        );
+        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), "*** *** Some(***)");
         assert_eq!(secret.expose(), "sesame");
     }
 }

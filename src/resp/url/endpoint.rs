@@ -66,24 +66,15 @@ impl Endpoint {
             }
         };
         if is_unspecified(host) {
-            return Err(UrlError::Unspecified {
-                host: host.to_owned(),
-            });
+            return Err(UrlError::Unspecified { host: host.to_owned() });
         }
         let port = match port {
-            Some(port) => {
-                decimal(port)
-                    .filter(|&port| port != 0)
-                    .ok_or_else(|| UrlError::Port {
-                        host: host.to_owned(),
-                    })?
-            }
+            Some(port) => decimal(port)
+                .filter(|&port| port != 0)
+                .ok_or_else(|| UrlError::Port { host: host.to_owned() })?,
             None => default_port,
         };
-        Ok(Endpoint::Tcp {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Endpoint::Tcp { host: host.to_owned(), port })
     }
 }
 
@@ -94,9 +85,7 @@ fn check_name(host: &str) -> Result<(), UrlError> {
         return Err(UrlError::EmptyHost);
     }
     let is_name = host.len() <= HOST_BYTES_MAX
-        && host
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     let labels = host.strip_suffix('.').unwrap_or(host);
     let last = labels.rsplit('.').next().unwrap_or_default();
     let is_number = last.bytes().all(|byte| byte.is_ascii_digit())
@@ -109,8 +98,7 @@ fn check_name(host: &str) -> Result<(), UrlError> {
 }
 
 fn is_unspecified(host: &str) -> bool {
-    host.parse::<IpAddr>()
-        .is_ok_and(|address| address.to_canonical().is_unspecified())
+    host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_unspecified())
 }
 
 /// Digits only: `u16::from_str` would take `+6379`.
@@ -140,10 +128,7 @@ mod tests {
             ("redis", "redis:6379"),
             ("redis:1", "redis:1"),
             ("redis:65535", "redis:65535"),
-            (
-                "kiosk_redis-0.svc.cluster.local.",
-                "kiosk_redis-0.svc.cluster.local.:6379",
-            ),
+            ("kiosk_redis-0.svc.cluster.local.", "kiosk_redis-0.svc.cluster.local.:6379"),
             ("127.0.0.1:7000", "127.0.0.1:7000"),
             ("[::1]", "[::1]:6379"),
             ("[2001:db8::7]:7000", "[2001:db8::7]:7000"),
@@ -153,11 +138,7 @@ mod tests {
             let endpoint =
                 Endpoint::parse(text, 6379).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(endpoint.to_string(), shown);
-            assert_eq!(
-                Endpoint::parse(shown, 1),
-                Ok(endpoint),
-                "shown as it is read"
-            );
+            assert_eq!(Endpoint::parse(shown, 1), Ok(endpoint), "shown as it is read");
         }
     }
 
@@ -168,62 +149,17 @@ mod tests {
         for (text, error) in [
             ("", UrlError::EmptyHost),
             (":6379", UrlError::EmptyHost),
-            (
-                "redis:",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis:0",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis:00",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis:65536",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis:+6379",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis:-1",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
-            (
-                "redis: 6379",
-                UrlError::Port {
-                    host: host("redis"),
-                },
-            ),
+            ("redis:", UrlError::Port { host: host("redis") }),
+            ("redis:0", UrlError::Port { host: host("redis") }),
+            ("redis:00", UrlError::Port { host: host("redis") }),
+            ("redis:65536", UrlError::Port { host: host("redis") }),
+            ("redis:+6379", UrlError::Port { host: host("redis") }),
+            ("redis:-1", UrlError::Port { host: host("redis") }),
+            ("redis: 6379", UrlError::Port { host: host("redis") }),
             ("[::1]:0", UrlError::Port { host: host("::1") }),
-            (
-                "0.0.0.0",
-                UrlError::Unspecified {
-                    host: host("0.0.0.0"),
-                },
-            ),
+            ("0.0.0.0", UrlError::Unspecified { host: host("0.0.0.0") }),
             ("[::]:6379", UrlError::Unspecified { host: host("::") }),
-            (
-                "[::ffff:0.0.0.0]",
-                UrlError::Unspecified {
-                    host: host("::ffff:0.0.0.0"),
-                },
-            ),
+            ("[::ffff:0.0.0.0]", UrlError::Unspecified { host: host("::ffff:0.0.0.0") }),
             ("0", UrlError::Host),
             ("127.1", UrlError::Host),
             ("0x7f.0x1", UrlError::Host),
@@ -249,9 +185,6 @@ mod tests {
 
     #[test]
     fn shows_a_socket_by_its_path() {
-        assert_eq!(
-            Endpoint::Unix("/run/redis.sock".into()).to_string(),
-            "/run/redis.sock"
-        );
+        assert_eq!(Endpoint::Unix("/run/redis.sock".into()).to_string(), "/run/redis.sock");
     }
 }

@@ -22,12 +22,8 @@ pub enum UrlError {
     Host,
     Ipv6,
     Zone,
-    Unspecified {
-        host: String,
-    },
-    Port {
-        host: String,
-    },
+    Unspecified { host: String },
+    Port { host: String },
     SeveralHosts,
     TooManySeeds,
     Path,
@@ -36,16 +32,9 @@ pub enum UrlError {
     SentinelName,
     SentinelPassword,
     SocketPath,
-    UnknownOption {
-        name: String,
-    },
-    RepeatedOption {
-        name: &'static str,
-    },
-    OptionValue {
-        name: &'static str,
-        expected: &'static str,
-    },
+    UnknownOption { name: String },
+    RepeatedOption { name: &'static str },
+    OptionValue { name: &'static str, expected: &'static str },
 }
 
 impl fmt::Display for UrlError {

@@ -47,11 +47,9 @@ pub(super) fn read_options(url: &mut RedisUrl, query: &str) -> Result<(), UrlErr
         read_option(url, name, value)?;
     }
     match &url.topology {
-        Topology::Sentinel {
-            user: Some(_),
-            password_file: None,
-            ..
-        } => Err(UrlError::SentinelPassword),
+        Topology::Sentinel { user: Some(_), password_file: None, .. } => {
+            Err(UrlError::SentinelPassword)
+        }
         _ => Ok(()),
     }
 }
@@ -79,9 +77,7 @@ fn read_option(url: &mut RedisUrl, name: &'static str, value: &str) -> Result<()
 
 /// Shown only so far: it may be anything.
 fn unknown_option(name: &str) -> UrlError {
-    UrlError::UnknownOption {
-        name: name.chars().take(32).collect(),
-    }
+    UrlError::UnknownOption { name: name.chars().take(32).collect() }
 }
 
 fn read_duration(name: &'static str, value: &str) -> Result<Duration, UrlError> {
@@ -93,41 +89,29 @@ fn read_duration(name: &'static str, value: &str) -> Result<Duration, UrlError> 
         "m" => Some(Duration::from_secs(number * 60)),
         _ => None,
     });
-    duration
-        .filter(|&duration| !duration.is_zero() && duration <= TIMEOUT_MAX)
-        .ok_or(UrlError::OptionValue {
-            name,
-            expected: "a time from 1ms to 10m, such as 500ms or 2s",
-        })
+    duration.filter(|&duration| !duration.is_zero() && duration <= TIMEOUT_MAX).ok_or(
+        UrlError::OptionValue { name, expected: "a time from 1ms to 10m, such as 500ms or 2s" },
+    )
 }
 
 fn read_protocol(name: &'static str, value: &str) -> Result<Protocol, UrlError> {
     match value {
         "2" => Ok(Protocol::Resp2),
         "3" => Ok(Protocol::Resp3),
-        _ => Err(UrlError::OptionValue {
-            name,
-            expected: "2 or 3",
-        }),
+        _ => Err(UrlError::OptionValue { name, expected: "2 or 3" }),
     }
 }
 
 fn read_name(name: &'static str, value: &str) -> Result<String, UrlError> {
     match value.len() {
         1..=NAME_BYTES_MAX => Ok(value.to_owned()),
-        _ => Err(UrlError::OptionValue {
-            name,
-            expected: "a text of 1 to 64 bytes",
-        }),
+        _ => Err(UrlError::OptionValue { name, expected: "a text of 1 to 64 bytes" }),
     }
 }
 
 fn read_path(name: &'static str, value: &str) -> Result<PathBuf, UrlError> {
     match value {
-        "" => Err(UrlError::OptionValue {
-            name,
-            expected: "a path",
-        }),
+        "" => Err(UrlError::OptionValue { name, expected: "a path" }),
         path => Ok(path.into()),
     }
 }

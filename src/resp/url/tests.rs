@@ -26,41 +26,23 @@ fn reads_every_form_and_shows_it_without_the_password() {
         ("redis://redis/65535", "redis://redis:6379/65535"),
         ("redis://[::1]:7000/1", "redis://[::1]:7000/1"),
         ("redis://:sesame@redis", "redis://:***@redis:6379/0"),
-        (
-            "redis://kiosk:sesame@redis:1/2",
-            "redis://kiosk:***@redis:1/2",
-        ),
+        ("redis://kiosk:sesame@redis:1/2", "redis://kiosk:***@redis:1/2"),
         ("redis://kiosk@redis", "redis://kiosk@redis:6379/0"),
-        (
-            "redis://a%40b%3a:sesame@redis",
-            "redis://a%40b%3A:***@redis:6379/0",
-        ),
+        ("redis://a%40b%3a:sesame@redis", "redis://a%40b%3A:***@redis:6379/0"),
         ("rediss://redis", "rediss://redis:6379/0"),
         ("unix:///run/redis.sock", "unix:///run/redis.sock"),
         ("unix:///run/a@b:c%41.sock", "unix:///run/a@b:c%41.sock"),
-        (
-            "unix://kiosk:sesame@/run/redis.sock?db=3",
-            "unix://kiosk:***@/run/redis.sock?db=3",
-        ),
+        ("unix://kiosk:sesame@/run/redis.sock?db=3", "unix://kiosk:***@/run/redis.sock?db=3"),
         ("redis+unix:///run/redis.sock", "unix:///run/redis.sock"),
         (&long_path, &long_path),
-        (
-            "redis+sentinel://s1/kiosk",
-            "redis+sentinel://s1:26379/kiosk/0",
-        ),
+        ("redis+sentinel://s1/kiosk", "redis+sentinel://s1:26379/kiosk/0"),
         (
             "redis+sentinel://u:sesame@s1,s2:7000,[::1]/kiosk.m-1_a/3",
             "redis+sentinel://u:***@s1:26379,s2:7000,[::1]:26379/kiosk.m-1_a/3",
         ),
-        (
-            "rediss+sentinel://s1/kiosk/",
-            "rediss+sentinel://s1:26379/kiosk/0",
-        ),
+        ("rediss+sentinel://s1/kiosk/", "rediss+sentinel://s1:26379/kiosk/0"),
         ("redis+cluster://n1", "redis+cluster://n1:6379"),
-        (
-            "redis+cluster://:sesame@n1,n2:7000/",
-            "redis+cluster://:***@n1:6379,n2:7000",
-        ),
+        ("redis+cluster://:sesame@n1,n2:7000/", "redis+cluster://:***@n1:6379,n2:7000"),
         ("rediss+cluster://n1,n2", "rediss+cluster://n1:6379,n2:6379"),
     ] {
         let parsed = parse(url);
@@ -85,18 +67,8 @@ fn refuses_what_is_no_url() {
         ("redis:///0", EmptyHost),
         ("redis://:6379", EmptyHost),
         ("redis://u:p@", EmptyHost),
-        (
-            "redis://redis:0",
-            Port {
-                host: "redis".into(),
-            },
-        ),
-        (
-            "redis://0.0.0.0",
-            Unspecified {
-                host: "0.0.0.0".into(),
-            },
-        ),
+        ("redis://redis:0", Port { host: "redis".into() }),
+        ("redis://0.0.0.0", Unspecified { host: "0.0.0.0".into() }),
         ("redis://[::]", Unspecified { host: "::".into() }),
         ("redis://::1", Ipv6),
         ("redis://a,b", SeveralHosts),
@@ -166,10 +138,7 @@ fn decodes_user_and_password_and_nothing_else() {
         ("u:p?q", UrlError::RawDelimiter),
         ("u:p#q", UrlError::Fragment),
     ] {
-        for url in [
-            format!("redis://{userinfo}@h"),
-            format!("unix://{userinfo}@/run/s"),
-        ] {
+        for url in [format!("redis://{userinfo}@h"), format!("unix://{userinfo}@/run/s")] {
             assert_eq!(RedisUrl::parse(&url), Err(error.clone()), "{url}");
         }
     }
@@ -179,16 +148,11 @@ fn decodes_user_and_password_and_nothing_else() {
 // then be shown as one.
 #[test]
 fn errors_never_show_the_password() {
-    for delimiter in [
-        "@", "/", ":", "?", "#", "%", ",", "[", "]", "&", "=", " ", "ü", "://", "//",
-    ] {
-        for password in [
-            format!("sesame{delimiter}open"),
-            format!("{delimiter}sesame{delimiter}"),
-        ] {
-            for rest in [
-                "h", "h:x", "0.0.0.0", "h/x", "h/0?no=1", "h?db=1", "/run/", "a,b/n?x",
-            ] {
+    for delimiter in ["@", "/", ":", "?", "#", "%", ",", "[", "]", "&", "=", " ", "ü", "://", "//"]
+    {
+        for password in [format!("sesame{delimiter}open"), format!("{delimiter}sesame{delimiter}")]
+        {
+            for rest in ["h", "h:x", "0.0.0.0", "h/x", "h/0?no=1", "h?db=1", "/run/", "a,b/n?x"] {
                 for scheme in ["redis", "unix", "redis+sentinel", "redis+cluster", "http"] {
                     for user in ["", "u"] {
                         let url = format!("{scheme}://{user}:{password}@{rest}");
@@ -213,13 +177,9 @@ fn errors_never_show_the_password() {
 #[test]
 fn reads_the_options() {
     let all = "timeout=1500ms&connect_timeout=2s&protocol=3&client_name=kiosk-1";
-    for place in [
-        "redis://h",
-        "redis://h/0",
-        "unix:///s",
-        "redis+sentinel://h/n",
-        "redis+cluster://h",
-    ] {
+    for place in
+        ["redis://h", "redis://h/0", "unix:///s", "redis+sentinel://h/n", "redis+cluster://h"]
+    {
         let options = parse(&format!("{place}?{all}")).options;
         assert_eq!(options.timeout, Some(Duration::from_millis(1500)));
         assert_eq!(options.connect_timeout, Some(Duration::from_secs(2)));
@@ -227,28 +187,12 @@ fn reads_the_options() {
         assert_eq!(options.client_name.as_deref(), Some("kiosk-1"));
         assert_eq!(parse(place).options, Options::default());
     }
-    assert_eq!(
-        parse("redis://h?protocol=2").options.protocol,
-        Some(Protocol::Resp2)
-    );
-    assert_eq!(
-        parse("redis://h?timeout=1ms").options.timeout,
-        Some(Duration::from_millis(1))
-    );
-    assert_eq!(
-        parse("redis://h?timeout=10m").options.timeout,
-        Some(Duration::from_secs(600))
-    );
+    assert_eq!(parse("redis://h?protocol=2").options.protocol, Some(Protocol::Resp2));
+    assert_eq!(parse("redis://h?timeout=1ms").options.timeout, Some(Duration::from_millis(1)));
+    assert_eq!(parse("redis://h?timeout=10m").options.timeout, Some(Duration::from_secs(600)));
 
     let url = parse("redis+sentinel://s/n?sentinel_user=w&sentinel_password_file=/run/secrets/s");
-    let Topology::Sentinel {
-        user,
-        password_file,
-        ..
-    } = url.topology
-    else {
-        panic!()
-    };
+    let Topology::Sentinel { user, password_file, .. } = url.topology else { panic!() };
     assert_eq!(user.as_deref(), Some("w"));
     assert_eq!(password_file, Some("/run/secrets/s".into()));
 }
@@ -267,22 +211,13 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
         ("redis://h?db=1", unknown("db")),
         ("redis+cluster://h?db=1", unknown("db")),
         ("redis://h?sentinel_user=x", unknown("sentinel_user")),
-        (
-            "redis+cluster://h?sentinel_password_file=x",
-            unknown("sentinel_password_file"),
-        ),
+        ("redis+cluster://h?sentinel_password_file=x", unknown("sentinel_password_file")),
         ("redis://h?timeout=1s&timeout=1s", repeated("timeout")),
-        (
-            "redis://h?protocol=2&timeout=1s&protocol=3",
-            repeated("protocol"),
-        ),
+        ("redis://h?protocol=2&timeout=1s&protocol=3", repeated("protocol")),
         ("unix:///s?db=1&db=1", repeated("db")),
         ("unix:///s?db=65536", UrlError::Database),
         ("unix:///s?db=", UrlError::Database),
-        (
-            "redis+sentinel://s/n?sentinel_user=w",
-            UrlError::SentinelPassword,
-        ),
+        ("redis+sentinel://s/n?sentinel_user=w", UrlError::SentinelPassword),
     ] {
         assert_eq!(RedisUrl::parse(url), Err(error), "{url}");
     }
@@ -311,12 +246,7 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
     ] {
         let error = RedisUrl::parse(&format!("redis://h?{option}")).unwrap_err();
         let name = option.split('=').next().unwrap();
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("option `{name}` must be")),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("option `{name}` must be")), "{error}");
     }
 }
 
@@ -324,10 +254,9 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
 fn takes_64_seeds_and_4096_bytes() {
     let seeds = |n: usize| vec!["h"; n].join(",");
     for (n, taken) in [(63, true), (64, true), (65, false)] {
-        for url in [
-            format!("redis+cluster://{}", seeds(n)),
-            format!("redis+sentinel://{}/n", seeds(n)),
-        ] {
+        for url in
+            [format!("redis+cluster://{}", seeds(n)), format!("redis+sentinel://{}/n", seeds(n))]
+        {
             assert_eq!(RedisUrl::parse(&url).is_ok(), taken, "{n}");
         }
     }
@@ -359,24 +288,9 @@ fn reads_a_bare_address() {
         ("kiosk:sesame@redis:6379", UrlError::UrlAsAddress),
         ("redis:6379/0", UrlError::UrlAsAddress),
         ("redis:6379 ", UrlError::Character),
-        (
-            "redis:0",
-            UrlError::Port {
-                host: "redis".into(),
-            },
-        ),
-        (
-            "0.0.0.0:6379",
-            UrlError::Unspecified {
-                host: "0.0.0.0".into(),
-            },
-        ),
-        (
-            "redis:6379?db=1",
-            UrlError::Port {
-                host: "redis".into(),
-            },
-        ),
+        ("redis:0", UrlError::Port { host: "redis".into() }),
+        ("0.0.0.0:6379", UrlError::Unspecified { host: "0.0.0.0".into() }),
+        ("redis:6379?db=1", UrlError::Port { host: "redis".into() }),
     ] {
         assert_eq!(RedisUrl::from_addr(addr), Err(error), "{addr}");
     }

@@ -165,9 +165,8 @@ impl Bulks {
             return;
         }
         let bulks = self.bulks.iter();
-        let due: Vec<u64> = bulks
-            .filter_map(|(key, bulk)| (bulk.deadline <= now).then_some(key))
-            .collect();
+        let due: Vec<u64> =
+            bulks.filter_map(|(key, bulk)| (bulk.deadline <= now).then_some(key)).collect();
         for key in due {
             self.end(key, Err(StoreError::Timeout), done);
         }
@@ -233,13 +232,7 @@ mod tests {
             under_way.extend(more);
             order.push(key);
         }
-        assert_ne!(
-            order,
-            keys(40)
-                .iter()
-                .map(|k| String::from_utf8_lossy(k))
-                .collect::<Vec<_>>()
-        );
+        assert_ne!(order, keys(40).iter().map(|k| String::from_utf8_lossy(k)).collect::<Vec<_>>());
         let all = keys(40).into_iter().map(|key| Ok(Some(key))).collect();
         assert_eq!(done, [(7, Ok(Answer::Values(all)))]);
         assert_eq!((bulks.under_way, bulks.there, bulks.waiting), (0, 0, 0));

@@ -92,10 +92,7 @@ mod tests {
         let numbered = record_key(b"item:a}b", b":k");
         let text = String::from_utf8(numbered).unwrap();
         let number = text.strip_prefix("idem:{").and_then(|t| t.split_once('}'));
-        assert!(
-            number.is_some_and(|(n, _)| n.parse::<u32>().is_ok()),
-            "{text}"
-        );
+        assert!(number.is_some_and(|(n, _)| n.parse::<u32>().is_ok()), "{text}");
         assert!(text.ends_with("}::k\nitem:a}b"), "{text}");
     }
 

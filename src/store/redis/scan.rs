@@ -111,10 +111,7 @@ struct Place {
 impl Place {
     fn of((lowest, endpoint): &Master) -> Place {
         let name = cursor::hash(endpoint.to_string().as_bytes());
-        Place {
-            server: (name ^ name >> 32) as u32,
-            lowest: *lowest,
-        }
+        Place { server: (name ^ name >> 32) as u32, lowest: *lowest }
     }
 }
 
@@ -148,19 +145,9 @@ impl Scan {
         let wire = Wire::script(
             &SCAN,
             &[],
-            &[
-                position.as_bytes(),
-                &pattern(prefix),
-                prefix,
-                limit.as_bytes(),
-                given.as_bytes(),
-            ],
+            &[position.as_bytes(), &pattern(prefix), prefix, limit.as_bytes(), given.as_bytes()],
         );
-        let scan = Scan {
-            prefix: prefix.to_vec(),
-            here,
-            next: places.get(at + 1).copied(),
-        };
+        let scan = Scan { prefix: prefix.to_vec(), here, next: places.get(at + 1).copied() };
         Some((scan, server.clone(), wire))
     }
 
@@ -170,11 +157,8 @@ impl Scan {
         let Reply::Array(parts) = reply else {
             return None;
         };
-        let [
-            Reply::Bulk(position),
-            Reply::Array(found),
-            Reply::Array(hashes),
-        ] = <[Reply; 3]>::try_from(parts).ok()?
+        let [Reply::Bulk(position), Reply::Array(found), Reply::Array(hashes)] =
+            <[Reply; 3]>::try_from(parts).ok()?
         else {
             return None;
         };
@@ -193,11 +177,7 @@ impl Scan {
         }
         let ended = position == 0 && given.is_empty();
         let at = if ended { self.next } else { Some(self.here) };
-        let cursor = at.map(|at| Cursor {
-            at,
-            position,
-            given,
-        });
+        let cursor = at.map(|at| Cursor { at, position, given });
         Some((keys, cursor.map(|cursor| cursor.write(&self.prefix))))
     }
 }
@@ -237,10 +217,7 @@ impl Cursor {
         let (lowest, rest) = rest.split_first_chunk()?;
         let (position, rest) = rest.split_first_chunk()?;
         let (given, odd) = rest.as_chunks();
-        let at = Place {
-            server: u32::from_be_bytes(*server),
-            lowest: u16::from_be_bytes(*lowest),
-        };
+        let at = Place { server: u32::from_be_bytes(*server), lowest: u16::from_be_bytes(*lowest) };
         (odd.is_empty() && given.len() <= HASHES_MAX).then(|| Cursor {
             at,
             position: u64::from_be_bytes(*position),
@@ -301,9 +278,7 @@ mod tests {
         let (_, words, scan) = asked(None, &one);
         assert_eq!(words, ["0", "0", "item:a*", "item:a", "2", ""]);
         let hash = "0123456789abcdef";
-        let (keys, next) = scan
-            .end(reply("17", &["item:ab", "item:ac"], &[hash]))
-            .unwrap();
+        let (keys, next) = scan.end(reply("17", &["item:ab", "item:ac"], &[hash])).unwrap();
         assert_eq!(keys[1], (b"item:ac".to_vec(), Some(Duration::from_secs(1))));
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash]);
@@ -396,11 +371,7 @@ mod tests {
             array(&[bulk("0"), array(&[bulk("item:ab"), bulk("1")]), none()]),
             array(&[bulk("0"), none(), array(&[Reply::Integer(1)])]),
             array(&[bulk("0"), none(), array(&[bulk("0123456789abcdef0")])]),
-            array(&[
-                bulk("0"),
-                none(),
-                array(&vec![bulk("0123456789abcdef"); HASHES_MAX + 1]),
-            ]),
+            array(&[bulk("0"), none(), array(&vec![bulk("0123456789abcdef"); HASHES_MAX + 1])]),
         ] {
             let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
             assert_eq!(scan.end(bad.clone()), None, "{bad:?}");
