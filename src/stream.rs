@@ -6,8 +6,10 @@
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use socket2::SockRef;
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Shutdown};
 
 /// A connected, or connecting, non-blocking stream socket.
@@ -104,6 +106,17 @@ impl Stream {
             Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(true),
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether the peer's end is the next thing to be read. Takes nothing out of the socket.
+    pub fn has_ended(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        let peeked = match self {
+            Stream::Tcp(s) => SockRef::from(s).peek(&mut byte),
+            Stream::Unix(s) => SockRef::from(s).peek(&mut byte),
+            Stream::Layered(s) => return s.socket().has_ended(),
+        };
+        matches!(peeked, Ok(0))
     }
 
     /// The peer's IP address, one of IPv4 as such on a socket of both; `None` for a Unix socket, whose

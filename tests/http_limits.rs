@@ -5,7 +5,7 @@
 
 mod support;
 
-use support::{Client, Kioskd, Reply, eventually};
+use support::{Client, Kioskd, Redis, Reply, eventually};
 
 #[test]
 fn the_head_limit_is_exact() {
@@ -181,6 +181,42 @@ fn an_announced_chunk_costs_nothing() {
     }
     let grown = kioskd.rss_kib().saturating_sub(before);
     assert!(grown < 2048, "{grown} KiB for {} chunks of 1 MiB to come", waiting.len());
+}
+
+/// Who sends more behind a request than there is room for gets the answer to that request all the same, whatever the store
+/// takes for it, and hears 503 or the end behind it. A write that Redis had was once cut without a word.
+#[test]
+fn who_pipelines_beyond_the_buffers_has_an_answer() {
+    let redis = Redis::start();
+    let tight = [("MAX_BODY_BYTES", "1024"), ("MAX_BUFFERED_BYTES", "4096"), ("WORKERS", "1")];
+    let put = "PUT /items/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let more = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
+    for addr in [None, Some(redis.addr())] {
+        let address = addr.as_deref().map(|addr| ("REDIS_ADDR", addr));
+        let kioskd = Kioskd::start(&tight.into_iter().chain(address).collect::<Vec<_>>());
+        assert_eq!(kioskd.connect().get("/items/none").status, 404);
+        if addr.is_some() {
+            redis.stop();
+        }
+        let mut client = kioskd.connect();
+        client.send(format!("{put}{more}"));
+        if addr.is_some() {
+            // More comes while the store has the word.
+            eventually("the write to be on its way", || {
+                kioskd.connect().get("/metrics").text().contains("kioskd_requests_in_flight 2")
+            });
+            let _ = client.try_send("G");
+            redis.cont();
+        }
+        let first = client.read_response();
+        assert_eq!(first.status, 201, "{first:?}");
+        while !client.is_closed() {
+            let next = client.read_response();
+            assert!([200, 503].contains(&next.status), "{next:?}");
+        }
+        assert_eq!(kioskd.connect().get("/items/1").text(), "{}");
+        assert!(!kioskd.log().contains(" cut "), "{}", kioskd.log());
+    }
 }
 
 #[test]

@@ -86,6 +86,8 @@ pub struct Connection {
     pub head_bytes: usize,
     /// It has a turn coming, whatever its socket says.
     pub queued: bool,
+    /// What it had sent behind its request is gone, so nothing more can be read from it.
+    forgotten: bool,
     phase: Phase,
     /// When the body or the response began to move, in those phases.
     began: Instant,
@@ -93,6 +95,8 @@ pub struct Connection {
     readable: bool,
     /// The peer has shut down its sending half: read on until the end shows. It still listens.
     ended: bool,
+    /// No event has told of it yet, and so of no end either.
+    fresh: bool,
     /// Both directions are dead; nobody will read an answer.
     broken: bool,
     input: Input,
@@ -169,6 +173,7 @@ impl Connection {
             counted: 0,
             head_bytes: 0,
             queued: false,
+            forgotten: false,
             phase: Phase::Idle,
             began: now,
             deadline: now
@@ -179,6 +184,7 @@ impl Connection {
             // Data may have come before the registration, and with it the edge.
             readable: true,
             ended: false,
+            fresh: true,
             broken: false,
             input: Input::default(),
             parser: HeadParser::new(),
@@ -193,6 +199,7 @@ impl Connection {
 
     /// The loop saw readiness.
     pub fn ready(&mut self, event: &Event) {
+        self.fresh = false;
         self.readable |= event.is_readable();
         self.ended |= event.is_read_closed();
         self.broken |= event.is_error() || event.is_write_closed();
@@ -212,6 +219,27 @@ impl Connection {
             _ => 0,
         };
         self.input.bytes.len() + body + self.output.len()
+    }
+
+    /// Gives up what it has sent behind the request that is being answered, which then is its last; says how many
+    /// bytes that were.
+    pub fn forget_the_rest(&mut self) -> usize {
+        let before = self.held();
+        self.input = Input::default();
+        self.forgotten = true;
+        self.counted = self.held();
+        before - self.counted
+    }
+
+    /// Whether it has sent something that was not kept.
+    pub fn has_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
+    /// Time that was nobody's is given back: what is due is due so much later.
+    pub fn postpone(&mut self, by: Duration) {
+        self.began += by;
+        self.deadline += by;
     }
 
     /// Whether it is in the middle of sending a request.
@@ -250,7 +278,7 @@ impl Connection {
             match &mut self.phase {
                 Phase::Answering | Phase::Writing | Phase::Lingering { .. } => return Turn::Wait,
                 Phase::Idle if self.refused => {
-                    if !self.input.is_empty() {
+                    if !self.input.bytes().trim_ascii().is_empty() {
                         return Turn::Refused;
                     }
                 }
@@ -417,6 +445,9 @@ impl Connection {
     fn written(&mut self, now: Instant, options: &Options) -> bool {
         // Who has shut down its sending half may still read, or have closed altogether; that shows when
         // the response, or our end behind it, is refused.
+        if std::mem::take(&mut self.fresh) {
+            self.ended |= self.stream.has_ended();
+        }
         self.doubt = self.ended;
         if self.after == After::Keep {
             self.phase = Phase::Idle;

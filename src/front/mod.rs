@@ -143,6 +143,9 @@ pub struct Board {
 pub struct Line {
     /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
     busy_since: AtomicU64,
+    /// The tick that seemed too long when it was last looked at, and when it first did.
+    suspected: AtomicU64,
+    suspected_at: AtomicU64,
     /// Open connections of clients that are served.
     connections: AtomicUsize,
     /// Open connections of clients that are being told 503: they take nobody's room.
@@ -175,12 +178,23 @@ impl Board {
     }
 
     /// Whether no worker is stuck in a tick.
+    ///
+    /// A worker is stuck when it is found so twice, a second apart: to a process that was stopped in the middle of
+    /// its ticks, all of them look as if they had lasted as long, until they have run.
     pub fn turning(&self, now: Instant) -> bool {
         let ms = now.saturating_duration_since(self.epoch).as_millis() as u64;
         let patience = self.patience.as_millis() as u64;
-        self.lines.iter().all(|line| match line.busy_since.load(Ordering::Relaxed) {
-            0 => true,
-            since => ms.saturating_sub(since - 1) < patience,
+        self.lines.iter().all(|line| {
+            let since = line.busy_since.load(Ordering::Relaxed);
+            if since == 0 || ms.saturating_sub(since - 1) < patience {
+                return true;
+            }
+            if line.suspected.load(Ordering::Acquire) != since {
+                // In this order: who sees the suspicion sees when it arose.
+                line.suspected_at.store(ms, Ordering::Relaxed);
+                line.suspected.store(since, Ordering::Release);
+            }
+            ms.saturating_sub(line.suspected_at.load(Ordering::Relaxed)) < 1000
         })
     }
 
@@ -260,7 +274,8 @@ mod tests {
         assert!(board.turning(at(1000)), "both wait");
         board.begin(1, at(1000));
         assert!(board.turning(at(1004)));
-        assert!(!board.turning(at(1005)));
+        assert!(board.turning(at(1005)), "the process may have been stopped");
+        assert!(!board.turning(at(1006)));
         board.wait(1);
         assert!(board.turning(at(2000)));
     }

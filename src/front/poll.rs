@@ -50,6 +50,10 @@ const WAKE: Token = Token(usize::MAX);
 /// What a head costs, parsed, for each of its bytes: some 25 KiB for 15 KiB in a hundred fields.
 const HEAD_COST: usize = 2;
 
+/// A tick that took longer was interrupted: the process was stopped, or had no processor. What clients were given to do
+/// in it, counted from its beginning, they have had no time for.
+const LONG_TICK: Duration = Duration::from_millis(200);
+
 /// Deadlines are looked at no more often than this.
 const DEADLINE_STEP: Duration = Duration::from_millis(10);
 
@@ -243,6 +247,10 @@ impl Worker {
             }
             if stopped && !self.accepting && self.clients.is_empty() {
                 return;
+            }
+            let took = now.elapsed();
+            if took > LONG_TICK {
+                self.clients.iter_mut().for_each(|client| client.postpone(took));
             }
         }
     }
@@ -490,7 +498,7 @@ impl Worker {
         let keep_alive = head.as_ref().is_some_and(Head::keep_alive);
         let after = match self.lifecycle.state() {
             State::Draining | State::Stopped => After::Close,
-            _ if !keep_alive => After::Close,
+            _ if !keep_alive || client.has_forgotten() => After::Close,
             _ => after,
         };
         let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -553,13 +561,18 @@ impl Worker {
         if self.held <= self.held_max || !grew {
             return;
         }
-        if client.is_sending() {
-            let problem = Problem::overloaded("too many bytes are being received");
-            self.refuse(key, problem, After::Close, now);
-        } else {
+        if client.is_writing() {
             let end = End::Cut("too many bytes wait to be taken");
-            self.remove(key, end, now);
+            return self.remove(key, end, now);
         }
+        if client.exchange.is_some() && !client.is_sending() {
+            // Its request is under way, perhaps done by now: it gets its answer, and what it has sent behind that
+            // is not kept.
+            self.held -= client.forget_the_rest();
+            return;
+        }
+        let problem = Problem::overloaded("too many bytes are being received");
+        self.refuse(key, problem, After::Close, now);
     }
 
     /// One pass over all clients, when the earliest deadline may have come. Deadlines are seconds

@@ -14,7 +14,7 @@
 use super::{
     Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring, cursor,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,7 +40,7 @@ impl Memory {
     /// An empty store that refuses writes beyond `bytes_max` (`MEMORY_MAX_BYTES`, 64 MiB).
     pub fn new(bytes_max: usize) -> Memory {
         let table = Table {
-            items: BTreeMap::new(),
+            items: HashMap::new(),
             queue: BTreeSet::new(),
             order: BTreeMap::new(),
             serial: 0,
@@ -92,7 +92,7 @@ type Expiry = (Instant, u64);
 
 #[derive(Debug)]
 struct Table {
-    items: BTreeMap<Arc<[u8]>, Entry>,
+    items: HashMap<Arc<[u8]>, Entry>,
     queue: BTreeSet<Expiry>,
     order: BTreeMap<u64, Arc<[u8]>>,
     /// The last that was given out. An entry keeps its own for as long as it is there.
