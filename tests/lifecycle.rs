@@ -5,9 +5,13 @@
 
 mod support;
 
+use std::fs::File;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use support::{Act, Client, FakeRedis, Finished, Kioskd, eventually, for_each_front, temp_dir};
 
 /// What the log says when a drain begins (and at no other time; the settings' names contain `drain` too).
@@ -423,6 +427,60 @@ fn a_unix_socket_in_use_exits_1_and_one_left_behind_is_taken_over() {
     });
 }
 
+/// Between another's bind and its listen a connect is refused, and its socket looks like one left behind. So kioskd binds
+/// under a lock of the directory; here the other one is this test.
+#[test]
+fn a_unix_socket_that_another_is_about_to_listen_on_is_in_use() {
+    for_each_front(|front| {
+        let dir = temp_dir();
+        let path = dir.join("kioskd.sock");
+        let listen = format!("unix:{}", path.display());
+        let lock = File::open(&dir).expect("our own directory");
+        lock.lock().expect("nobody else has it");
+        let other = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        other.bind(&SockAddr::unix(&path).expect("a short path")).expect("a fresh path");
+        let ended = std::thread::scope(|scope| {
+            let late = scope.spawn(|| Kioskd::run(&[("FRONT", front), ("LISTEN", &listen)], &[]));
+            // Long enough to find the path, if it looked; and should it come later, it finds one who listens.
+            std::thread::sleep(Duration::from_millis(300));
+            other.listen(1).expect("it is bound");
+            lock.unlock().expect("it is ours");
+            late.join().expect("it ends")
+        });
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(all(&ended).contains("in use"), "{ended:?}");
+        assert!(path.exists());
+        let _ = std::fs::remove_dir_all(dir);
+    });
+}
+
+/// Each time one that was killed has left its file behind.
+#[test]
+fn of_several_that_start_together_on_one_unix_socket_one_remains() {
+    let dir = temp_dir();
+    let path = dir.join("kioskd.sock");
+    let listen = format!("unix:{}", path.display());
+    drop(UnixListener::bind(&path).expect("a fresh path"));
+    for _ in 0..3 {
+        let start = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_kioskd"));
+            let quiet = command.env("LISTEN", &listen).stdout(Stdio::null()).stderr(Stdio::null());
+            quiet.spawn().expect("it is there")
+        };
+        let mut together: Vec<_> = (0..4).map(|_| start()).collect();
+        eventually("all but one have ended", || {
+            together.retain_mut(|one| one.try_wait().expect("our child").is_none());
+            together.len() <= 1
+        });
+        assert_eq!(Client::connect(&listen).get("/livez").status, 200);
+        for mut one in together {
+            one.kill().expect("our child");
+            one.wait().expect("our child");
+        }
+    }
+    let _ = std::fs::remove_dir_all(dir);
+}
+
 #[test]
 fn every_bad_setting_is_told_at_once_on_a_line_of_its_own() {
     let bad = [
@@ -454,6 +512,8 @@ fn each_bad_value_ends_the_start_with_2() {
     let bad = [
         ("PORT", "65536"),
         ("PORT", "-1"),
+        ("PORT", "+80"),
+        ("MAX_CONNECTIONS", "+80"),
         ("WORKERS", "0"),
         ("REQUEST_TIMEOUT", "0s"),
         ("REQUEST_TIMEOUT", "2"),
@@ -495,6 +555,7 @@ fn names_that_kubernetes_injects_are_not_read() {
         ("REDIS_PORT", "tcp://10.0.0.1:6379"),
         ("REDIS_SERVICE_HOST", "10.0.0.1"),
         ("REDIS_SERVICE_PORT", "6379"),
+        ("REDIS_SERVICE_PORT_MAIN", "6379"),
         ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
         ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
     ];

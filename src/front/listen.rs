@@ -8,12 +8,14 @@ use super::failed;
 use mio::net::UnixStream;
 use socket2::{Domain, Socket, Type};
 use std::fmt;
-use std::fs::Metadata;
+use std::fs::{File, Metadata, TryLockError};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th: it is sent
 /// again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
@@ -70,6 +72,7 @@ impl Listen {
                 bound => bound?,
             },
             Listen::Unix(path) => {
+                let _lock = lock_directory(path);
                 clear_stale_socket(path)?;
                 let listener = UnixListener::bind(path)?;
                 let file = SocketFile::at(path)?;
@@ -135,6 +138,23 @@ impl Drop for SocketFile {
 
 fn device_and_inode(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
+}
+
+/// Locks the directory that `path` is in, so that of several of us that start together each finds what
+/// the one before has done. Without it, one who has bound and does not listen yet refuses a connect, as a
+/// socket left behind does; and two who found that one would both remove what is there by then.
+///
+/// Anybody who may read the directory can hold its lock, and not every file system has one: then it goes
+/// on without, after five seconds at most.
+fn lock_directory(path: &Path) -> Option<File> {
+    let directory = File::open(path.with_file_name(".")).ok()?;
+    for _ in 0..500 {
+        match directory.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(10)),
+            _ => break,
+        }
+    }
+    Some(directory)
 }
 
 /// Makes room for a Unix socket: removes the one a killed process left behind, and only that.
