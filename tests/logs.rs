@@ -77,6 +77,8 @@ fn ask_for_the_secret(kioskd: &Kioskd, front: &str) -> usize {
         "/sess/{}/x",
         "/sess/?sid={}",
         "/%73ess/{}",
+        "/%2573ess/{}",
+        "/items?x=s%25252569d%3D{}",
         "/sess%2F{}",
         "//sess/{}",
         "/sess/{}%zz",

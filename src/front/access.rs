@@ -154,24 +154,18 @@ fn masked_path(path: &str) -> Option<String> {
     })
 }
 
-/// Percent-decoded, what is no escape left as it is, in lower case: only to be searched.
+/// Percent-decoded until no escape is left, in lower case: only to be searched.
 fn decoded(raw: &str) -> String {
     let mut bytes = Vec::with_capacity(raw.len());
-    let mut rest = raw.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let digits = behind.first_chunk::<2>().and_then(|two| {
-            let digit = |byte: u8| char::from(byte).to_digit(16);
-            Some(digit(two[0])? << 4 | digit(two[1])?)
-        });
-        match digits {
-            Some(byte) if *first == b'%' => {
-                bytes.push(byte as u8);
-                rest = &behind[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = behind;
-            }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    for byte in raw.bytes() {
+        bytes.push(byte);
+        // What an escape stands for may end the next one.
+        while let [.., b'%', high, low] = bytes[..]
+            && let (Some(high), Some(low)) = (digit(high), digit(low))
+        {
+            bytes.truncate(bytes.len() - 3);
+            bytes.push((high << 4 | low) as u8);
         }
     }
     String::from_utf8_lossy(&bytes).to_lowercase()
@@ -192,6 +186,10 @@ mod tests {
             ("/sess?", "/sess?"),
             ("/%73ess/SECRET", "/sess/…"),
             ("/%53%45ss/SECRET%zz", "/sess/…"),
+            ("/%2573ess/SECRET", "/sess/…"),
+            ("/%252525252573ess/SECRET", "/sess/…"),
+            ("/%%37%33ess/SECRET", "/sess/…"),
+            ("/items?id=s%2569d%253DSECRET", "/items?…"),
             ("/sess%2FSECRET", "/sess/…"),
             ("/sess%3Fsid=SECRET", "/sess/…"),
             ("/sess;SECRET", "/sess/…"),
