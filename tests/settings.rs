@@ -58,6 +58,23 @@ fn what_would_start_another_service_is_exit_2() {
             "MAX_BODY_BYTES=\"70000000\"",
             "MAX_BUFFERED_BYTES",
         ),
+        (&[("MEMORY_MAX_BYTES", "237")], "MEMORY_MAX_BYTES=\"237\"", "from 238"),
+        (&[("MAX_TTL", "999ms")], "MAX_TTL=\"999ms\"", "a second"),
+        (
+            &[("STORE", "memory"), ("REDIS_ADDR", "h"), ("REDIS_PASSWORD_FILE", "/dev/null")],
+            "REDIS_PASSWORD_FILE=\"/dev/null\"",
+            "nothing uses it",
+        ),
+        (
+            &[("STORE", "noop"), ("REDIS_URL", "redis://h"), ("REDIS_CA_FILE", "/dev/null")],
+            "REDIS_CA_FILE=\"/dev/null\"",
+            "nothing uses it",
+        ),
+        (
+            &[("STORE", "memory"), ("REDIS_ADDR", "h"), ("REDIS_PASSWORD", "x")],
+            "REDIS_PASSWORD=\"***\"",
+            "nothing uses it",
+        ),
         (&[("AUTH_TOKENS_FILE", "/tokens")], "AUTH_TOKENS_FILE=\"/tokens\"", "not built yet"),
         (&[("RATE_LIMIT", "9/s")], "RATE_LIMIT=\"9/s\"", "not built yet"),
         (&[("CORS_ORIGINS", "https://a.b")], "CORS_ORIGINS=", "not built yet"),
@@ -89,6 +106,16 @@ fn a_secret_in_the_wrong_place_is_not_told() {
         &[("REDIS_ADDR", "redis://:hunter2@redis")],
         &[("REDIS_ADDR", ":hunter2@redis"), ("REDIS_URL", "redis://redis")],
         &[("AUTH_TOKENS", "ci:hunter2")],
+        &[("REDIS_SERVER_PASSWORD", "hunter2")],
+        &[("REDIS_HOST_KEY", "hunter2")],
+        &[("REDIS_SERVICE_PORT_PASSWORD", "hunter2")],
+        &[("REDIS_SERVICE_PORT_PASSWORD", "12345")],
+        &[("STORE", "redis://u:hunter2@h")],
+        &[("LISTEN", "redis://u:hunter2@h")],
+        &[("FRONT", "redis://u:hunter2@h")],
+        &[("PORT", "redis://u:hunter2@h")],
+        &[("MAX_TTL", "redis://u:hunter2@h")],
+        &[("REDIS_PASSWORD_FILE", "redis://u:hunter2@h"), ("REDIS_ADDR", "h")],
     ] {
         let ended = Kioskd::run(settings, &[]);
         assert_is_told(&ended, &format!("{}=\"***\"", settings[0].0), "");
@@ -132,8 +159,22 @@ fn what_gives_way_and_what_is_not_used_is_told_once() {
                 &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1"), ("REDIS_PASSWORD", "hunter2")],
                 &["REDIS_PASSWORD is used, not the password in REDIS_URL"],
             ),
-            (&[("MAX_TTL", "1m")], &[]),
-            (&[("ITEM_TTL", "30d")], &[]),
+            (
+                &[("MAX_TTL", "1m")],
+                &[
+                    "ITEM_TTL is 1m, not 30m: MAX_TTL is 1m",
+                    "SESSION_TTL is 1m, not 30m: MAX_TTL is 1m",
+                ],
+            ),
+            (&[("ITEM_TTL", "30d")], &["MAX_TTL is 30d, not 7d: ITEM_TTL is 30d"]),
+            (
+                &[("ITEM_TTL", "8d"), ("SESSION_TTL", "9d")],
+                &["MAX_TTL is 9d, not 7d: SESSION_TTL is 9d"],
+            ),
+            (
+                &[("MAX_BODY_BYTES", "70000000")],
+                &["MEMORY_MAX_BYTES is 70000236, not 67108864: MAX_BODY_BYTES is 70000000"],
+            ),
         ] {
             let settings = [&[("FRONT", front)], settings].concat();
             let kioskd = Kioskd::start(&settings);

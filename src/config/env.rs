@@ -89,7 +89,8 @@ impl Env {
     /// `None` when it is not set, or cannot be used.
     pub fn count(&mut self, name: &str, range: RangeInclusive<usize>) -> Option<usize> {
         let text = self.text(name)?;
-        let n = text.parse().ok().filter(|n| range.contains(n));
+        // A sign is none of ours, though Rust reads over a plus.
+        let n = text.parse().ok().filter(|n| range.contains(n) && !text.starts_with('+'));
         if n.is_none() {
             let (least, most) = range.into_inner();
             let expected = match most {
@@ -128,7 +129,15 @@ impl Env {
     }
 
     /// The value as it was set, so that nobody has to guess which one is meant; `***` for a secret.
-    pub fn mistake(&mut self, name: &str, value: String, expected: &str) {
+    pub fn mistake(&mut self, name: &str, mut value: String, expected: &str) {
+        let mut expected = expected;
+        // The URL of a store, under whatever name it came.
+        if value.contains("://") && value.contains('@') {
+            if expected.contains(&*value) {
+                expected = "not that";
+            }
+            value = MASK.to_owned();
+        }
         let mut shown: String = value.chars().take(SHOWN_CHARS_MAX).collect();
         if shown.len() < value.len() {
             shown.push('…');
@@ -148,21 +157,24 @@ impl Env {
 }
 
 /// What may be shown of a value. A name that we do not know may be a password's, however it is spelled,
-/// so of those only what is called an address is shown.
+/// so of those only what is called an address, and in no part a secret, is shown.
 fn masked(name: &str, value: &str) -> String {
-    let words = name.split('_');
-    let is_place = |word: &str| {
-        ["adr", "addr", "address", "host", "hostname", "port", "server"]
-            .iter()
-            .any(|place| word.eq_ignore_ascii_case(place))
-    };
     let is_secret = match name {
         "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
         "AUTH_TOKENS" => true,
-        _ => name.starts_with("REDIS_") && (value.contains('@') || !words.clone().any(is_place)),
+        _ if !name.starts_with("REDIS_") => false,
+        _ => {
+            let name = name.to_ascii_lowercase();
+            value.contains('@')
+                || SECRETS.iter().any(|word| name.contains(word))
+                || !name.split('_').any(|word| PLACES.contains(&word))
+        }
     };
     if is_secret { MASK } else { value }.to_owned()
 }
+
+const PLACES: [&str; 7] = ["adr", "addr", "address", "host", "hostname", "port", "server"];
+const SECRETS: [&str; 6] = ["pass", "pw", "secret", "token", "key", "auth"];
 
 /// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`. A year at most.
 fn duration(text: &str) -> Option<Duration> {
@@ -216,6 +228,11 @@ mod tests {
             ("REDIS_HOST", "10.0.0.1", true),
             ("REDIS_HOST", "redis://:hunter2@10.0.0.1", false),
             ("REDIS_PASS", "hunter2", false),
+            ("REDIS_SERVER_PASSWORD", "hunter2", false),
+            ("REDIS_host_pwd", "hunter2", false),
+            ("REDIS_ADDR_SECRETS", "hunter2", false),
+            ("REDIS_AUTHTOKEN_HOST", "hunter2", false),
+            ("REDIS_SERVER_KEY", "hunter2", false),
             ("REDIS_PASSWORD", "hunter2", false),
             ("REDIS_AUTH", "hunter2", false),
             ("REDIS_PASSWORD_FILE", "/run/secrets/redis", true),

@@ -89,7 +89,7 @@ impl Env {
                 );
                 return self.mistake("WORKERS", limits.workers.to_string(), &expected);
             }
-            self.lowered(
+            self.gives_way(
                 "WORKERS",
                 &mut limits.workers,
                 fitting,
@@ -99,7 +99,7 @@ impl Env {
         let left = files_max - own - each * limits.workers;
         if kind == Kind::Poll && left < limits.connections_max {
             let others = files_max - left;
-            self.lowered("MAX_CONNECTIONS", &mut limits.connections_max, left, &format!(
+            self.gives_way("MAX_CONNECTIONS", &mut limits.connections_max, left, &format!(
                 "the limit on open files is {files_max} (`ulimit -n`), and {others} of them are not for clients"
             ));
         }
@@ -127,7 +127,7 @@ impl Env {
         if !self.is_set("WORKERS") {
             let fitting = (limits.buffered_bytes_max / two).max(1);
             if fitting < limits.workers {
-                self.lowered("WORKERS", &mut limits.workers, fitting, &why);
+                self.gives_way("WORKERS", &mut limits.workers, fitting, &why);
             }
         }
         let share = limits.buffered_bytes_max / limits.workers;
@@ -149,7 +149,8 @@ impl Env {
                         bytes / 4 / limits.workers
                     ));
                 }
-                limits.buffered_bytes_max = needed;
+                let why = format!("MAX_BODY_BYTES is {}, for {} workers", two / 2, limits.workers);
+                self.gives_way("MAX_BUFFERED_BYTES", &mut limits.buffered_bytes_max, needed, &why);
             }
             (None, _) if share / 2 < BODY_BYTES_LEAST => {
                 let least = 2 * BODY_BYTES_LEAST * limits.workers;
@@ -162,7 +163,7 @@ impl Env {
             }
             (None, _) => {
                 let workers = limits.workers;
-                self.lowered(
+                self.gives_way(
                     "MAX_BODY_BYTES",
                     &mut limits.body_bytes_max,
                     share / 2,
@@ -173,7 +174,7 @@ impl Env {
     }
 
     /// A default that gives way, and why.
-    pub fn lowered(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
+    pub fn gives_way(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
         self.notes.push(format!("{name} is {to}, not {value}: {why}"));
         *value = to;
     }
@@ -181,6 +182,9 @@ impl Env {
     pub fn ttls(&mut self) -> Ttls {
         let half_an_hour = Duration::from_secs(30 * 60);
         let max = self.duration("MAX_TTL");
+        if max.is_some_and(|max| max < Duration::from_secs(1)) {
+            self.wrong("MAX_TTL", "a second at least, for ?ttl= counts whole ones");
+        }
         let [item, session] = ["ITEM_TTL", "SESSION_TTL"].map(|name| {
             let ttl = self.duration(name);
             if ttl.zip(max).is_some_and(|(ttl, max)| ttl > max) {
@@ -189,10 +193,22 @@ impl Env {
             }
             ttl
         });
-        let max = max.unwrap_or_else(|| {
-            let week = Duration::from_secs(7 * 86_400);
-            [Some(week), item, session].into_iter().flatten().max().unwrap_or(week)
-        });
+        let week = Duration::from_secs(7 * 86_400);
+        let longest = item.max(session).unwrap_or(week);
+        let longer = if item > session { "ITEM_TTL" } else { "SESSION_TTL" };
+        let raised = max.is_none() && longest > week;
+        let max = max.unwrap_or(longest.max(week));
+        let lowered = |ttl: Option<Duration>| ttl.is_none() && max < half_an_hour;
+        for (gives_way, name, default, to) in [
+            (raised, "MAX_TTL", "7d", longer),
+            (lowered(item), "ITEM_TTL", "30m", "MAX_TTL"),
+            (lowered(session), "SESSION_TTL", "30m", "MAX_TTL"),
+        ] {
+            if gives_way {
+                let value = self.text(to).unwrap_or_default();
+                self.notes.push(format!("{name} is {value}, not {default}: {to} is {value}"));
+            }
+        }
         Ttls {
             item: item.unwrap_or(half_an_hour.min(max)),
             session: session.unwrap_or(half_an_hour.min(max)),

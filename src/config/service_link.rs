@@ -14,7 +14,10 @@ pub(super) fn is_service_link(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
+        // The name of a port is anything; what it holds is a number.
         || name.contains("_SERVICE_PORT_")
+            && !name.ends_with("_PASSWORD")
+            && value.bytes().all(|byte| byte.is_ascii_digit())
         || name.ends_with("_PORT") && is_url
         || name.match_indices("_PORT_").any(|(at, word)| is_port(&name[at + word.len()..]))
 }
@@ -46,6 +49,9 @@ mod tests {
             ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.11", true),
             ("REDIS_HA_PORT_26379_TCP_ADDR", "10.0.0.11", true),
             ("REDIS_MASTER_SERVICE_HOST", "10.0.0.11", true),
+            ("REDIS_SERVICE_PORT_MAIN", "hunter2", false),
+            ("REDIS_SERVICE_PORT_PASSWORD", "hunter2", false),
+            ("REDIS_SERVICE_PORT_PASSWORD", "12345", false),
             ("REDIS_PORT", "6379", false),
             ("REDIS_HOST", "10.0.0.11", false),
             ("REDIS_ADR", "redis:6379", false),

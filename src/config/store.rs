@@ -52,11 +52,14 @@ impl Env {
         let address = ["REDIS_URL", "REDIS_ADDR"].into_iter().find(|name| self.is_set(name));
         let url = self.redis_url();
         // Now, so that its mistakes are told whatever else is wrong.
-        let password_file = match address {
-            Some(_) => self.password_file(),
-            None => None,
-        };
         let store = self.text("STORE");
+        let uses_redis = address.is_some() && !matches!(store.as_deref(), Some("memory" | "noop"));
+        let password_file = if uses_redis {
+            self.password_file()
+        } else {
+            self.nothing_uses(&["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"]);
+            None
+        };
         let chosen = match (store.as_deref(), url) {
             (Some("memory"), _) | (None, None) => Chosen::Memory,
             (Some("noop"), _) => Chosen::Noop,
@@ -72,16 +75,8 @@ impl Env {
                 return Chosen::Memory;
             }
         };
-        match (address, &chosen) {
-            (None, _) => {
-                self.nothing_uses(&["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"])
-            }
-            (Some(name), Chosen::Memory | Chosen::Noop) => {
-                if let Some(store) = &store {
-                    self.notes.push(format!("STORE={store}: {name} is not used"));
-                }
-            }
-            _ => {}
+        if let (Some(name), Some(store), false) = (address, &store, uses_redis) {
+            self.notes.push(format!("STORE={store}: {name} is not used"));
         }
         if address.is_none() && store.is_none() {
             self.unknown_redis_names();
@@ -94,7 +89,7 @@ impl Env {
         for name in names.iter().filter(|name| self.is_set(name)).collect::<Vec<_>>() {
             self.wrong(
                 name,
-                "nothing uses it without REDIS_ADDR or REDIS_URL: set one of them, or leave it out",
+                "nothing uses it: set REDIS_ADDR or REDIS_URL, and no other STORE, or leave it out",
             );
         }
     }
@@ -123,31 +118,35 @@ impl Env {
         system: &System,
     ) -> StoreChoice {
         let body_bytes_max = limits.body_bytes_max;
-        let memory_max = self.bytes("MEMORY_MAX_BYTES");
+        let around = memory::ENTRY_BYTES + "item:i".len();
+        // The upper end is that of `bytes`.
+        let memory_max = self.count("MEMORY_MAX_BYTES", around + "{}".len()..=512 * 1024 * 1024);
         let connect_timeout = self.duration("REDIS_CONNECT_TIMEOUT");
         match chosen {
             Chosen::Noop => StoreChoice::Noop,
             Chosen::Memory => {
-                let smallest = memory::ENTRY_BYTES + "item:i".len() + body_bytes_max;
+                let smallest = around + body_bytes_max;
                 if self.is_set("MAX_BODY_BYTES") && memory_max.is_some_and(|max| smallest > max) {
                     self.wrong(
                         "MAX_BODY_BYTES",
                         &format!(
                             "at most {} with {} bytes for all items together (MEMORY_MAX_BYTES)",
-                            memory_max.unwrap_or(0).saturating_sub(smallest - body_bytes_max),
+                            memory_max.unwrap_or(0).saturating_sub(around),
                             memory_max.unwrap_or(0)
                         ),
                     );
                 }
                 StoreChoice::Memory(memory_max.unwrap_or_else(|| {
                     let mut default = MEMORY_BYTES_MAX;
-                    if let Some(half) = system.memory_max.map(|bytes| bytes / 2)
-                        && half < default
-                    {
-                        let why = "half of what this process may use";
-                        self.lowered("MEMORY_MAX_BYTES", &mut default, half, why);
+                    let half = system.memory_max.map_or(default, |bytes| default.min(bytes / 2));
+                    let why = match smallest > half {
+                        true => format!("MAX_BODY_BYTES is {body_bytes_max}"),
+                        false => "half of what this process may use".to_owned(),
+                    };
+                    if half.max(smallest) != default {
+                        self.gives_way("MEMORY_MAX_BYTES", &mut default, half.max(smallest), &why);
                     }
-                    default.max(smallest)
+                    default
                 }))
             }
             Chosen::Redis(url, password_file) => {
