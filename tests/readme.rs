@@ -77,6 +77,21 @@ fn every_setting_that_is_read_is_listed() {
     assert_eq!(names, listed);
 }
 
+/// A restart without a failed request wants the delay, and Kubernetes the image that was built.
+#[test]
+fn every_deployment_sets_a_drain_delay_and_the_image_has_its_name() {
+    for file in ["compose.yaml", "kioskd.service", "kubernetes.yaml"] {
+        let text = std::fs::read_to_string(root().join("deploy").join(file)).expect("it is there");
+        assert!(text.contains("DRAIN_DELAY"), "{file}");
+    }
+    let image = concat!("kioskd:", env!("CARGO_PKG_VERSION"));
+    let kubernetes = include_str!("../deploy/kubernetes.yaml");
+    assert!(kubernetes.contains(&format!("image: {image}\n")));
+    let container = section("### In a container");
+    assert!(container.contains(&format!("podman build -t {image} ")), "{container}");
+    assert!(container.contains("KIOSKD_REVISION"), "{container}");
+}
+
 /// Evidence that has been renamed or removed is none.
 #[test]
 fn every_test_named_as_evidence_exists() {

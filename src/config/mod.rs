@@ -94,8 +94,8 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
     ("LOG_FORMAT", "text", "text or json"),
     ("ACCESS_LOG", "errors", "off, errors or all"),
-    ("POD_NAME", "unset", "in the start-up line and every JSON log line"),
-    ("NAMESPACE", "unset", "in the start-up line and every JSON log line"),
+    ("POD_NAME", "unset", "in the start-up line, every JSON log line and /version"),
+    ("NAMESPACE", "unset", "in the start-up line, every JSON log line and /version"),
 ];
 
 /// All of it, ready for each layer.
