@@ -476,6 +476,9 @@ mod tests {
             assert!(front.worker_share() * front.workers <= front.buffered_bytes_max);
             assert!(2 * front.body_bytes_max <= front.worker_share());
         }
+        let raised = read(&[("MAX_BODY_BYTES", "268435456"), ("STORE", "noop")]).unwrap().notes;
+        let told = "MAX_BUFFERED_BYTES is 536870912, not 268435456: MAX_BODY_BYTES is 268435456, for 1 workers";
+        assert!(raised.iter().any(|note| note == told), "{raised:?}");
         for (memory, settings, name) in [
             (
                 None,
