@@ -1,6 +1,6 @@
 //! The OpenAPI document as programs see it: the file of the repository, and good enough to make a client from.
 //!
-//! The generator is [openapi-python-client](https://pypi.org/project/openapi-python-client/), which `tests/run` installs
+//! The generator is openapi-python-client, which `tests/run` installs
 //! in the version it names into `target/openapi-python-client`. `tests/generated_client.py` is what somebody would
 //! write with the client it makes.
 
