@@ -13,7 +13,7 @@ use support::{Client, Kioskd, Redis, eventually, temp_dir};
 #[test]
 fn scripts_have_the_names_that_redis_gives_them() {
     let redis = Redis::start();
-    for script in kioskd::store::redis::scripts() {
+    for script in kioskd::store::redis::scripts::all() {
         let plain = match script.text.split_once('\n') {
             Some((first, rest)) if first.starts_with("#!") => rest,
             _ => script.text,

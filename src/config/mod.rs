@@ -6,8 +6,8 @@
 //! services (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
 //!
 //! [`SETTINGS`] is the one list: `--help` prints it, the README shows it, a test compares them.
-//! [`env`](self::env) reads one value, [`limits`](self::limits) fits those together that depend on each
-//! other and on the [`System`], [`store`](self::store) is about Redis.
+//! `env` reads one value, `limits` fits those together that depend on each
+//! other and on the [`System`], `store` is about Redis.
 
 mod env;
 mod limits;

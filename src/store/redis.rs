@@ -31,7 +31,7 @@ use crate::resp::codec::{ErrorReply, Reply};
 use crate::resp::connection::Shape;
 use crate::resp::link::{Options as LinkOptions, Wires};
 use crate::resp::remedy::{is_full, is_passing};
-use crate::resp::request::{Failure, Home, Outcome, Request, Script, Wire};
+use crate::resp::request::{Failure, Home, Outcome, Request, Wire};
 use crate::slab::Slab;
 use bulk::Bulks;
 use mio::event::Event;
@@ -42,19 +42,6 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// The scripts, for the test that asks a real server for their names.
-pub fn scripts() -> [&'static Script; 7] {
-    [
-        &scripts::SET,
-        &scripts::DELETE,
-        &scripts::DELETE_WHEN_FULL,
-        &scripts::READ,
-        &scripts::LOOK,
-        &scripts::TAKE,
-        &scan::SCAN,
-    ]
-}
 
 /// The key of no item, since no id has a control character, and most likely of nothing else; but with an
 /// item's prefix, so that whoever may write items may ask it.

@@ -9,7 +9,7 @@
 //!
 //! One [`Trouble`] for all workers, so that each kind is told once. Kinds are those of
 //! [`advice`](crate::resp::advice), and a few for what nobody said. It is over when a request succeeds
-//! of the sort that would have failed, and none has failed so for [`QUIET`]: of a cluster a part may be
+//! of the sort that would have failed, and none has failed so for `QUIET`: of a cluster a part may be
 //! in trouble. Probes count as requests: to the store they are. What every single one was told is
 //! logged at `debug`.
 

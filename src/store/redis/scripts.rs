@@ -17,6 +17,7 @@
 //! done. On servers before 7.0, which do not know the first line, they run without it; there memory that is full refuses
 //! the first write, if that is not a DEL.
 
+use super::scan::SCAN;
 use crate::resp::request::Script;
 
 /// A conditional write, one that keeps time, and one with a record.
@@ -105,3 +106,8 @@ return {n, redis.call('PTTL', KEYS[1])}",
     sha: "4fbf5b3ecc36c7085db564721f2e95ca526ec1d6",
     plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
 };
+
+/// All of them, for the test that asks a real server for their names.
+pub fn all() -> [&'static Script; 7] {
+    [&SET, &DELETE, &DELETE_WHEN_FULL, &READ, &LOOK, &TAKE, &SCAN]
+}
