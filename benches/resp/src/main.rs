@@ -87,7 +87,7 @@ fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
         .session(Wiring { registry: poll.registry(), first_token: 1, waker })
         .expect("a session");
     let (mut events, mut done) = (Events::with_capacity(16), Done::new());
-    let get = || Command::Get { key: b"item:1".to_vec(), touch: None };
+    let get = || Command::Get { key: b"item:1".to_vec(), renew: None, once: None };
     let mut turn = |fresh: u64, answered: &mut u64| {
         let now = Instant::now();
         for tag in 0..fresh {
