@@ -27,6 +27,29 @@ const LONG: &str = "5m";
 /// Far more than a busy machine is late, far less than a client could dribble.
 const LATE: Duration = Duration::from_secs(10);
 
+/// Whoever keeps a worker busy, tick after long tick, keeps nobody's deadline from coming: only what is begun within such a
+/// tick is counted from its end. (A tick that took long may have been one in which the process was stopped.)
+#[test]
+fn long_ticks_put_off_no_deadline_that_was_set_before_them() {
+    let settings = [("HEAD_TIMEOUT", SHORT_TEXT), ("IDLE_TIMEOUT", LONG), ("WORKERS", "1")];
+    let kioskd = Kioskd::start(&[&settings[..], &[("STORE", "memory")]].concat());
+    // Each level is cut into members anew, so that a merge of two of these takes a good part of a second in a debug build.
+    let members: Vec<String> = (0..50_000).map(|n| format!("\"k{n}\":{n}")).collect();
+    let deep = format!("{}{{{}}}{}", "{\"a\":".repeat(100), members.join(","), "}".repeat(100));
+    let mut busy = kioskd.connect();
+    assert_eq!(busy.post("/items/1", &deep).status, 201);
+    let mut slow = kioskd.connect();
+    slow.send("GET /livez HTTP/1.1\r\n");
+    let start = Instant::now();
+    while start.elapsed() < 6 * SHORT {
+        let patch = [("Content-Type", "application/merge-patch+json")];
+        let reply = busy.request("PATCH", "/items/1", &patch, deep.as_bytes());
+        assert_eq!(reply.status, 200);
+    }
+    assert!(slow.hears_within(Duration::from_millis(50)), "its head is overdue since long");
+    assert_eq!(slow.read_response().status, 408);
+}
+
 /// Sends one byte of `drip` after the other until the server says or ends something; returns how long that took.
 #[track_caller]
 fn dribble(client: &mut Client, drip: &[u8]) -> Duration {

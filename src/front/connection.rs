@@ -92,6 +92,8 @@ pub struct Connection {
     /// When the body or the response began to move, in those phases.
     began: Instant,
     deadline: Instant,
+    /// When the deadline was set.
+    set: Instant,
     readable: bool,
     /// The peer has shut down its sending half: read on until the end shows. It still listens.
     ended: bool,
@@ -176,6 +178,7 @@ impl Connection {
             forgotten: false,
             phase: Phase::Idle,
             began: now,
+            set: now,
             deadline: now
                 + match refused {
                     true => REFUSAL_TIME,
@@ -236,10 +239,19 @@ impl Connection {
         self.forgotten
     }
 
-    /// Time that was nobody's is given back: what is due is due so much later.
-    pub fn postpone(&mut self, by: Duration) {
-        self.began += by;
-        self.deadline += by;
+    fn due(&mut self, now: Instant, deadline: Instant) {
+        (self.set, self.deadline) = (now, deadline);
+    }
+
+    /// The tick of `now` took this long: what was set in it is counted from its end. What was set before is not put
+    /// off, or whoever makes a worker's ticks long would stop every clock.
+    pub fn postpone(&mut self, now: Instant, by: Duration) {
+        if self.set == now {
+            self.deadline += by;
+        }
+        if self.began == now {
+            self.began += by;
+        }
     }
 
     /// Whether it is in the middle of sending a request.
@@ -297,7 +309,7 @@ impl Connection {
                                 // parser keeps count of them.
                                 if self.parser.has_begun() {
                                     self.phase = Phase::Head;
-                                    self.deadline = now + options.head_timeout;
+                                    self.due(now, now + options.head_timeout);
                                 }
                             }
                             Ok(None) => {}
@@ -308,8 +320,8 @@ impl Connection {
                 Phase::Body(body) => match body.take(&mut self.input, options.body_bytes_max) {
                     Ok(false) if reads > 0 => {
                         let bytes = body.bytes.len();
-                        self.deadline =
-                            pace::deadline(options.body_timeout, self.began, now, bytes);
+                        let due = pace::deadline(options.body_timeout, self.began, now, bytes);
+                        self.due(now, due);
                     }
                     Ok(false) => {}
                     Ok(true) => {
@@ -358,7 +370,7 @@ impl Connection {
         };
         self.phase = Phase::Body(Box::new(Body { call, framing, bytes: Vec::new() }));
         self.began = now;
-        self.deadline = now + options.body_timeout;
+        self.due(now, now + options.body_timeout);
     }
 
     /// The request is refused by its head. Its body is dropped if the whole of it lies here; else nobody
@@ -385,7 +397,7 @@ impl Connection {
         self.after = after;
         self.phase = Phase::Writing;
         self.began = now;
-        self.deadline = now + options.write_timeout;
+        self.due(now, now + options.write_timeout);
         let written = if self.output.is_empty() {
             match write_some(&mut self.stream, bytes) {
                 Ok(n) => n,
@@ -451,7 +463,7 @@ impl Connection {
         self.doubt = self.ended;
         if self.after == After::Keep {
             self.phase = Phase::Idle;
-            self.deadline = now + options.idle_timeout;
+            self.due(now, now + options.idle_timeout);
             return true;
         }
         self.close(now)
@@ -465,7 +477,7 @@ impl Connection {
         }
         self.input = Input::default();
         self.phase = Phase::Lingering { left: LINGER_BYTES };
-        self.deadline = now + LINGER_TIME;
+        self.due(now, now + LINGER_TIME);
         true
     }
 
@@ -525,7 +537,8 @@ impl Connection {
         self.sent += taken;
         // What the kernel took at first is not counted: the client need not have taken any of it.
         if taken > 0 && matches!(self.phase, Phase::Writing) {
-            self.deadline = pace::deadline(options.write_timeout, self.began, now, self.sent);
+            let due = pace::deadline(options.write_timeout, self.began, now, self.sent);
+            self.due(now, due);
         }
         if self.sent == self.output.len() {
             // Given back: most connections are idle most of the time.

@@ -250,7 +250,7 @@ impl Worker {
             }
             let took = now.elapsed();
             if took > LONG_TICK {
-                self.clients.iter_mut().for_each(|client| client.postpone(took));
+                self.clients.iter_mut().for_each(|client| client.postpone(now, took));
             }
         }
     }
