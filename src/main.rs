@@ -27,9 +27,9 @@ fn main() -> ExitCode {
     }
     let config = match Config::read(std::env::vars_os(), &System::look()) {
         Ok(config) => config,
-        Err(mistakes) => {
-            for mistake in mistakes {
-                complain(format_args!("{mistake}"));
+        Err(errors) => {
+            for error in errors {
+                complain(format_args!("{error}"));
             }
             return ExitCode::from(2);
         }

@@ -52,7 +52,7 @@ fn help_shows_every_setting_with_its_default() {
 /// A setting that is read and listed nowhere is one that nobody finds. `RUST_LOG` stands in the line of `LOG`.
 #[test]
 fn every_setting_that_is_read_is_listed() {
-    // Not `service_link.rs`, which knows the names of others.
+    // Not `settings.rs`, which is the list, and not `service_link.rs`, which knows the names of others.
     let sources = [
         include_str!("../src/config/mod.rs"),
         include_str!("../src/config/env.rs"),
@@ -72,9 +72,8 @@ fn every_setting_that_is_read_is_listed() {
         .collect();
     let mut listed: BTreeSet<&str> = SETTINGS.iter().map(|(name, _, _)| *name).collect();
     listed.insert("RUST_LOG");
-    // Those are refused.
-    listed.extend(NOT_BUILT);
-    assert_eq!(names, listed);
+    let refused: BTreeSet<&str> = NOT_BUILT.iter().copied().collect();
+    assert_eq!(&names - &refused, listed);
 }
 
 /// A restart without a failed request wants the delay, and Kubernetes the image that was built.

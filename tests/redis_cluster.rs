@@ -20,10 +20,10 @@ use std::time::{Duration, Instant};
 
 use contract::{HOUR, Line, assert_same, delete, get, rules, set};
 use kioskd::resp::client::Target;
+use kioskd::resp::endpoint::Endpoint;
 use kioskd::resp::link::Options;
 use kioskd::resp::sign_on::{self, Purpose};
 use kioskd::resp::slot::slot;
-use kioskd::resp::url::Endpoint;
 use kioskd::store::redis::Redis as RedisStore;
 use kioskd::store::redis::record::record_key;
 use kioskd::store::{Answer, Store, When};

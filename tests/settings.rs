@@ -87,6 +87,11 @@ fn what_would_start_another_service_is_exit_2() {
         (&[("REDIS_ADDR", "[fe80::1%eth0]")], "REDIS_ADDR=\"[fe80::1%eth0]\"", "zone"),
         (&[("REDIS_ADDR", "h"), ("REDIS_URL", "redis://h")], "REDIS_ADDR=\"h\"", "not both"),
         (&[("REQUEST_TIMEOUT", "0ms")], "REQUEST_TIMEOUT=\"0ms\"", "above zero"),
+        (
+            &[("REDIS_URL", "redis://h?timeout=1s")],
+            "REDIS_URL=\"***\"",
+            "set REQUEST_TIMEOUT instead",
+        ),
     ] {
         let ended = Kioskd::run(settings, &[]);
         assert_is_told(&ended, name, what_to_do);
@@ -580,7 +585,7 @@ fn say(arguments: &[&OsStr], stdout: Stdio, stderr: Stdio) -> Output {
     command.spawn().and_then(|child| child.wait_with_output()).expect("it starts")
 }
 
-/// Exit code 2, and one line for the one mistake: `kioskd: NAME="value": … what to do …`.
+/// Exit code 2, and one line for the one error: `kioskd: NAME="value": … what to do …`.
 #[track_caller]
 fn assert_is_told(ended: &Finished, start: &str, what_to_do: &str) {
     assert_eq!(ended.code, Some(2), "{ended:?}");

@@ -17,9 +17,9 @@ mod support;
 
 use contract::{HOUR, Line, assert_same, conditions, delete, get, rules, set, take};
 use kioskd::resp::client::Target;
+use kioskd::resp::endpoint::Endpoint;
 use kioskd::resp::link::Options;
 use kioskd::resp::request::Script;
-use kioskd::resp::url::Endpoint;
 use kioskd::store::memory::Memory;
 use kioskd::store::noop::Noop;
 use kioskd::store::redis::{Redis as RedisStore, scripts};

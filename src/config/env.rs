@@ -1,10 +1,17 @@
-//! Reads one value at a time, remembers what was wrong with it, and goes on.
+//! Reads one value at a time, remembers what was wrong with it, and goes on with the default.
 
+use super::settings::{NOT_BUILT, SETTINGS, default_of};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+/// `sun_path` of Linux has 108 bytes, the last of them 0.
+pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// The most that one value in Redis can be.
+pub(super) const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
 /// What is shown of a value that is secret.
 const MASK: &str = "***";
@@ -14,38 +21,41 @@ const SHOWN_CHARS_MAX: usize = 200;
 
 /// A setting that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     name: String,
     value: String,
     expected: String,
 }
 
 /// `NAME="value": what it may be`, on one line whatever is in the value.
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={:?}: {}", self.name, self.value, self.expected)
     }
 }
 
+impl std::error::Error for ConfigError {}
+
 /// The environment, and all that was found wrong in it so far.
 #[derive(Debug, Default)]
 pub(super) struct Env {
     values: BTreeMap<String, String>,
-    pub mistakes: Vec<Mistake>,
+    pub errors: Vec<ConfigError>,
     /// What an operator should hear once, though the start goes on.
     pub notes: Vec<String>,
 }
 
 impl Env {
-    /// Takes the variables that `is_ours` by their names. An empty value counts as unset.
-    pub fn new(
-        variables: impl IntoIterator<Item = (OsString, OsString)>,
-        is_ours: impl Fn(&str) -> bool,
-    ) -> Env {
+    /// Takes the variables that are ours by their names. An empty value counts as unset.
+    pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Env {
         let mut env = Env::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
-            if !is_ours(&name) || value.is_empty() {
+            let is_ours = is_setting(&name)
+                || NOT_BUILT.contains(&&*name)
+                || name == "RUST_LOG"
+                || name.starts_with("REDIS_");
+            if !is_ours || value.is_empty() {
                 continue;
             }
             match value.into_string() {
@@ -53,17 +63,18 @@ impl Env {
                     env.values.insert(name, value);
                 }
                 Err(value) => {
-                    let shown = masked(&name, &value.to_string_lossy());
-                    env.mistake(&name, shown, "it must be UTF-8, and is not");
+                    let shown = masked(&name, &value.to_string_lossy()).to_owned();
+                    env.fail(&name, shown, "it must be UTF-8, and is not");
                 }
             }
         }
         env
     }
 
-    /// Every name and value there is.
-    pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.values.iter().map(|(n, v)| (n.as_str(), v.as_str()))
+    /// Names and values that were set and are no setting, though they begin with `REDIS_`.
+    pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.values.iter().map(|(name, value)| (&**name, &**value));
+        all.filter(|(name, _)| name.starts_with("REDIS_") && !is_setting(name))
     }
 
     pub fn text(&self, name: &str) -> Option<String> {
@@ -74,63 +85,35 @@ impl Env {
         self.values.contains_key(name)
     }
 
-    pub fn one_of<T: Copy>(&mut self, name: &str, words: &[(&str, T)], default: T) -> T {
-        let Some(text) = self.text(name) else {
-            return default;
-        };
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return *value;
+    /// What was set, or the default in the table. `parse` gives the value, or what it may be.
+    pub fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
+        let default = || parse(default_of(name)).expect("BUG: a default in the table is good");
+        self.read_set(name, &parse).unwrap_or_else(default)
+    }
+
+    /// What was set. One that cannot be used is unset from here on, so that no more is said of it.
+    pub fn read_set<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let value = parse(self.values.get(name)?);
+        if let Err(expected) = &value {
+            self.wrong(name, expected);
+            self.values.remove(name);
         }
-        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.mistake(name, text, &format!("one of {}", list.join(", ")));
-        default
+        value.ok()
     }
 
-    /// `None` when it is not set, or cannot be used.
-    pub fn count(&mut self, name: &str, range: RangeInclusive<usize>) -> Option<usize> {
-        let text = self.text(name)?;
-        // A sign is none of ours, though Rust reads over a plus.
-        let n = text.parse().ok().filter(|n| range.contains(n) && !text.starts_with('+'));
-        if n.is_none() {
-            let (least, most) = range.into_inner();
-            let expected = match most {
-                usize::MAX => format!("a whole number from {least} on"),
-                most => format!("a whole number from {least} to {most}"),
-            };
-            self.mistake(name, text, &expected);
-        }
-        n
+    /// The value that is set cannot be used. It is shown as it is, because the same name may be set in
+    /// several places; `***` for a secret.
+    pub fn wrong(&mut self, name: &str, expected: &str) {
+        let value = self.text(name).unwrap_or_default();
+        self.fail(name, masked(name, &value).to_owned(), expected);
     }
 
-    pub fn bytes(&mut self, name: &str) -> Option<usize> {
-        // The upper end is what one value in Redis can be.
-        self.count(name, 1..=512 * 1024 * 1024)
-    }
-
-    pub fn duration(&mut self, name: &str) -> Option<Duration> {
-        let value = self.duration_or_zero(name)?;
-        if value.is_zero() {
-            let text = self.text(name).unwrap_or_default();
-            let expected = "a duration above zero, such as 250ms, 2s, 30m, 24h or 7d";
-            self.mistake(name, text, expected);
-            return None;
-        }
-        Some(value)
-    }
-
-    pub fn duration_or_zero(&mut self, name: &str) -> Option<Duration> {
-        let text = self.text(name)?;
-        let value = duration(&text);
-        if value.is_none() {
-            let expected = "a duration such as 250ms, 2s, 30m, 24h or 7d, 365d at most";
-            self.mistake(name, text, expected);
-        }
-        value
-    }
-
-    /// The value as it was set, so that nobody has to guess which one is meant; `***` for a secret.
-    pub fn mistake(&mut self, name: &str, mut value: String, expected: &str) {
-        let mut expected = expected;
+    /// As [`wrong`](Env::wrong), of a part of the value, or of what was made of it.
+    pub fn fail(&mut self, name: &str, mut value: String, mut expected: &str) {
         // The URL of a store, under whatever name it came.
         if value.contains("://") && value.contains('@') {
             if expected.contains(&*value) {
@@ -138,46 +121,52 @@ impl Env {
             }
             value = MASK.to_owned();
         }
-        let mut shown: String = value.chars().take(SHOWN_CHARS_MAX).collect();
-        if shown.len() < value.len() {
-            shown.push('…');
+        if let Some((end, _)) = value.char_indices().nth(SHOWN_CHARS_MAX) {
+            value.truncate(end);
+            value.push('…');
         }
-        self.mistakes.push(Mistake {
-            name: name.to_owned(),
-            value: shown,
-            expected: expected.to_owned(),
-        });
-    }
-
-    /// As [`mistake`](Env::mistake), of the value that is set.
-    pub fn wrong(&mut self, name: &str, expected: &str) {
-        let value = masked(name, &self.text(name).unwrap_or_default());
-        self.mistake(name, value, expected);
+        let (name, expected) = (name.to_owned(), expected.to_owned());
+        self.errors.push(ConfigError { name, value, expected });
     }
 }
 
-/// What may be shown of a value. A name that we do not know may be a password's, however it is spelled,
-/// so of those only what is called an address, and in no part a secret, is shown.
-fn masked(name: &str, value: &str) -> String {
-    let is_secret = match name {
-        "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
-        "AUTH_TOKENS" => true,
-        _ if !name.starts_with("REDIS_") => false,
-        _ => {
-            let name = name.to_ascii_lowercase();
-            value.contains('@')
-                || SECRETS.iter().any(|word| name.contains(word))
-                || !name.split('_').any(|word| PLACES.contains(&word))
-        }
-    };
-    if is_secret { MASK } else { value }.to_owned()
+fn is_setting(name: &str) -> bool {
+    SETTINGS.iter().any(|(setting, _, _)| *setting == name)
 }
 
-const PLACES: [&str; 7] = ["adr", "addr", "address", "host", "hostname", "port", "server"];
-const SECRETS: [&str; 6] = ["pass", "pw", "secret", "token", "key", "auth"];
+pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String> {
+    move |text| {
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        let list = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        found.ok_or_else(|| format!("one of {}", list()))
+    }
+}
+
+pub(super) fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> {
+    move |text| {
+        let (least, most) = (range.start(), range.end());
+        // A sign is none of ours, though Rust reads over a plus.
+        let n = text.parse().ok().filter(|n| range.contains(n) && !text.starts_with('+'));
+        n.ok_or_else(|| match *most {
+            usize::MAX => format!("a whole number from {least} on"),
+            most => format!("a whole number from {least} to {most}"),
+        })
+    }
+}
+
+pub(super) fn time(text: &str) -> Result<Duration, String> {
+    match time_or_zero(text)? {
+        Duration::ZERO => Err("a duration above zero, such as 250ms, 2s, 30m, 24h or 7d".into()),
+        time => Ok(time),
+    }
+}
+
+pub(super) fn time_or_zero(text: &str) -> Result<Duration, String> {
+    duration(text).ok_or("a duration such as 250ms, 2s, 30m, 24h or 7d, 365d at most".into())
+}
 
 /// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`. A year at most.
-fn duration(text: &str) -> Option<Duration> {
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let n: u64 = digits.parse().ok()?;
     let ms = match unit {
@@ -191,6 +180,26 @@ fn duration(text: &str) -> Option<Duration> {
     let value = Duration::from_millis(n.checked_mul(ms)?);
     (value <= Duration::from_secs(365 * 86_400)).then_some(value)
 }
+
+/// What may be shown of a value. A name that we do not know may be a password's, however it is spelled,
+/// so of those only what is called an address, and in no part a secret, is shown.
+fn masked<'a>(name: &str, value: &'a str) -> &'a str {
+    let is_secret = match name {
+        "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
+        "AUTH_TOKENS" => true,
+        _ if !name.starts_with("REDIS_") => false,
+        _ => {
+            let name = name.to_ascii_lowercase();
+            value.contains('@')
+                || SECRETS.iter().any(|word| name.contains(word))
+                || !name.split('_').any(|word| PLACES.contains(&word))
+        }
+    };
+    if is_secret { MASK } else { value }
+}
+
+const PLACES: [&str; 7] = ["adr", "addr", "address", "host", "hostname", "port", "server"];
+const SECRETS: [&str; 6] = ["pass", "pw", "secret", "token", "key", "auth"];
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +256,7 @@ mod tests {
     #[test]
     fn a_long_value_is_not_shown_to_its_end() {
         let mut env = Env::default();
-        env.mistake("LISTEN", "é".repeat(1_000_000), "an address");
-        assert!(env.mistakes[0].to_string().len() < 500);
+        env.fail("LISTEN", "é".repeat(1_000_000), "an address");
+        assert!(env.errors[0].to_string().len() < 500);
     }
 }

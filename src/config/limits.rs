@@ -6,9 +6,10 @@
 //! ```
 //!
 //! What was set stands. Where two that were set contradict each other, or one of them the system, the
-//! start ends; where one is a default, the default gives way, and that is told once.
+//! start ends; where one is a default, the default gives way, and the log says so once.
 
-use super::env::Env;
+use super::env::{Env, VALUE_BYTES_MAX, count, time};
+use super::settings::default_of;
 use super::system::System;
 use crate::front::Kind;
 use crate::front::accept::REFUSALS_MAX;
@@ -21,14 +22,6 @@ pub(super) struct Limits {
     pub connections_max: usize,
     pub body_bytes_max: usize,
     pub buffered_bytes_max: usize,
-}
-
-/// Times to live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ttls {
-    pub item: Duration,
-    pub session: Duration,
-    pub max: Duration,
 }
 
 const WORKERS_MAX: usize = 256;
@@ -44,175 +37,161 @@ const OWN_FILES: usize = 9;
 /// Files of a worker beside its links to Redis: its poll, its waker, and a second handle on the poll.
 const WORKER_FILES: usize = 3;
 
-const BUFFERED_BYTES_MAX: usize = 256 * 1024 * 1024;
-const BODY_BYTES_MAX: usize = 1024 * 1024;
-
 /// As a default, MAX_BODY_BYTES gives way down to this.
 const BODY_BYTES_LEAST: usize = 1024;
 
-impl Env {
-    /// `links` is how many connections to Redis each worker has.
-    pub fn limits(&mut self, kind: Kind, links: usize, system: &System) -> Limits {
-        let workers = self.count("WORKERS", 1..=WORKERS_MAX);
-        let connections = self.count("MAX_CONNECTIONS", 1..=1_000_000);
-        let mut limits = Limits {
-            workers: workers.unwrap_or(match kind {
-                // Halves, because the kernel and Redis have work to do for each request, too.
-                Kind::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
-                Kind::TinyHttp => PLAIN_WORKERS,
-            }),
-            connections_max: connections.unwrap_or(10_000),
-            body_bytes_max: BODY_BYTES_MAX,
-            buffered_bytes_max: BUFFERED_BYTES_MAX,
-        };
-        self.fit_files(&mut limits, kind, links, system);
-        self.fit_buffers(&mut limits, kind, system);
-        limits
+/// The limits for a front whose workers have `links` connections to Redis each.
+pub(super) fn limits(env: &mut Env, front: Kind, links: usize, system: &System) -> Limits {
+    let workers = env.read_set("WORKERS", count(1..=WORKERS_MAX));
+    let mut limits = Limits {
+        workers: workers.unwrap_or_else(|| default_workers(front, system)),
+        connections_max: env.read("MAX_CONNECTIONS", count(1..=1_000_000)),
+        body_bytes_max: env.read("MAX_BODY_BYTES", count(1..=VALUE_BYTES_MAX)),
+        buffered_bytes_max: env.read("MAX_BUFFERED_BYTES", count(1..=usize::MAX)),
+    };
+    if let Some(files_max) = system.files_max {
+        fit_files(env, &mut limits, front, links, files_max, system.files_open);
     }
+    if !env.is_set("MAX_BUFFERED_BYTES") {
+        let quarter = system.memory_max.map_or(usize::MAX, |bytes| bytes / 4);
+        limits.buffered_bytes_max = limits.buffered_bytes_max.min(quarter);
+    }
+    if front == Kind::Poll {
+        fit_buffers(env, &mut limits, system);
+    }
+    limits
+}
 
-    /// Clients get what the process leaves of the files that may be open.
-    fn fit_files(&mut self, limits: &mut Limits, kind: Kind, links: usize, system: &System) {
-        let Some(files_max) = system.files_max else {
-            return;
-        };
-        // tiny_http takes in whoever comes, and MAX_CONNECTIONS is none of its limits.
-        let refused = if kind == Kind::Poll { REFUSALS_MAX } else { 0 };
-        let own = system.files_open + OWN_FILES + refused;
-        let each = WORKER_FILES + links;
-        let fitting = files_max.saturating_sub(own + 1) / each;
-        if fitting < limits.workers {
-            if self.is_set("WORKERS") || fitting == 0 {
-                let least = own + each * limits.workers + 1;
-                let expected = format!(
-                    "with a limit of {files_max} open files (`ulimit -n`) at most {fitting}, for each needs \
-                     {each} and the process {own}; so many want a limit of {least} or more"
-                );
-                return self.mistake("WORKERS", limits.workers.to_string(), &expected);
-            }
-            self.gives_way(
-                "WORKERS",
-                &mut limits.workers,
-                fitting,
-                &format!("the limit on open files is {files_max} (`ulimit -n`)"),
+fn default_workers(front: Kind, system: &System) -> usize {
+    match front {
+        // Halves, because the kernel and Redis have work to do for each request, too.
+        Kind::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
+        Kind::TinyHttp => PLAIN_WORKERS,
+    }
+}
+
+/// Clients get what the process leaves of the files that may be open.
+fn fit_files(
+    env: &mut Env,
+    limits: &mut Limits,
+    front: Kind,
+    links: usize,
+    files_max: usize,
+    files_open: usize,
+) {
+    // tiny_http takes in whoever comes, and MAX_CONNECTIONS is none of its limits.
+    let refused = if front == Kind::Poll { REFUSALS_MAX } else { 0 };
+    let own = files_open + OWN_FILES + refused;
+    let each = WORKER_FILES + links;
+    let fitting = files_max.saturating_sub(own + 1) / each;
+    let workers = limits.workers;
+    if fitting < workers && (env.is_set("WORKERS") || fitting == 0) {
+        let least = own + each * workers + 1;
+        let expected = format!(
+            "with a limit of {files_max} open files (`ulimit -n`) at most {fitting}, for each needs \
+             {each} and the process {own}; so many want a limit of {least} or more"
+        );
+        return env.fail("WORKERS", workers.to_string(), &expected);
+    }
+    let why = format!("the limit on open files is {files_max} (`ulimit -n`)");
+    gives_way(env, "WORKERS", &mut limits.workers, fitting.min(workers), &why);
+    let others = own + each * limits.workers;
+    if front == Kind::Poll {
+        let left = limits.connections_max.min(files_max - others);
+        let why = format!("{why}, and {others} of them are not for clients");
+        gives_way(env, "MAX_CONNECTIONS", &mut limits.connections_max, left, &why);
+    }
+}
+
+/// A worker's share must hold a body on its way in and one on its way out, and no more memory is
+/// promised to clients than there is.
+fn fit_buffers(env: &mut Env, limits: &mut Limits, system: &System) {
+    let Limits { body_bytes_max, buffered_bytes_max, .. } = *limits;
+    let (is_body_set, are_buffers_set) =
+        (env.is_set("MAX_BODY_BYTES"), env.is_set("MAX_BUFFERED_BYTES"));
+    let whose = match system.memory_max {
+        Some(bytes) if !are_buffers_set && buffered_bytes_max == bytes / 4 => {
+            ", a quarter of what this process may use"
+        }
+        _ => "",
+    };
+    let why = format!("MAX_BUFFERED_BYTES is {buffered_bytes_max}{whose}");
+    let two = 2 * body_bytes_max;
+    if !env.is_set("WORKERS") {
+        let fitting = (buffered_bytes_max / two).clamp(1, limits.workers);
+        gives_way(env, "WORKERS", &mut limits.workers, fitting, &why);
+    }
+    let workers = limits.workers;
+    let half_a_share = buffered_bytes_max / workers / 2;
+    if body_bytes_max <= half_a_share {
+        return;
+    }
+    if is_body_set && are_buffers_set {
+        let expected =
+            format!("half of a worker's share of MAX_BUFFERED_BYTES at most: {half_a_share}");
+        env.wrong("MAX_BODY_BYTES", &expected);
+    } else if is_body_set {
+        let needed = two * workers;
+        if let Some(bytes) = system.memory_max.filter(|bytes| needed > bytes / 2) {
+            let expected = format!(
+                "two for each of {workers} workers are more than half of the {bytes} bytes that this \
+                 process may use; at most {}",
+                bytes / 4 / workers
             );
+            env.wrong("MAX_BODY_BYTES", &expected);
         }
-        let left = files_max - own - each * limits.workers;
-        if kind == Kind::Poll && left < limits.connections_max {
-            let others = files_max - left;
-            self.gives_way("MAX_CONNECTIONS", &mut limits.connections_max, left, &format!(
-                "the limit on open files is {files_max} (`ulimit -n`), and {others} of them are not for clients"
-            ));
-        }
-    }
-
-    /// A worker's share must hold a body on its way in and one on its way out, and no more memory is
-    /// promised to clients than there is.
-    fn fit_buffers(&mut self, limits: &mut Limits, kind: Kind, system: &System) {
-        let body = self.bytes("MAX_BODY_BYTES");
-        let buffered = self.count("MAX_BUFFERED_BYTES", 1..=usize::MAX);
-        let quarter = system.memory_max.map(|bytes| bytes / 4);
-        let default = quarter.unwrap_or(BUFFERED_BYTES_MAX).min(BUFFERED_BYTES_MAX);
-        limits.buffered_bytes_max = buffered.unwrap_or(default);
-        limits.body_bytes_max = body.unwrap_or(BODY_BYTES_MAX);
-        if kind == Kind::TinyHttp {
-            return;
-        }
-        let two = 2 * limits.body_bytes_max;
-        let why = match buffered {
-            Some(bytes) => format!("MAX_BUFFERED_BYTES is {bytes}"),
-            None => {
-                format!("MAX_BUFFERED_BYTES is {default}, a quarter of what this process may use")
-            }
+        let why = format!("MAX_BODY_BYTES is {body_bytes_max}, for {workers} workers");
+        gives_way(env, "MAX_BUFFERED_BYTES", &mut limits.buffered_bytes_max, needed, &why);
+    } else if half_a_share >= BODY_BYTES_LEAST {
+        let why = format!("{why}, for {workers} workers");
+        gives_way(env, "MAX_BODY_BYTES", &mut limits.body_bytes_max, half_a_share, &why);
+    } else {
+        let least = 2 * BODY_BYTES_LEAST * workers;
+        let (name, value) = match are_buffers_set {
+            true => ("MAX_BUFFERED_BYTES", buffered_bytes_max),
+            false => ("WORKERS", workers),
         };
-        if !self.is_set("WORKERS") {
-            let fitting = (limits.buffered_bytes_max / two).max(1);
-            if fitting < limits.workers {
-                self.gives_way("WORKERS", &mut limits.workers, fitting, &why);
-            }
-        }
-        let share = limits.buffered_bytes_max / limits.workers;
-        if two <= share {
-            return;
-        }
-        match (body, buffered) {
-            (Some(_), Some(_)) => self.wrong(
-                "MAX_BODY_BYTES",
-                &format!("half of a worker's share of MAX_BUFFERED_BYTES at most: {}", share / 2),
-            ),
-            (Some(_), None) => {
-                let needed = two * limits.workers;
-                if let Some(bytes) = system.memory_max.filter(|bytes| needed > bytes / 2) {
-                    self.wrong("MAX_BODY_BYTES", &format!(
-                        "two for each of {} workers are more than half of the {bytes} bytes that this \
-                         process may use; at most {}",
-                        limits.workers,
-                        bytes / 4 / limits.workers
-                    ));
-                }
-                let why = format!("MAX_BODY_BYTES is {}, for {} workers", two / 2, limits.workers);
-                self.gives_way("MAX_BUFFERED_BYTES", &mut limits.buffered_bytes_max, needed, &why);
-            }
-            (None, _) if share / 2 < BODY_BYTES_LEAST => {
-                let least = 2 * BODY_BYTES_LEAST * limits.workers;
-                let (name, value) = match buffered {
-                    Some(bytes) => ("MAX_BUFFERED_BYTES", bytes),
-                    None => ("WORKERS", limits.workers),
-                };
-                let expected = format!("{why}; so many workers want {least} or more");
-                self.mistake(name, value.to_string(), &expected);
-            }
-            (None, _) => {
-                let workers = limits.workers;
-                self.gives_way(
-                    "MAX_BODY_BYTES",
-                    &mut limits.body_bytes_max,
-                    share / 2,
-                    &format!("{why}, for {workers} workers"),
-                );
-            }
-        }
+        let expected = format!("{why}; so many workers want {least} or more");
+        env.fail(name, value.to_string(), &expected);
     }
+}
 
-    /// A default that gives way, and why.
-    pub fn gives_way(&mut self, name: &str, value: &mut usize, to: usize, why: &str) {
-        self.notes.push(format!("{name} is {to}, not {value}: {why}"));
+/// A default that gives way, unless it need not, and why.
+pub(super) fn gives_way(env: &mut Env, name: &str, value: &mut usize, to: usize, why: &str) {
+    if *value != to {
+        env.notes.push(format!("{name} is {to}, not {value}: {why}"));
         *value = to;
     }
+}
 
-    pub fn ttls(&mut self) -> Ttls {
-        let half_an_hour = Duration::from_secs(30 * 60);
-        let max = self.duration("MAX_TTL");
-        if max.is_some_and(|max| max < Duration::from_secs(1)) {
-            self.wrong("MAX_TTL", "a second at least, for ?ttl= counts whole ones");
-        }
-        let [item, session] = ["ITEM_TTL", "SESSION_TTL"].map(|name| {
-            let ttl = self.duration(name);
-            if ttl.zip(max).is_some_and(|(ttl, max)| ttl > max) {
-                let max = self.text("MAX_TTL").unwrap_or_default();
-                self.wrong(name, &format!("at most MAX_TTL, which is {max}"));
-            }
-            ttl
-        });
-        let week = Duration::from_secs(7 * 86_400);
-        let longest = item.max(session).unwrap_or(week);
-        let longer = if item > session { "ITEM_TTL" } else { "SESSION_TTL" };
-        let raised = max.is_none() && longest > week;
-        let max = max.unwrap_or(longest.max(week));
-        let lowered = |ttl: Option<Duration>| ttl.is_none() && max < half_an_hour;
-        for (gives_way, name, default, to) in [
-            (raised, "MAX_TTL", "7d", longer),
-            (lowered(item), "ITEM_TTL", "30m", "MAX_TTL"),
-            (lowered(session), "SESSION_TTL", "30m", "MAX_TTL"),
-        ] {
-            if gives_way {
-                let value = self.text(to).unwrap_or_default();
-                self.notes.push(format!("{name} is {value}, not {default}: {to} is {value}"));
-            }
-        }
-        Ttls {
-            item: item.unwrap_or(half_an_hour.min(max)),
-            session: session.unwrap_or(half_an_hour.min(max)),
-            max,
+/// Times to live: of an item, of a session, and the most that may be asked for.
+pub(super) fn ttls(env: &mut Env) -> [Duration; 3] {
+    let mut max = env.read("MAX_TTL", time);
+    if max < Duration::from_secs(1) {
+        env.wrong("MAX_TTL", "a second at least, for ?ttl= counts whole ones");
+    }
+    let mut ttls = ["ITEM_TTL", "SESSION_TTL"].map(|name| (name, env.read(name, time)));
+    let [item, session] = ttls;
+    let longest = if item.1 > session.1 { item } else { session };
+    if !env.is_set("MAX_TTL") && longest.1 > max {
+        follows(env, "MAX_TTL", longest.0);
+        max = longest.1;
+    }
+    for (name, ttl) in ttls.iter_mut().filter(|(_, ttl)| *ttl > max) {
+        if env.is_set(name) {
+            let max = env.text("MAX_TTL").unwrap_or_default();
+            env.wrong(name, &format!("at most MAX_TTL, which is {max}"));
+        } else {
+            follows(env, name, "MAX_TTL");
+            *ttl = max;
         }
     }
+    let [(_, item), (_, session)] = ttls;
+    [item, session, max]
+}
+
+/// A default that is what another setting was set to.
+fn follows(env: &mut Env, name: &str, other: &str) {
+    let (value, default) = (env.text(other).unwrap_or_default(), default_of(name));
+    env.notes.push(format!("{name} is {value}, not {default}: {other} is {value}"));
 }

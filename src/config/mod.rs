@@ -1,21 +1,24 @@
 //! The environment, turned into each layer's own options.
 //!
 //! Environment only: no file to mount, no flags to quote. An empty value counts as unset. Every
-//! mistake is collected, so that an operator sees all of them at once and not one for each restart; and
-//! what would start another service than was meant is a mistake, too. Names that Kubernetes injects for
+//! error is collected, so that an operator sees all of them at once and not one for each restart; and
+//! what would start another service than was meant is an error, too. Names that Kubernetes injects for
 //! services (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
 //!
-//! [`SETTINGS`] is the one list: `--help` prints it, the README shows it, a test compares them.
-//! `env` reads one value, `limits` fits those together that depend on each
-//! other and on the [`System`], `store` is about Redis.
+//! `settings` is the one list, with the defaults; `env` reads one value; `limits` fits those together
+//! that depend on each other and on the [`System`]; `store` and `redis_url` are about Redis.
 
 mod env;
 mod limits;
+mod redis_url;
 mod service_link;
+mod settings;
 mod store;
 mod system;
 
-pub use env::Mistake;
+pub use env::ConfigError;
+pub use settings::{NOT_BUILT, SETTINGS};
+pub use store::StoreChoice;
 pub use system::System;
 
 use crate::front::access::AccessLog;
@@ -23,80 +26,10 @@ use crate::front::listen::Listen;
 use crate::front::{self, Kind};
 use crate::http::HeadLimits;
 use crate::log;
-use crate::resp::client::Target;
-use crate::resp::link;
 use crate::service;
-use env::Env;
+use env::{Env, SOCKET_PATH_BYTES_MAX, count, one_of, time, time_or_zero};
 use std::ffi::OsString;
 use std::time::Duration;
-
-/// Every setting: name, default, meaning.
-pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("PORT", "8080", "listen on this port of all interfaces, IPv6 and IPv4"),
-    ("LISTEN", "unset", "instead of PORT: 127.0.0.1:8080, [::]:8080 or unix:/run/kioskd.sock"),
-    ("STORE", "redis if an address is set, else memory", "memory, noop or redis"),
-    ("REDIS_ADDR", "unset", "host:port"),
-    (
-        "REDIS_URL",
-        "unset",
-        "redis://user:password@host:port/db, unix:///path, redis+sentinel://h1,h2/name or redis+cluster://h1,h2",
-    ),
-    ("REDIS_PASSWORD_FILE", "unset", "a file that holds the password"),
-    (
-        "REDIS_PASSWORD",
-        "unset",
-        "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind",
-    ),
-    ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`)"),
-    ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address"),
-    ("FRONT", "poll", "poll or tiny_http"),
-    (
-        "WORKERS",
-        "half of the processors, at least 1; 16 with tiny_http",
-        "loops, or threads of the plain front: 1 to 256",
-    ),
-    (
-        "REQUEST_TIMEOUT",
-        "2s",
-        "from the end of the request to the store's answer, retries included",
-    ),
-    ("ITEM_TTL", "30m", "time to live of an item"),
-    ("SESSION_TTL", "30m", "time to live of a session, renewed by every read and PATCH"),
-    ("MAX_TTL", "7d", "the most that ?ttl= may ask for"),
-    ("IDEMPOTENCY_TTL", "24h", "how long the record of a write with an Idempotency-Key is kept"),
-    (
-        "MEMORY_MAX_BYTES",
-        "67108864, half of the memory limit at most",
-        "the memory store refuses writes beyond it",
-    ),
-    ("MAX_HEAD_BYTES", "16384", "request line and headers; beyond it 431"),
-    ("MAX_BODY_BYTES", "1048576", "beyond it 413"),
-    ("HEAD_TIMEOUT", "10s", "from the first byte to the end of the head"),
-    (
-        "BODY_TIMEOUT",
-        "30s",
-        "without a byte of a body, nor slower than 1 KiB/s over all beyond that",
-    ),
-    ("IDLE_TIMEOUT", "75s", "a connection between requests"),
-    (
-        "WRITE_TIMEOUT",
-        "10s",
-        "a client that takes no byte of its response, nor 1 KiB/s over all beyond that",
-    ),
-    ("MAX_CONNECTIONS", "10000", "or what the limit on open files allows; beyond it 503"),
-    (
-        "MAX_BUFFERED_BYTES",
-        "a quarter of the memory limit, 268435456 at most",
-        "bodies and responses of all clients in memory; beyond it 503",
-    ),
-    ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
-    ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
-    ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
-    ("LOG_FORMAT", "text", "text or json"),
-    ("ACCESS_LOG", "errors", "off, errors or all"),
-    ("POD_NAME", "unset", "in the start-up line, every JSON log line and /version"),
-    ("NAMESPACE", "unset", "in the start-up line, every JSON log line and /version"),
-];
 
 /// All of it, ready for each layer.
 #[derive(Debug)]
@@ -125,33 +58,6 @@ pub struct Config {
     pub notes: Vec<String>,
 }
 
-/// Which store, and what it needs.
-#[derive(Debug)]
-pub enum StoreChoice {
-    /// In this process, bounded by this many bytes.
-    Memory(usize),
-    /// Nowhere.
-    Noop,
-    /// A Redis server, or several.
-    Redis(Target, Box<link::Options>),
-}
-
-/// Settings that are designed and not built yet. To start without what they ask for would be to start
-/// another service than was meant: one that is open to everybody, say.
-pub const NOT_BUILT: &[&str] = &[
-    "AUTH_TOKENS",
-    "AUTH_TOKENS_FILE",
-    "RATE_LIMIT",
-    "CORS_ORIGINS",
-    "TRUSTED_PROXIES",
-    "METRICS_LISTEN",
-    "KEY_PREFIX",
-    "KEEPALIVE_TIME",
-];
-
-/// `sun_path` of Linux has 108 bytes, the last of them 0.
-const SOCKET_PATH_BYTES_MAX: usize = 107;
-
 impl Config {
     /// Reads the settings from `variables` (those of the process, or a test's).
     ///
@@ -160,103 +66,85 @@ impl Config {
     pub fn read<T: Into<OsString>>(
         variables: impl IntoIterator<Item = (T, T)>,
         system: &System,
-    ) -> Result<Config, Vec<Mistake>> {
-        let variables = variables.into_iter();
-        let mut env = Env::new(variables.map(|(n, v)| (n.into(), v.into())), is_ours);
-        let mut config = env.config(system);
-        if env.mistakes.is_empty() {
-            config.notes = env.notes;
-            Ok(config)
-        } else {
-            Err(env.mistakes)
-        }
+    ) -> Result<Config, Vec<ConfigError>> {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Config::from_env(Env::new(variables), system)
+    }
+
+    fn from_env(mut env: Env, system: &System) -> Result<Config, Vec<ConfigError>> {
+        let mut config = read(&mut env, system);
+        config.notes = env.notes;
+        if env.errors.is_empty() { Ok(config) } else { Err(env.errors) }
     }
 }
 
-fn is_ours(name: &str) -> bool {
-    let mut settings = SETTINGS.iter().map(|(setting, _, _)| *setting);
-    settings.any(|setting| setting == name)
-        || NOT_BUILT.contains(&name)
-        || name == "RUST_LOG"
-        || name.starts_with("REDIS_")
-}
-
-impl Env {
-    fn config(&mut self, system: &System) -> Config {
-        for name in NOT_BUILT {
-            if self.is_set(name) {
-                self.wrong(name, "not built yet: leave it out");
-            }
+fn read(env: &mut Env, system: &System) -> Config {
+    for name in NOT_BUILT {
+        if env.is_set(name) {
+            env.wrong(name, "not built yet: leave it out");
         }
-        let kind = self.one_of(
-            "FRONT",
-            &[("poll", Kind::Poll), ("tiny_http", Kind::TinyHttp)],
-            Kind::Poll,
-        );
-        let seconds = Duration::from_secs;
-        let request_timeout = self.duration("REQUEST_TIMEOUT").unwrap_or(seconds(2));
-        let chosen = self.chosen();
-        let limits = self.limits(kind, chosen.links(), system);
-        let ttls = self.ttls();
-        let pod_name = self.text("POD_NAME");
-        let namespace = self.text("NAMESPACE");
-        let front = front::Options {
-            listen: self.listen(),
-            workers: limits.workers,
-            request_timeout,
-            head: HeadLimits {
-                head_bytes_max: self
-                    .count("MAX_HEAD_BYTES", 256..=1024 * 1024)
-                    .unwrap_or(16 * 1024),
-                ..HeadLimits::default()
-            },
+    }
+    let kind = env.read("FRONT", one_of(&[("poll", Kind::Poll), ("tiny_http", Kind::TinyHttp)]));
+    let request_timeout = env.read("REQUEST_TIMEOUT", time);
+    let mut store = store::choose(env, request_timeout);
+    let limits = limits::limits(env, kind, store.links(), system);
+    let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
+    let (pod_name, namespace) = (env.text("POD_NAME"), env.text("NAMESPACE"));
+    let context = [("pod", &pod_name), ("namespace", &namespace)];
+    let context = context.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
+    let context: Vec<(&str, String)> = context.collect();
+    let access_logs =
+        [("off", AccessLog::Off), ("errors", AccessLog::Errors), ("all", AccessLog::All)];
+    let front = front::Options {
+        listen: listen(env),
+        workers: limits.workers,
+        request_timeout,
+        head: HeadLimits {
+            head_bytes_max: env.read("MAX_HEAD_BYTES", count(256..=1024 * 1024)),
+            ..HeadLimits::default()
+        },
+        body_bytes_max: limits.body_bytes_max,
+        head_timeout: env.read("HEAD_TIMEOUT", time),
+        body_timeout: env.read("BODY_TIMEOUT", time),
+        idle_timeout: env.read("IDLE_TIMEOUT", time),
+        write_timeout: env.read("WRITE_TIMEOUT", time),
+        connections_max: limits.connections_max,
+        buffered_bytes_max: limits.buffered_bytes_max,
+        access_log: env.read("ACCESS_LOG", one_of(&access_logs)),
+    };
+    store::fit(env, &mut store, &limits, front.worker_share(), system);
+    Config {
+        kind,
+        front,
+        service: service::Options {
+            item_ttl,
+            session_ttl,
+            max_ttl,
+            idempotency_ttl: env.read("IDEMPOTENCY_TTL", time),
             body_bytes_max: limits.body_bytes_max,
-            head_timeout: self.duration("HEAD_TIMEOUT").unwrap_or(seconds(10)),
-            body_timeout: self.duration("BODY_TIMEOUT").unwrap_or(seconds(30)),
-            idle_timeout: self.duration("IDLE_TIMEOUT").unwrap_or(seconds(75)),
-            write_timeout: self.duration("WRITE_TIMEOUT").unwrap_or(seconds(10)),
-            connections_max: limits.connections_max,
-            buffered_bytes_max: limits.buffered_bytes_max,
-            access_log: self.one_of(
-                "ACCESS_LOG",
-                &[("off", AccessLog::Off), ("errors", AccessLog::Errors), ("all", AccessLog::All)],
-                AccessLog::Errors,
-            ),
-        };
-        Config {
-            kind,
-            store: self.store(chosen, request_timeout, &limits, front.worker_share(), system),
-            front,
-            service: service::Options {
-                item_ttl: ttls.item,
-                session_ttl: ttls.session,
-                max_ttl: ttls.max,
-                idempotency_ttl: self.duration("IDEMPOTENCY_TTL").unwrap_or(seconds(24 * 3600)),
-                body_bytes_max: limits.body_bytes_max,
-                bulk_bytes_max: service::list::BULK_BYTES_MAX,
-                // `main` knows it when the store is chosen.
-                store: "",
-                context: context(&pod_name, &namespace),
-            },
-            log: self.log(&pod_name, &namespace),
-            rust_log: self.is_set("RUST_LOG") && !self.is_set("LOG"),
-            drain_delay: self.duration_or_zero("DRAIN_DELAY").unwrap_or(Duration::ZERO),
-            drain_timeout: self.duration_or_zero("DRAIN_TIMEOUT").unwrap_or(seconds(10)),
-            pod_name,
-            namespace,
-            notes: Vec::new(),
-        }
+            bulk_bytes_max: service::list::BULK_BYTES_MAX,
+            // `main` knows it when the store is chosen.
+            store: "",
+            context: context.clone(),
+        },
+        store,
+        log: log::Options {
+            filter: log_filter(env),
+            json: env.read("LOG_FORMAT", one_of(&[("text", false), ("json", true)])),
+            context,
+        },
+        rust_log: env.is_set("RUST_LOG") && !env.is_set("LOG"),
+        drain_delay: env.read("DRAIN_DELAY", time_or_zero),
+        drain_timeout: env.read("DRAIN_TIMEOUT", time_or_zero),
+        pod_name,
+        namespace,
+        notes: Vec::new(),
     }
+}
 
-    fn listen(&mut self) -> Listen {
-        let port = self.count("PORT", 0..=65_535);
-        let default = Listen::Port(port.unwrap_or(8080) as u16);
-        let Some(text) = self.text("LISTEN") else {
-            return default;
-        };
-        if port.is_some() {
-            self.notes.push("LISTEN is used, not PORT".to_owned());
-        }
+fn listen(env: &mut Env) -> Listen {
+    let port = Listen::Port(env.read("PORT", count(0..=65_535)) as u16);
+    let listen = env.read_set("LISTEN", |text| {
         let expected = match text.strip_prefix("unix:") {
             Some(path) if path.starts_with('@') => {
                 "a socket needs a path in the file system, unix:/path: abstract ones are not supported"
@@ -264,9 +152,9 @@ impl Env {
             Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
                 "the path of a socket has at most 107 bytes"
             }
-            Some(path) if !path.is_empty() => return Listen::Unix(path.into()),
+            Some(path) if !path.is_empty() => return Ok(Listen::Unix(path.into())),
             _ => match text.parse() {
-                Ok(address) => return Listen::Tcp(address),
+                Ok(address) => return Ok(Listen::Tcp(address)),
                 Err(_) if text.contains('%') => {
                     "the interface of a link-local address is a number here, the one `ip link` shows: \
                      [fe80::1%2]:8080"
@@ -274,36 +162,35 @@ impl Env {
                 Err(_) => "an address and a port (127.0.0.1:8080, [::]:8080), or unix:/path",
             },
         };
-        self.wrong("LISTEN", expected);
-        default
+        Err(expected.to_owned())
+    });
+    if listen.is_some() && env.is_set("PORT") {
+        env.notes.push("LISTEN is used, not PORT".to_owned());
     }
-
-    fn log(&mut self, pod_name: &Option<String>, namespace: &Option<String>) -> log::Options {
-        let name = if self.is_set("LOG") { "LOG" } else { "RUST_LOG" };
-        let mut filter = self.text(name).unwrap_or_else(|| "info".to_owned());
-        if !log::is_filter(&filter) {
-            self.wrong(
-                name,
-                "error, warn, info, debug, trace or off; also as target=level, with commas",
-            );
-        } else if filter.split(',').all(|part| part.contains('=')) {
-            // It speaks of some targets only, perhaps of none of ours: RUST_LOG is read by others, too.
-            filter.insert_str(0, "info,");
-        }
-        let json = self.one_of("LOG_FORMAT", &[("text", false), ("json", true)], false);
-        let context = context(pod_name, namespace);
-        log::Options { filter, json, context }
-    }
+    listen.unwrap_or(port)
 }
 
-fn context(pod_name: &Option<String>, namespace: &Option<String>) -> Vec<(&'static str, String)> {
-    let context = [("pod", pod_name), ("namespace", namespace)];
-    context.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
+fn log_filter(env: &mut Env) -> String {
+    let parse = |filter: &str| match log::is_filter(filter) {
+        true => Ok(filter.to_owned()),
+        false => {
+            Err("error, warn, info, debug, trace or off; also as target=level, with commas".into())
+        }
+    };
+    let rust_log = if env.is_set("LOG") { None } else { env.read_set("RUST_LOG", parse) };
+    let filter = rust_log.unwrap_or_else(|| env.read("LOG", parse));
+    if filter.split(',').all(|part| part.contains('=')) {
+        // It speaks of some targets only, perhaps of none of ours: RUST_LOG is read by others, too.
+        return format!("{},{filter}", settings::default_of("LOG"));
+    }
+    filter
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::client::Target;
+    use crate::resp::link;
 
     /// A host with room for everything.
     const SYSTEM: System =
@@ -311,7 +198,7 @@ mod tests {
 
     fn read_on(system: &System, settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         Config::read(settings.iter().copied(), system)
-            .map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+            .map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -325,8 +212,20 @@ mod tests {
                 .unwrap();
         assert_eq!(config.front.listen, Listen::Port(8080));
         assert!(matches!(config.store, StoreChoice::Memory(67_108_864)));
-        assert_eq!(config.kind, Kind::Poll);
+        assert_eq!(config.kind.name(), settings::default_of("FRONT"));
         assert_eq!(config.front.request_timeout, Duration::from_secs(2));
+    }
+
+    /// Some layers have defaults of their own, for tests and other programs.
+    #[test]
+    fn a_default_of_a_layer_is_that_of_the_table() {
+        let config = read(&[("REDIS_ADDR", "h")]).unwrap();
+        let StoreChoice::Redis(_, options) = config.store else { panic!("an address is set") };
+        let default = link::Options::default();
+        assert_eq!(options.connect_timeout, default.connect_timeout);
+        assert_eq!(options.stall_timeout, default.stall_timeout);
+        assert_eq!(options.limits, default.limits);
+        assert_eq!(config.front.head.head_bytes_max, HeadLimits::default().head_bytes_max);
     }
 
     #[test]
@@ -350,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_reported_and_no_secret() {
-        let mistakes = read(&[
+    fn every_error_is_reported_and_no_secret() {
+        let errors = read(&[
             ("PORT", "http"),
             ("LISTEN", "localhost"),
             ("FRONT", "async"),
@@ -375,12 +274,12 @@ mod tests {
             "REDIS_PASSWORD_FILE",
         ] {
             assert_eq!(
-                mistakes.iter().filter(|m| m.starts_with(&format!("{name}="))).count(),
+                errors.iter().filter(|m| m.starts_with(&format!("{name}="))).count(),
                 1,
-                "{name} in {mistakes:#?}"
+                "{name} in {errors:#?}"
             );
         }
-        assert!(!mistakes.concat().contains("hunter2"));
+        assert!(!errors.concat().contains("hunter2"));
     }
 
     #[test]
@@ -423,9 +322,9 @@ mod tests {
             // At the bound one client has room, and a file less is none.
             let least = on(own + 1, settings).unwrap();
             assert_eq!(least.front.connections_max, 1);
-            let mistakes = on(own, settings).unwrap_err();
-            assert!(mistakes[0].starts_with("WORKERS=\"2\": "), "{mistakes:?}");
-            assert_eq!(mistakes.len(), 1);
+            let errors = on(own, settings).unwrap_err();
+            assert!(errors[0].starts_with("WORKERS=\"2\": "), "{errors:?}");
+            assert_eq!(errors.len(), 1);
         }
         let config = on(20_000, &[]).unwrap();
         assert_eq!((config.front.connections_max, config.notes.len()), (10_000, 0));
@@ -437,7 +336,7 @@ mod tests {
         assert_eq!(few.notes.len(), 2, "{:?}", few.notes);
         assert!(on(76 + 3, &[]).is_err());
         assert!(on(0, &[]).is_err());
-        // tiny_http refuses nobody, so it keeps nothing for those.
+        // tiny_http turns no client away, so it keeps nothing for those.
         let plain = ("FRONT", "tiny_http");
         assert_eq!(on(13 + 3 * 16, &[plain]).unwrap().front.workers, 16);
         assert_eq!(on(12 + 3 * 16, &[plain]).unwrap().front.workers, 15);
@@ -477,8 +376,8 @@ mod tests {
             assert!(2 * front.body_bytes_max <= front.worker_share());
         }
         let raised = read(&[("MAX_BODY_BYTES", "268435456"), ("STORE", "noop")]).unwrap().notes;
-        let told = "MAX_BUFFERED_BYTES is 536870912, not 268435456: MAX_BODY_BYTES is 268435456, for 1 workers";
-        assert!(raised.iter().any(|note| note == told), "{raised:?}");
+        let wanted = "MAX_BUFFERED_BYTES is 536870912, not 268435456: MAX_BODY_BYTES is 268435456, for 1 workers";
+        assert!(raised.iter().any(|note| note == wanted), "{raised:?}");
         for (memory, settings, name) in [
             (
                 None,
@@ -490,9 +389,9 @@ mod tests {
             (None, &[("MAX_BUFFERED_BYTES", "1")], "MAX_BUFFERED_BYTES"),
             (Some(MIB), &[("WORKERS", "256")], "WORKERS"),
         ] {
-            let mistakes = on(memory, settings).unwrap_err();
-            assert_eq!(mistakes.len(), 1, "{mistakes:?}");
-            assert!(mistakes[0].starts_with(&format!("{name}=")), "{mistakes:?}");
+            let errors = on(memory, settings).unwrap_err();
+            assert_eq!(errors.len(), 1, "{errors:?}");
+            assert!(errors[0].starts_with(&format!("{name}=")), "{errors:?}");
         }
     }
 
@@ -510,8 +409,8 @@ mod tests {
         assert_eq!(ttls(&[("ITEM_TTL", "8d")]), Ok([WEEK + 86_400, 1800, WEEK + 86_400]));
         assert_eq!(ttls(&[("ITEM_TTL", "60s"), ("MAX_TTL", "60s")]), Ok([60, 60, 60]));
         for name in ["ITEM_TTL", "SESSION_TTL"] {
-            let mistakes = ttls(&[(name, "61s"), ("MAX_TTL", "60s")]).unwrap_err();
-            assert_eq!(mistakes, [format!("{name}=\"61s\": at most MAX_TTL, which is 60s")]);
+            let errors = ttls(&[(name, "61s"), ("MAX_TTL", "60s")]).unwrap_err();
+            assert_eq!(errors, [format!("{name}=\"61s\": at most MAX_TTL, which is 60s")]);
         }
 
         let memory = |body: &'static str, max: &'static str| {

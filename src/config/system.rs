@@ -119,7 +119,7 @@ mod tests {
             ("/sys/fs/cgroup/pods/8/memory.max", "16"),
         ];
         assert_eq!(v2(&both), Some(32));
-        // The group of a container is the root of what it sees, by whichever path it is told.
+        // The group of a container is the root of what it sees, whichever path it has.
         let root = [("/sys/fs/cgroup/memory.max", "64")];
         for groups in ["0::/\n", "0::/pods/7\n", "0::/../7\n", "0::/../../sys\n"] {
             assert_eq!(limit(groups, &root), Some(64), "{groups}");

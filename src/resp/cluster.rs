@@ -11,9 +11,9 @@
 //! Cluster specification, "Redirection and resharding".
 
 use super::codec::{ErrorReply, Reply};
+use super::endpoint::Endpoint;
 use super::sign_on::{field, text};
 use super::slot::SLOTS;
-use super::url::Endpoint;
 use std::ops::RangeInclusive;
 
 /// More replicas than any master has.

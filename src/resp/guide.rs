@@ -11,9 +11,9 @@
 //! the client's table and does no I/O.
 
 use super::cluster::Row;
+use super::endpoint::Endpoint;
 use super::sentinel::{Master, most_named};
 use super::slot::SLOTS;
-use super::url::Endpoint;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 

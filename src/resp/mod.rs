@@ -8,7 +8,7 @@
 //!           └ codec    bytes and replies            RESP2 and RESP3, within limits
 //! ```
 //!
-//! Pure, and readable alone: [`codec`], [`slot`], [`url`], [`remedy`] (what to do about an error
+//! Pure, and readable alone: [`codec`], [`slot`], [`endpoint`], [`credentials`], [`remedy`] (what to do about an error
 //! reply), [`advice`] (what an operator can do), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
 //! [`backoff`]. With sockets: [`connection`], [`link`], [`client`]; and [`resolve`], off the loop.
 //! Read [`codec`] first, then [`connection`], then up.
@@ -19,7 +19,9 @@ pub mod client;
 pub mod cluster;
 pub mod codec;
 pub mod connection;
+pub mod credentials;
 mod encode;
+pub mod endpoint;
 pub mod guide;
 mod header;
 mod limits;
@@ -32,5 +34,4 @@ pub mod sentinel;
 pub mod sign_on;
 pub mod slot;
 pub mod tls;
-pub mod url;
 mod value;

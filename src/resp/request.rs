@@ -3,9 +3,9 @@
 use super::codec::{COMMAND_WORDS_MAX, Reply, Unsendable, encode};
 use super::connection::Shape;
 use super::encode::push_bulk;
+use super::endpoint::Endpoint;
 use super::link::Away;
 use super::slot::slot;
-use super::url::Endpoint;
 use std::time::Instant;
 
 /// One command, encoded, and how it may be treated.

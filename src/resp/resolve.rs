@@ -6,7 +6,8 @@
 //! ended), so a dead DNS server costs one waiting thread for each link and nothing more. What needs
 //! neither, an address written in numbers and a password that is known, needs no thread.
 
-use super::url::{Endpoint, Secret};
+use super::credentials::Secret;
+use super::endpoint::Endpoint;
 use mio::Waker;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

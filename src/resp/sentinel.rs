@@ -18,8 +18,8 @@
 //! order: an address that is newer than its epoch does no harm, the other way round would lead back.
 
 use super::codec::Reply;
+use super::endpoint::Endpoint;
 use super::sign_on::{field, text};
-use super::url::Endpoint;
 
 /// What one sentinel says of the master.
 #[derive(Debug, Clone, PartialEq, Eq)]

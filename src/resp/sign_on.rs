@@ -14,9 +14,9 @@
 
 use super::codec::{ErrorReply, Protocol, Reply};
 use super::connection::Shape;
+use super::credentials::Credentials;
 use super::link::Away;
 use super::remedy;
-use super::url::Credentials;
 
 /// What we want the server for; it must say that it is that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,7 +246,7 @@ pub fn text(reply: &Reply) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::url::Secret;
+    use super::super::credentials::Secret;
     use super::*;
 
     fn options(purpose: Purpose, password: Option<&str>, database: u16) -> Options {

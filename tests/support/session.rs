@@ -1,8 +1,8 @@
 //! A session of the Redis store, driven by the test itself: for deadlines, bounds and crowds that HTTP would only blur.
 
 use kioskd::resp::client::Target;
+use kioskd::resp::endpoint::Endpoint;
 use kioskd::resp::link::Options;
-use kioskd::resp::url::Endpoint;
 use kioskd::store::blocking::Blocking;
 use kioskd::store::redis::Redis;
 use kioskd::store::{Answer, Command, Done, Session, Store, StoreError, Tag, Ttl, When, Wiring};

@@ -14,7 +14,7 @@
 
 use kioskd::resp::client::Target;
 use kioskd::resp::link::Options;
-use kioskd::resp::url::Endpoint;
+use kioskd::resp::endpoint::Endpoint;
 use kioskd::store::redis::Redis;
 use kioskd::store::{Answer, Command, Done, Store, Wiring};
 use mio::{Events, Poll, Token, Waker};

@@ -21,8 +21,8 @@
 //! scan over several servers can promise more.
 
 use crate::resp::codec::Reply;
+use crate::resp::endpoint::Endpoint;
 use crate::resp::request::{Script, Wire};
-use crate::resp::url::Endpoint;
 use crate::store::cursor;
 use std::time::Duration;
 

@@ -1,0 +1,57 @@
+//! Every setting: its name, its default, its meaning. The one list.
+//!
+//! `--help` prints it, the README shows it (`tests/readme.rs` compares them), and what is not set is read
+//! from here, by the parser that reads what is. So a default is written once, as an operator would write
+//! it. Defaults that are words for people (`unset`, and those of STORE and WORKERS) are never read: the
+//! code that wants such a setting asks whether it is set.
+
+/// Name, default, meaning.
+#[rustfmt::skip] // a table
+pub const SETTINGS: &[(&str, &str, &str)] = &[
+    ("PORT", "8080", "listen on this port of all interfaces, IPv6 and IPv4"),
+    ("LISTEN", "unset", "instead of PORT: 127.0.0.1:8080, [::]:8080 or unix:/run/kioskd.sock"),
+    ("STORE", "redis if an address is set, else memory", "memory, noop or redis"),
+    ("REDIS_ADDR", "unset", "host:port"),
+    ("REDIS_URL", "unset", "redis://user:password@host:port/db, unix:///path, redis+sentinel://h1,h2/name or redis+cluster://h1,h2"),
+    ("REDIS_PASSWORD_FILE", "unset", "a file that holds the password"),
+    ("REDIS_PASSWORD", "unset", "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind"),
+    ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`)"),
+    ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address"),
+    ("FRONT", "poll", "poll or tiny_http"),
+    ("WORKERS", "half of the processors, at least 1; 16 with tiny_http", "loops, or threads of the plain front: 1 to 256"),
+    ("REQUEST_TIMEOUT", "2s", "from the end of the request to the store's answer, retries included"),
+    ("ITEM_TTL", "30m", "time to live of an item"),
+    ("SESSION_TTL", "30m", "time to live of a session, renewed by every read and PATCH"),
+    ("MAX_TTL", "7d", "the most that ?ttl= may ask for"),
+    ("IDEMPOTENCY_TTL", "24h", "how long the record of a write with an Idempotency-Key is kept"),
+    ("MEMORY_MAX_BYTES", "67108864", "the memory store refuses writes beyond it; unset, half of the memory limit at most"),
+    ("MAX_HEAD_BYTES", "16384", "request line and headers; beyond it 431"),
+    ("MAX_BODY_BYTES", "1048576", "beyond it 413"),
+    ("HEAD_TIMEOUT", "10s", "from the first byte to the end of the head"),
+    ("BODY_TIMEOUT", "30s", "without a byte of a body, nor slower than 1 KiB/s over all beyond that"),
+    ("IDLE_TIMEOUT", "75s", "a connection between requests"),
+    ("WRITE_TIMEOUT", "10s", "a client that takes no byte of its response, nor 1 KiB/s over all beyond that"),
+    ("MAX_CONNECTIONS", "10000", "or what the limit on open files allows; beyond it 503"),
+    ("MAX_BUFFERED_BYTES", "268435456", "bodies and responses of all clients in memory; unset, a quarter of the memory limit at most; beyond it 503"),
+    ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
+    ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
+    ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
+    ("LOG_FORMAT", "text", "text or json"),
+    ("ACCESS_LOG", "errors", "off, errors or all"),
+    ("POD_NAME", "unset", "in the start-up line, every JSON log line and /version"),
+    ("NAMESPACE", "unset", "in the start-up line, every JSON log line and /version"),
+];
+
+/// Settings that are designed and not built yet. To start without what they ask for would be to start
+/// another service than was meant: one that is open to everybody, say.
+#[rustfmt::skip]
+pub const NOT_BUILT: &[&str] = &[
+    "AUTH_TOKENS", "AUTH_TOKENS_FILE", "RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "METRICS_LISTEN",
+    "KEY_PREFIX", "KEEPALIVE_TIME",
+];
+
+/// The text of a setting's default.
+pub(super) fn default_of(name: &str) -> &'static str {
+    let row = SETTINGS.iter().find(|(setting, _, _)| *setting == name);
+    row.map(|(_, default, _)| *default).expect("BUG: a setting that is read is in the table")
+}
