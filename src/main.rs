@@ -3,7 +3,7 @@
 //! Exit codes: 0 a clean drain (or `--help`), 1 a drain cut short or a failure at run time, 2 bad
 //! configuration or arguments.
 
-use kioskd::config::{Config, SETTINGS, StoreChoice, System};
+use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System};
 use kioskd::front::{self, Board, Kind, Running, failed};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
@@ -53,7 +53,7 @@ fn arguments() -> Option<ExitCode> {
     let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
     Some(match words.as_deref() {
         Some([]) => return None,
-        Some(["--version" | "-V"]) => print(&format!("{VERSION}\n")),
+        Some(["--version" | "-V"]) => print(&format!("{VERSION} ({BUILD})\n")),
         Some(["--help" | "-h"]) => print(&help()),
         _ => {
             complain(format_args!("unknown arguments {arguments:?}; see kioskd --help"));
@@ -64,7 +64,8 @@ fn arguments() -> Option<ExitCode> {
 
 fn help() -> String {
     let mut text = format!(
-        "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n\n\
+        "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n\
+         ({BUILD})\n\n\
          usage: kioskd [--help | --version]\n\n\
          settings, from the environment:\n"
     );

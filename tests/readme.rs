@@ -15,6 +15,7 @@ use support::Kioskd;
 const README: &str = include_str!("../README.md");
 
 #[test]
+#[cfg_attr(not(feature = "poll"), ignore = "the README shows the default build")]
 fn the_table_of_settings_is_the_one_in_the_code() {
     let (settings, _limits) = section("## Settings")
         .split_once("\n### ")

@@ -53,6 +53,7 @@ fn what_would_start_another_service_is_exit_2() {
             "MAX_BODY_BYTES=\"70000000\"",
             "MEMORY_MAX_BYTES",
         ),
+        #[cfg(feature = "poll")]
         (
             &[("MAX_BODY_BYTES", big), ("MAX_BUFFERED_BYTES", big)],
             "MAX_BODY_BYTES=\"70000000\"",
@@ -98,6 +99,32 @@ fn what_would_start_another_service_is_exit_2() {
     }
     let long = format!("unix:/{}", "x".repeat(107));
     assert_is_told(&Kioskd::run(&[("LISTEN", &long)], &[]), "LISTEN=\"unix:/xxx", "107");
+}
+
+/// Not one that starts without what was asked for.
+#[cfg(not(feature = "poll"))]
+#[test]
+fn what_only_the_default_build_has_is_exit_2() {
+    for (settings, name) in [
+        (&[("FRONT", "poll")][..], "FRONT=\"poll\""),
+        (&[("REDIS_URL", "redis+sentinel://h/m")], "REDIS_URL="),
+        (&[("REDIS_URL", "redis+cluster://:hunter2@h")], "REDIS_URL=\"***\""),
+    ] {
+        let has_it = "the default build has it (cargo feature `poll`), this one was built without";
+        assert_is_told(&Kioskd::run(settings, &[]), name, has_it);
+    }
+}
+
+#[test]
+fn version_and_help_say_which_build_it_is() {
+    let build = match cfg!(feature = "poll") {
+        true => "with the feature",
+        false => "poll, which the default build has",
+    };
+    for argument in ["--version", "--help"] {
+        let ended = Kioskd::run(&[], &[argument]);
+        assert!(ended.stdout.contains(build), "no `{build}` in {}", ended.stdout);
+    }
 }
 
 /// The value of a name that nobody knows may be a password's.

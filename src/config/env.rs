@@ -13,6 +13,10 @@ pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// The most that one value in Redis can be.
 pub(super) const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
+/// Behind what this build has not got.
+pub(super) const NEEDS_POLL: &str =
+    "the default build has it (cargo feature `poll`), this one was built without";
+
 /// What is shown of a value that is secret.
 const MASK: &str = "***";
 
@@ -43,12 +47,14 @@ pub(super) struct Env {
     pub errors: Vec<ConfigError>,
     /// What an operator should hear once, though the start goes on.
     pub notes: Vec<String>,
+    /// Whether this build has the cargo feature `poll`.
+    pub has_poll: bool,
 }
 
 impl Env {
     /// Takes the variables that are ours by their names. An empty value counts as unset.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Env {
-        let mut env = Env::default();
+        let mut env = Env { has_poll: cfg!(feature = "poll"), ..Env::default() };
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let is_ours = is_setting(&name)

@@ -12,6 +12,7 @@ use super::env::{Env, VALUE_BYTES_MAX, count, time};
 use super::settings::default_of;
 use super::system::System;
 use crate::front::Kind;
+#[cfg(feature = "poll")]
 use crate::front::accept::REFUSALS_MAX;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ pub(super) struct Limits {
     pub body_bytes_max: usize,
     pub buffered_bytes_max: usize,
 }
+
+/// Only the poll front refuses.
+#[cfg(not(feature = "poll"))]
+const REFUSALS_MAX: usize = 0;
 
 const WORKERS_MAX: usize = 256;
 

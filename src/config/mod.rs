@@ -17,7 +17,7 @@ mod store;
 mod system;
 
 pub use env::ConfigError;
-pub use settings::{NOT_BUILT, SETTINGS};
+pub use settings::{BUILD, NOT_BUILT, SETTINGS};
 pub use store::StoreChoice;
 pub use system::System;
 
@@ -27,7 +27,7 @@ use crate::front::{self, Kind};
 use crate::http::HeadLimits;
 use crate::log;
 use crate::service;
-use env::{Env, SOCKET_PATH_BYTES_MAX, count, one_of, time, time_or_zero};
+use env::{Env, NEEDS_POLL, SOCKET_PATH_BYTES_MAX, count, one_of, time, time_or_zero};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -85,6 +85,9 @@ fn read(env: &mut Env, system: &System) -> Config {
         }
     }
     let kind = env.read("FRONT", one_of(&[("poll", Kind::Poll), ("tiny_http", Kind::TinyHttp)]));
+    if kind == Kind::Poll && !env.has_poll {
+        env.wrong("FRONT", NEEDS_POLL);
+    }
     let request_timeout = env.read("REQUEST_TIMEOUT", time);
     let mut store = store::choose(env, request_timeout);
     let limits = limits::limits(env, kind, store.links(), system);
@@ -229,6 +232,28 @@ mod tests {
     }
 
     #[test]
+    fn a_build_without_poll_says_which_build_has_what_is_asked_for() {
+        let read = |front, url: &str| {
+            let settings =
+                [("FRONT", front), ("REDIS_URL", url)].map(|(n, v)| (n.into(), v.into()));
+            let mut env = Env::new(settings);
+            env.has_poll = false;
+            let read = Config::from_env(env, &SYSTEM);
+            read.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let has_it = "the default build has it (cargo feature `poll`), this one was built without";
+        assert!(read("tiny_http", "redis://h").is_ok());
+        assert_eq!(read("poll", "").unwrap_err(), [format!("FRONT=\"poll\": {has_it}")]);
+        for url in ["redis+sentinel://:hunter2@h/n", "redis+cluster://:hunter2@h"] {
+            let error = format!("redis+sentinel:// or redis+cluster://: {has_it}");
+            assert_eq!(
+                read("tiny_http", url).unwrap_err(),
+                [format!("REDIS_URL=\"***\": {error}")]
+            );
+        }
+    }
+
+    #[test]
     fn an_address_chooses_redis_and_store_overrules_it() {
         let store = |settings: &[(&str, &str)]| read(settings).unwrap().store;
         assert!(
@@ -282,6 +307,7 @@ mod tests {
         assert!(!errors.concat().contains("hunter2"));
     }
 
+    #[cfg(feature = "poll")]
     #[test]
     fn there_are_half_as_many_workers_as_processors_and_sixteen_threads() {
         let workers = |processors, front| {
@@ -298,6 +324,7 @@ mod tests {
         assert_eq!(workers(1, "tiny_http"), 16);
     }
 
+    #[cfg(feature = "poll")]
     #[test]
     fn clients_get_the_files_that_nothing_else_needs() {
         let on = |files_max, settings: &[(&str, &str)]| {
@@ -343,6 +370,7 @@ mod tests {
         assert!(on(12 + 3 * 16, &[plain, ("WORKERS", "16")]).is_err());
     }
 
+    #[cfg(feature = "poll")]
     #[test]
     fn buffers_are_a_quarter_of_the_memory_and_a_share_holds_two_bodies() {
         const MIB: usize = 1024 * 1024;
@@ -395,6 +423,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "poll")]
     #[test]
     fn limits_that_were_set_must_agree_and_a_default_gives_way() {
         let ttls = |settings: &[(&str, &str)]| {

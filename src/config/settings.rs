@@ -17,7 +17,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("REDIS_PASSWORD", "unset", "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind"),
     ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`)"),
     ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address"),
-    ("FRONT", "poll", "poll or tiny_http"),
+    ("FRONT", if cfg!(feature = "poll") { "poll" } else { "tiny_http" }, "poll or tiny_http"),
     ("WORKERS", "half of the processors, at least 1; 16 with tiny_http", "loops, or threads of the plain front: 1 to 256"),
     ("REQUEST_TIMEOUT", "2s", "from the end of the request to the store's answer, retries included"),
     ("ITEM_TTL", "30m", "time to live of an item"),
@@ -49,6 +49,14 @@ pub const NOT_BUILT: &[&str] = &[
     "AUTH_TOKENS", "AUTH_TOKENS_FILE", "RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "METRICS_LISTEN",
     "KEY_PREFIX", "KEEPALIVE_TIME",
 ];
+
+/// Which build this is, for `--version` and `--help`.
+pub const BUILD: &str = match (cfg!(feature = "poll"), cfg!(feature = "tls")) {
+    (true, false) => "the default build, with the feature poll",
+    (true, true) => "the default build, with the features poll and tls",
+    (false, false) => "built without the feature poll, which the default build has",
+    (false, true) => "built with the feature tls, without poll, which the default build has",
+};
 
 /// The text of a setting's default.
 pub(super) fn default_of(name: &str) -> &'static str {

@@ -4,7 +4,7 @@
 //! used is an error, because a service that keeps items in its own memory answers like one that shares
 //! them, until it restarts.
 
-use super::env::{Env, VALUE_BYTES_MAX, count, one_of, time};
+use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, one_of, time};
 use super::limits::{Limits, gives_way};
 use super::redis_url::{RedisUrl, Topology};
 use super::service_link::is_service_link;
@@ -83,6 +83,9 @@ fn redis_url(env: &mut Env) -> Option<RedisUrl> {
         }
         env.read_set("REDIS_URL", RedisUrl::parse)?
     };
+    if !env.has_poll && !matches!(url.topology, Topology::Single(_)) {
+        env.wrong("REDIS_URL", &format!("redis+sentinel:// or redis+cluster://: {NEEDS_POLL}"));
+    }
     Some(url)
 }
 
