@@ -1,4 +1,4 @@
-"""What somebody would write with a client made from /openapi.json: run by tests/openapi.rs with its URL."""
+"""What somebody would write with a client made from /openapi.json: run by tests/http/openapi.rs with its URL."""
 
 import sys
 

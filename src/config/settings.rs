@@ -1,6 +1,6 @@
 //! Every setting: its name, its default, its meaning. The one list.
 //!
-//! `--help` prints it, the README shows it (`tests/readme.rs` compares them), and what is not set is read
+//! `--help` prints it, the README shows it (`tests/operation/readme.rs` compares them), and what is not set is read
 //! from here, by the parser that reads what is. So a default is written once, as an operator would write
 //! it. Defaults that are words for people (`unset`, and those of STORE and WORKERS) are never read: the
 //! code that wants such a setting asks whether it is set.

@@ -10,7 +10,7 @@
 //! Commands name one key each (but for the two that read many), so that they work on a cluster, and
 //! a store for another backend is an afternoon's work: [`noop`] is the shortest, [`memory`] the one that runs with nothing
 //! installed, [`redis`] the one that matters. All of them pass the one contract in
-//! `tests/store_contract.rs`. A session belongs to one thread and does no locking of its own.
+//! `tests/redis/store_contract.rs`. A session belongs to one thread and does no locking of its own.
 
 pub mod blocking;
 pub mod cursor;

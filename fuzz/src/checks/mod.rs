@@ -1,7 +1,7 @@
 //! Claims about any bytes at all, one file for each reader of bytes a stranger sends.
 //!
 //! Each check takes one input and panics if a claim does not hold for it. It needs no fuzzer: the
-//! targets in `fuzz_targets/` feed it from libFuzzer, `tests/corpus.rs` from files. All of them
+//! targets in `fuzz_targets/` feed it from libFuzzer, `tests/http/corpus.rs` from files. All of them
 //! claim two things: nothing panics, and the outcome is the same however the bytes are cut. What
 //! else is known of the outcome stands in each file.
 

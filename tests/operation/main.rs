@@ -1,0 +1,9 @@
+//! What an operator sees: settings, start and end, logs, and a README that says what is so.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod lifecycle;
+mod logs;
+mod readme;
+mod settings;

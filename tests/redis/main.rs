@@ -1,0 +1,17 @@
+//! The store behind the service: what every store promises, and everything that goes wrong between us and Redis, be it one
+//! server, a group behind sentinels, or a cluster.
+//!
+//! `redis_tls` is a crate of its own, because it needs a feature.
+
+#[path = "../support/contract.rs"]
+mod contract;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cluster;
+mod faults;
+mod sentinel;
+mod sign_on;
+mod store_contract;
+mod store_down;
+mod store_errors;
