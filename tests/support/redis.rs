@@ -4,6 +4,7 @@ use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fake_redis::{read_value, request};
@@ -140,10 +141,26 @@ impl Drop for Redis {
     }
 }
 
-/// A port nobody listens on at this moment.
+/// A port that nobody listens on and nobody is given, also while the server that has it is down.
+///
+/// From below the range out of which the kernel hands out ports to whoever does not care: many tests run at a time, and a
+/// port that a killed server left would now and then be somebody else's when it comes back.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static NEXT: OnceLock<Mutex<u16>> = OnceLock::new();
+    const LOWEST: u16 = 10_000;
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+    let first = range.ok().and_then(|text| text.split_whitespace().next()?.parse().ok());
+    let end = first.filter(|first| *first > LOWEST + 1000).unwrap_or(32_768);
+    // Two runs of the tests at a time begin at different places.
+    let start = || Mutex::new(LOWEST + (std::process::id() * 797 % u32::from(end - LOWEST)) as u16);
+    let mut next = NEXT.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in LOWEST..end {
+        *next = if *next + 1 < end { *next + 1 } else { LOWEST };
+        if TcpListener::bind(("127.0.0.1", *next)).is_ok() {
+            return *next;
+        }
+    }
+    panic!("no port from {LOWEST} to {end} is free");
 }
 
 /// Starts a server and waits until it answers PING; `None` when it ended instead, as it does when the port is taken.
