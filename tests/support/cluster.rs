@@ -10,6 +10,7 @@
 
 use std::process::Stdio;
 
+use super::place::Place;
 use super::process::{Process, on_path, tethered};
 use super::redis::Redis;
 use super::{PATIENCE, eventually};
@@ -18,13 +19,15 @@ use kioskd::resp::slot::slot;
 /// A running cluster.
 pub struct Cluster {
     pub nodes: Vec<Redis>,
+    _place: Place,
 }
 
 impl Cluster {
     #[track_caller]
     pub fn start() -> Cluster {
+        let place = Place::take();
         let nodes: Vec<Redis> = (0..6).map(|_| Redis::start_node()).collect();
-        let cluster = Cluster { nodes };
+        let cluster = Cluster { nodes, _place: place };
         let addresses: Vec<String> = cluster.nodes.iter().map(Redis::addr).collect();
         let mut words = vec!["create"];
         words.extend(addresses.iter().map(String::as_str));

@@ -19,6 +19,7 @@ mod fake_redis;
 pub mod hostile;
 mod kioskd;
 mod load;
+mod place;
 mod process;
 mod proxy;
 mod redis;

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::fake_redis::request;
+use super::place::Place;
 use super::process::{Process, on_path, temp_dir, tethered};
 use super::redis::{Redis, ask, free_port};
 use super::{PATIENCE, eventually};
@@ -32,6 +33,7 @@ pub struct Sentinels {
     sentinels: Vec<Sentinel>,
     data_password: Option<String>,
     password: Option<String>,
+    _place: Place,
 }
 
 struct Sentinel {
@@ -66,6 +68,7 @@ impl Sentinels {
         data: Option<&str>,
         own: Option<&str>,
     ) -> Sentinels {
+        let place = Place::take();
         // A replica that asks for its data gets it now, not after the five seconds in which a second might come.
         let mut words = vec!["--repl-diskless-sync-delay", "0"];
         if let Some(password) = data {
@@ -83,6 +86,7 @@ impl Sentinels {
             sentinels,
             data_password: data.map(str::to_owned),
             password: own.map(str::to_owned),
+            _place: place,
         };
         group.settle(0);
         group
@@ -92,12 +96,13 @@ impl Sentinels {
     /// the one name: what is left of a group whose members were set up at different times.
     #[track_caller]
     pub fn start_apart(servers: usize, watched: [usize; 3]) -> Sentinels {
+        let place = Place::take();
         let servers: Vec<Redis> = (0..servers).map(|_| Redis::start()).collect();
         let sentinel = |n: usize| {
             Sentinel::start(&configuration(servers[n].port(), PATIENT, None, None), None)
         };
         let sentinels = watched.map(sentinel).into();
-        Sentinels { servers, sentinels, data_password: None, password: None }
+        Sentinels { servers, sentinels, data_password: None, password: None, _place: place }
     }
 
     /// Waits until every living sentinel names this server, knows the two others and all replicas, and these have their
