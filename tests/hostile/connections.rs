@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::hostile::{
     Crowd, PROMPT, allow_files, alone, ask_until, connect, files_at_rest, for_each_store,
-    limit_files, median,
+    for_each_store_in_turn, limit_files, median,
 };
 use crate::support::{Client, Kioskd, PATIENCE, eventually};
 
@@ -85,7 +85,7 @@ fn ten_thousand_idle_connections_fit_into_six_mebibytes() {
     let _alone = alone();
     allow_files(CLIENTS + 200);
     let max = (CLIENTS + 10).to_string();
-    for_each_store(&[("MAX_CONNECTIONS", &max)], |kioskd| {
+    for_each_store_in_turn(&[("MAX_CONNECTIONS", &max)], |kioskd| {
         let files = files_at_rest(kioskd);
         let before = kioskd.rss_kib();
         // A few at a time: what thousands of requests in flight at once need is another matter.

@@ -10,7 +10,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::support::hostile::{PROMPT, alone, ask_until, for_each_store, median};
+use crate::support::hostile::{PROMPT, alone, ask_until, for_each_store_in_turn, median};
 use crate::support::{Client, Kioskd, PATIENCE};
 use kioskd::config::{Config, System};
 use kioskd::front::{self, Board, Running};
@@ -22,15 +22,15 @@ use kioskd::store::{Command, Done, Session, Store, Tag, Wiring, memory::Memory};
 #[track_caller]
 fn assert_greed_disturbs_nobody(greedy: fn(&TcpStream, &AtomicBool) -> usize) {
     let _alone = alone();
-    for_each_store(&[("WORKERS", "1")], |kioskd: &Kioskd| {
+    for_each_store_in_turn(&[("WORKERS", "1")], |kioskd: &Kioskd| {
         assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
-        let mut left = 300;
+        let mut left = 100;
         let alone = median(ask_until(kioskd, "/items?id=1", || count_down(&mut left)));
         let stop = AtomicBool::new(false);
         let stream = TcpStream::connect(kioskd.addr()).expect("it listens");
         let (took, greed) = std::thread::scope(|scope| {
             let greed = scope.spawn(|| greedy(&stream, &stop));
-            let mut left = 300;
+            let mut left = 100;
             let took = ask_until(kioskd, "/items?id=1", || count_down(&mut left));
             stop.store(true, Ordering::Relaxed);
             let _ = stream.shutdown(std::net::Shutdown::Both);

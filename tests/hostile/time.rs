@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::support::hostile::{
-    Crowd, PROMPT, alone, ask_until, files_at_rest, for_each_store, median,
+    Crowd, PROMPT, alone, ask_until, files_at_rest, for_each_store, for_each_store_in_turn, median,
 };
 use crate::support::{
     Act, Client, FakeRedis, Kioskd, PATIENCE, eventually, for_each_service, temp_dir,
@@ -520,7 +520,7 @@ fn a_thousand_clients_that_never_read_disturb_nobody() {
     let dir = temp_dir();
     let listen = format!("unix:{}/kioskd.sock", dir.display());
     crate::support::hostile::allow_files(CROWD + 200);
-    for_each_store(&[("LISTEN", &listen), ("WRITE_TIMEOUT", "3s")], |kioskd| {
+    for_each_store_in_turn(&[("LISTEN", &listen), ("WRITE_TIMEOUT", "2s")], |kioskd| {
         put_small_item(kioskd);
         let item = format!(r#"{{"a":"{}"}}"#, "x".repeat(64 * 1024));
         assert_eq!(kioskd.connect().post("/items?id=big", &item).status, 201);

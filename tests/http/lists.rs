@@ -71,13 +71,13 @@ fn every_id_that_is_there_throughout_is_seen_under_concurrent_writes() {
     for_each_front(|front| {
         let redis = Redis::start();
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
-        redis.command(&["EVAL", FILL, "0", "item:stays", "5000"]);
+        redis.command(&["EVAL", FILL, "0", "item:stays", "2000"]);
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
-                    redis.command(&["EVAL", FILL, "0", "item:goes", "20000"]);
-                    redis.command(&["EVAL", UNDO, "0", "item:goes", "20000"]);
+                    redis.command(&["EVAL", FILL, "0", "item:goes", "8000"]);
+                    redis.command(&["EVAL", UNDO, "0", "item:goes", "8000"]);
                 }
             });
             // Always stops the other thread, so that a failure is a failure and not a hang.
@@ -85,11 +85,11 @@ fn every_id_that_is_there_throughout_is_seen_under_concurrent_writes() {
                 for limit in [1000, 100, 100] {
                     let path = format!("/items?prefix=stays&limit={limit}");
                     let (ids, pages) = walk(&mut kioskd.connect(), &path, limit);
-                    assert_eq!(ids.len(), 5000, "limit {limit}, {pages} pages");
+                    assert_eq!(ids.len(), 2000, "limit {limit}, {pages} pages");
                 }
                 let (ids, _) = walk(&mut kioskd.connect(), "/items?limit=1000", 1000);
                 let stays = ids.keys().filter(|id| id.starts_with("stays")).count();
-                assert_eq!(stays, 5000);
+                assert_eq!(stays, 2000);
             });
             stop.store(true, Ordering::Relaxed);
             walks.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -160,7 +160,7 @@ fn a_page_beside_many_other_keys_costs_redis_a_few_steps() {
     for_each_front(|front| {
         let redis = Redis::start();
         let kioskd = Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", &redis.addr())]);
-        redis.command(&["EVAL", FILL, "0", "other:", "300000"]);
+        redis.command(&["EVAL", FILL, "0", "other:", "100000"]);
         let mut client = kioskd.connect();
         // Redis was busy filling itself, perhaps for longer than connecting to it may take.
         eventually("Redis to be back", || client.post("/items/the-one", "{}").status == 201);
@@ -171,7 +171,7 @@ fn a_page_beside_many_other_keys_costs_redis_a_few_steps() {
         let scripts = calls(&redis, "evalsha") as usize;
         assert!((pages..pages + 2).contains(&scripts), "{scripts} {pages}");
         assert!(scans <= 40 * pages as u64, "{scans} steps, {pages} pages");
-        assert!(pages >= 100, "{pages} pages");
+        assert!(pages >= 30, "{pages} pages");
     });
 }
 

@@ -21,19 +21,40 @@ pub fn alone() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `test` against a new kioskd with the default front, on memory and on Redis.
-pub fn for_each_store(settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
-    let redis = Redis::start();
-    let addr = redis.addr();
-    for store in ["memory", "redis"] {
-        eprintln!("== STORE={store}");
-        let mut all = vec![("STORE", store)];
-        if store == "redis" {
-            all.push(("REDIS_ADDR", &addr));
+const STORES: [&str; 2] = ["memory", "redis"];
+
+/// Runs `test` against a new kioskd with the default front, on memory and on Redis. Both at the same time: most of what
+/// these tests do is wait. The name of the thread in the report of a panic says which one it was.
+#[track_caller]
+pub fn for_each_store(settings: &[(&str, &str)], test: impl Fn(&Kioskd) + Sync) {
+    std::thread::scope(|scope| {
+        let test = &test;
+        let runs = STORES.map(|store| {
+            let thread = std::thread::Builder::new().name(format!("STORE={store}"));
+            thread.spawn_scoped(scope, move || on_store(store, settings, test))
+        });
+        for run in runs {
+            let ended = run.expect("the system has a thread left").join();
+            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        all.extend_from_slice(settings);
-        test(&Kioskd::start(&all));
+    });
+}
+
+/// As [`for_each_store`], one after the other, where the processor or memory of this machine is what is shared.
+pub fn for_each_store_in_turn(settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
+    for store in STORES {
+        eprintln!("== STORE={store}");
+        on_store(store, settings, &test);
     }
+}
+
+fn on_store(store: &str, settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
+    let redis = (store == "redis").then(Redis::start);
+    let addr = redis.as_ref().map(Redis::addr);
+    let mut all = vec![("STORE", store)];
+    all.extend(addr.as_deref().map(|addr| ("REDIS_ADDR", addr)));
+    all.extend_from_slice(settings);
+    test(&Kioskd::start(&all));
 }
 
 /// Asks for `path` on one connection until `over` says so, and at least once; returns how long each answer took.
@@ -155,18 +176,18 @@ pub fn connect(address: &str) -> TcpStream {
 
 /// Makes sure that this process, and those it starts from now on, may open `wanted` files, or fails loudly.
 ///
-/// The soft limit is often 1024 and may be raised up to the hard one. std has no call for it; util-linux has a tool.
+/// The soft limit is often 1024 and may be raised up to the hard one, which is done whatever `wanted` is: other tests of
+/// this process want theirs at the same time. std has no call for it; util-linux has a tool.
 #[track_caller]
 pub fn allow_files(wanted: usize) {
     let [soft, hard] = file_limits();
-    if soft >= wanted {
-        return;
-    }
     assert!(
         hard >= wanted,
         "this test needs {wanted} open files and the hard limit (`ulimit -Hn`) is {hard}"
     );
-    limit_files(std::process::id(), &format!("{hard}:{hard}"));
+    if soft < hard {
+        limit_files(std::process::id(), &format!("{hard}:{hard}"));
+    }
 }
 
 /// Sets the limit on open files of a running process: `64`, or `soft:hard`.

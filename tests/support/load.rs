@@ -134,7 +134,7 @@ fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {
         };
         ops.push(Op { id, what, at, took: at.elapsed(), status: reply.status, saw, code });
         // Steady, and no more than a small machine takes beside all the servers.
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(5));
     }
     ops
 }
