@@ -333,10 +333,10 @@ impl Held {
         let (a, b) = (start(&proxy.addr()), start(&redis.addr()));
         // The scripts are known, so that the held attempt is one command and not the question for one.
         for method in ["PUT", "PATCH", "DELETE"] {
-            a.connect().post("/items/warm", OLD);
+            eventually("a write", || a.connect().post("/items/warm", OLD).status == 201);
             send(&a, method, "/items/warm", method, &[], "{}");
         }
-        b.connect().post("/items/1", OLD);
+        eventually("a write", || b.connect().post("/items/1", OLD).status == 201);
         Held { _redis: redis, proxy, a, b }
     }
 

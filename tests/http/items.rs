@@ -547,14 +547,16 @@ fn a_lost_reply_to_a_conditional_write_is_neither_412_nor_success() {
                 ("PUT", ("If-Match", "*")),
                 ("PUT", ("If-None-Match", "*")),
             ];
+            let timeout = if lost == "silence" { "300ms" } else { "30s" };
             for (method, condition) in rows {
                 // For each: on the connection of one that was not answered the next reply would be taken for its own.
                 let kioskd = Kioskd::start(&[
                     ("FRONT", front),
                     ("REDIS_ADDR", &fake.addr()),
-                    ("REQUEST_TIMEOUT", "300ms"),
+                    ("REQUEST_TIMEOUT", timeout),
                     ("WORKERS", "1"),
                 ]);
+                eventually("a connection", || kioskd.connect().get("/items/1").status == 200);
                 let before = writes(&fake);
                 let headers = [MERGE_PATCH, condition];
                 let reply = kioskd.connect().request(method, "/items/1", &headers, b"{}");

@@ -449,8 +449,12 @@ fn what_is_unusual_but_right_is_answered() {
             let behind =
                 "GET /items?id=behind HTTP/1.1\r\nHost: kiosk\r\nConnection: close\r\n\r\n";
             send(&mut client, [&*request, behind.as_bytes()].concat());
-            assert_eq!(client.read_response().status, status, "{shown}");
-            assert_eq!(client.read_response().status, 404, "{shown}");
+            let reply = client.read_response();
+            assert_eq!(reply.status, status, "{shown}");
+            // Refused before its body had come: then there is nobody to read what is behind it.
+            if !(status >= 500 && reply.says_close()) {
+                assert_eq!(client.read_response().status, 404, "{shown}");
+            }
             assert_eq!(client.read_to_clean_end(), b"", "{shown}");
         }
     }

@@ -471,14 +471,14 @@ fn a_list_is_whole_or_503() {
         };
         let first = Kioskd::start(&settings);
         let id = Cluster::id_in(|slot| slot != 16_383);
-        assert_eq!(first.connect().post(&format!("/items/a{id}"), "{}").status, 201);
+        let path = format!("/items/a{id}");
+        eventually("a write", || first.connect().post(&path, "{}").status == 201);
         assert_eq!(ids(&first), Some(1));
 
         node.command(&["CLUSTER", "DELSLOTS", "16383"]);
         assert_eq!(ids(&first), None, "the node says that it is down");
         node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
         let second = Kioskd::start(&settings);
-        let path = format!("/items/a{id}");
         eventually("the node to serve what it has", || second.connect().get(&path).status == 200);
         assert_eq!(ids(&second), None, "a slot has no master");
         node.command(&["CLUSTER", "ADDSLOTS", "16383"]);
@@ -507,7 +507,7 @@ fn a_node_whose_keys_are_elsewhere_is_not_believed() {
         ("REQUEST_TIMEOUT", "700ms"),
     ]);
     let mut client = kioskd.connect();
-    assert_eq!(client.post("/items/a", "{}").status, 201);
+    eventually("a write", || client.post("/items/a", "{}").status == 201);
     assert_eq!(client.get("/items?limit=9").json()["items"][0]["id"], "a");
     // The old master becomes a replica of the new one, with the same keys.
     new.command(&["CLUSTER", "REPLICATE", &old.command(&["CLUSTER", "MYID"])]);

@@ -35,6 +35,8 @@ const MIB: usize = 1 << 20;
 
 /// The timeout of requests that are meant to meet it.
 const SHORT: &str = "300ms";
+/// That of requests that are not: a slow machine would make 504 of what they are about.
+const LONG: &str = "30s";
 
 fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -501,7 +503,7 @@ fn a_reply_slower_than_the_deadline_costs_its_connection() {
     let kioskd = start(&proxy.addr(), SHORT);
     let mut client = kioskd.connect();
     let body = format!("{{\"a\":\"{}\"}}", "x".repeat(1000));
-    assert_eq!(client.post("/items?id=1", &body).status, 201);
+    eventually("a write", || client.post("/items?id=1", &body).status == 201);
     proxy.drip_all(ms(20));
     assert_problem(&client.get("/items?id=1"), 504, "store_timeout");
     let start = Instant::now();
@@ -522,7 +524,7 @@ fn a_swallowed_connection_is_replaced_under_steady_requests() {
     let redis = Redis::start();
     let proxy = Proxy::start(&redis.addr());
     let kioskd = start(&proxy.addr(), SHORT);
-    assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
+    eventually("a write", || kioskd.connect().post("/items?id=1", "{}").status == 201);
     proxy.swallow_all();
     let start = Instant::now();
     std::thread::scope(|scope| {
@@ -824,14 +826,17 @@ fn a_frozen_redis_costs_500_requests_their_deadline_and_nothing_else() {
     }
     let sent = start.elapsed();
     let mut probe = kioskd.connect();
-    let mut slowest = Duration::ZERO;
+    let mut probes = Vec::new();
     while start.elapsed() < ms(1500) {
         let asked = Instant::now();
         assert_eq!(probe.get("/livez").status, 200);
-        slowest = slowest.max(asked.elapsed());
+        probes.push(asked.elapsed());
         std::thread::sleep(ms(10));
     }
-    assert!(slowest < ms(200), "/livez took {slowest:?}");
+    // But for the few during which the machine had other things to do.
+    probes.sort_unstable();
+    let livez = probes[probes.len() * 9 / 10];
+    assert!(livez < ms(100), "/livez took {livez:?}, one in ten longer");
     let grown = kioskd.rss_kib().saturating_sub(before);
     let mut last = Duration::ZERO;
     for client in &mut clients {
@@ -840,9 +845,7 @@ fn a_frozen_redis_costs_500_requests_their_deadline_and_nothing_else() {
         assert!(now >= ms(1900), "told after {now:?} already");
         last = now;
     }
-    eprintln!(
-        "last of {MANY}: {last:?}, sent within {sent:?}; {grown} KiB more; livez {slowest:?}"
-    );
+    eprintln!("last of {MANY}: {last:?}, sent within {sent:?}; {grown} KiB more; livez {livez:?}");
     assert!(last < sent + ms(2800), "the last waited {last:?}");
     assert!(grown < 4 * 1024, "{grown} KiB more");
 
@@ -1200,13 +1203,14 @@ fn a_write_with_an_unknown_outcome_is_never_repeated() {
             assert_eq!(count_writes(&fake), n + 1, "{command:?}");
         }
         // And so it looks from outside.
-        let kioskd = start(&fake.addr(), SHORT);
-        let (status, code) = match closes {
-            true => (502, "store_unreachable"),
-            false => (504, "store_timeout"),
+        let (timeout, status, code) = match closes {
+            true => (LONG, 502, "store_unreachable"),
+            false => (SHORT, 504, "store_timeout"),
         };
+        let kioskd = start(&fake.addr(), timeout);
         let before = count_writes(&fake);
         let mut client = kioskd.connect();
+        eventually("a connection", || client.get("/items?id=other").status == 404);
         assert_problem(&client.post("/items?id=1", "{}"), status, code);
         eventually("a connection that works", || client.get("/items?id=other").status == 404);
         assert_eq!(count_writes(&fake), before + 1);
@@ -1234,7 +1238,7 @@ fn a_loading_redis_is_waited_for_and_then_503() {
         ]);
     }
     for client in [&mut patient, &mut hasty] {
-        assert_eq!(client.get("/items?id=1").status, 200);
+        eventually("an answer", || client.get("/items?id=1").status == 200);
     }
     // A thousand keys, 3 ms each: three seconds.
     redis.command(&["CONFIG", "SET", "key-load-delay", "3000"]);
@@ -1260,7 +1264,7 @@ fn a_loading_redis_is_waited_for_and_then_503() {
 #[test]
 fn refusing_states_are_503_and_pass() {
     let redis = Redis::start();
-    let kioskd = start(&redis.addr(), SHORT);
+    let kioskd = start(&redis.addr(), LONG);
     let mut client = kioskd.connect();
     let mut line = Line::open(&redis_store(&redis.addr(), Options::default()), ms(300));
     let nowhere = free_port();
@@ -1318,7 +1322,7 @@ fn refusing_states_are_503_and_pass() {
 #[test]
 fn a_redis_that_cannot_save_is_503_to_writes() {
     let redis = Redis::start_with(&["--save", "3600 1", "--rdb-key-save-delay", "1000000"]);
-    let kioskd = start(&redis.addr(), SHORT);
+    let kioskd = start(&redis.addr(), LONG);
     let mut client = kioskd.connect();
     for n in 0..5 {
         assert_eq!(client.post(&format!("/items?id={n}"), "{}").status, 201);
@@ -1501,7 +1505,7 @@ fn a_connection_that_lost_its_standing_is_an_error_and_not_a_storm() {
         "GET" => Act::Send(b"-NOAUTH Authentication required.\r\n".to_vec()),
         _ => Act::Usual,
     });
-    let kioskd = start(&fake.addr(), SHORT);
+    let kioskd = start(&fake.addr(), LONG);
     let mut client = kioskd.connect();
     for _ in 0..5 {
         assert_problem(&client.get("/items?id=1"), 502, "store_error");

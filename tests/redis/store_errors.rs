@@ -52,15 +52,15 @@ fn assert_trouble(reply: &Reply, status: u16, code: &str, name: &str) {
 fn a_stopped_and_a_frozen_redis_are_502_and_504_for_every_request() {
     for_each_front(|front| {
         let mut redis = Redis::start();
-        let kioskd = start(front, &redis.addr());
-        assert_eq!(kioskd.connect().get("/items/1").status, 404);
+        let kioskd = start(front, &redis.addr(), "300ms");
+        eventually("an answer", || kioskd.connect().get("/items/1").status == 404);
         redis.stop();
         for (name, _, reply) in ask_everything(&kioskd) {
             assert_trouble(&reply, 504, "store_timeout", &name);
         }
         redis.kill();
         // Another one: the first still waits, between two attempts, for the connection it lost.
-        let kioskd = start(front, &redis.addr());
+        let kioskd = start(front, &redis.addr(), "30s");
         for (name, _, reply) in ask_everything(&kioskd) {
             assert_trouble(&reply, 502, "store_unreachable", &name);
         }
@@ -117,7 +117,7 @@ fn a_redis_that_is_loading_or_busy_is_503() {
 fn what_redis_does_not_permit_is_store_error() {
     for_each_front(|front| {
         let redis = Redis::start();
-        let kioskd = start(front, &redis.addr());
+        let kioskd = start(front, &redis.addr(), "30s");
         redis.command(&[
             "ACL", "SETUSER", "default", "-get", "-getex", "-set", "-del", "-eval", "-evalsha",
         ]);
@@ -131,7 +131,7 @@ fn what_redis_does_not_permit_is_store_error() {
 fn a_key_that_is_no_string_or_no_document_is_store_error_and_can_be_replaced() {
     for_each_front(|front| {
         let redis = Redis::start();
-        let kioskd = start(front, &redis.addr());
+        let kioskd = start(front, &redis.addr(), "30s");
         let mut client = kioskd.connect();
         redis.command(&["LPUSH", "item:1", "x"]);
         for (method, headers) in [
@@ -184,7 +184,7 @@ fn the_redis_of_compose_refuses_rather_than_lose_what_was_acknowledged() {
         let redis = Redis::start_with(&options);
         // Full sooner than with the quarter of a gigabyte of the file.
         redis.command(&["CONFIG", "SET", "maxmemory", "8mb"]);
-        let kioskd = start(front, &redis.addr());
+        let kioskd = start(front, &redis.addr(), "30s");
         let mut client = kioskd.connect();
         assert_eq!(client.post("/sess/s", "{}").status, 201);
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(100_000));
@@ -215,6 +215,6 @@ fn the_redis_of_compose_refuses_rather_than_lose_what_was_acknowledged() {
     });
 }
 
-fn start(front: &str, redis: &str) -> Kioskd {
-    Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", redis), ("REQUEST_TIMEOUT", "300ms")])
+fn start(front: &str, redis: &str, timeout: &str) -> Kioskd {
+    Kioskd::start(&[("FRONT", front), ("REDIS_ADDR", redis), ("REQUEST_TIMEOUT", timeout)])
 }
