@@ -40,16 +40,35 @@ impl Leaver {
 
     /// Nothing more is sent in order: the peer's kernel hears that there is no such connection. (Over a Unix socket
     /// that is what closing is.)
+    #[track_caller]
     fn reset(self) {
         if let Leaver::Tcp(stream) = &self {
             let socket = socket2::SockRef::from(stream);
             let now = Some(Duration::ZERO);
             socket.set_linger(now).expect("a TCP socket can");
         }
+        self.close();
     }
 
-    /// Closes in order: the peer's kernel hears of the end of what is sent, and no more.
-    fn close(self) {}
+    /// Closes in order: the peer's kernel hears of the end of what is sent, and no more. Returns when it has heard it:
+    /// on a busy machine that is a moment later, and what is written before that moment is written in good faith.
+    #[track_caller]
+    fn close(self) {
+        let Leaver::Tcp(stream) = self else { return };
+        let [there, here] = [stream.peer_addr(), stream.local_addr()]
+            .map(|address| format!(":{:04X}", address.expect("it is connected").port()));
+        drop(stream);
+        // A line of the peer's end: a number, its address, ours, and 01 for "established".
+        let is_open = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().take(4).collect();
+            matches!(words[..], [_, a, b, "01"] if a.ends_with(&there) && b.ends_with(&here))
+        };
+        eventually("the end to arrive", || {
+            let table =
+                std::fs::read_to_string("/proc/net/tcp").expect("these suites run on Linux");
+            !table.lines().any(is_open)
+        });
+    }
 }
 
 /// A kioskd whose GETs wait for [`FakeRedis::release`], and would be 404.
