@@ -217,33 +217,6 @@ fn who_pipelines_beyond_the_buffers_has_an_answer() {
     }
 }
 
-#[test]
-fn one_connection_beyond_the_limit_gets_503_and_the_end() {
-    let kioskd = Kioskd::start(&[("MAX_CONNECTIONS", "3")]);
-    let mut clients: Vec<Client> = (0..3).map(|_| kioskd.connect()).collect();
-    for client in &mut clients {
-        assert_eq!(client.get("/livez").status, 200);
-    }
-    // It is told at once, before it has asked anything.
-    let mut beyond = kioskd.connect();
-    let reply = beyond.read_response();
-    assert_eq!(reply.status, 503, "{reply:?}");
-    assert_eq!(reply.problem().0, "overloaded");
-    assert_eq!(reply.header("retry-after"), Some("1"));
-    assert!(reply.says_close(), "{reply:?}");
-    assert_eq!(beyond.read_to_clean_end(), b"");
-    for client in &mut clients {
-        assert_eq!(client.get("/livez").status, 200, "one of those within the limit");
-    }
-    drop(beyond);
-    clients.pop();
-    eventually("the place of a client that left", || {
-        let mut client = kioskd.connect();
-        let _ = client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\nConnection: close\r\n\r\n");
-        client.read_response().status == 200
-    });
-}
-
 /// A JSON object of this many bytes, 8 at least.
 fn document(length: usize) -> String {
     format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8))

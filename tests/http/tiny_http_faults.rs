@@ -1,30 +1,20 @@
-//! Why there are two fronts: each fault of tiny_http's connection handling (DESIGN.md, section 2), as a test that the
-//! poll front does not have it; and what the plain front, on top of tiny_http, can and does refuse.
+//! Why there are two fronts: each fault of tiny_http's connection handling, as a test that the poll front does not have it;
+//! and what the plain front, on top of tiny_http, can and does refuse. Where another suite says more, the test is there:
+//!
+//! ```text
+//! 1  a declared length that aborts        limits.rs: a_huge_declared_length_costs_nothing
+//! 2  heads without end                    here
+//! 3  no deadlines, threads without bound  here
+//! 4  a burst that is stranded             hostile/connections.rs: two_hundred_simultaneous_connections_are_all_answered
+//! 5  an accept that fails ends it all     hostile/connections.rs: running_out_of_descriptors_is_survived_without_spinning
+//! 6  HTTP/2.0 locks a thread              here; bytes above ASCII: syntax.rs, what_is_unusual_but_right_is_answered
+//! 7  lenient framing, no close            syntax.rs: content_length_is_one_plain_number and those behind it;
+//!                                         semantics.rs: version_and_connection_options_decide_who_stays
+//! ```
 
 use std::process::Command;
 
-use crate::support::{Client, Kioskd, eventually, for_each_service, on_path};
-
-/// tiny_http makes room for what is declared and not read, and the process aborts.
-#[test]
-fn fault_1_a_huge_declared_length_costs_nothing() {
-    let mut kioskd = Kioskd::start(&[]);
-    let ask = || {
-        // As in the README: `curl -X POST -H 'Content-Length: 70368744177664' -H 'Expect:' --data-binary x`.
-        let mut client = kioskd.connect();
-        client.send(
-            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 70368744177664\r\n\r\nx",
-        );
-        assert_eq!(client.read_response().status, 413);
-        assert_eq!(client.read_to_clean_end(), b"");
-    };
-    ask();
-    let before = kioskd.rss_kib();
-    (0..20).for_each(|_| ask());
-    let grown = kioskd.rss_kib().saturating_sub(before);
-    assert!(grown < 1024, "{grown} KiB");
-    assert!(kioskd.is_running());
-}
+use crate::support::{Client, Kioskd, for_each_service, on_path};
 
 /// tiny_http reads a head for as long as it comes.
 #[test]
@@ -71,52 +61,8 @@ fn fault_3_waiting_has_an_end_and_connections_a_bound() {
     assert_eq!(silent[39].get("/livez").status, 200);
 }
 
-/// tiny_http strands some of a burst behind others; 37 of 50 were answered.
-#[test]
-fn fault_4_a_burst_of_connections_is_answered_while_all_stay() {
-    let kioskd = Kioskd::start(&[]);
-    for _ in 0..4 {
-        let mut clients: Vec<Client> = (0..50).map(|_| kioskd.connect()).collect();
-        for client in &mut clients {
-            client.send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n");
-        }
-        for client in &mut clients {
-            assert_eq!(client.read_response().status, 200);
-        }
-        // They have all stayed, and each is still served.
-        for client in &mut clients {
-            assert_eq!(client.get("/livez").status, 200);
-        }
-    }
-}
-
-/// tiny_http ends its accept loop at the first error, and running out of files is one.
-#[test]
-fn fault_5_running_out_of_files_is_survived() {
-    let mut kioskd = Kioskd::start(&[]);
-    let mut stays = kioskd.connect();
-    assert_eq!(stays.get("/livez").status, 200);
-    leave_room_for_files(&kioskd, 5);
-
-    let mut crowd: Vec<Client> = (0..30).map(|_| kioskd.connect()).collect();
-    for client in &mut crowd {
-        let _ = client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n");
-    }
-    // The last one has no place. It hears so, and then the end: nobody is left waiting.
-    let said = crowd.last_mut().map(Client::read_to_end).unwrap_or_default();
-    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 503 "), "{said:?}");
-    assert_eq!(stays.get("/livez").status, 200, "who was there is served");
-    drop(crowd);
-    eventually("a new client to be served again", || {
-        let mut client = kioskd.connect();
-        client.try_send("GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n").is_ok()
-            && !client.is_closed()
-            && client.read_response().status == 200
-    });
-    assert!(kioskd.is_running());
-}
-
-/// And the plain front, which cannot survive it: it ends, for somebody to restart, and is no zombie that never accepts.
+/// The plain front cannot survive that there are no files left: it ends, for somebody to restart, and is no zombie that
+/// never accepts.
 #[test]
 fn a_plain_front_that_cannot_accept_any_more_exits() {
     let mut kioskd = Kioskd::start(&[("FRONT", "tiny_http")]);
@@ -157,43 +103,6 @@ fn fault_6_http_2_is_505_and_the_end() {
         assert_eq!(client.read_to_clean_end(), b"");
         assert_eq!(kioskd.connect().get("/livez").status, 200, "the only worker");
     }
-}
-
-/// tiny_http ends the connection without a word.
-#[test]
-fn fault_6_a_header_byte_above_ascii_is_no_reason_to_hang_up() {
-    let kioskd = Kioskd::start(&[]);
-    for value in [&b"caf\xc3\xa9"[..], b"caf\xe9", b"\x80\xff"] {
-        let mut client = kioskd.connect();
-        client.send([b"GET /livez HTTP/1.1\r\nHost: kiosk\r\nX: ", value, b"\r\n\r\n"].concat());
-        assert_eq!(client.read_response().status, 200);
-        assert_eq!(client.get("/livez").status, 200, "and it stays");
-    }
-}
-
-/// tiny_http guesses where a body ends, and cannot say that a connection closes.
-#[test]
-fn fault_7_framing_is_strict_and_close_is_said() {
-    let kioskd = Kioskd::start(&[]);
-    for fields in [
-        "Content-Length: abc",
-        "Content-Length: 2\r\nContent-Length: 50",
-        "Content-Length: 2\r\nTransfer-Encoding: chunked",
-    ] {
-        let mut client = kioskd.connect();
-        client.send(format!(
-            "POST /items?id=1 HTTP/1.1\r\nHost: kiosk\r\n{fields}\r\n\r\nPOST /items?id=smuggled HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{{}}"
-        ));
-        let reply = client.read_response();
-        assert_eq!(reply.status, 400, "{fields}: {reply:?}");
-        assert!(reply.says_close(), "{fields}: {reply:?}");
-        assert_eq!(client.read_to_clean_end(), b"", "{fields}");
-        for id in ["1", "smuggled"] {
-            assert_eq!(kioskd.connect().get(&format!("/items?id={id}")).status, 404);
-        }
-    }
-    let reply = kioskd.connect().request("GET", "/livez", &[("Connection", "close")], b"");
-    assert!(reply.says_close(), "{reply:?}");
 }
 
 /// What the plain front sees of a request that tiny_http let pass, it refuses by the same rules, says so, and executes
