@@ -1,9 +1,8 @@
 //! One real server, and what stands between the first packet and the first command: passwords that change, users with
-//! few rights, old protocols, no room; and the names of our scripts.
+//! few rights, old protocols; and the names of our scripts.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use crate::support::{Client, Kioskd, Redis, eventually, temp_dir};
 
@@ -108,36 +107,21 @@ fn a_user_with_few_rights_can_do_what_it_may() {
     }
 }
 
-/// It says so and hangs up, perhaps before we have said a word.
-#[test]
-fn a_server_without_room_is_left_alone_for_a_while() {
-    let redis = Redis::start();
-    let mut admin = Admin::connect(&redis);
-    admin.says("CONFIG SET maxclients 1", "+OK");
-    let mut kioskd = start(&format!("redis://{}", redis.addr()));
-    let mut client = kioskd.connect();
-    assert_store_error(&mut client);
-    kioskd.wait_for_log("max number of clients");
-    let start = std::time::Instant::now();
-    while start.elapsed() < Duration::from_secs(3) {
-        assert_store_error(&mut client);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    admin.says("CONFIG SET maxclients 100", "+OK");
-    eventually("kioskd to get in", || client.post("/items/1", "{}").status == 201);
-    let stats = redis.command(&["INFO", "stats"]);
-    let rejected = stats.lines().find_map(|line| line.strip_prefix("rejected_connections:"));
-    let rejected: u32 = rejected.and_then(|n| n.trim().parse().ok()).expect("a number");
-    println!("{rejected} attempts");
-    assert!((1..=4).contains(&rejected), "{rejected}");
-}
-
 /// Every address of a name is tried. Where `localhost` is `::1` first, nobody listens there.
 #[test]
 fn a_name_leads_to_whichever_address_answers() {
     let redis = Redis::start();
     let kioskd = start(&format!("redis://localhost:{}", redis.port()));
     assert_serves(&mut kioskd.connect());
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn without_the_feature_rediss_is_refused_with_what_to_do() {
+    let ended = Kioskd::run(&[("REDIS_URL", "rediss://u:hunter2@localhost")], &[]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.stderr.contains("--features tls"), "{ended:?}");
+    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
 
 // ---- Helpers ----------------------------------------------------------------------------------
@@ -187,13 +171,4 @@ impl Admin {
         let said = String::from_utf8_lossy(&said);
         assert!(said.starts_with(answer), "{line}: {said}");
     }
-}
-
-#[cfg(not(feature = "tls"))]
-#[test]
-fn without_the_feature_rediss_is_refused_with_what_to_do() {
-    let ended = Kioskd::run(&[("REDIS_URL", "rediss://u:hunter2@localhost")], &[]);
-    assert_eq!(ended.code, Some(2), "{ended:?}");
-    assert!(ended.stderr.contains("--features tls"), "{ended:?}");
-    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
