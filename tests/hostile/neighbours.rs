@@ -28,6 +28,7 @@ fn assert_greed_disturbs_nobody(greedy: fn(&TcpStream, &AtomicBool) -> usize) {
         let alone = median(ask_until(kioskd, "/items?id=1", || count_down(&mut left)));
         let stop = AtomicBool::new(false);
         let stream = TcpStream::connect(kioskd.addr()).expect("it listens");
+        let start = Instant::now();
         let (took, greed) = std::thread::scope(|scope| {
             let greed = scope.spawn(|| greedy(&stream, &stop));
             let mut left = 100;
@@ -39,7 +40,11 @@ fn assert_greed_disturbs_nobody(greedy: fn(&TcpStream, &AtomicBool) -> usize) {
         let with = median(took);
         eprintln!("alone {alone:?}, beside {greed} greedy requests {with:?} in the median");
         assert!(greed > 10, "it was not greedy: {greed} requests");
-        assert!(with < PROMPT, "{with:?} in the median, {alone:?} alone");
+        // A few of those may be before one of ours. What each of them takes is for this machine to say: a MiB of JSON on
+        // a busy one 20 ms.
+        let each = start.elapsed() / greed as u32;
+        let most = PROMPT.max(4 * each);
+        assert!(with < most, "{with:?} in the median, {alone:?} alone, {each:?} a greedy one");
     });
 }
 
