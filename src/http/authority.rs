@@ -4,64 +4,54 @@
 //! Stricter than RFC 3986 where laxness has only ever served attackers: no userinfo (`@`), no
 //! comma (two joined `Host` values), no empty host, no IPvFuture, and a port that fits a port.
 
+use super::body::decimal;
+use super::bytes::{REG_NAME, run};
 use std::net::Ipv6Addr;
 
 /// A well-formed host and its port, if one is given.
 #[derive(Debug, PartialEq)]
 pub struct Authority<'a> {
     /// As it was written, an IPv6 address with its brackets.
-    pub host: &'a str,
+    pub host: &'a [u8],
     /// `None` also for an empty port, `example.com:`, which RFC 3986 allows.
     pub port: Option<u16>,
 }
 
 impl<'a> Authority<'a> {
     /// The authority that `raw` is, whole.
-    pub fn parse(raw: &'a str) -> Option<Authority<'a>> {
-        let (host, rest) = if raw.starts_with('[') {
-            let (host, rest) = raw.split_at(raw.find(']')? + 1);
-            host[1..host.len() - 1].parse::<Ipv6Addr>().ok()?;
+    pub fn parse(raw: &'a [u8]) -> Option<Authority<'a>> {
+        let (host, rest) = if raw.first() == Some(&b'[') {
+            let (host, rest) = raw.split_at(raw.iter().position(|b| *b == b']')? + 1);
+            let address = std::str::from_utf8(&host[1..host.len() - 1]).ok()?;
+            address.parse::<Ipv6Addr>().ok()?;
             (host, rest)
         } else {
-            let (host, rest) = raw.split_at(raw.find(':').unwrap_or(raw.len()));
-            if !is_reg_name(host.as_bytes()) {
+            let (host, rest) = raw.split_at(reg_name_len(raw)?);
+            if host.is_empty() {
                 return None;
             }
             (host, rest)
         };
         let port = match rest {
-            "" | ":" => None,
-            _ => Some(parse_port(rest.strip_prefix(':')?)?),
+            b"" | b":" => None,
+            _ => Some(decimal(rest.strip_prefix(b":")?).filter(|port| *port <= 65_535)? as u16),
         };
         Some(Authority { host, port })
     }
 }
 
-/// `reg-name` without the comma; every IPv4 address is one too.
-fn is_reg_name(mut name: &[u8]) -> bool {
-    if name.is_empty() {
-        return false;
-    }
+/// How much of `raw` is a `reg-name` without the comma (every IPv4 address is one too); `None` for an escape that is
+/// none.
+fn reg_name_len(raw: &[u8]) -> Option<usize> {
+    let mut at = 0;
     loop {
-        name = match name {
-            [] => return true,
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                rest
-            }
-            [byte, rest @ ..]
-                if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=".contains(byte) =>
-            {
-                rest
-            }
-            _ => return false,
-        };
+        at += run(&raw[at..], REG_NAME);
+        match raw[at..] {
+            [b'%', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => at += 3,
+            [b'%', ..] => return None,
+            _ => return Some(at),
+        }
     }
-}
-
-/// Digits only: `u16::from_str` alone would take `+80`.
-fn parse_port(digits: &str) -> Option<u16> {
-    let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
-    all_digits.then(|| digits.parse().ok()).flatten()
 }
 
 #[cfg(test)]
@@ -80,7 +70,8 @@ mod tests {
             ("[::ffff:1.2.3.4]:80", "[::ffff:1.2.3.4]", Some(80)),
             ("a_b-c.~!$&'()*+;=%41", "a_b-c.~!$&'()*+;=%41", None),
         ] {
-            assert_eq!(Authority::parse(raw), Some(Authority { host, port }));
+            let host = host.as_bytes();
+            assert_eq!(Authority::parse(raw.as_bytes()), Some(Authority { host, port }));
         }
     }
 
@@ -122,7 +113,7 @@ mod tests {
             "a%",
             "caf\u{e9}",
         ] {
-            assert_eq!(Authority::parse(raw), None, "{raw}");
+            assert_eq!(Authority::parse(raw.as_bytes()), None, "{raw}");
         }
     }
 }

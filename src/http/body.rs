@@ -14,9 +14,9 @@
 //!
 //! Nothing is reserved for a declared size: memory grows with bytes that came.
 
+use super::ParseError;
 use super::bytes::{TOKEN, VALUE, misplaced, run};
-use super::field::{FieldLine, Line};
-use super::{HTTPVersion, Header, ParseError};
+use super::field::{self, Line};
 
 /// What one body may spend on chunk extensions and trailers together, the closing empty line
 /// included. Nobody we know sends either; without a bound they are a body nobody counts.
@@ -38,36 +38,58 @@ pub enum Framing {
 ///
 /// The length is not held against any limit here, but one that no `u64` can hold is no syntax
 /// error, only too large: 413.
-pub fn framing(version: &HTTPVersion, headers: &[Header]) -> Result<Framing, ParseError> {
-    let (mut lengths, mut codings) = (0, 0);
-    let (mut length, mut coding) = ("", "");
-    for header in headers {
-        if header.field.equiv("Content-Length") {
-            lengths += 1;
-            length = header.value.as_str();
-        } else if header.field.equiv("Transfer-Encoding") {
-            codings += 1;
-            coding = header.value.as_str();
+pub(super) fn framing(
+    is_http_1_0: bool,
+    length: One<'_>,
+    coding: One<'_>,
+) -> Result<Framing, ParseError> {
+    match (length, coding) {
+        (One::None, One::None) => Ok(Framing::Length(0)),
+        (One::Value(digits), One::None) if digits.iter().all(u8::is_ascii_digit) => {
+            match decimal(digits) {
+                Some(n) => Ok(Framing::Length(n)),
+                None if digits.is_empty() => Err(ParseError::BadContentLength),
+                // Only digits are left, so it is too large for a number.
+                None => Err(ParseError::BodyTooLarge),
+            }
         }
-    }
-    match (lengths, codings) {
-        (0, 0) => Ok(Framing::Length(0)),
-        (1, 0) => parse_length(length),
-        (_, 0) => Err(ParseError::RepeatedContentLength),
-        _ if *version < (1, 1) => Err(ParseError::EncodingInHttp10),
-        (0, 1) if coding.eq_ignore_ascii_case("chunked") => Ok(Framing::Chunked),
-        (0, _) => Err(ParseError::BadTransferEncoding),
-        _ => Err(ParseError::LengthBesideEncoding),
+        (One::Value(_), One::None) => Err(ParseError::BadContentLength),
+        (One::Several, One::None) => Err(ParseError::RepeatedContentLength),
+        _ if is_http_1_0 => Err(ParseError::EncodingInHttp10),
+        (One::Value(_) | One::Several, _) => Err(ParseError::LengthBesideEncoding),
+        (One::None, One::Value(coding)) if coding.eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        (One::None, _) => Err(ParseError::BadTransferEncoding),
     }
 }
 
-/// `1*DIGIT`. With only digits left, `u64::from_str` can fail for one reason: overflow.
-fn parse_length(digits: &str) -> Result<Framing, ParseError> {
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(ParseError::BadContentLength);
+/// A field that may be there once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum One<'a> {
+    /// It is not there.
+    None,
+    /// It is.
+    Value(&'a [u8]),
+    /// It is there more than once.
+    Several,
+}
+
+impl<'a> One<'a> {
+    /// One more has come.
+    pub fn add(&mut self, value: &'a [u8]) {
+        *self = if *self == One::None { One::Value(value) } else { One::Several };
     }
-    let length = digits.parse().map_err(|_| ParseError::BodyTooLarge)?;
-    Ok(Framing::Length(length))
+}
+
+/// A number of nothing but digits, if a `u64` can hold it.
+pub fn decimal(digits: &[u8]) -> Option<u64> {
+    let mut number = (!digits.is_empty()).then_some(0u64)?;
+    for digit in digits {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number = number.checked_mul(10)?.checked_add(digit)?;
+    }
+    Some(number)
 }
 
 /// Joins the chunks of one body (RFC 9112 §7.1). Make a new one for each.
@@ -80,7 +102,6 @@ pub struct ChunkedDecoder {
     body_bytes: u64,
     overhead_bytes: usize,
     trailers: usize,
-    trailer: FieldLine,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,7 +148,7 @@ impl ChunkedDecoder {
     /// Takes what it can from `input`, the bytes not yet consumed, and appends body bytes to `out`.
     ///
     /// Gives the bytes consumed, and whether the body is finished; what is left over then belongs
-    /// to the next request. A body of exactly `body_bytes_max` passes. A chunk that would take it
+    /// to the next request. Before that it is an unfinished trailer line, to be given again with what comes. A body of exactly `body_bytes_max` passes. A chunk that would take it
     /// further is 413 as soon as its size line is read, before any of its data.
     pub fn decode(
         &mut self,
@@ -171,7 +192,10 @@ impl ChunkedDecoder {
                     at += 1;
                 }
                 State::DataReturn | State::DataLineFeed => return Err(ParseError::BadChunkEnd),
-                State::Trailers => at += self.trailer_bytes(&input[at..])?,
+                State::Trailers => match self.trailer(&input[at..])? {
+                    Some(len) => at += len,
+                    None => break,
+                },
                 State::Done => break,
             }
         }
@@ -229,30 +253,45 @@ impl ChunkedDecoder {
         Ok(if self.chunk_left == 0 { State::Trailers } else { State::Data })
     }
 
-    /// Reads trailers up to a line end, never looking beyond the overhead allowed.
-    fn trailer_bytes(&mut self, input: &[u8]) -> Result<usize, ParseError> {
+    /// Takes one line of the trailers, never looking beyond the overhead allowed. `None` when it is not whole: it is
+    /// left where it is, to be judged again with what comes.
+    fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
         let window = &input[..input.len().min(OVERHEAD_BYTES_MAX - self.overhead_bytes)];
-        let (taken, line) = self.trailer.advance(window, self.trailers == TRAILERS_MAX)?;
-        self.overhead_bytes += taken;
+        let line = field::line(window, self.trailers == TRAILERS_MAX)?;
+        let len = match line {
+            Some(Line::Empty) => 2,
+            Some(Line::Field { len, .. }) => len,
+            None => window.len(),
+        };
+        if self.overhead_bytes + len == OVERHEAD_BYTES_MAX && line != Some(Line::Empty) {
+            return Err(ParseError::TrailersTooLarge);
+        }
+        if line.is_none() {
+            return Ok(None);
+        }
+        self.overhead_bytes += len;
         match line {
             Some(Line::Empty) => self.state = State::Done,
-            _ if self.overhead_bytes == OVERHEAD_BYTES_MAX => {
-                return Err(ParseError::TrailersTooLarge);
-            }
-            Some(Line::Field { .. }) => self.trailers += 1,
-            None => {}
+            _ => self.trailers += 1,
         }
-        Ok(taken)
+        Ok(Some(len))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{HeadLimits, Parsed, parse};
     use super::ParseError::*;
     use super::*;
 
-    fn headers(fields: &[&str]) -> Vec<Header> {
-        fields.iter().map(|field| field.parse().unwrap()).collect()
+    /// Of a whole head that has these fields.
+    fn framing_of(version: &str, fields: &[&str]) -> Result<Framing, ParseError> {
+        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let head = format!("POST / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+        match parse(head.as_bytes(), &HeadLimits::default())? {
+            Parsed::Whole(index) => Ok(index.framing()),
+            Parsed::More { .. } => panic!("{head}"),
+        }
     }
 
     #[test]
@@ -295,26 +334,29 @@ mod tests {
             (&["Transfer-Encoding: x", "Content-Length: x"], Err(LengthBesideEncoding)),
         ];
         for (fields, wanted) in table {
-            assert_eq!(framing(&HTTPVersion(1, 1), &headers(fields)), *wanted, "{fields:?}");
+            assert_eq!(framing_of("1.1", fields), *wanted, "{fields:?}");
         }
-        let chunked = headers(&["Transfer-Encoding: chunked"]);
-        assert_eq!(framing(&HTTPVersion(1, 0), &chunked), Err(EncodingInHttp10));
-        assert_eq!(framing(&HTTPVersion(1, 2), &chunked), Ok(Framing::Chunked));
+        let chunked = ["Transfer-Encoding: chunked"];
+        assert_eq!(framing_of("1.0", &chunked), Err(EncodingInHttp10));
+        assert_eq!(framing_of("1.2", &chunked), Ok(Framing::Chunked));
     }
 
     /// The joined body and the bytes it took; `None` if it is not finished.
     type Decoded = Result<Option<(Vec<u8>, usize)>, ParseError>;
 
+    /// As a connection does it: what was not taken is given again, with what has come since.
     fn decode_in_pieces(input: &[u8], piece: usize, max: usize) -> Decoded {
         let mut decoder = ChunkedDecoder::default();
-        let (mut out, mut at) = (Vec::new(), 0);
-        for bytes in input.chunks(piece.max(1)) {
-            let (taken, finished) = decoder.decode(bytes, &mut out, max)?;
+        let (mut out, mut at, mut end) = (Vec::new(), 0, 0);
+        while end < input.len() {
+            end = input.len().min(end + piece);
+            let (taken, finished) = decoder.decode(&input[at..end], &mut out, max)?;
             at += taken;
             if finished {
                 return Ok(Some((out, at)));
             }
-            assert_eq!(taken, bytes.len(), "an unfinished body takes all there is");
+            let is_in_trailers = matches!(decoder.state, State::Trailers);
+            assert!(at == end || is_in_trailers, "only an unfinished trailer line is left");
         }
         Ok(None)
     }

@@ -95,6 +95,11 @@ impl ParseError {
         }
     }
 
+    /// The detail text: lower case, fit for a problem document.
+    pub fn detail(&self) -> &'static str {
+        self.row().1
+    }
+
     fn row(&self) -> (u16, &'static str) {
         use ParseError::*;
         match self {
@@ -136,10 +141,9 @@ impl ParseError {
     }
 }
 
-/// The detail text: lower case, fit for a problem document.
 impl fmt::Display for ParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.row().1)
+        f.write_str(self.detail())
     }
 }
 

@@ -1,19 +1,18 @@
 //! HTTP/1.1 messages: bytes in, values out, and back. No sockets, no threads, no clocks.
 //!
 //! ```text
-//! bytes ─▶ HeadParser ─▶ Head ─▶ Framing ─▶ ChunkedDecoder or a plain count ─▶ Request
-//!          (head.rs)     (message.rs)  (body.rs)
-//! bytes ◀─ print ◀──────────────────────────────────────────────────────────── Response
-//!          (print.rs)
+//! bytes ─▶ parse ─▶ HeadIndex (with its bytes: Head) ─▶ Framing ─▶ a plain count or ChunkedDecoder
+//!          (head.rs)                                    (body.rs)
+//! bytes ◀─ print ◀─ Response
+//!          (print.rs) (response.rs)
 //! ```
 //!
 //! Everything here obeys RFC 9112 strictly and judges in byte order: what an input is worth, a
 //! value or an error, never depends on how the network cut it into pieces. Deadlines, and whether
 //! to close after an error, belong to the front; what a method or a path means, to the service.
 //!
-//! Reading order: `error` (what can be wrong), `bytes` (the alphabets), `request_line` and `field`
-//! (one line each), `head` (the lines together), `target` and `authority`, `message`, `body`, then
-//! the way out: `problem`, `date`, `print`.
+//! Reading order: `error` (what can be wrong), `bytes` (the alphabets), `field` (one line), `head` (the lines
+//! together), `target` and `authority`, `body`, then the way out: `response`, `date`, `print`.
 
 mod authority;
 mod body;
@@ -22,22 +21,22 @@ mod date;
 mod error;
 mod field;
 mod head;
-mod message;
+mod method;
 mod print;
-mod problem;
-mod request_line;
+mod response;
 mod target;
 
 pub use authority::Authority;
-pub use body::{ChunkedDecoder, Framing, framing};
+pub use body::{ChunkedDecoder, Framing, decimal};
 pub use date::{DateCache, http_date};
 pub use error::ParseError;
-pub use head::{HeadLimits, HeadParser, is_head};
-pub use message::{Head, Request};
-pub use print::{CONTINUE, Printing, print};
-pub use problem::{checked_header, empty, header, json, problem, take_body, text, with_body};
-pub use target::{BadEscape, Target, percent_decode, query_pairs, query_values};
-pub use tiny_http::{HTTPVersion, Header, Method, StatusCode};
-
-/// A response whose body is bytes in memory, so that its length is always known.
-pub type Response = tiny_http::Response<std::io::Cursor<Vec<u8>>>;
+pub use field::Field;
+#[cfg(test)]
+pub(crate) use head::tests::OwnedHead;
+pub use head::{Head, HeadIndex, HeadLimits, Parsed, is_head, parse};
+pub use method::Method;
+pub use print::{
+    CONTINUE, Printing, print, push_number, push_percent_encoded, push_string, write_problem,
+};
+pub use response::{ContentType, Extra, Location, Response, Tag, reason};
+pub use target::{BadEscape, percent_decode, query_pairs, query_values};

@@ -3,6 +3,8 @@
 //! ```text
 //! HTTP/1.1 200 OK␍␊
 //! Content-Type: application/json␍␊
+//! X-Request-Id: 4f3a␍␊
+//! X-Content-Type-Options: nosniff␍␊
 //! Content-Length: 2␍␊
 //! Date: Sun, 06 Nov 1994 08:49:37 GMT␍␊
 //! Connection: close␍␊
@@ -10,16 +12,11 @@
 //! {}
 //! ```
 //!
-//! tiny_http's own `raw_print` is not used, for reasons checked on 0.12.0: it sends
-//! `Content-Length: 0` with a 204, which RFC 9110 §8.6 forbids; it cannot send `Connection: close`;
-//! it turns to chunks at 32 KiB although the length is known; it sorts the request's `TE` by q-values
-//! that may be NaN, an order no sort can rely on; and it formats a date for every response.
-//!
-//! The length is always counted here, never believed: a wrong one would shift every response
+//! The length is always counted here, so it cannot be wrong: a wrong one would shift every response
 //! behind it.
 
-use super::bytes::{TOKEN, VALUE, run};
-use super::{Header, Response};
+use super::Response;
+use super::response::{Extra, Location, reason};
 
 /// The interim response to `Expect: 100-continue` (RFC 9110 §10.1.1), ready to send.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -34,101 +31,150 @@ pub struct Printing<'a> {
     /// The client speaks HTTP/1.0 and asked to keep the connection, so it must be told (RFC 9112
     /// §9.3 keeps silent about a 1.1 client).
     pub keep_alive_1_0: bool,
-    /// The current date as `http_date` prints it.
+    /// The current date as [`http_date`](super::http_date) prints it.
     pub date: &'a str,
+    /// The request's id: letters, digits, `.`, `_` and `-`.
+    pub request_id: &'a [u8],
 }
+
+/// Room for a head of ours: the longest has a location of 512 bytes, each of them three.
+const HEAD_BYTES: usize = 512;
 
 /// Appends the response to `out`.
 ///
-/// The version printed is always HTTP/1.1, also to a 1.0 client (RFC 9110 §6.2). A header that
-/// would split the response, or that printing itself decides, is left out.
-pub fn print(response: Response, how: &Printing, out: &mut Vec<u8>) {
-    let status = response.status_code();
-    let declared = response.data_length();
-    out.reserve(room_for(&response, how.head_only));
+/// The version printed is always HTTP/1.1, also to a 1.0 client (RFC 9110 §6.2).
+pub fn print(response: &Response, how: &Printing, out: &mut Vec<u8>) {
+    let status = response.status;
+    let has_body = !matches!(status, 204 | 304);
+    let body: &[u8] = if has_body { &response.body } else { b"" };
+    out.reserve(HEAD_BYTES + if how.head_only { 0 } else { body.len() });
 
-    out.extend_from_slice(b"HTTP/1.1 ");
-    push_number(out, status.0.into());
-    out.push(b' ');
-    out.extend_from_slice(status.default_reason_phrase().as_bytes());
-    out.extend_from_slice(b"\r\n");
-    for header in response.headers() {
-        if may_print(header) {
-            push_field(out, header.field.as_str().as_str(), header.value.as_str());
+    match status {
+        200 => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+        _ => {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            push_number(out, status.into());
+            out.push(b' ');
+            out.extend_from_slice(reason(status).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
     }
-    let body = response.into_reader().into_inner();
-    if let Some(length) = content_length(status.0, how.head_only, declared, body.len()) {
-        out.extend_from_slice(b"Content-Length: ");
-        push_number(out, length);
+    if let Some(content_type) = response.content_type {
+        push_field(out, b"Content-Type: ", content_type.text().as_bytes());
+    }
+    if let Some(etag) = &response.etag {
+        out.extend_from_slice(b"ETag: ");
+        out.extend_from_slice(etag);
         out.extend_from_slice(b"\r\n");
     }
-    // An interim response says nothing about the connection; its final one will.
-    if status.0 >= 200 {
-        push_field(out, "Date", how.date);
-        if how.close {
-            push_field(out, "Connection", "close");
-        } else if how.keep_alive_1_0 {
-            push_field(out, "Connection", "keep-alive");
+    if response.no_store {
+        out.extend_from_slice(b"Cache-Control: no-store\r\n");
+    }
+    if response.replayed {
+        out.extend_from_slice(b"Idempotency-Replayed: true\r\n");
+    }
+    push_extra(out, &response.extra);
+    push_field(out, b"X-Request-Id: ", how.request_id);
+    out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
+    if has_body {
+        out.extend_from_slice(b"Content-Length: ");
+        push_number(out, body.len());
+        out.extend_from_slice(b"\r\n");
+    }
+    push_field(out, b"Date: ", how.date.as_bytes());
+    if how.close {
+        out.extend_from_slice(b"Connection: close\r\n");
+    } else if how.keep_alive_1_0 {
+        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    if !how.head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+fn push_extra(out: &mut Vec<u8>, extra: &Extra) {
+    match extra {
+        Extra::None => {}
+        Extra::Location(Location { before, id }) => {
+            out.extend_from_slice(b"Location: ");
+            out.extend_from_slice(before.as_bytes());
+            push_percent_encoded(out, id);
+            out.extend_from_slice(b"\r\n");
+        }
+        Extra::Link(link) => push_field(out, b"Link: ", link.as_bytes()),
+        Extra::Allow(methods, patches) => {
+            push_field(out, b"Allow: ", methods.as_bytes());
+            if let Some(types) = patches {
+                push_field(out, b"Accept-Patch: ", types.as_bytes());
+            }
+        }
+        Extra::AcceptPatch(types) => push_field(out, b"Accept-Patch: ", types.as_bytes()),
+        Extra::AcceptIdentity => out.extend_from_slice(b"Accept-Encoding: identity\r\n"),
+        Extra::RetryAfter(seconds) => {
+            out.extend_from_slice(b"Retry-After: ");
+            push_number(out, *seconds as usize);
+            out.extend_from_slice(b"\r\n");
         }
     }
-    out.extend_from_slice(b"\r\n");
+}
 
-    if !how.head_only && !matches!(status.0, 100..=199 | 204 | 304) {
-        out.extend_from_slice(&body);
+/// Writes a problem document (RFC 9457): `code` is a stable snake_case word, `detail` a text. `code` and `request_id`
+/// are words that JSON need not escape.
+///
+/// ```text
+/// {"type":"about:blank","title":"Not Found","status":404,"detail":"not found",
+///  "code":"not_found","request_id":"4f3a"}
+/// ```
+///
+/// `type` stays `about:blank`: a program reads `code`, and a URL that is not served would help nobody.
+pub fn write_problem(out: &mut Vec<u8>, status: u16, code: &str, detail: &str, request_id: &[u8]) {
+    out.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":\"");
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\",\"status\":");
+    push_number(out, status.into());
+    out.extend_from_slice(b",\"detail\":");
+    push_string(out, detail);
+    out.extend_from_slice(b",\"code\":\"");
+    out.extend_from_slice(code.as_bytes());
+    out.extend_from_slice(b"\",\"request_id\":\"");
+    out.extend_from_slice(request_id);
+    out.extend_from_slice(b"\"}");
+}
+
+/// Writes a text as a JSON string.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\') {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+    } else {
+        serde_json::to_writer(out, text).expect("BUG: a string is JSON and a Vec takes any write");
     }
 }
 
-/// A guess at the printed size, so that `out` grows once. Only a guess: the declared length may be
-/// wrong, so it buys 64 KiB at most.
-fn room_for(response: &Response, head_only: bool) -> usize {
-    /// Status line, Date, Content-Length, Connection and the empty line.
-    const OWN_LINES: usize = 160;
-    let length = |header: &Header| header.field.as_str().len() + header.value.len() + 4;
-    let headers: usize = response.headers().iter().map(length).sum();
-    let body = if head_only { 0 } else { response.data_length().unwrap_or(0) };
-    OWN_LINES + headers + body.min(64 * 1024)
-}
-
-/// What `Content-Length` says, if it may be sent at all (RFC 9110 §8.6).
-///
-/// A HEAD and a 304 speak of the body a GET would get, which a service may declare without making
-/// it. For a 304 that is optional, so there only a length that was set beside the body counts.
-fn content_length(
-    status: u16,
-    head_only: bool,
-    declared: Option<usize>,
-    body: usize,
-) -> Option<usize> {
-    match status {
-        100..=199 | 204 => None,
-        304 => declared.filter(|&length| length != body),
-        _ if head_only => Some(declared.unwrap_or(body)),
-        _ => Some(body),
-    }
-}
-
-/// Whether a header may go out: `print` owns `Date`, and no name or value may end its line.
-///
-/// tiny_http keeps `Connection`, `Transfer-Encoding` and `Content-Length` out of the list by itself,
-/// but lets any ASCII into a value, CR and LF included. Such a header is dropped, not escaped: what
-/// it was meant to say is lost already, and the rest of the response is sound.
-fn may_print(header: &Header) -> bool {
-    let (name, value) = (header.field.as_str().as_bytes(), header.value.as_bytes());
-    let well_formed =
-        !name.is_empty() && run(name, TOKEN) == name.len() && run(value, VALUE) == value.len();
-    well_formed && !header.field.equiv("Date")
-}
-
-fn push_field(out: &mut Vec<u8>, name: &str, value: &str) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value.as_bytes());
+/// `name` comes with its colon.
+#[inline]
+fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
+    out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Everything but unreserved characters (RFC 3986 §2.3) as `%XX`.
+pub fn push_percent_encoded(out: &mut Vec<u8>, text: &[u8]) {
+    for &byte in text {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte);
+        } else {
+            let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n)];
+            out.extend([b'%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
 }
 
 /// Decimal digits without the format machinery, which costs more than the rest of a small head.
-fn push_number(out: &mut Vec<u8>, mut number: usize) {
+pub fn push_number(out: &mut Vec<u8>, mut number: usize) {
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -144,18 +190,19 @@ fn push_number(out: &mut Vec<u8>, mut number: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{empty, header, json, text};
     use super::*;
+    use std::borrow::Cow;
 
     const PLAIN: Printing<'static> = Printing {
         head_only: false,
         close: false,
         keep_alive_1_0: false,
         date: "Sun, 06 Nov 1994 08:49:37 GMT",
+        request_id: b"id-1",
     };
     const HEAD: Printing<'static> = Printing { head_only: true, ..PLAIN };
 
-    fn printed(response: Response, how: &Printing) -> String {
+    fn printed(response: &Response, how: &Printing) -> String {
         let mut out = b"before".to_vec();
         print(response, how, &mut out);
         String::from_utf8(out).unwrap().strip_prefix("before").unwrap().to_owned()
@@ -163,47 +210,46 @@ mod tests {
 
     #[test]
     fn prints_status_headers_length_date_and_body() {
+        let response = Response { etag: Some([b'a'; 34]), ..Response::json(200, &b"{}"[..]) };
         assert_eq!(
-            printed(json(200, b"{}".to_vec()).with_header(header("ETag", "\"a\"")), &PLAIN),
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"a\"\r\n\
-             Content-Length: 2\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{}"
+            printed(&response, &PLAIN),
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: {}\r\n\
+                 X-Request-Id: id-1\r\nX-Content-Type-Options: nosniff\r\n\
+                 Content-Length: 2\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n{{}}",
+                "a".repeat(34)
+            )
         );
     }
 
     #[test]
     fn length_and_body_follow_status_and_method() {
-        let declared = |status| empty(status).with_header(header("Content-Length", "77"));
+        let long = "x".repeat(40_000);
+        let text = |status, body: &'static str| Response::text(status, body.as_bytes());
         for (response, how, length, body) in [
             (text(200, "abc"), PLAIN, Some("3"), "abc"),
             (text(200, "abc"), HEAD, Some("3"), ""),
             (text(200, ""), PLAIN, Some("0"), ""),
-            (empty(404), PLAIN, Some("0"), ""),
-            (empty(204), PLAIN, None, ""),
-            (empty(204), HEAD, None, ""),
+            (Response::empty(404), PLAIN, Some("0"), ""),
+            (Response::empty(204), PLAIN, None, ""),
+            (Response::empty(204), HEAD, None, ""),
             (text(204, "abc"), PLAIN, None, ""),
-            (declared(204), PLAIN, None, ""),
-            (empty(304), PLAIN, None, ""),
+            (Response::empty(304), PLAIN, None, ""),
             (text(304, "abc"), PLAIN, None, ""),
-            (declared(304), PLAIN, Some("77"), ""),
-            (declared(200), HEAD, Some("77"), ""),
-            // A declared length is not believed where a body follows.
-            (declared(200), PLAIN, Some("0"), ""),
-            (text(200, &"x".repeat(40_000)), PLAIN, Some("40000"), &"x".repeat(40_000)),
+            (Response::text(200, long.as_bytes()), PLAIN, Some("40000"), &long),
         ] {
-            let status = response.status_code().0;
-            let printed = printed(response, &how);
+            let printed = printed(&response, &how);
             let (head, rest) = printed.split_once("\r\n\r\n").unwrap();
             let found: Vec<_> =
                 head.lines().filter_map(|line| line.strip_prefix("Content-Length: ")).collect();
-            assert_eq!(found, Vec::from_iter(length), "{status}");
-            assert_eq!(rest, body, "{status}");
+            assert_eq!(found, Vec::from_iter(length), "{}", response.status);
+            assert_eq!(rest, body, "{}", response.status);
         }
     }
 
     #[test]
     fn an_interim_response_is_its_status_line() {
-        let how = Printing { close: true, keep_alive_1_0: true, ..PLAIN };
-        assert_eq!(printed(empty(100), &how).as_bytes(), CONTINUE);
+        assert_eq!(CONTINUE, format!("HTTP/1.1 100 {}\r\n\r\n", reason(100)).as_bytes());
     }
 
     #[test]
@@ -214,7 +260,8 @@ mod tests {
             (false, true, Some("keep-alive")),
             (true, true, Some("close")),
         ] {
-            let printed = printed(empty(204), &Printing { close, keep_alive_1_0, ..PLAIN });
+            let how = Printing { close, keep_alive_1_0, ..PLAIN };
+            let printed = printed(&Response::empty(204), &how);
             let mut lines = printed.lines();
             assert_eq!(lines.find_map(|line| line.strip_prefix("Connection: ")), wanted);
             assert_eq!(lines.find(|line| line.starts_with("Connection")), None);
@@ -222,25 +269,29 @@ mod tests {
     }
 
     #[test]
-    fn headers_cannot_split_the_response_or_repeat_ours() {
-        let sound = printed(text(200, "abc"), &PLAIN);
-        for (name, value) in [
-            ("Location", "/a\r\nSet-Cookie: b=c"),
-            ("Location", "/a\n\nb"),
-            ("Location", "/a\rb"),
-            ("Location", "/a\0"),
-            ("X-A\r\nX-B", "a"),
-            ("X A", "a"),
-            ("X-A:", "a"),
-            ("", "a"),
-            ("Date", "never"),
-            ("date", "never"),
-            ("Connection", "upgrade"),
-            ("Content-Length", "9"),
-            ("Transfer-Encoding", "chunked"),
+    fn no_id_splits_a_response() {
+        let id = Cow::Borrowed(&b"a b\r\nSet-Cookie: x\0\xc3\xa9~"[..]);
+        let extra = Extra::Location(Location { before: "/items/", id });
+        let printed = printed(&Response { extra, ..Response::empty(201) }, &PLAIN);
+        let lines: Vec<_> = printed.lines().filter(|l| l.starts_with("Location")).collect();
+        assert_eq!(lines, ["Location: /items/a%20b%0D%0ASet-Cookie%3A%20x%00%C3%A9~"]);
+    }
+
+    #[test]
+    fn every_field_is_printed() {
+        for (extra, lines) in [
+            (Extra::Link("</a>; rel=\"next\"".to_owned()), "Link: </a>; rel=\"next\"\r\n"),
+            (Extra::Allow("GET", None), "Allow: GET\r\n"),
+            (Extra::Allow("GET", Some("a/b")), "Allow: GET\r\nAccept-Patch: a/b\r\n"),
+            (Extra::AcceptPatch("a/b"), "Accept-Patch: a/b\r\n"),
+            (Extra::AcceptIdentity, "Accept-Encoding: identity\r\n"),
+            (Extra::RetryAfter(1), "Retry-After: 1\r\n"),
         ] {
-            let header = Header::from_bytes(name, value).unwrap();
-            assert_eq!(printed(text(200, "abc").with_header(header), &PLAIN), sound);
+            let response =
+                Response { extra, no_store: true, replayed: true, ..Response::empty(200) };
+            let printed = printed(&response, &PLAIN);
+            let fields = format!("no-store\r\nIdempotency-Replayed: true\r\n{lines}X-Request-Id");
+            assert!(printed.contains(&fields), "{printed}");
         }
     }
 
@@ -250,6 +301,26 @@ mod tests {
             let mut out = Vec::new();
             push_number(&mut out, number);
             assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn problem_is_a_json_object_with_every_member() {
+        let mut body = Vec::new();
+        write_problem(&mut body, 404, "not_found", "no \"x\"\n\u{e9}", b"id-1");
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "{\"type\":\"about:blank\",\"title\":\"Not Found\",\"status\":404,\
+             \"detail\":\"no \\\"x\\\"\\n\u{e9}\",\"code\":\"not_found\",\"request_id\":\"id-1\"}"
+        );
+    }
+
+    #[test]
+    fn a_plain_string_is_written_as_the_json_library_writes_it() {
+        for text in ["", "a b", "~", " ", "\"", "\\", "\x1f", "\x7f", "\u{e9}", "a\tb"] {
+            let mut out = Vec::new();
+            push_string(&mut out, text);
+            assert_eq!(String::from_utf8(out).unwrap(), serde_json::to_string(text).unwrap());
         }
     }
 }

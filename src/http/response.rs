@@ -1,0 +1,156 @@
+//! A response as a value: a status, the handful of fields that ours have, and a body.
+//!
+//! Typed fields instead of a list: none can be there twice, none can hold what ends a line, and to print one is to copy
+//! it. What every response has (`Date`, `X-Request-Id`, the length, what becomes of the connection) is not
+//! here but in [`print`](super::print).
+
+use std::borrow::Cow;
+
+/// What a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentType {
+    /// JSON.
+    Json,
+    /// A problem document (RFC 9457).
+    Problem,
+    /// Plain text.
+    Text,
+    /// Metrics in the text format of Prometheus; without the version it has to guess.
+    Metrics,
+}
+
+impl ContentType {
+    /// As the field has it.
+    pub fn text(self) -> &'static str {
+        match self {
+            ContentType::Json => "application/json",
+            ContentType::Problem => "application/problem+json",
+            ContentType::Text => "text/plain; charset=utf-8",
+            ContentType::Metrics => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// An entity tag with its quotes (RFC 9110 §8.8.3): 32 hexadecimal digits.
+pub type Tag = [u8; 34];
+
+/// A response; `'a` is the life of the bytes in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response<'a> {
+    /// The status code.
+    pub status: u16,
+    /// `Content-Type`.
+    pub content_type: Option<ContentType>,
+    /// `ETag`.
+    pub etag: Option<Tag>,
+    /// `Cache-Control: no-store`: it speaks of this moment.
+    pub no_store: bool,
+    /// `Idempotency-Replayed: true`: it was made of the record of an earlier request.
+    pub replayed: bool,
+    /// What else it says.
+    pub extra: Extra<'a>,
+    /// The content. A HEAD has the response of its GET, body included; printing leaves that out.
+    pub body: Cow<'a, [u8]>,
+}
+
+/// A field that few responses have; none has two of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extra<'a> {
+    /// Nothing.
+    None,
+    /// `Location`.
+    Location(Location<'a>),
+    /// `Link`, to the next page.
+    Link(String),
+    /// `Allow`, the methods of the path, and `Accept-Patch`, what a PATCH of it takes (RFC 5789 §3.1), if it has one.
+    Allow(&'static str, Option<&'static str>),
+    /// `Accept-Patch` alone.
+    AcceptPatch(&'static str),
+    /// `Accept-Encoding: identity`.
+    AcceptIdentity,
+    /// `Retry-After`, in seconds.
+    RetryAfter(u32),
+}
+
+/// The target of something: a path, and an id that is percent-encoded when it is printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Location<'a> {
+    /// `/items/`, say, or `/items?id=`.
+    pub before: &'static str,
+    /// The id as it is.
+    pub id: Cow<'a, [u8]>,
+}
+
+impl<'a> Response<'a> {
+    /// A response with neither body nor fields.
+    pub const fn empty(status: u16) -> Response<'a> {
+        Response {
+            status,
+            content_type: None,
+            etag: None,
+            no_store: false,
+            replayed: false,
+            extra: Extra::None,
+            body: Cow::Borrowed(b""),
+        }
+    }
+
+    /// A response with a body.
+    pub fn of(
+        status: u16,
+        content_type: ContentType,
+        body: impl Into<Cow<'a, [u8]>>,
+    ) -> Response<'a> {
+        let content_type = Some(content_type);
+        Response { content_type, body: body.into(), ..Response::empty(status) }
+    }
+
+    /// A response whose body is JSON already.
+    pub fn json(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
+        Response::of(status, ContentType::Json, body)
+    }
+
+    /// A response of plain text.
+    pub fn text(status: u16, body: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
+        Response::of(status, ContentType::Text, body)
+    }
+
+    /// The same, with `Cache-Control: no-store`.
+    pub fn no_store(mut self) -> Response<'a> {
+        self.no_store = true;
+        self
+    }
+}
+
+/// The reason phrase of a status (RFC 9110 §15); empty for one that is never sent from here.
+pub fn reason(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        200 => "OK",
+        201 => "Created",
+        204 => "No Content",
+        304 => "Not Modified",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        412 => "Precondition Failed",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Content",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "",
+    }
+}
