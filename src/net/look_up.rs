@@ -1,0 +1,252 @@
+//! Names to addresses, and files to bytes, on threads of their own.
+//!
+//! `getaddrinfo` can block for as long as a dead DNS server likes, and a file may lie on a mount
+//! that hangs. Neither can be stopped, so both are done on a thread that may hang instead of a worker. Whoever asks
+//! starts no second errand before the first has ended, so a dead DNS server costs one waiting thread for each
+//! server that is asked for, and [`ERRANDS_MAX`] bounds them whatever the askers do. What needs neither, an address
+//! written in numbers and no file, needs no thread.
+
+use super::slab::Slab;
+use super::system::failed;
+use super::world::{Errand, Found};
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+/// Errands of one worker at a time: ten times the nodes of a large cluster.
+const ERRANDS_MAX: usize = 1024;
+
+/// The errands of one worker.
+#[derive(Debug, Default)]
+pub struct Errands {
+    list: Slab<Progress>,
+}
+
+#[derive(Debug)]
+enum Progress {
+    UnderWay(Receiver<io::Result<Found>>),
+    Ended(io::Result<Found>),
+}
+
+impl Errands {
+    /// Starts one; see [`World::look_up`](super::World::look_up). `wake` is called when it has ended.
+    pub fn start(
+        &mut self,
+        name: Option<(&str, u16)>,
+        file: Option<(&Path, usize)>,
+        wake: impl FnOnce() + Send + 'static,
+    ) -> Errand {
+        if self.list.len() >= ERRANDS_MAX {
+            self.forget_abandoned();
+        }
+        let progress = match (known_addresses(name), file) {
+            (Some(addresses), None) => Progress::Ended(Ok(Found { addresses, file: None })),
+            _ if self.list.len() >= ERRANDS_MAX => {
+                Progress::Ended(Err(io::Error::other("too many names are being looked up")))
+            }
+            _ => start_thread(name, file, wake),
+        };
+        Errand(self.list.insert(progress))
+    }
+
+    /// What it has brought, once.
+    pub fn take(&mut self, errand: Errand) -> Option<io::Result<Found>> {
+        let Some(progress) = self.list.get_mut(errand.0) else {
+            return Some(Err(io::Error::other("this errand has been asked for before")));
+        };
+        progress.advance(Duration::ZERO);
+        if matches!(progress, Progress::UnderWay(_)) {
+            return None;
+        }
+        match self.list.remove(errand.0) {
+            Some(Progress::Ended(found)) => Some(found),
+            _ => None,
+        }
+    }
+
+    /// Whether one is under way.
+    pub fn are_under_way(&self) -> bool {
+        self.list.iter().any(|(_, progress)| matches!(progress, Progress::UnderWay(_)))
+    }
+
+    /// Waits so long for one that is under way. True when one has ended.
+    pub fn wait(&mut self, time: Duration) -> bool {
+        let mut time = time;
+        let mut ended = false;
+        for progress in self.list.iter_mut() {
+            if matches!(progress, Progress::UnderWay(_)) {
+                ended |= progress.advance(std::mem::take(&mut time));
+            }
+        }
+        ended
+    }
+
+    /// Whoever asked is gone, or it would have taken what has ended.
+    fn forget_abandoned(&mut self) {
+        for key in self.list.keys() {
+            if let Some(progress) = self.list.get_mut(key)
+                && (progress.advance(Duration::ZERO) || matches!(progress, Progress::Ended(_)))
+            {
+                self.list.remove(key);
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Waits so long for its end. True when that came.
+    fn advance(&mut self, time: Duration) -> bool {
+        let Progress::UnderWay(receiver) = self else {
+            return false;
+        };
+        let found = match time {
+            Duration::ZERO => receiver.try_recv().map_err(|e| e == TryRecvError::Disconnected),
+            _ => receiver.recv_timeout(time).map_err(|e| e == RecvTimeoutError::Disconnected),
+        };
+        let found = match found {
+            Ok(found) => found,
+            Err(true) => Err(io::Error::other("the resolver thread died")),
+            Err(false) => return false,
+        };
+        *self = Progress::Ended(found);
+        true
+    }
+}
+
+fn start_thread(
+    name: Option<(&str, u16)>,
+    file: Option<(&Path, usize)>,
+    wake: impl FnOnce() + Send + 'static,
+) -> Progress {
+    let name = name.map(|(host, port)| (host.to_owned(), port));
+    let file = file.map(|(path, bytes_max)| (path.to_owned(), bytes_max));
+    let (send, result) = sync_channel(1);
+    let started = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
+        let name = name.as_ref().map(|(host, port)| (host.as_str(), *port));
+        let file = file.as_ref().map(|(path, bytes_max)| (path.as_path(), *bytes_max));
+        // The receiver may have gone with its worker: then the result is of no use.
+        let _ = send.send(find(name, file));
+        wake();
+    });
+    match started {
+        Ok(_) => Progress::UnderWay(result),
+        Err(e) => Progress::Ended(Err(failed("start a resolver thread")(e))),
+    }
+}
+
+/// Addresses for which no name server is needed.
+fn known_addresses(name: Option<(&str, u16)>) -> Option<Vec<SocketAddr>> {
+    let Some((host, port)) = name else {
+        return Some(Vec::new());
+    };
+    Some(vec![SocketAddr::new(host.parse::<IpAddr>().ok()?, port)])
+}
+
+fn find(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<Found> {
+    // First the file: it is next door.
+    let file = match file {
+        Some((path, bytes_max)) => {
+            Some(read(path, bytes_max).map_err(failed(format_args!("read {}", path.display())))?)
+        }
+        None => None,
+    };
+    let addresses = match (known_addresses(name), name) {
+        (Some(addresses), _) => addresses,
+        (None, Some(name)) => name.to_socket_addrs()?.collect(),
+        (None, None) => Vec::new(),
+    };
+    Ok(Found { addresses, file })
+}
+
+/// No more than `bytes_max` bytes, whatever the file is: a size that it says is no bound for a device or a pipe.
+fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(bytes_max as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    fn look_up(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<Found> {
+        let mut errands = Errands::default();
+        let (wake, woken) = channel();
+        let errand = errands.start(name, file, move || wake.send(()).unwrap());
+        if errands.are_under_way() {
+            woken.recv().unwrap();
+        }
+        let found = errands.take(errand).expect("it has woken us");
+        assert!(errands.take(errand).unwrap().is_err(), "only once");
+        found
+    }
+
+    fn addresses(host: &str) -> io::Result<Vec<SocketAddr>> {
+        look_up(Some((host, 6379)), None).map(|found| found.addresses)
+    }
+
+    #[test]
+    fn a_number_needs_no_thread_and_a_name_wakes_the_loop() {
+        let mut errands = Errands::default();
+        for name in [None, Some(("127.0.0.1", 1)), Some(("::1", 1))] {
+            errands.start(name, None, || panic!("a thread"));
+            assert!(!errands.are_under_way());
+        }
+        assert_eq!(addresses("127.0.0.1").unwrap(), ["127.0.0.1:6379".parse().unwrap()]);
+        assert_eq!(addresses("::1").unwrap(), ["[::1]:6379".parse().unwrap()]);
+        assert!(addresses("localhost").unwrap().iter().all(|a| a.ip().is_loopback()));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_an_error() {
+        assert!(addresses("no such name").is_err());
+    }
+
+    #[test]
+    fn a_file_is_cut_to_what_was_asked_for_even_one_without_an_end() {
+        let path = std::env::temp_dir().join(format!("kioskd-look-up-{}", std::process::id()));
+        std::fs::write(&path, "s3cret\n").unwrap();
+        for (bytes_max, expected) in [(6, "s3cret"), (7, "s3cret\n"), (8, "s3cret\n")] {
+            let found = look_up(None, Some((&path, bytes_max))).unwrap();
+            assert_eq!(found.file.as_deref(), Some(expected.as_bytes()));
+            assert_eq!(found.addresses, []);
+        }
+        std::fs::remove_file(&path).unwrap();
+        let error = look_up(Some(("127.0.0.1", 1)), Some((&path, 8))).unwrap_err();
+        assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        let endless = look_up(None, Some((Path::new("/dev/zero"), 100))).unwrap();
+        assert_eq!(endless.file.unwrap().len(), 100);
+    }
+
+    #[test]
+    fn errands_that_are_not_asked_for_do_not_pile_up() {
+        let mut errands = Errands::default();
+        for _ in 0..10 * ERRANDS_MAX {
+            errands.start(None, None, || {});
+        }
+        assert!(errands.list.len() <= ERRANDS_MAX);
+    }
+
+    #[test]
+    fn so_many_are_under_way_and_no_more() {
+        let mut errands = Errands::default();
+        // Each of them would wait for as long as the other end of its channel is there.
+        let mut ends = Vec::new();
+        for _ in 0..ERRANDS_MAX {
+            let (end, receiver) = sync_channel(1);
+            errands.list.insert(Progress::UnderWay(receiver));
+            ends.push(end);
+        }
+        let one_more = errands.start(Some(("localhost", 1)), None, || {});
+        assert!(errands.take(one_more).unwrap().is_err());
+        let time = Duration::from_millis(1);
+        assert!(!errands.wait(time));
+        drop(ends);
+        assert!(errands.wait(time));
+    }
+}
