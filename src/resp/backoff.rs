@@ -4,8 +4,6 @@
 //! the same server at the same moment must not come back to it at the same moment (the AWS
 //! Architecture Blog, "Exponential Backoff And Jitter", compares the kinds).
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 /// The state of one series of tries.
@@ -19,11 +17,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A fresh series: waits of up to `base`, doubling up to `cap`, none below `floor`.
-    pub fn new(floor: Duration, base: Duration, cap: Duration) -> Backoff {
-        // The only source of randomness in std; it differs for every instance and process.
-        let random = RandomState::new().build_hasher().finish() | 1;
-        Backoff { floor, base, cap, tries: 0, random }
+    /// A fresh series: waits of up to `base`, doubling up to `cap`, none below `floor`. `random` differs for every
+    /// instance and process.
+    pub fn new(floor: Duration, base: Duration, cap: Duration, random: u64) -> Backoff {
+        // Zero is the one number that xorshift makes nothing of.
+        Backoff { floor, base, cap, tries: 0, random: random | 1 }
     }
 
     /// The next wait of the series.
@@ -72,7 +70,7 @@ mod tests {
 
     #[test]
     fn waits_stay_between_floor_and_a_doubling_top() {
-        let mut b = Backoff::new(10 * MS, 50 * MS, 1000 * MS);
+        let mut b = Backoff::new(10 * MS, 50 * MS, 1000 * MS, 7);
         for n in 0..40u32 {
             let wait = b.next_wait();
             let top = (50 * MS * (1 << n.min(10))).min(1000 * MS);
@@ -82,16 +80,17 @@ mod tests {
 
     #[test]
     fn waits_differ_between_series() {
-        let series = || {
-            let mut b = Backoff::new(MS, 1000 * MS, 60_000 * MS);
+        let series = |random| {
+            let mut b = Backoff::new(MS, 1000 * MS, 60_000 * MS, random);
             [b.next_wait(), b.next_wait(), b.next_wait()]
         };
-        assert_ne!(series(), series());
+        assert_ne!(series(1 << 40), series(3 << 40));
+        assert_ne!(series(0), [MS; 3]);
     }
 
     #[test]
     fn reset_starts_small_again() {
-        let mut b = Backoff::new(MS, 10 * MS, 10_000 * MS);
+        let mut b = Backoff::new(MS, 10 * MS, 10_000 * MS, 7);
         for _ in 0..20 {
             b.next_wait();
         }

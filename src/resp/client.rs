@@ -1,8 +1,8 @@
-//! Requests to Redis: until when, over which node, and what may be asked again.
+//! Requests to Redis: over which node, and what may be asked again.
 //!
 //! A [`Client`] belongs to one worker. It gives each request a place in a table, pushes its bytes
 //! into the link of the right node when that is up, and answers it exactly once: with its reply,
-//! or with an honest error when its deadline comes first.
+//! or with an honest error.
 //!
 //! ```text
 //! submit ─▶ table ─┬─ link up ────▶ connection ─▶ reply ─┬─▶ done
@@ -10,27 +10,34 @@
 //!                  └─ known away ─▶ done, at once
 //!
 //! connection lost:  not sent, or a read that was sent   ─▶ waiting
-//!                   a write that was sent               ─▶ done (Broken: nobody knows)
+//!                   a write that was sent               ─▶ done (Broken: unknown)
+//! deadline:         the requester abandons it, and hears what is known
 //! ```
 //!
 //! Three outcomes of a try, not two: it did not reach the server, the server proved that it did
-//! not run, or nobody knows. The first two may be tried again, whatever it was; the third only
+//! not run, or it is unknown. The first two may be tried again, whatever it was; the third only
 //! if it was a read. A request that gave up leaves the table but not the connection's order of
-//! replies: its slot stays there, and the reply finds nobody under its key.
+//! replies: its slot stays there, and the reply finds nothing under its key.
+//!
+//! A command is encoded straight into the output of its connection, which keeps it until the reply. The table has its
+//! bytes only while no connection has them.
 
+use super::away::Away;
 use super::backoff::Backoff;
 use super::cluster::{read_redirect, read_slots};
-use super::codec::{ErrorReply, Reply, Unsendable};
-use super::connection::Shape;
+use super::codec::{ErrorReply, Received, Reply, Unsendable};
+use super::connection::{Heard, Shape};
 use super::endpoint::Endpoint;
 use super::guide::{Guide, Map, Origin, ROUND, Standing, Watch, Wish};
-use super::link::{Away, Events, Link, Lost, NOBODY, Options, Wires};
+use super::link::{Link, NOBODY, Options, Wreck};
+use super::nodes::Nodes;
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
-use super::request::{Failure, Home, Outcome, Request, Spelling, Wire};
+use super::request::{Encoded, Failure, Home, Outcome, Outline, Request, Spelling, Words};
 use super::sentinel::{read_address, read_master, read_others, read_switch};
-use crate::slab::Slab;
-use mio::event::Event;
-use std::collections::{HashMap, VecDeque};
+use crate::net::Slab;
+use crate::net::{Ready, World};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Commands that may be under way or waiting in one client; one more is refused. What requests
@@ -43,11 +50,14 @@ const NODES_MAX: usize = 1024;
 /// Sentinels that are asked at the same time; the URL may name more.
 const SENTINELS_MAX: usize = 32;
 
+/// Keys that wait in one place; those of requests that gave up meanwhile leave when there are so many.
+const WAITING_MAX: usize = 2 * COMMANDS_MAX;
+
 /// How often one request is sent at the most when each time its connection is lost. (What is
 /// refused is tried again until its deadline, or until the budget is spent.)
 const TRIES_MAX: u32 = 16;
 
-/// Redirects that one request follows; a cluster in its senses needs one or two.
+/// Redirects that one request follows; a sound cluster needs one or two.
 const HOPS_MAX: u32 = 5;
 
 /// Waits before another try of a request that was refused.
@@ -83,65 +93,99 @@ pub enum Target {
 }
 
 /// See the module's text.
-pub struct Client {
-    nodes: Slab<Node>,
+pub struct Client<P> {
+    nodes: Nodes,
     options: Options,
     /// For sentinels.
     sentinel_options: Options,
-    wires: Wires,
+    /// Of all sockets, to the world.
+    owner: u64,
     guide: Guide,
-    table: Slab<Entry>,
+    table: Slab<Entry<P>>,
     bytes: usize,
     /// Keys of requests for which no node is known.
     homeless: VecDeque<u64>,
     /// Keys of requests that wait before another try, and until when.
-    delayed: Vec<(Instant, u64)>,
-    /// No deadline in the table is before this. It may lie: entries leave without raising it.
-    earliest: Option<Instant>,
+    delayed: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Keys of requests that the client ends at their deadlines: its own and a few of the requester's.
+    expiring: Vec<u64>,
     began: Instant,
+    /// Replies have come in this turn.
+    came: bool,
     /// Something was pushed into a link, or a link was made, since they were last driven.
     pushed: bool,
     backoff: Backoff,
     budget: Budget,
     /// The servers do not know `#!lua`.
     plain_scripts: bool,
-    /// What the last one said who was asked where the data is, and did not tell.
+    /// What the last one said who was asked where the data is, and did not say it.
     complaint: Option<String>,
-    events: Events,
-    done: Vec<Outcome>,
+    done: Vec<Outcome<P>>,
+    /// As of the last turn, when the next has something to do.
+    next: Option<Instant>,
+    /// For a walk over the nodes; kept for its room.
+    walk: Vec<u64>,
 }
 
-struct Node {
-    link: Link,
-    /// Keys of requests that wait for the link, oldest first.
-    waiting: VecDeque<u64>,
-}
-
+/// Not over 128 bytes: it is moved in and out of the table.
 #[derive(Debug)]
-struct Entry {
-    request: Request,
-    origin: Origin,
+struct Entry<P> {
+    origin: Origin<P>,
+    home: Home,
+    deadline: Instant,
+    command: Outline,
+    /// What it counts for the bounds.
+    len: usize,
+    place: Place,
     tries: u32,
+    shape: Shape,
+    read_only: bool,
+    expires: bool,
+    /// How it was sent the last time.
+    spelling: Spelling,
+    detour: Option<Box<Detour>>,
+}
+
+/// What few requests need.
+#[derive(Debug, Default)]
+struct Detour {
+    /// The bytes of the command, while no connection has them.
+    bytes: Vec<u8>,
     hops: u32,
-    /// A connection has it; whether it ran is then unknown.
-    sent: bool,
     /// The node an ASK has named; the command goes there once, behind ASKING.
     asking: Option<u64>,
     /// The server did not know the script.
     as_text: bool,
-    /// It was sent without `#!lua` the last time.
-    plain: bool,
     /// What it was refused with the last time.
     refusal: Option<ErrorReply>,
 }
 
-impl Client {
-    /// A client for `target`. Connects at the first `progress`.
-    pub fn new(target: Target, options: Options, wires: Wires, now: Instant) -> Client {
-        let mut nodes = Slab::default();
+/// Where a request is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Here: it waits before another try, or for a node to be known.
+    Here,
+    /// With this node, whose link is not up.
+    Waiting(u64),
+    /// A connection has it; whether it ran is then unknown.
+    Sent,
+}
+
+/// Who takes the outcomes: what the request was for, the shape of its reply, and that.
+pub type Sink<'a, P> = &'a mut dyn FnMut(P, Shape, Result<Received<'_>, Failure>);
+
+impl<P> Client<P> {
+    /// A client for `target`, whose sockets are `owner`'s. Connects at the first `progress`.
+    pub fn new(
+        target: Target,
+        options: Options,
+        owner: u64,
+        world: &mut dyn World,
+        now: Instant,
+    ) -> Client<P> {
+        let mut nodes = Nodes::default();
         let mut open = |endpoint, options: &Options| {
-            let link = Link::new(endpoint, options.clone(), wires.clone(), now);
-            nodes.insert(Node { link, waiting: VecDeque::new() })
+            nodes.insert(Link::new(endpoint, options.clone(), owner, world, now))
         };
         let mut sentinel_options = options.clone();
         let guide = match target {
@@ -157,34 +201,133 @@ impl Client {
             nodes,
             options,
             sentinel_options,
-            wires,
+            owner,
             guide,
             table: Slab::default(),
             bytes: 0,
             homeless: VecDeque::new(),
-            delayed: Vec::new(),
-            earliest: None,
+            delayed: BinaryHeap::new(),
+            expiring: Vec::new(),
             began: now,
+            came: false,
             pushed: false,
-            backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP),
+            backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP, world.random()),
             budget: Budget::default(),
             plain_scripts: false,
             complaint: None,
-            events: Events::default(),
             done: Vec::new(),
+            next: Some(now),
+            walk: Vec::new(),
         }
     }
 
-    /// Takes a request; its outcome comes from [`progress`](Client::progress).
-    pub fn submit(&mut self, now: Instant, request: Request) {
-        if self.table.len() >= COMMANDS_MAX
-            || self.bytes + request.command.len() > self.options.queue_bytes_max
-        {
-            return self.done.push((request.tag, request.shape, Err(Failure::Overloaded)));
+    /// The home of a key. Only a cluster has slots.
+    pub fn home_of(&self, key: &[u8]) -> Home {
+        match self.guide {
+            Guide::Cluster(_) => Home::of(key),
+            Guide::Single(_) | Guide::Sentinel(_) => Home::Slot(0),
         }
-        let origin = Origin::Requester(request.tag);
-        let key = self.enter(request, origin);
-        self.place(now, key);
+    }
+
+    /// Takes a request; its outcome comes from [`progress`](Client::progress). Gives the key to
+    /// [abandon](Client::abandon) it by.
+    // Inlined like the three that it calls for its entry: else a request is copied from one to the next, which costs as
+    // much as to encode a GET.
+    #[inline(always)]
+    pub fn submit(&mut self, now: Instant, request: Request<P>, words: Words<'_>) -> u64 {
+        let sendable = words.is_sendable();
+        let full = self.is_full(words.len());
+        let key = self.enter(request, words.outline(), words.len());
+        match (full, sendable) {
+            (true, _) => self.finish(key, Err(Failure::Overloaded)),
+            (_, false) => self.finish(key, Err(Failure::Refused(Unsendable.to_string()))),
+            (false, true) => self.place(now, key, Some(words)),
+        }
+        key
+    }
+
+    /// As [`submit`](Client::submit), for a command that is encoded already.
+    pub fn submit_encoded(&mut self, now: Instant, request: Request<P>, command: Encoded) -> u64 {
+        let full = self.is_full(command.len());
+        let key = self.enter(request, command.outline, command.len());
+        if full {
+            self.finish(key, Err(Failure::Overloaded));
+        } else {
+            if let Some(entry) = self.table.get_mut(key) {
+                entry.detour().bytes = command.bytes;
+            }
+            self.place(now, key, None);
+        }
+        key
+    }
+
+    fn is_full(&self, len: usize) -> bool {
+        self.table.len() >= COMMANDS_MAX || self.bytes + len > self.options.queue_bytes_max
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, request: Request<P>, command: Outline, len: usize) -> u64 {
+        let Request { purpose, shape, home, read_only, deadline, expires } = request;
+        self.insert(Entry {
+            origin: Origin::Requester(purpose),
+            home,
+            deadline,
+            command,
+            len,
+            place: Place::Here,
+            tries: 0,
+            shape,
+            read_only,
+            expires,
+            spelling: Spelling::default(),
+            detour: None,
+        })
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, entry: Entry<P>) -> u64 {
+        self.bytes += entry.len;
+        let expires = entry.expires;
+        let key = self.table.insert(entry);
+        if expires {
+            self.expiring.push(key);
+            self.pushed = true;
+        }
+        key
+    }
+
+    /// The requester no longer waits: the request is forgotten, and a reply to it is dropped when it comes. Gives
+    /// what it was for, and why there is no answer; `None` when its outcome is on its way or was given already.
+    ///
+    /// What no connection has says why it waited: it certainly did not run. A
+    /// read says so too while it is being tried again: of a server that answers LOADING now and
+    /// then, LOADING is the better answer than silence.
+    pub fn abandon(&mut self, key: u64) -> Option<(P, Result<Reply, Failure>)> {
+        let result = self.give_up(self.table.get(key)?);
+        match self.remove(key)?.origin {
+            Origin::Requester(purpose) => Some((purpose, result)),
+            _ => None,
+        }
+    }
+
+    /// Why there is no answer yet; `None` as for [`abandon`](Client::abandon).
+    pub fn why_not(&self, key: u64) -> Option<Result<Reply, Failure>> {
+        Some(self.give_up(self.table.get(key)?))
+    }
+
+    fn give_up(&self, entry: &Entry<P>) -> Result<Reply, Failure> {
+        let refusal = entry.detour.as_ref().and_then(|detour| detour.refusal.as_ref());
+        if let Some(e) = refusal
+            && (entry.place != Place::Sent || entry.read_only)
+        {
+            return Ok(Reply::Error(e.clone()));
+        }
+        // What waits for a link that knows why it is down says that.
+        let Place::Waiting(node) = entry.place else {
+            return Err(Failure::Timeout);
+        };
+        let away = self.nodes.get(node).and_then(|node| node.link.away());
+        Err(away.map_or(Failure::Timeout, Failure::from))
     }
 
     /// Every server that has keys of its own, with the lowest of its slots, in that order. `None`
@@ -205,93 +348,164 @@ impl Client {
         owners.into_iter().map(endpoint).collect()
     }
 
-    /// The loop saw readiness on one of our tokens.
-    pub fn ready(&mut self, event: &Event) {
-        for node in self.nodes.iter_mut() {
-            node.link.ready(event);
+    /// The world reports readiness of one of our sockets.
+    pub fn ready(&mut self, ready: Ready) {
+        let mut nodes = self.nodes.iter_mut();
+        if let Some(node) = nodes.find(|node| node.link.socket() == Some(ready.socket)) {
+            node.link.ready(ready);
         }
     }
 
-    /// Moves what can be moved and collects the outcomes.
+    /// The next [`progress`](Client::progress) asks the sockets themselves, whatever the world has reported.
+    pub fn look(&mut self) {
+        for node in self.nodes.iter_mut() {
+            node.link.look();
+        }
+    }
+
+    /// Moves what can be moved and hands out the outcomes.
     ///
     /// What has come by now counts, so before any deadline is judged the sockets themselves are asked:
     /// a process that was stopped for a while wakes up to a wait that was interrupted, with no events,
     /// and to deadlines long past.
-    pub fn progress(&mut self, now: Instant, done: &mut Vec<Outcome>) {
-        if self.next_deadline().is_some_and(|t| t <= now) {
-            for node in self.nodes.iter_mut() {
-                node.link.look();
-            }
+    pub fn progress(&mut self, world: &mut dyn World, now: Instant, sink: Sink<'_, P>) {
+        if self.next.is_some_and(|t| t <= now) {
+            self.look();
         }
-        self.drive(now);
-        self.follow_guide(now);
+        self.came = false;
+        self.drive(world, now, sink);
+        self.follow_guide(world, now);
         self.wake_delayed(now);
         if !self.homeless.is_empty() {
             for key in std::mem::take(&mut self.homeless) {
-                self.place(now, key);
+                self.place(now, key, None);
             }
         }
         if self.pushed {
-            self.drive(now);
+            self.drive(world, now, sink);
         }
         // Those who are due may have their replies among what is left to read. That comes at once and is no
         // more than was asked for: only where nothing came of reading is a deadline judged without it.
-        let more = self.nodes.iter().any(|(_, node)| node.link.has_more());
-        if !more || self.done.is_empty() {
-            self.time_out(now);
+        if !self.expiring.is_empty() {
+            let more = self.nodes.iter().any(|(_, node)| node.link.has_more());
+            if !more || !self.came && self.done.is_empty() {
+                self.time_out(now);
+            }
         }
-        done.append(&mut self.done);
+        for (purpose, shape, result) in self.done.drain(..) {
+            sink(purpose, shape, result.map(Received::Other));
+        }
+        self.next = self.earliest();
+    }
+
+    /// Sends what was submitted since. What there is to read waits for the next [`progress`](Client::progress).
+    pub fn send(&mut self, world: &mut dyn World, now: Instant) {
+        self.walk(|client, node_key| client.serve(world, now, node_key));
     }
 
     /// When `progress` must be called again if nothing becomes ready before.
     pub fn next_deadline(&self) -> Option<Instant> {
+        if !self.done.is_empty() {
+            return Some(self.began);
+        }
+        // What was submitted since may be due before anything else.
+        if self.pushed { self.earliest() } else { self.next }
+    }
+
+    fn earliest(&self) -> Option<Instant> {
         let guide = match &self.guide {
             Guide::Single(_) => None,
             Guide::Sentinel(watch) => Some(watch.next_deadline()),
             Guide::Cluster(map) => map.next_deadline(),
         };
         let links = self.nodes.iter().filter_map(|(_, node)| node.link.next_deadline());
-        let delayed = self.delayed.iter().map(|(until, _)| *until);
-        links.chain(delayed).chain(guide).chain(self.earliest).min()
+        let delayed = self.delayed.peek().map(|Reverse((until, _))| *until);
+        let expiring = self.expiring.iter().filter_map(|key| Some(self.table.get(*key)?.deadline));
+        links.chain(delayed).chain(guide).chain(expiring).min()
     }
 
     /// Drives every link until none has anything new to send.
-    fn drive(&mut self, now: Instant) {
-        let mut events = std::mem::take(&mut self.events);
+    fn drive(&mut self, world: &mut dyn World, now: Instant, sink: Sink<'_, P>) {
         loop {
             self.pushed = false;
-            let mut nodes = self.nodes.keys();
-            if let Guide::Sentinel(watch) = &self.guide {
-                nodes.sort_by_key(|node| !watch.sentinels.contains(node));
-            }
-            for node_key in nodes {
-                let Some(node) = self.nodes.get_mut(node_key) else {
-                    continue;
-                };
-                node.link.progress(now, &mut events);
-                for push in events.heard.pushes.drain(..) {
-                    self.told(now, &push);
-                }
-                for (key, _, reply) in events.heard.replies.drain(..) {
-                    self.answered(now, node_key, key, reply);
-                }
-                for lost in events.lost.drain(..) {
-                    self.lost(now, lost);
-                }
-                self.serve_waiting(now, node_key);
-            }
+            self.walk(|client, node_key| {
+                client.hear(world, now, node_key, sink);
+                client.serve(world, now, node_key);
+            });
             if !self.pushed {
                 break;
             }
         }
-        // Kept for its room: no allocation in the next tick.
-        self.events = events;
+    }
+
+    /// Does something for every node, sentinels before servers.
+    fn walk(&mut self, mut each: impl FnMut(&mut Client<P>, u64)) {
+        if let Guide::Single(node) = self.guide {
+            return each(self, node);
+        }
+        let mut walk = std::mem::take(&mut self.walk);
+        walk.extend(self.nodes.iter().map(|(key, _)| key));
+        if let Guide::Sentinel(watch) = &self.guide {
+            walk.sort_by_key(|node| !watch.sentinels.contains(node));
+        }
+        for node in walk.drain(..) {
+            each(self, node);
+        }
+        self.walk = walk;
+    }
+
+    /// Takes in what a node says.
+    fn hear(&mut self, world: &mut dyn World, now: Instant, node_key: u64, sink: Sink<'_, P>) {
+        loop {
+            // It may leave by what it says.
+            let Some(node) = self.nodes.get_mut(node_key) else {
+                return;
+            };
+            match node.link.hear(world, now) {
+                None => return,
+                Some(Heard::Push(push)) => self.heard_push(world, now, &push),
+                Some(Heard::Reply { id, shape, reply }) => match self.table.get(id) {
+                    // It gave up, and this is its reply, read and dropped in its turn.
+                    None => {}
+                    Some(Entry { origin: Origin::Requester(_), .. })
+                        if !matches!(reply, Received::Other(Reply::Error(_))) =>
+                    {
+                        self.came = true;
+                        self.budget.earn();
+                        let entry =
+                            remove(&mut self.table, &mut self.bytes, &mut self.expiring, id);
+                        if let Some(Entry { origin: Origin::Requester(purpose), .. }) = entry {
+                            sink(purpose, shape, Ok(reply));
+                        }
+                    }
+                    Some(_) => {
+                        let reply = reply.into_reply();
+                        self.answered(world, now, node_key, id, reply);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Sends what a node is to have, or finds out what was lost with its connection.
+    fn serve(&mut self, world: &mut dyn World, now: Instant, node_key: u64) {
+        let Some(node) = self.nodes.get_mut(node_key) else {
+            return;
+        };
+        let wreck = node.link.progress(world, now);
+        let waits = !node.waiting.is_empty();
+        if let Some(wreck) = wreck {
+            self.all_lost(now, &wreck);
+            self.serve_waiting(now, node_key);
+        } else if waits {
+            self.serve_waiting(now, node_key);
+        }
     }
 
     /// A sentinel has said something unasked. That our master was replaced is believed at once: the
     /// old one may wake up this very moment and say OK to what it should not. A round follows, for
     /// the epoch. (Sentinels are driven before servers, so they are heard first.)
-    fn told(&mut self, now: Instant, push: &[Reply]) {
+    fn heard_push(&mut self, world: &mut dyn World, now: Instant, push: &[Reply]) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
         };
@@ -299,7 +513,7 @@ impl Client {
             return;
         };
         if watch.switched(now, &old, &new) {
-            self.follow_master(now, new);
+            self.follow_master(world, now, new);
         }
     }
 
@@ -308,85 +522,104 @@ impl Client {
         let Some(node) = self.nodes.get_mut(node_key) else {
             return;
         };
-        let away = node.link.known_away(now).is_some();
-        if node.waiting.is_empty() || (node.link.up().is_none() && !away) {
+        if node.waiting.is_empty() || !node.link.is_up() && node.link.known_away(now).is_none() {
             return;
         }
         for key in std::mem::take(&mut node.waiting) {
-            self.place(now, key);
+            self.place(now, key, None);
         }
     }
 
-    /// Finds the node for a request, and sends it or lets it wait.
-    fn place(&mut self, now: Instant, key: u64) {
+    /// Finds the node for a request, and sends it or lets it wait. At first its command is in `words`, then in the table.
+    fn place(&mut self, now: Instant, key: u64, words: Option<Words<'_>>) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let node_key = match (&self.guide, &entry.request.home) {
+        entry.place = Place::Here;
+        let node_key = match (&self.guide, &entry.home) {
+            // Of one server's requests nearly all are that.
+            (Guide::Single(node), Home::Slot(_)) => Some(*node),
             _ if let Origin::Master(asked) | Origin::Address(asked) | Origin::Others(asked) =
                 entry.origin =>
             {
                 Some(asked)
             }
-            _ if entry.asking.is_some() => entry.asking,
+            _ if let Some(Detour { asking: Some(node), .. }) = entry.detour.as_deref() => {
+                Some(*node)
+            }
             (_, Home::Elsewhere) => None,
-            (_, Home::Server(server)) => match find(&self.nodes, server) {
+            (_, Home::Server(server)) => match self.nodes.find(server) {
                 Some(node) => Some(node),
                 None => {
                     let why = format!("{server} has left");
                     return self.fail(now, key, Failure::Unreachable(why));
                 }
             },
-            (Guide::Single(node), _) => Some(*node),
-            (Guide::Sentinel(watch), _) => watch.master,
+            (Guide::Sentinel(watch), Home::Slot(_)) => watch.master,
             // Where a slot has no master any node can say so, or that it has one by now.
             (Guide::Cluster(map), Home::Slot(slot)) => map.node(*slot).or_else(|| {
                 let is_up = |n: &u64| self.nodes.get(*n).is_some_and(|node| node.link.is_up());
                 map.members().iter().copied().find(is_up)
             }),
         };
-        let Some(node) = node_key.and_then(|n| self.nodes.get_mut(n)) else {
+        let node = node_key.and_then(|n| Some((n, self.nodes.get_mut(n)?)));
+        let Some((node_key, node)) = node else {
+            entry.keep(words);
             return self.shelter(now, key);
         };
-        // Its slots may have gone to its replica, and nobody who knows will be asked by a request.
-        if let Guide::Cluster(map) = &mut self.guide
-            && node.link.away().is_some()
-        {
-            map.doubt(now, self.backoff.unit());
-        }
-        if let Some(away) = node.link.known_away(now) {
-            let failure = Failure::from(away);
-            return self.fail(now, key, failure);
-        }
         let Some(connection) = node.link.up() else {
-            entry.sent = false;
+            // Its slots may have gone to its replica, and no request will ask a node that knows.
+            if let Guide::Cluster(map) = &mut self.guide
+                && node.link.away().is_some()
+            {
+                map.doubt(now, self.backoff.unit());
+            }
+            if let Some(away) = node.link.known_away(now) {
+                let failure = Failure::from(away);
+                return self.fail(now, key, failure);
+            }
+            entry.keep(words);
+            entry.place = Place::Waiting(node_key);
+            if node.waiting.len() >= WAITING_MAX {
+                node.waiting.retain(|key| self.table.contains(*key));
+            }
             return node.waiting.push_back(key);
         };
         // The table is bounded, but entries leave it at their deadlines and their commands stay.
         if connection.in_flight() >= COMMANDS_MAX
-            || connection.backlog() + entry.request.command.len() > self.options.queue_bytes_max
+            || connection.held() + entry.len > self.options.queue_bytes_max
         {
             return self.fail(now, key, Failure::Overloaded);
         }
-        if !entry.request.command.is_sendable() {
-            let why = Unsendable.to_string();
-            return self.fail(now, key, Failure::Refused(why));
-        }
         entry.tries += 1;
-        entry.sent = true;
-        let asking = entry.asking.take().is_some() && matches!(entry.origin, Origin::Requester(_));
+        entry.place = Place::Sent;
+        let detour = entry.detour.as_deref_mut();
+        let (asking, as_text) = detour
+            .map_or((false, false), |detour| (detour.asking.take().is_some(), detour.as_text));
+        let asking = asking && matches!(entry.origin, Origin::Requester(_));
         if asking {
             // Adjacent, in one push: ASKING counts for the very next command and no other.
             let pushed = connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
             debug_assert!(pushed.is_ok(), "BUG: one short word is sendable");
         }
-        entry.plain = self.plain_scripts;
         // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
-        let spelling = Spelling { text: entry.as_text || asking, plain: entry.plain };
-        connection.push_with(now, key, entry.request.shape, |out| {
-            entry.request.command.write(out, spelling)
+        let spelling = Spelling { text: as_text || asking, plain: self.plain_scripts };
+        entry.spelling = spelling;
+        connection.push_with(now, key, entry.shape, |out| match words {
+            Some(words) => words.write(out, spelling),
+            None => {
+                let bytes = entry.detour.as_mut().map(|detour| std::mem::take(&mut detour.bytes));
+                entry.command.write(&bytes.unwrap_or_default(), out, spelling);
+            }
         });
         self.pushed = true;
+    }
+
+    /// The command of a request is needed again: it is taken back from the connection on which its reply has come.
+    fn take_back(&mut self, node_key: u64, key: u64) {
+        if let (Some(node), Some(entry)) = (self.nodes.get(node_key), self.table.get_mut(key)) {
+            entry.take_back(node.link.last_command());
+        }
     }
 
     /// No node is known for this request: it waits for the guide, but not for ever.
@@ -395,8 +628,11 @@ impl Client {
             let why = "the node asked has left".to_owned();
             return self.fail(now, key, Failure::Unreachable(why));
         }
-        // Somebody who was there for a while and whom nobody can find is away.
+        // What cannot be found for so long is away.
         let long = now.saturating_duration_since(self.began) >= super::link::PATIENCE;
+        if self.homeless.len() >= WAITING_MAX {
+            self.homeless.retain(|key| self.table.contains(*key));
+        }
         if !long {
             return self.homeless.push_back(key);
         }
@@ -410,36 +646,44 @@ impl Client {
         }
     }
 
-    /// A reply has come for the request under `key`.
-    fn answered(&mut self, now: Instant, node_key: u64, key: u64, reply: Reply) {
-        // Nobody there: it gave up, and this is its reply, read and dropped in its turn.
+    /// A reply has come for the request under `key`: an error, or the answer to a question of the guide's.
+    fn answered(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        node_key: u64,
+        key: u64,
+        reply: Reply,
+    ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        entry.sent = false;
+        entry.place = Place::Here;
         if !matches!(entry.origin, Origin::Requester(_)) {
-            return self.guide_answered(now, node_key, key, Some(reply));
+            return self.guide_answered(world, now, node_key, key, reply);
         }
-        let e = match reply {
-            Reply::Error(e) => e,
-            reply => {
-                self.budget.earn();
-                return self.finish(key, Ok(reply));
-            }
+        let Reply::Error(e) = reply else {
+            return self.finish(key, Ok(reply));
+        };
+        if remedy(&e) != Remedy::Report || is_shebang_unknown(&e) {
+            self.take_back(node_key, key);
+        }
+        let Some(entry) = self.table.get_mut(key) else {
+            return;
         };
         match remedy(&e) {
             // Of this one, for others were on their way already when the first came back.
-            Remedy::Report if is_shebang_unknown(&e) && !entry.plain => {
+            Remedy::Report if is_shebang_unknown(&e) && !entry.spelling.plain => {
                 if !std::mem::replace(&mut self.plain_scripts, true) {
                     log::warn!(
                         "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
                     );
                 }
-                self.place(now, key);
+                self.place(now, key, None);
             }
-            Remedy::SendScript if !entry.as_text => {
-                entry.as_text = true;
-                self.place(now, key);
+            Remedy::SendScript if !entry.spelling.text => {
+                entry.detour().as_text = true;
+                self.place(now, key, None);
             }
             Remedy::Report | Remedy::SendScript => self.finish(key, Ok(Reply::Error(e))),
             Remedy::Wait => self.try_again(now, key, e),
@@ -453,7 +697,7 @@ impl Client {
                 }
                 self.try_again(now, key, e);
             }
-            Remedy::Moved | Remedy::Ask => self.redirect(now, node_key, key, e),
+            Remedy::Moved | Remedy::Ask => self.redirect(world, now, node_key, key, e),
         }
     }
 
@@ -464,13 +708,13 @@ impl Client {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        // A write that is sent and not answered by its deadline has an outcome that nobody knows. So
+        // A write that is sent and not answered by its deadline has an unknown outcome. So
         // the last try is not made in the last moment: until then it is known that nothing ran.
-        if now + wait + LAST_TRY >= entry.request.deadline || !self.budget.spend() {
+        if now + wait + LAST_TRY >= entry.deadline || !self.budget.spend() {
             return self.finish(key, Ok(Reply::Error(e)));
         }
-        entry.refusal = Some(e);
-        self.delayed.push((now + wait, key));
+        entry.detour().refusal = Some(e);
+        self.delayed.push(Reverse((now + wait, key)));
     }
 
     /// This server may not be the right one any more.
@@ -489,7 +733,14 @@ impl Client {
         }
     }
 
-    fn redirect(&mut self, now: Instant, node_key: u64, key: u64, e: ErrorReply) {
+    fn redirect(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        node_key: u64,
+        key: u64,
+        e: ErrorReply,
+    ) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
@@ -498,28 +749,29 @@ impl Client {
         let (Guide::Cluster(_), Some(redirect)) = (&self.guide, redirect) else {
             return self.finish(key, Ok(Reply::Error(e)));
         };
-        entry.hops += 1;
-        if entry.hops > HOPS_MAX || entry.request.home != Home::Slot(redirect.slot) {
+        let hops = &mut entry.detour().hops;
+        *hops += 1;
+        if *hops > HOPS_MAX || entry.home != Home::Slot(redirect.slot) {
             return self.finish(key, Ok(Reply::Error(e)));
         }
         let is_ask = remedy(&e) == Remedy::Ask;
         let jitter = self.backoff.unit();
         let to = redirect.to.as_ref().filter(|to| Some(*to) != asked.as_ref());
-        let to = to.cloned().and_then(|to| self.node_at(to, now));
+        let to = to.cloned().and_then(|to| self.node_at(world, to, now));
         let Guide::Cluster(map) = &mut self.guide else {
             return;
         };
         match to {
             Some(node) if is_ask => {
                 if let Some(entry) = self.table.get_mut(key) {
-                    entry.asking = Some(node);
+                    entry.detour().asking = Some(node);
                 }
-                self.place(now, key);
+                self.place(now, key, None);
             }
             Some(node) => {
                 map.moved(redirect.slot, node);
                 map.doubt(now, jitter);
-                self.place(now, key);
+                self.place(now, key, None);
             }
             // To nowhere, or to itself: only a new map can tell.
             None => {
@@ -529,40 +781,47 @@ impl Client {
         }
     }
 
-    /// The connection was lost with this request in its order of replies.
-    fn lost(&mut self, now: Instant, Lost { id, sent, again, why }: Lost) {
+    fn all_lost(&mut self, now: Instant, wreck: &Wreck) {
+        for (key, command, sent) in wreck.connection.commands() {
+            self.lost(now, key, command, sent, wreck);
+        }
+    }
+
+    /// The connection was lost with this request in its order of replies; whether the kernel had taken all of it.
+    fn lost(&mut self, now: Instant, key: u64, command: &[u8], sent: bool, wreck: &Wreck) {
         if let Guide::Cluster(map) = &mut self.guide {
             map.doubt(now, 0.0);
         }
-        let Some(entry) = self.table.get_mut(id) else {
+        let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        entry.sent = false;
+        entry.place = Place::Here;
         // A question of the guide's is better put to another.
         let ours = !matches!(entry.origin, Origin::Requester(_));
-        let again = !ours && (!sent || again && entry.request.read_only);
+        let again = !ours && (!sent || wreck.again && entry.read_only);
         if again && entry.tries < TRIES_MAX {
-            return self.place(now, id);
+            entry.take_back(command);
+            return self.place(now, key, None);
         }
-        let failure = match why {
-            Away::Unreachable(why) if sent => Failure::Broken(why),
-            why => Failure::from(&why),
+        let failure = match &wreck.why {
+            Away::Unreachable(why) if sent => Failure::Broken(why.clone()),
+            why => Failure::from(why),
         };
-        self.fail(now, id, failure);
+        self.fail(now, key, failure);
     }
 
     /// Lets the guide find out what it wants to know.
-    fn follow_guide(&mut self, now: Instant) {
+    fn follow_guide(&mut self, world: &mut dyn World, now: Instant) {
         match &mut self.guide {
             Guide::Single(_) => {}
-            Guide::Sentinel(_) => self.follow_sentinels(now),
-            Guide::Cluster(map) if map.is_due(now) => self.fetch_map(now),
+            Guide::Sentinel(_) => self.follow_sentinels(world, now),
+            Guide::Cluster(map) if map.is_due(now) => self.fetch_map(world, now),
             Guide::Cluster(_) => {}
         }
     }
 
     /// When every sentinel that we ask is away, those that they knew are asked, too.
-    fn join_other_sentinels(&mut self, now: Instant) {
+    fn join_other_sentinels(&mut self, world: &mut dyn World, now: Instant) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
         };
@@ -571,19 +830,16 @@ impl Client {
             return;
         }
         for other in std::mem::take(&mut watch.others) {
-            if find(&self.nodes, &other).is_none() && watch.sentinels.len() < SENTINELS_MAX {
-                let (options, wires) = (self.sentinel_options.clone(), self.wires.clone());
-                watch.sentinels.push(self.nodes.insert(Node {
-                    link: Link::new(other, options, wires, now),
-                    waiting: VecDeque::new(),
-                }));
+            if self.nodes.find(&other).is_none() && watch.sentinels.len() < SENTINELS_MAX {
+                let link = Link::new(other, self.sentinel_options.clone(), self.owner, world, now);
+                watch.sentinels.push(self.nodes.insert(link));
                 self.pushed = true;
             }
         }
     }
 
-    fn follow_sentinels(&mut self, now: Instant) {
-        self.join_other_sentinels(now);
+    fn follow_sentinels(&mut self, world: &mut dyn World, now: Instant) {
+        self.join_other_sentinels(world, now);
         loop {
             let Guide::Sentinel(watch) = &mut self.guide else {
                 return;
@@ -605,21 +861,21 @@ impl Client {
             match watch.step(now, standing, state) {
                 None => return,
                 Some(Wish::Ask(sentinel)) => {
-                    let name = watch.name.as_bytes();
-                    let command = Wire::plain(&[b"SENTINEL", b"MASTER", name]);
-                    let others = Wire::plain(&[b"SENTINEL", b"SENTINELS", name]);
+                    let name = watch.name.clone();
                     let others_too = watch.is_others_due(now);
-                    self.ask(now, Origin::Master(sentinel), None, command, now + ROUND);
+                    let words: [&[u8]; 3] = [b"SENTINEL", b"MASTER", name.as_bytes()];
+                    self.ask(now, Origin::Master(sentinel), None, &words, now + ROUND);
                     if others_too {
-                        self.ask(now, Origin::Others(sentinel), None, others, now + ROUND);
+                        let words: [&[u8]; 3] = [b"SENTINEL", b"SENTINELS", name.as_bytes()];
+                        self.ask(now, Origin::Others(sentinel), None, &words, now + ROUND);
                     }
                 }
-                Some(Wish::Follow(endpoint)) => self.follow_master(now, endpoint),
+                Some(Wish::Follow(endpoint)) => self.follow_master(world, now, endpoint),
             }
         }
     }
 
-    fn follow_master(&mut self, now: Instant, endpoint: Endpoint) {
+    fn follow_master(&mut self, world: &mut dyn World, now: Instant, endpoint: Endpoint) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
         };
@@ -632,15 +888,15 @@ impl Client {
         }
         log::info!("redis: the master of {:?} is {endpoint}", watch.name);
         self.complaint = None;
-        let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
-        watch.master = Some(self.nodes.insert(Node { link, waiting: VecDeque::new() }));
+        let link = Link::new(endpoint, self.options.clone(), self.owner, world, now);
+        watch.master = Some(self.nodes.insert(link));
         self.pushed = true;
         if let Some(old) = old {
-            self.close(now, old, "the master was replaced");
+            self.close(world, now, old, "the master was replaced");
         }
     }
 
-    fn fetch_map(&mut self, now: Instant) {
+    fn fetch_map(&mut self, world: &mut dyn World, now: Instant) {
         let Guide::Cluster(map) = &mut self.guide else {
             return;
         };
@@ -650,108 +906,128 @@ impl Client {
         let node = map.fetch(&up.collect::<Vec<_>>());
         if node.is_none() {
             for source in map.sources() {
-                self.node_at(source, now);
+                self.node_at(world, source, now);
             }
             return;
         }
-        let command = Wire::plain(&[b"CLUSTER", b"SLOTS"]);
-        self.ask(now, Origin::Map, node, command, now + QUESTION_TIMEOUT);
+        self.ask(now, Origin::Map, node, &[b"CLUSTER", b"SLOTS"], now + QUESTION_TIMEOUT);
     }
 
     /// A question of the guide's own.
     fn ask(
         &mut self,
         now: Instant,
-        origin: Origin,
+        origin: Origin<P>,
         node: Option<u64>,
-        command: Wire,
+        words: &[&[u8]],
         deadline: Instant,
     ) {
-        let request = Request {
-            tag: 0,
-            command,
-            shape: Shape::Any,
+        let words = Words::plain(words);
+        let key = self.insert(Entry {
+            origin,
             home: Home::Elsewhere,
-            read_only: true,
             deadline,
-        };
-        let key = self.enter(request, origin);
-        if let Some(entry) = self.table.get_mut(key) {
-            entry.asking = node;
-        }
-        self.place(now, key);
+            command: words.outline(),
+            len: words.len(),
+            place: Place::Here,
+            tries: 0,
+            shape: Shape::Any,
+            read_only: true,
+            expires: true,
+            spelling: Spelling::default(),
+            detour: node.map(|node| Box::new(Detour { asking: Some(node), ..Detour::default() })),
+        });
+        self.place(now, key, Some(words));
     }
 
-    /// What came of it; `None` when nothing did.
-    fn guide_answered(&mut self, now: Instant, node_key: u64, key: u64, reply: Option<Reply>) {
+    /// What came of it.
+    fn guide_answered(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        node_key: u64,
+        key: u64,
+        reply: Reply,
+    ) {
         let Some(entry) = self.remove(key) else {
             return;
         };
-        let jitter = self.backoff.unit();
-        if let Origin::Others(_) = entry.origin {
-            if let (Guide::Sentinel(watch), Some(others)) =
-                (&mut self.guide, reply.as_ref().and_then(read_others))
-            {
-                watch.others = others;
+        match entry.origin {
+            Origin::Requester(_) => {}
+            Origin::Others(_) => {
+                if let (Guide::Sentinel(watch), Some(others)) =
+                    (&mut self.guide, read_others(&reply))
+                {
+                    watch.others = others;
+                }
             }
+            Origin::Master(sentinel) => self.sentinel_answered(now, sentinel, true, &reply),
+            Origin::Address(sentinel) => self.sentinel_answered(now, sentinel, false, &reply),
+            Origin::Map => self.map_answered(world, now, node_key, &reply),
+        }
+    }
+
+    /// Nothing came of it.
+    fn guide_unanswered(&mut self, now: Instant, key: u64) {
+        let Some(entry) = self.remove(key) else {
             return;
+        };
+        match (entry.origin, &mut self.guide) {
+            (Origin::Master(sentinel) | Origin::Address(sentinel), Guide::Sentinel(watch)) => {
+                watch.silent(sentinel);
+            }
+            (Origin::Map, Guide::Cluster(map)) => map.fetched(now, false, self.backoff.unit()),
+            _ => {}
         }
-        if let Origin::Master(sentinel) | Origin::Address(sentinel) = entry.origin {
-            return self.sentinel_answered(now, sentinel, entry.origin, reply);
-        }
+    }
+
+    fn map_answered(&mut self, world: &mut dyn World, now: Instant, node_key: u64, reply: &Reply) {
         let asked = self.nodes.get(node_key).map(|node| node.link.endpoint().clone());
-        let rows = reply.as_ref().zip(asked);
-        let rows = rows.and_then(|(reply, asked)| read_slots(reply, &asked));
-        match reply {
-            Some(_) if rows.is_some() => self.complaint = None,
-            Some(reply) => self.complain(node_key, &reply),
-            None => {}
+        let rows = asked.and_then(|asked| read_slots(reply, &asked));
+        match rows {
+            Some(_) => self.complaint = None,
+            None => self.complain(node_key, reply),
         }
+        let jitter = self.backoff.unit();
         let Guide::Cluster(mut map) = std::mem::replace(&mut self.guide, Guide::Single(NOBODY))
         else {
             return;
         };
         map.fetched(now, rows.is_some(), jitter);
         if let Some(rows) = rows {
-            map.replace(&rows, |endpoint| self.node_at(endpoint.clone(), now).unwrap_or(NOBODY));
+            map.replace(&rows, |endpoint| {
+                self.node_at(world, endpoint.clone(), now).unwrap_or(NOBODY)
+            });
             self.guide = Guide::Cluster(map);
-            self.regroup(now);
+            self.regroup(world, now);
         } else {
             self.guide = Guide::Cluster(map);
         }
     }
 
-    fn sentinel_answered(
-        &mut self,
-        now: Instant,
-        sentinel: u64,
-        origin: Origin,
-        reply: Option<Reply>,
-    ) {
+    /// A sentinel has answered to SENTINEL MASTER, or else where the master is.
+    fn sentinel_answered(&mut self, now: Instant, sentinel: u64, first: bool, reply: &Reply) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
         };
-        let Some(reply) = reply else {
-            return watch.silent(sentinel);
-        };
-        let (first, master) = (origin == Origin::Master(sentinel), read_master(&reply));
-        let forbidden = matches!(&reply, Reply::Error(e) if e.code == "NOPERM");
+        let master = read_master(reply);
+        let forbidden = matches!(reply, Reply::Error(e) if e.code == "NOPERM");
         if first && (forbidden || master.as_ref().is_some_and(|m| m.in_doubt)) {
-            let name = watch.name.as_bytes();
-            let command = Wire::plain(&[b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name]);
+            let name = watch.name.clone();
             if !forbidden {
                 watch.heard(sentinel, master);
             }
-            return self.ask(now, Origin::Address(sentinel), None, command, now + ROUND);
+            let words: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name.as_bytes()];
+            return self.ask(now, Origin::Address(sentinel), None, &words, now + ROUND);
         }
-        let address = read_address(&reply).filter(|_| !first);
+        let address = read_address(reply).filter(|_| !first);
         let knows_none = master.is_none() && address.is_none() && watch.master.is_none();
         match first {
             true => watch.heard(sentinel, master),
             false => watch.located(sentinel, address),
         }
         if knows_none {
-            self.complain(sentinel, &reply);
+            self.complain(sentinel, reply);
         }
     }
 
@@ -777,18 +1053,19 @@ impl Client {
 
     /// After a new map: what waits may have another node now, and nodes without slots may go. But
     /// while no node with slots is there, it came from those, and so will the next.
-    fn regroup(&mut self, now: Instant) {
+    fn regroup(&mut self, world: &mut dyn World, now: Instant) {
         let is_away = |n: &u64| self.nodes.get(*n).is_none_or(|n| n.link.away().is_some());
         let all_away = match &self.guide {
             Guide::Cluster(map) => map.members().iter().all(is_away),
             _ => return,
         };
-        for node_key in self.nodes.keys() {
+        let keys: Vec<u64> = self.nodes.iter().map(|(key, _)| key).collect();
+        for node_key in keys {
             let Some(node) = self.nodes.get_mut(node_key) else {
                 continue;
             };
             for key in std::mem::take(&mut node.waiting) {
-                self.place(now, key);
+                self.place(now, key, None);
             }
             let Guide::Cluster(map) = &self.guide else {
                 return;
@@ -798,128 +1075,110 @@ impl Client {
                 .get(node_key)
                 .is_some_and(|n| n.waiting.is_empty() && n.link.in_flight() == 0);
             if idle && !all_away && !map.members().contains(&node_key) {
-                self.close(now, node_key, "no slots are there any more");
+                self.close(world, now, node_key, "no slots are there any more");
             }
         }
     }
 
     /// The node at `endpoint`, made if there is none; `None` when there are too many already.
-    fn node_at(&mut self, endpoint: Endpoint, now: Instant) -> Option<u64> {
-        if let Some(key) = find(&self.nodes, &endpoint) {
+    fn node_at(&mut self, world: &mut dyn World, endpoint: Endpoint, now: Instant) -> Option<u64> {
+        if let Some(key) = self.nodes.find(&endpoint) {
             return Some(key);
         }
-        if self.nodes.len() >= NODES_MAX {
+        if self.nodes.count() >= NODES_MAX {
             return None;
         }
         self.pushed = true;
-        let link = Link::new(endpoint, self.options.clone(), self.wires.clone(), now);
-        Some(self.nodes.insert(Node { link, waiting: VecDeque::new() }))
+        let link = Link::new(endpoint, self.options.clone(), self.owner, world, now);
+        Some(self.nodes.insert(link))
     }
 
-    fn close(&mut self, now: Instant, node_key: u64, why: &str) {
+    fn close(&mut self, world: &mut dyn World, now: Instant, node_key: u64, why: &str) {
         let Some(node) = self.nodes.remove(node_key) else {
             return;
         };
-        for lost in node.link.close(now, why) {
-            self.lost(now, lost);
+        if let Some(wreck) = node.link.close(world, now, why) {
+            self.all_lost(now, &wreck);
         }
         for key in node.waiting {
-            self.place(now, key);
+            self.place(now, key, None);
         }
     }
 
     fn wake_delayed(&mut self, now: Instant) {
-        if self.delayed.iter().all(|(until, _)| *until > now) {
-            return;
-        }
-        for (until, key) in std::mem::take(&mut self.delayed) {
-            if until <= now {
-                self.place(now, key);
-            } else {
-                self.delayed.push((until, key));
-            }
+        while let Some(Reverse((until, key))) = self.delayed.peek().copied()
+            && until <= now
+        {
+            self.delayed.pop();
+            self.place(now, key, None);
         }
     }
 
-    /// Fails what is due. What no connection has says why it waited: it certainly did not run. A
-    /// read says so too while it is being tried again: of a server that answers LOADING now and
-    /// then, LOADING is the better answer than silence.
+    /// Ends what is due, of what the client ends itself.
     fn time_out(&mut self, now: Instant) {
-        if self.earliest.is_none_or(|t| t > now) {
-            return;
-        }
-        let due = |(key, entry): (u64, &Entry)| (entry.request.deadline <= now).then_some(key);
-        let due: Vec<u64> = self.table.iter().filter_map(due).collect();
-        // What waits for a link that knows why it is down is told so.
-        let links = self.nodes.iter().map(|(_, node)| node);
-        let mut away: HashMap<u64, Failure> = links
-            .filter_map(|node| Some((node, node.link.away()?)))
-            .flat_map(|(node, away)| node.waiting.iter().map(move |key| (*key, away.into())))
-            .collect();
+        let is_due = |key: &u64| self.table.get(*key).is_none_or(|entry| entry.deadline <= now);
+        let due: Vec<u64> = self.expiring.iter().copied().filter(is_due).collect();
         for key in due {
-            match self.table.get_mut(key) {
-                Some(Entry { sent, request, refusal: Some(e), .. })
-                    if !*sent || request.read_only =>
-                {
-                    let e = e.clone();
-                    self.finish(key, Ok(Reply::Error(e)));
-                }
-                _ => {
-                    let failure = away.remove(&key).unwrap_or(Failure::Timeout);
-                    self.fail(now, key, failure);
-                }
+            match self.table.get(key).map(|entry| self.give_up(entry)) {
+                Some(Ok(reply)) => self.finish(key, Ok(reply)),
+                Some(Err(failure)) => self.fail(now, key, failure),
+                None => self.expiring.retain(|other| *other != key),
             }
         }
-        for node in self.nodes.iter_mut() {
-            node.waiting.retain(|key| self.table.contains(*key));
-        }
-        self.homeless.retain(|key| self.table.contains(*key));
-        self.delayed.retain(|(_, key)| self.table.contains(*key));
-        self.earliest = self.table.iter().map(|(_, e)| e.request.deadline).min();
-    }
-
-    fn enter(&mut self, request: Request, origin: Origin) -> u64 {
-        self.earliest = Some(self.earliest.map_or(request.deadline, |t| t.min(request.deadline)));
-        self.bytes += request.command.len();
-        let entry = Entry {
-            request,
-            origin,
-            tries: 0,
-            hops: 0,
-            sent: false,
-            asking: None,
-            as_text: false,
-            plain: false,
-            refusal: None,
-        };
-        self.table.insert(entry)
     }
 
     fn fail(&mut self, now: Instant, key: u64, failure: Failure) {
-        match self.table.get(key).map(|entry| entry.origin) {
+        match self.table.get(key).map(|entry| &entry.origin) {
             Some(Origin::Requester(_)) => self.finish(key, Err(failure)),
-            Some(_) => self.guide_answered(now, NOBODY, key, None),
+            Some(_) => self.guide_unanswered(now, key),
             None => {}
         }
     }
 
     fn finish(&mut self, key: u64, result: Result<Reply, Failure>) {
-        if let Some(entry) = self.remove(key) {
-            self.done.push((entry.request.tag, entry.request.shape, result));
+        if let Some(entry) = self.remove(key)
+            && let Origin::Requester(purpose) = entry.origin
+        {
+            self.done.push((purpose, entry.shape, result));
         }
     }
 
-    fn remove(&mut self, key: u64) -> Option<Entry> {
-        let entry = self.table.remove(key)?;
-        self.bytes -= entry.request.command.len();
-        Some(entry)
+    fn remove(&mut self, key: u64) -> Option<Entry<P>> {
+        remove(&mut self.table, &mut self.bytes, &mut self.expiring, key)
     }
 }
 
-fn find(nodes: &Slab<Node>, endpoint: &Endpoint) -> Option<u64> {
-    let mut nodes = nodes.iter();
-    let found = nodes.find(|(_, node)| node.link.endpoint() == endpoint);
-    found.map(|(key, _)| key)
+impl<P> Entry<P> {
+    /// The command will be wanted later than its words are there.
+    fn keep(&mut self, words: Option<Words<'_>>) {
+        if let Some(words) = words {
+            self.detour().bytes = words.encode().bytes;
+        }
+    }
+
+    /// A connection had the command, and it is needed again.
+    fn take_back(&mut self, written: &[u8]) {
+        self.detour().bytes = self.command.take_back(written, self.spelling);
+    }
+
+    fn detour(&mut self) -> &mut Detour {
+        self.detour.get_or_insert_default()
+    }
+}
+
+#[inline(always)]
+fn remove<P>(
+    table: &mut Slab<Entry<P>>,
+    bytes: &mut usize,
+    expiring: &mut Vec<u64>,
+    key: u64,
+) -> Option<Entry<P>> {
+    let entry = table.remove(key)?;
+    *bytes -= entry.len;
+    if entry.expires {
+        expiring.retain(|other| *other != key);
+    }
+    Some(entry)
 }
 
 /// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double

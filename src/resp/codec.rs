@@ -29,15 +29,18 @@
 //!
 //! The lines and their grammar are in `header`, the values in `value`, commands in `encode`.
 
-pub use super::encode::{COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Unsendable, encode, encode_reply};
+pub use super::encode::{
+    COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Decimal, Unsendable, encode, encode_reply,
+};
 pub use super::limits::{Limits, Protocol};
 pub use super::protocol_error::{Excerpt, ProtocolError};
-pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Reply};
+pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Reply};
 
 use super::header::{
     AggregateKind, BulkKind, Header, check_verbatim_format, find_line_end, is_bulk_ended,
     parse_line, text_bytes_max,
 };
+use std::ops::Range;
 
 /// Turns the bytes of one connection into frames.
 #[derive(Debug)]
@@ -94,8 +97,21 @@ enum Part {
     Value(Reply),
 }
 
+/// A plain reply, where it lies; see [`Decoder::plain_reply`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Plain {
+    /// A bulk string: these bytes of the input.
+    Bulk(Range<usize>),
+    /// `+OK`
+    Ok,
+    /// `_` or `$-1`
+    Null,
+    /// Part of a bulk string that will be so many bytes of input, all in all.
+    Growing(usize),
+}
+
 /// Allocated for a payload or an aggregate before any of it has come, at most.
-const FIRST_BYTES_MAX: usize = 64 << 10;
+pub(super) const FIRST_BYTES_MAX: usize = 64 << 10;
 const FIRST_ELEMENTS_MAX: usize = 1024;
 
 impl Decoder {
@@ -158,6 +174,60 @@ impl Decoder {
             return Err(error.clone());
         }
         self.advance(input).inspect_err(|error| self.failed = Some(error.clone()))
+    }
+
+    /// For a reader that keeps in one piece what was not taken: the replies to GET and SET, in the common case, stay where
+    /// they are and cost no copy. Returns how many bytes the reply takes, which are taken by that; of one that
+    /// has come in part none are. Whatever is not exactly so, faults included, is for [`decode`](Decoder::decode).
+    #[inline]
+    pub fn plain_reply(&mut self, input: &[u8]) -> Option<(usize, Plain)> {
+        let (taken, plain) = self.find_plain(input)?;
+        if taken > 0 {
+            self.scanned = 0;
+            self.spoke_resp = true;
+            self.reply_ended();
+        }
+        Some((taken, plain))
+    }
+
+    fn find_plain(&self, input: &[u8]) -> Option<(usize, Plain)> {
+        if !self.open.is_empty() || self.bulk.is_some() || self.attributed || self.failed.is_some()
+        {
+            return None;
+        }
+        match input {
+            [b'$', first @ b'0'..=b'9', rest @ ..] => {
+                let mut length = usize::from(first - b'0');
+                // With nine digits no sum here overflows.
+                let digits = rest.iter().take(8).take_while(|byte| byte.is_ascii_digit());
+                let mut at = 2;
+                for digit in digits {
+                    length = length * 10 + usize::from(digit - b'0');
+                    at += 1;
+                }
+                let leading_zero = *first == b'0' && at > 2;
+                let room = self.limits.bytes_total_max.saturating_sub(self.spent.bytes);
+                if leading_zero
+                    || input.get(at..at + 2) != Some(b"\r\n")
+                    || length > self.limits.value_bytes_max.min(room)
+                {
+                    return None;
+                }
+                let payload = at + 2..at + 2 + length;
+                let whole = payload.end + 2;
+                match input.get(payload.end..whole) {
+                    Some(b"\r\n") => Some((whole, Plain::Bulk(payload))),
+                    Some(_) => None,
+                    // A wrong byte is refused as soon as it is seen.
+                    None if input.get(payload.end).is_some_and(|byte| *byte != b'\r') => None,
+                    None => Some((0, Plain::Growing(whole))),
+                }
+            }
+            [b'+', b'O', b'K', b'\r', b'\n', ..] => Some((5, Plain::Ok)),
+            [b'_', b'\r', b'\n', ..] => Some((3, Plain::Null)),
+            [b'$', b'-', b'1', b'\r', b'\n', ..] => Some((5, Plain::Null)),
+            _ => None,
+        }
     }
 
     fn advance(&mut self, input: &[u8]) -> Result<(usize, Option<Frame>), ProtocolError> {
@@ -316,10 +386,14 @@ impl Decoder {
         self.attributed = false;
         // Pushes cost until there is a reply: a thousand of the largest would be 16 GB.
         if matches!(frame, Frame::Reply(_)) {
-            self.spent = Spent::default();
-            self.out_of_band = 0;
+            self.reply_ended();
         }
         frame
+    }
+
+    fn reply_ended(&mut self) {
+        self.spent = Spent::default();
+        self.out_of_band = 0;
     }
 
     fn spend_bytes(&mut self, bytes: usize) -> Result<(), ProtocolError> {

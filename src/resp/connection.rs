@@ -1,8 +1,8 @@
 //! One pipelined socket to one Redis server.
 //!
 //! Replies carry no name: the n-th reply belongs to the n-th command. So a connection is either in
-//! step, or it is dead. A reply of the wrong type, a reply nobody asked for, garbage, or an I/O
-//! error ends it at once, and everything that waited on it is told how far its command had got.
+//! step, or it is dead. A reply of the wrong type, a reply that was not asked for, garbage, or an I/O
+//! error ends it at once, and everything that waited on it learns how far its command had got.
 //!
 //! ```text
 //! push ─▶ out  ░░░░▓▓▓▓▓▓▓▓   ▓ = not yet taken by the kernel (sent .. queued)
@@ -14,25 +14,33 @@
 //! (the famous leak of 2023 was a client that did not). What comes before its command has gone out
 //! is not its reply, whatever it looks like. Reading never waits for writing, so a server that will
 //! not read until it has written cannot lock us up with it.
+//!
+//! A command's bytes stay in `out` until its reply has come. So a command that has to be sent again is copied from
+//! there, and no other copy of it is kept meanwhile. Replies are read into one buffer and, if they are
+//! plain, handed on as they lie there.
 
 use super::codec::{
-    Decoder, ErrorReply, Frame, Limits, Protocol, ProtocolError, Reply, Unsendable, encode,
+    Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, ProtocolError, Received,
+    Reply, Unsendable, encode,
 };
-use crate::stream::Stream;
-use mio::event::Event;
+use super::tls;
+use crate::net::{Ready, Socket, World};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 /// Replies are read in pieces of this size. Idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Read in one [`progress`](Connection::progress); what is left, in the next.
-const READ_BYTES_AT_A_TIME: usize = 1024 * 1024;
+/// Where one of the buffers has become larger than this, it is given back after a while.
+const KEPT_BYTES: usize = 64 * 1024;
 
-/// The out buffer is given back when it has grown beyond this and is empty again.
-const OUT_KEPT_BYTES: usize = 64 * 1024;
+/// So long after it was emptied: at once would mean to allocate it again for each of many large values.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// Read in one turn, from one [`flush`](Connection::flush) to the next; what is left, in the next.
+const READ_BYTES_AT_A_TIME: usize = 1024 * 1024;
 
 /// The reply a command may have; anything else but an error means we are out of step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,13 +73,31 @@ pub enum Shape {
 
 impl Shape {
     fn fits(self, reply: &Reply) -> bool {
+        match reply {
+            Reply::Error(_) => true,
+            Reply::Bulk(_) | Reply::TooLarge(_) => self.may_be_bulk(),
+            Reply::Null => self.may_be_null(),
+            Reply::Simple(text) if text == b"OK" => self.may_be_ok(),
+            reply => self.fits_otherwise(reply),
+        }
+    }
+
+    fn may_be_bulk(self) -> bool {
+        matches!(self, Shape::Value | Shape::Once | Shape::Any)
+    }
+
+    fn may_be_null(self) -> bool {
+        matches!(self, Shape::Value | Shape::Stored | Shape::Probe | Shape::Any)
+    }
+
+    fn may_be_ok(self) -> bool {
+        matches!(self, Shape::Stored | Shape::Probe | Shape::Ok | Shape::Any)
+    }
+
+    fn fits_otherwise(self, reply: &Reply) -> bool {
         match (self, reply) {
-            (_, Reply::Error(_)) | (Shape::Any, _) => true,
-            (Shape::Value, Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)) => true,
-            (Shape::Stored | Shape::Probe, Reply::Simple(s)) => s == b"OK",
-            (Shape::Stored | Shape::Probe, Reply::Null) => true,
+            (Shape::Any, _) => true,
             (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1..=1)) => true,
-            (Shape::Once, Reply::Bulk(_) | Reply::TooLarge(_)) => true,
             (Shape::Look, Reply::Array(parts)) => matches!(
                 parts[..],
                 [Reply::Integer(0), Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)]
@@ -81,7 +107,6 @@ impl Shape {
             (Shape::Pair, Reply::Array(items)) => {
                 matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])
             }
-            (Shape::Ok, Reply::Simple(s)) => s == b"OK",
             _ => false,
         }
     }
@@ -132,74 +157,103 @@ impl fmt::Display for Fault {
             Fault::Io(e) => write!(f, "{e}"),
             Fault::Protocol(e) => write!(f, "{e}"),
             Fault::WrongType(shape) => write!(f, "reply of the wrong type ({shape:?} expected)"),
-            Fault::Stray => f.write_str("a reply that nobody asked for"),
+            Fault::Stray => f.write_str("a reply that was not asked for"),
             Fault::Dismissed(e) => write!(f, "dismissed by the server: {e}"),
             Fault::Stalled(d) => write!(f, "no reply for {} ms", d.as_millis()),
         }
     }
 }
 
-/// What a connection has said.
-#[derive(Debug, Default)]
-pub struct Heard {
-    /// Replies, in order, each with the command it belongs to.
-    pub replies: Vec<(u64, Shape, Reply)>,
-    /// What was sent unasked.
-    pub pushes: Vec<Vec<Reply>>,
+/// What a connection says.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// A reply, in its turn.
+    Reply {
+        /// Of this command, as it was [pushed](Connection::push).
+        id: u64,
+        /// What it might have been.
+        shape: Shape,
+        /// It fits.
+        reply: Received<'a>,
+    },
+    /// Something that was sent unasked.
+    Push(Vec<Reply>),
 }
 
 /// See the module's text.
 pub struct Connection {
-    stream: Stream,
+    socket: Socket,
+    tls: Option<tls::Session>,
     readable: bool,
     writable: bool,
     /// The peer has closed, or the socket has an error: read on until it shows.
     ended: bool,
+    /// The stream of commands from `base` to `queued`.
     out: Vec<u8>,
-    out_at: usize,
-    queued: u64,
+    base: u64,
+    /// Where in the stream the newest answered command begins and ends.
+    answered_from: u64,
+    answered_to: u64,
     sent: u64,
-    scratch: Box<[u8]>,
+    queued: u64,
+    /// Read, and not taken yet: what is between these two.
     input: Vec<u8>,
+    taken: usize,
+    filled: usize,
+    /// May still be read in this turn.
+    left: usize,
     decoder: Decoder,
     slots: VecDeque<Slot>,
+    /// When large buffers are given back, if they are empty then.
+    trim_at: Option<Instant>,
     /// When a reply last came, or the first of the present commands was queued after a silence.
     answered: Instant,
 }
 
 impl Connection {
-    /// Takes over a stream that is registered for both directions, connected or still connecting.
-    pub fn new(stream: Stream, limits: Limits, now: Instant) -> Connection {
+    /// Takes over a socket, connected or still connecting.
+    pub fn new(
+        socket: Socket,
+        tls: Option<tls::Session>,
+        limits: Limits,
+        now: Instant,
+    ) -> Connection {
         Connection {
-            stream,
+            socket,
+            tls,
             readable: false,
             writable: false,
             ended: false,
             out: Vec::new(),
-            out_at: 0,
-            queued: 0,
+            base: 0,
+            answered_from: 0,
+            answered_to: 0,
             sent: 0,
-            scratch: vec![0; READ_BYTES].into_boxed_slice(),
-            input: Vec::new(),
+            queued: 0,
+            input: vec![0; READ_BYTES],
+            taken: 0,
+            filled: 0,
+            left: READ_BYTES_AT_A_TIME,
             decoder: Decoder::new(limits),
             slots: VecDeque::new(),
+            trim_at: None,
             answered: now,
         }
     }
 
-    /// The socket, to finish connecting or to deregister it.
-    pub fn stream(&mut self) -> &mut Stream {
-        &mut self.stream
+    /// The socket.
+    pub fn socket(&self) -> Socket {
+        self.socket
     }
 
-    /// The loop saw readiness.
-    pub fn ready(&mut self, event: &Event) {
-        self.readable |= event.is_readable();
-        self.writable |= event.is_writable();
-        self.ended |= event.is_read_closed() || event.is_error();
+    /// The world reports its readiness.
+    pub fn ready(&mut self, ready: Ready) {
+        self.readable |= ready.readable;
+        self.writable |= ready.writable;
+        self.ended |= ready.ended || ready.broken;
     }
 
-    /// The socket itself is asked next, whatever the loop has been told of it.
+    /// The socket itself is asked next, whatever the world has reported.
     pub fn look(&mut self) {
         self.readable = true;
     }
@@ -236,103 +290,240 @@ impl Connection {
 
     fn enqueue(&mut self, now: Instant, id: u64, shape: Shape, before: usize) {
         if self.slots.is_empty() {
-            // Looked at before it is written to, whatever the poll has said so far: the server may
+            // Looked at before it is written to, whatever the world has reported so far: the server may
             // have closed it since, and a command written into a closed connection has an unknown
-            // outcome. One call, and only where nothing is in flight.
+            // outcome; or it has said what was not asked for, which would be taken for the reply. One call, and only
+            // where nothing is in flight.
             self.readable = true;
-            // Silence is counted from here: before, nobody waited.
+            // Silence is counted from here: before, nothing was awaited.
             self.answered = now;
         }
         self.queued += (self.out.len() - before) as u64;
         self.slots.push_back(Slot { id, shape, end: self.queued });
     }
 
-    /// Reads, then writes, as far as both go without waiting. What was said goes to `heard`.
+    /// The next thing that was said; reads as far as that needs, without waiting. `None` when there is no more, or when
+    /// enough was read in this turn.
     ///
-    /// Reading comes first so that a connection the server has closed is found dead before
+    /// Reading comes before writing so that a connection the server has closed is found dead before
     /// anything is written to it.
     ///
     /// # Errors
-    /// The connection is dead; call [`into_slots`](Connection::into_slots) next.
-    pub fn progress(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
-        self.read(now, heard)?;
-        self.write()
-    }
-
-    fn read(&mut self, now: Instant, heard: &mut Heard) -> Result<(), Fault> {
-        self.readable |= self.ended;
-        // Replies that are heard are kept until somebody takes them, and a fast server never stops.
-        let mut left = READ_BYTES_AT_A_TIME;
-        while self.readable && left > 0 {
-            match self.stream.read(&mut self.scratch) {
-                Ok(0) => return Err(Fault::Closed),
-                Ok(n) => {
-                    // Edge-triggered: a short read means drained, and saves the call that would
-                    // say so. But the edge may have told of a close as well; it comes only once.
-                    let drained = n < self.scratch.len() && self.stream.is_plain();
-                    self.readable = !drained || self.ended;
-                    left = left.saturating_sub(n);
-                    self.take(now, n, heard)?;
+    /// The connection is dead; call [`commands`](Connection::commands) next.
+    pub fn hear(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+    ) -> Result<Option<Heard<'_>>, Fault> {
+        let plain = loop {
+            let mut wanted = 0;
+            if self.taken < self.filled {
+                let (from, input) = (self.taken, &self.input[self.taken..self.filled]);
+                match self.decoder.plain_reply(input) {
+                    Some((_, Plain::Growing(whole))) => wanted = whole,
+                    Some((taken, plain)) => {
+                        self.taken += taken;
+                        break match plain {
+                            Plain::Bulk(at) => Plain::Bulk(from + at.start..from + at.end),
+                            plain => plain,
+                        };
+                    }
+                    None => {
+                        let (taken, frame) = self.decoder.decode(input).map_err(Fault::Protocol)?;
+                        self.taken += taken;
+                        if let Some(frame) = frame {
+                            return self.heard(now, frame).map(Some);
+                        }
+                    }
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Fault::Io(e)),
+                self.check_asked()?;
             }
-        }
-        Ok(())
+            self.readable |= self.ended;
+            // A fast server never stops, and others wait.
+            if !self.readable || self.left == 0 {
+                return Ok(None);
+            }
+            self.make_room(wanted);
+            self.read(world)?;
+        };
+        let slot = self.answer(now, |shape| match plain {
+            Plain::Bulk(_) => shape.may_be_bulk(),
+            Plain::Ok => shape.may_be_ok(),
+            Plain::Null | Plain::Growing(_) => shape.may_be_null(),
+        })?;
+        let reply = match plain {
+            Plain::Bulk(at) => Received::Bulk(&self.input[at]),
+            Plain::Ok => Received::Ok,
+            Plain::Null | Plain::Growing(_) => Received::Other(Reply::Null),
+        };
+        Ok(Some(Heard::Reply { id: slot.id, shape: slot.shape, reply }))
     }
 
-    /// Decodes `n` fresh bytes, straight from the scratch buffer when nothing was left over.
-    fn take(&mut self, now: Instant, n: usize, heard: &mut Heard) -> Result<(), Fault> {
-        let Connection { scratch, input, decoder, slots, sent, .. } = self;
-        let (fresh, before) = (&scratch[..n], slots.len());
-        if input.is_empty() {
-            let taken = decode(decoder, fresh, slots, *sent, heard)?;
-            input.extend_from_slice(&fresh[taken..]);
-        } else {
-            input.extend_from_slice(fresh);
-            let taken = decode(decoder, input, slots, *sent, heard)?;
-            input.drain(..taken);
-        }
-        // Half a reply is as bad as a whole one: its other half would come after our next command.
-        // Half an error may yet tell why we are dismissed.
-        let unasked = slots.front().is_none_or(|slot| slot.end > *sent);
-        if unasked && decoder.is_inside_reply(input) && input.first() != Some(&b'-') {
-            return Err(Fault::Stray);
-        }
-        if slots.len() < before {
-            self.answered = now;
-        }
-        Ok(())
-    }
-
-    fn write(&mut self) -> Result<(), Fault> {
-        while self.writable && self.out_at < self.out.len() {
-            match self.stream.write(&self.out[self.out_at..]) {
-                Ok(0) => return Err(Fault::Closed),
-                Ok(n) => {
-                    self.out_at += n;
-                    self.sent += n as u64;
+    fn heard(&mut self, now: Instant, frame: Frame) -> Result<Heard<'static>, Fault> {
+        let reply = match frame {
+            Frame::Push(push) => {
+                let asked = self.asked().is_some_and(|slot| slot.shape == Shape::Pushed);
+                if !asked || !confirms(&push) {
+                    return Ok(Heard::Push(push));
                 }
+                let slot = self.answer(now, |_| true)?;
+                let reply = Received::Other(Reply::Null);
+                return Ok(Heard::Reply { id: slot.id, shape: slot.shape, reply });
+            }
+            Frame::Reply(Reply::Error(e)) if self.asked().is_none() => {
+                return Err(Fault::Dismissed(e));
+            }
+            Frame::Reply(reply) => reply,
+        };
+        let slot = self.answer(now, |shape| shape.fits(&reply))?;
+        Ok(Heard::Reply { id: slot.id, shape: slot.shape, reply: Received::Other(reply) })
+    }
+
+    /// The oldest command whose reply has not come, if all of it has gone out.
+    fn asked(&self) -> Option<Slot> {
+        self.slots.front().filter(|slot| slot.end <= self.sent).copied()
+    }
+
+    /// A reply has come: the command that it answers.
+    fn answer(&mut self, now: Instant, fits: impl Fn(Shape) -> bool) -> Result<Slot, Fault> {
+        let slot = self.asked().ok_or(Fault::Stray)?;
+        // Taken out only when its reply is good: otherwise it is lost with the rest.
+        if !fits(slot.shape) {
+            return Err(Fault::WrongType(slot.shape));
+        }
+        self.slots.pop_front();
+        self.answered = now;
+        self.answered_from = self.answered_to;
+        self.answered_to = slot.end;
+        Ok(slot)
+    }
+
+    /// Half a reply is as bad as a whole one: its other half would come after our next command.
+    /// Half an error may yet tell why we are dismissed.
+    fn check_asked(&self) -> Result<(), Fault> {
+        let rest = &self.input[self.taken..self.filled];
+        let unasked = self.slots.front().is_none_or(|slot| slot.end > self.sent);
+        let inside = unasked && self.decoder.is_inside_reply(rest) && rest.first() != Some(&b'-');
+        if inside { Err(Fault::Stray) } else { Ok(()) }
+    }
+
+    /// Makes room in the buffer to read into: for all of a reply that will be `wanted` bytes, if that is known.
+    ///
+    /// A length is no reason to allocate what it says: beyond a first piece memory follows the bytes that came.
+    fn make_room(&mut self, wanted: usize) {
+        if self.taken == self.filled {
+            (self.taken, self.filled) = (0, 0);
+            return;
+        }
+        let there = self.filled - self.taken;
+        let goal = wanted.min(FIRST_BYTES_MAX.max(2 * there)).max(there + 1);
+        let room = self.input.len() - self.filled;
+        if self.taken > 0 && room < (goal - there).max(READ_BYTES / 2) {
+            self.input.copy_within(self.taken..self.filled, 0);
+            (self.taken, self.filled) = (0, there);
+        }
+        if self.input.len() < goal {
+            // If that is not much, for a few more replies like this: what is cut has to be moved.
+            let size = goal.max(KEPT_BYTES.min(4 * goal));
+            self.input.reserve_exact(size - self.input.len());
+            self.input.resize(size, 0);
+        }
+    }
+
+    fn read(&mut self, world: &mut dyn World) -> Result<(), Fault> {
+        let room = &mut self.input[self.filled..];
+        let size = room.len();
+        let outcome = match &mut self.tls {
+            None => world.recv(self.socket, room),
+            Some(tls) => tls.recv(world, self.socket, room),
+        };
+        match outcome {
+            Ok(0) => return Err(Fault::Closed),
+            Ok(n) => {
+                self.filled += n;
+                self.left = self.left.saturating_sub(n);
+                // Edge-triggered: a short read means drained, and saves the call that would
+                // say so. But the edge may have been that of a close as well; it comes only once.
+                let drained = n < size && self.tls.is_none();
+                self.readable = !drained || self.ended;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(e) => return Err(Fault::Io(e)),
+        }
+        Ok(())
+    }
+
+    /// Writes as far as the socket takes it, and begins a new turn of reading.
+    ///
+    /// # Errors
+    /// As for [`hear`](Connection::hear).
+    pub fn flush(&mut self, world: &mut dyn World, now: Instant) -> Result<(), Fault> {
+        self.left = READ_BYTES_AT_A_TIME;
+        while self.writable && self.sent < self.queued {
+            let rest = &self.out[(self.sent - self.base) as usize..];
+            let outcome = match &mut self.tls {
+                None => world.send(self.socket, rest),
+                Some(tls) => tls.send(world, self.socket, rest),
+            };
+            match outcome {
+                Ok(0) => return Err(Fault::Closed),
+                Ok(n) => self.sent += n as u64,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Fault::Io(e)),
             }
         }
-        if self.writable {
-            self.stream.flush().map_err(Fault::Io)?;
+        if let Some(tls) = &mut self.tls
+            && self.writable
+        {
+            tls.flush(world, self.socket).map_err(Fault::Io)?;
         }
-        if self.out_at == self.out.len() {
-            self.out_at = 0;
-            self.out.clear();
-            self.out.shrink_to(OUT_KEPT_BYTES);
-        } else if self.out_at > OUT_KEPT_BYTES.max(self.out.len() / 2) {
-            // Under steady pressure it is never empty, and would only ever grow. Each byte is
-            // moved once at the most for each byte that was sent.
-            self.out.drain(..self.out_at);
-            self.out_at = 0;
+        self.drop_answered();
+        if self.trim_at.is_some()
+            || self.input.len() > KEPT_BYTES
+            || self.out.capacity() > KEPT_BYTES
+        {
+            self.trim(now);
         }
         Ok(())
+    }
+
+    fn drop_answered(&mut self) {
+        let done = (self.answered_to - self.base) as usize;
+        if self.answered_to == self.queued {
+            self.out.clear();
+            self.base = self.queued;
+        } else if done > KEPT_BYTES.max(self.out.len() / 2) {
+            // Under steady pressure it is never empty, and would only ever grow. Each byte is
+            // moved once at the most for each byte that was answered.
+            self.out.drain(..done);
+            self.base = self.answered_to;
+        }
+    }
+
+    #[cold]
+    fn trim(&mut self, now: Instant) {
+        if now < *self.trim_at.get_or_insert(now + KEPT_FOR) {
+            return;
+        }
+        self.trim_at = None;
+        if self.taken == self.filled && self.input.len() > KEPT_BYTES {
+            (self.taken, self.filled) = (0, 0);
+            self.input.truncate(READ_BYTES);
+            self.input.shrink_to_fit();
+        }
+        self.out.shrink_to(KEPT_BYTES);
+    }
+
+    /// When [`flush`](Connection::flush) has something to do even if nothing becomes ready.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.trim_at
+    }
+
+    /// The command whose reply was heard last, as it was sent; until the next [`hear`](Connection::hear) or
+    /// [`flush`](Connection::flush).
+    pub fn last_command(&self) -> &[u8] {
+        let place = |at: u64| at.saturating_sub(self.base) as usize;
+        self.out.get(place(self.answered_from)..place(self.answered_to)).unwrap_or_default()
     }
 
     /// From here on the server speaks this protocol.
@@ -350,9 +541,9 @@ impl Connection {
         self.readable
     }
 
-    /// How many bytes the kernel has not taken yet.
-    pub fn backlog(&self) -> usize {
-        self.out.len() - self.out_at
+    /// How many bytes of commands are held: those the kernel has not taken yet, and those whose replies have not come.
+    pub fn held(&self) -> usize {
+        (self.queued - self.answered_to) as usize
     }
 
     /// When commands wait: since when none has been answered. Bytes that move are no answer: the
@@ -362,59 +553,127 @@ impl Connection {
         (!self.slots.is_empty()).then_some(self.answered)
     }
 
-    /// Ends a dead connection: its waiting commands, each with whether the kernel had taken all
-    /// of it (then nobody can know whether it ran; otherwise it certainly did not).
-    pub fn into_slots(self) -> impl Iterator<Item = (Slot, bool)> {
-        let sent = self.sent;
-        self.slots.into_iter().map(move |slot| {
-            let complete = slot.end <= sent;
-            (slot, complete)
+    /// The commands that wait for their replies, each with its bytes and with whether the kernel has taken all
+    /// of it. When the connection is dead it is unknown then whether it ran; otherwise it certainly did not.
+    pub fn commands(&self) -> impl Iterator<Item = (u64, &[u8], bool)> {
+        let mut from = self.answered_to;
+        self.slots.iter().map(move |slot| {
+            let place = |at: u64| (at - self.base) as usize;
+            let bytes = self.out.get(place(from)..place(slot.end)).unwrap_or_default();
+            from = slot.end;
+            (slot.id, bytes, slot.end <= self.sent)
         })
     }
 }
 
-fn decode(
-    decoder: &mut Decoder,
-    mut input: &[u8],
-    slots: &mut VecDeque<Slot>,
-    sent: u64,
-    heard: &mut Heard,
-) -> Result<usize, Fault> {
-    let whole = input.len();
-    while !input.is_empty() {
-        let (taken, frame) = decoder.decode(input).map_err(Fault::Protocol)?;
-        input = &input[taken..];
-        match frame {
-            Some(Frame::Push(push)) => match slots.front() {
-                Some(slot)
-                    if slot.shape == Shape::Pushed && slot.end <= sent && confirms(&push) =>
-                {
-                    heard.replies.push((slot.id, slot.shape, Reply::Null));
-                    slots.pop_front();
-                }
-                _ => heard.pushes.push(push),
-            },
-            Some(Frame::Reply(reply)) => {
-                // Taken out only when its reply is good: otherwise it is lost with the rest.
-                let asked = slots.front().filter(|slot| slot.end <= sent);
-                let Some(&Slot { id, shape, .. }) = asked else {
-                    return Err(match reply {
-                        Reply::Error(e) => Fault::Dismissed(e),
-                        _ => Fault::Stray,
-                    });
-                };
-                if !shape.fits(&reply) {
-                    return Err(Fault::WrongType(shape));
-                }
-                slots.pop_front();
-                heard.replies.push((id, shape, reply));
-            }
-            None => break,
-        }
-    }
-    Ok(whole - input.len())
-}
-
 fn confirms(push: &[Reply]) -> bool {
     matches!(push.first(), Some(Reply::Bulk(kind) | Reply::Simple(kind)) if kind == b"subscribe")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::Fake;
+    use super::*;
+    use crate::net::Address;
+
+    fn connection(world: &mut Fake) -> Connection {
+        let socket = world.connect(&Address::Unix("/redis".into()), Duration::ZERO).unwrap();
+        let mut connection = Connection::new(socket, None, Limits::default(), world.now);
+        world.take_ready().into_iter().for_each(|ready| connection.ready(ready));
+        connection
+    }
+
+    fn say(world: &mut Fake, connection: &mut Connection, bytes: impl AsRef<[u8]>) {
+        world.say(bytes);
+        world.take_ready().into_iter().for_each(|ready| connection.ready(ready));
+    }
+
+    #[test]
+    fn the_buffer_follows_what_has_come_and_is_given_back_after_a_while() {
+        let mut world = Fake::new();
+        let now = world.now;
+        let mut connection = connection(&mut world);
+        connection.push(now, 1, Shape::Value, &[b"GET", b"k"]).unwrap();
+        connection.flush(&mut world, now).unwrap();
+        let mut sizes = vec![connection.input.len()];
+        say(&mut world, &mut connection, "$1000000\r\n");
+        for n in [1, 100_000, 899_999] {
+            say(&mut world, &mut connection, "x".repeat(n));
+            assert!(connection.hear(&mut world, now).unwrap().is_none());
+            sizes.push(connection.input.len());
+        }
+        let [first, second, third, fourth] = sizes[..] else {
+            panic!("{sizes:?}");
+        };
+        assert_eq!((first, second), (READ_BYTES, READ_BYTES));
+        assert!(third <= 256 * 1024 && fourth <= 1_048_576, "{sizes:?}");
+        say(&mut world, &mut connection, "\r\n");
+        let Some(Heard::Reply { id: 1, reply: Received::Bulk(bulk), .. }) =
+            connection.hear(&mut world, now).unwrap()
+        else {
+            panic!("the reply");
+        };
+        assert_eq!(bulk.len(), 1_000_000);
+        connection.flush(&mut world, now).unwrap();
+        let trim_at = connection.next_deadline().unwrap();
+        connection.flush(&mut world, trim_at - Duration::from_millis(1)).unwrap();
+        assert_eq!((connection.input.capacity(), fourth), (1_000_012, 1_000_012));
+        connection.flush(&mut world, trim_at).unwrap();
+        assert_eq!((connection.input.capacity(), connection.next_deadline()), (READ_BYTES, None));
+    }
+
+    #[test]
+    fn in_one_turn_so_much_is_read_and_the_rest_in_the_next() {
+        let mut world = Fake::new();
+        let now = world.now;
+        let mut connection = connection(&mut world);
+        for id in 0..300 {
+            connection.push(now, id, Shape::Value, &[b"GET", b"k"]).unwrap();
+        }
+        connection.flush(&mut world, now).unwrap();
+        say(
+            &mut world,
+            &mut connection,
+            format!("$10000\r\n{}\r\n", "x".repeat(10_000)).repeat(300),
+        );
+        let mut turns = Vec::new();
+        while connection.in_flight() > 0 {
+            let mut count = 0;
+            while connection.hear(&mut world, now).unwrap().is_some() {
+                count += 1;
+            }
+            turns.push(count);
+            assert!(connection.has_more() || connection.in_flight() == 0);
+            connection.flush(&mut world, now).unwrap();
+        }
+        assert!(turns.iter().all(|count| *count <= 110) && turns.len() == 3, "{turns:?}");
+    }
+
+    #[test]
+    fn a_command_is_kept_until_its_reply_has_been_looked_at() {
+        let mut world = Fake::new();
+        let now = world.now;
+        let mut connection = connection(&mut world);
+        let long = vec![b'v'; 100_000];
+        for n in 0..4u64 {
+            connection
+                .push(now, n, Shape::Stored, &[b"SET", n.to_string().as_bytes(), &long])
+                .unwrap();
+        }
+        connection.flush(&mut world, now).unwrap();
+        for n in 0..4 {
+            assert_eq!(connection.commands().count(), 4 - n as usize);
+            say(&mut world, &mut connection, "+OK\r\n");
+            assert!(connection.hear(&mut world, now).unwrap().is_some());
+            let start = format!("*3\r\n$3\r\nSET\r\n$1\r\n{n}\r\n");
+            assert!(connection.last_command().starts_with(start.as_bytes()));
+            let whole =
+                |(id, bytes, sent): (u64, &[u8], bool)| id > n && bytes.len() > 100_000 && sent;
+            assert!(connection.commands().all(whole));
+            connection.flush(&mut world, now).unwrap();
+        }
+        assert_eq!((connection.held(), connection.out.len()), (0, 0));
+        connection.flush(&mut world, now + KEPT_FOR).unwrap();
+        assert!(connection.out.capacity() <= KEPT_BYTES);
+    }
 }

@@ -42,25 +42,43 @@ impl std::error::Error for Unsendable {}
 /// [`COMMAND_BYTES_MAX`] bytes. That is no assertion, because words are made of what clients and
 /// servers sent: a cursor with 61 words in it once ended the process.
 pub fn encode(out: &mut Vec<u8>, args: &[&[u8]]) -> Result<(), Unsendable> {
-    if !is_sendable(args) {
+    if !is_sendable(args.len(), payload_bytes(args)) {
         return Err(Unsendable);
     }
-    out.reserve(
-        args.iter().map(|arg| arg.len() + BULK_FRAMING_BYTES).sum::<usize>() + BULK_FRAMING_BYTES,
-    );
-    push_header(out, b'*', args.len() as u64);
-    for arg in args {
-        push_bulk(out, b'$', arg);
-    }
+    push_count(out, args.len());
+    push_words(out, args, payload_bytes(args));
     Ok(())
+}
+
+/// The bytes of these words together.
+pub(super) fn payload_bytes(words: &[&[u8]]) -> usize {
+    words.iter().fold(0, |sum, word| sum.saturating_add(word.len()))
+}
+
+/// Whether Redis would take a command of so many words with so many bytes together.
+pub(super) fn is_sendable(words: usize, bytes: usize) -> bool {
+    (1..=COMMAND_WORDS_MAX).contains(&words) && bytes <= COMMAND_BYTES_MAX
+}
+
+/// What so many words with so many bytes together take on the wire, at the most.
+pub(super) fn encoded_bytes(words: usize, bytes: usize) -> usize {
+    bytes.saturating_add((words + 1) * BULK_FRAMING_BYTES)
 }
 
 /// `$`, up to 9 digits (512 MiB), and two CRLFs.
 const BULK_FRAMING_BYTES: usize = 1 + 9 + 2 + 2;
 
-fn is_sendable(args: &[&[u8]]) -> bool {
-    let bytes = args.iter().fold(0_usize, |sum, arg| sum.saturating_add(arg.len()));
-    (1..=COMMAND_WORDS_MAX).contains(&args.len()) && bytes <= COMMAND_BYTES_MAX
+/// Appends how many words the command has.
+pub(super) fn push_count(out: &mut Vec<u8>, words: usize) {
+    push_header(out, b'*', words as u64);
+}
+
+/// Appends words of a command, after their number; `bytes` are theirs together.
+pub(super) fn push_words(out: &mut Vec<u8>, words: &[&[u8]], bytes: usize) {
+    out.reserve(encoded_bytes(words.len(), bytes));
+    for word in words {
+        push_bulk(out, b'$', word);
+    }
 }
 
 /// Appends one word as a bulk string.
@@ -71,24 +89,47 @@ pub(super) fn push_bulk(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 }
 
 fn push_header(out: &mut Vec<u8>, kind: u8, number: u64) {
-    out.push(kind);
-    push_decimal(out, number);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// Digits by hand: `write!` costs about as much as the rest of a small command.
-fn push_decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            break;
+    let digit = |n: u64| b'0' + (n % 10) as u8;
+    match number {
+        // Nearly all are that short, and pieces of a fixed size are cheap to append.
+        0..10 => out.extend_from_slice(&[kind, digit(number), b'\r', b'\n']),
+        10..100 => out.extend_from_slice(&[kind, digit(number / 10), digit(number), b'\r', b'\n']),
+        number => {
+            out.push(kind);
+            out.extend_from_slice(Decimal::new(number).as_bytes());
+            out.extend_from_slice(b"\r\n");
         }
     }
-    out.extend_from_slice(&digits[start..]);
+}
+
+/// A number in decimal digits, by hand and in place: `write!` costs about as much as the rest of a small command, and
+/// `to_string` allocates.
+#[derive(Debug, Clone, Copy)]
+pub struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    /// The digits of `number`.
+    pub fn new(mut number: u64) -> Decimal {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
+        loop {
+            start -= 1;
+            digits[start] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        Decimal { digits, start }
+    }
+
+    /// As text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.digits[self.start..]
+    }
 }
 
 /// Appends `reply` as a RESP3 server would send it: the other direction, for tests, fuzzing and
@@ -180,19 +221,20 @@ mod tests {
         let eighth = vec![0; COMMAND_BYTES_MAX / 8];
         let mut full = vec![&eighth[..]; 8];
         let word: &[u8] = b"w";
-        assert!(is_sendable(&full));
+        let fits = |words: &[&[u8]]| is_sendable(words.len(), payload_bytes(words));
+        assert!(fits(&full));
         full[7] = &eighth[1..];
-        assert!(is_sendable(&full));
+        assert!(fits(&full));
         full[7] = &eighth;
         full.push(word);
-        assert!(!is_sendable(&full));
+        assert!(!fits(&full));
 
         for (words, sendable) in [(0, false), (1, true), (63, true), (64, true), (65, false)] {
-            assert_eq!(is_sendable(&vec![word; words]), sendable, "{words} words");
+            assert_eq!(fits(&vec![word; words]), sendable, "{words} words");
         }
     }
 
-    /// Half a command, or one that nobody answers, would shift every reply after it.
+    /// Half a command, or one that is not answered, would shift every reply after it.
     #[test]
     fn of_a_command_that_redis_would_not_answer_nothing_is_written() {
         let word: &[u8] = b"w";
@@ -214,9 +256,10 @@ mod tests {
         .flat_map(|power| [power - 1, power, power + 1])
         .chain([u64::MAX])
         {
+            assert_eq!(Decimal::new(number).as_bytes(), number.to_string().as_bytes());
             let mut out = Vec::new();
-            push_decimal(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
+            push_header(&mut out, b'$', number);
+            assert_eq!(out, format!("${number}\r\n").as_bytes());
         }
     }
 }

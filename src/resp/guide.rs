@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Who asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// A requester, by its tag.
-    Requester(u64),
+pub enum Origin<P> {
+    /// A requester, for its own purpose.
+    Requester(P),
     /// The guide: CLUSTER SLOTS.
     Map,
     /// The guide: SENTINEL MASTER, of this sentinel.

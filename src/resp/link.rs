@@ -8,30 +8,29 @@
 //!
 //! There is never more than one attempt under way, and every step has a deadline.
 //!
+//! A name that cannot be resolved is no reason to lose a server that is there: when that fails, or is not done within the
+//! connect timeout, the address that was connected last is tried (RFC 8767). At most one errand for a name is
+//! under way, however often the link tries meanwhile, so a dead name server costs one waiting thread for each link.
+//!
 //! After [`PATIENCE`] without a connection the server is *known to be away*: the client then fails
 //! requests at once instead of letting each of them wait out its deadline, and the next attempt
 //! of this link decides when it is back.
 
 use super::advice::advice;
+use super::away::Away;
 use super::backoff::Backoff;
-use super::codec::Limits;
+use super::codec::{Limits, Reply};
 use super::connection::{Connection, Fault, Heard};
 use super::credentials::Secret;
 use super::endpoint::Endpoint;
-use super::resolve::Lookup;
+use super::password::{PASSWORD_BYTES_MAX, parse_password};
 use super::sign_on::{self, SignOn};
 use super::tls;
-use crate::stream::{BOTH, Stream};
-use mio::event::Event;
-use mio::net::{TcpStream, UnixStream};
-use mio::{Registry, Token, Waker};
-use std::cell::Cell;
+use crate::net::{Address, Errand, Ready, Socket, World};
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long requests wait for a lost server to come back before they are turned away at once. A
@@ -63,6 +62,8 @@ const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The `id` of commands that belong to no request (keys of a `Slab` count up from zero).
 pub const NOBODY: u64 = u64::MAX;
+
+const NOT_RESOLVED: &str = "the name is not resolved yet";
 
 /// As a default; see [`Options::queue_bytes_max`].
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -102,46 +103,11 @@ impl Default for Options {
     }
 }
 
-/// What every link of a worker shares: the worker's poll.
-#[derive(Debug, Clone)]
-pub struct Wires {
-    /// Where sockets are registered.
-    pub registry: Rc<Registry>,
-    /// Wakes the worker from a resolver thread.
-    pub waker: Arc<Waker>,
-    /// The next free token. Every connection gets one of its own, so that a late event of one is
-    /// not taken for one of the next.
-    pub next_token: Rc<Cell<usize>>,
-}
-
-/// Why there is no connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Away {
-    /// No such name, connection refused, and the like.
-    Unreachable(String),
-    /// It took the connection, or the packets, and said nothing.
-    Silent(String),
-    /// It does not let us in: an error in our settings, or in its.
-    Refused(String),
-}
-
-/// What happened on the link since it was last asked.
-#[derive(Debug, Default)]
-pub struct Events {
-    /// What the server said.
-    pub heard: Heard,
-    /// Commands that lost their connection.
-    pub lost: Vec<Lost>,
-}
-
-/// A command that lost its connection.
-#[derive(Debug)]
-pub struct Lost {
-    /// The request it belongs to.
-    pub id: u64,
-    /// The kernel had taken all of it, so it may have run; otherwise it certainly did not.
-    pub sent: bool,
-    /// It may be sent again even though it has been, as far as the connection is concerned.
+/// A connection that has ended, with the commands that were lost with it.
+pub struct Wreck {
+    /// It holds the [commands](Connection::commands).
+    pub connection: Connection,
+    /// They may be sent again even though they have been, as far as the connection is concerned.
     pub again: bool,
     /// What happened to the connection.
     pub why: Away,
@@ -151,8 +117,8 @@ pub struct Lost {
 pub struct Link {
     endpoint: Endpoint,
     options: Options,
-    wires: Wires,
-    token: Token,
+    /// The owner of its sockets, to the world.
+    owner: u64,
     state: State,
     backoff: Backoff,
     away_since: Option<Instant>,
@@ -161,6 +127,18 @@ pub struct Link {
     tried: bool,
     /// Take no more commands, and connect anew when the present ones are answered.
     renew: bool,
+    /// An errand for the addresses of the name, and since when. It cannot be stopped, and no second one is started
+    /// beside it.
+    resolving: Option<(Errand, Instant)>,
+    /// One for the password, likewise.
+    reading: Option<Errand>,
+    /// The address that is tried, and the one that was connected last.
+    address: Option<SocketAddr>,
+    last_good: Option<SocketAddr>,
+    /// Why that one is tried though the name is not resolved.
+    unresolved: Option<String>,
+    /// That was said, and no name was resolved since.
+    fell_back: bool,
 }
 
 enum State {
@@ -168,7 +146,9 @@ enum State {
         until: Instant,
     },
     Resolving {
-        lookup: Lookup,
+        /// Once they are known.
+        addresses: Option<VecDeque<SocketAddr>>,
+        password: Option<Secret>,
         until: Instant,
     },
     Connecting {
@@ -185,24 +165,36 @@ enum State {
     Up {
         connection: Connection,
         since: Instant,
+        /// It is dead.
+        fault: Option<Fault>,
     },
 }
 
 impl Link {
-    /// A link that is down; the first [`progress`](Link::progress) starts to bring it up.
-    pub fn new(endpoint: Endpoint, options: Options, wires: Wires, now: Instant) -> Link {
+    /// A link that is down; the first [`progress`](Link::progress) starts to bring it up. Its sockets are `owner`'s.
+    pub fn new(
+        endpoint: Endpoint,
+        options: Options,
+        owner: u64,
+        world: &mut dyn World,
+        now: Instant,
+    ) -> Link {
         Link {
             endpoint,
             options,
-            wires,
-            // Nobody's, until there is a socket.
-            token: Token(usize::MAX),
+            owner,
             state: State::Down { until: now },
-            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP),
+            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, world.random()),
             away_since: None,
             away: None,
             tried: false,
             renew: false,
+            resolving: None,
+            reading: None,
+            address: None,
+            last_good: None,
+            unresolved: None,
+            fell_back: false,
         }
     }
 
@@ -262,20 +254,27 @@ impl Link {
         }
     }
 
-    /// The loop saw readiness on one of our tokens.
-    pub fn ready(&mut self, event: &Event) {
-        if event.token() != self.token {
-            return;
+    /// The socket there is now.
+    pub fn socket(&self) -> Option<Socket> {
+        match &self.state {
+            State::Connecting { connection, .. }
+            | State::SigningOn { connection, .. }
+            | State::Up { connection, .. } => Some(connection.socket()),
+            State::Down { .. } | State::Resolving { .. } => None,
         }
+    }
+
+    /// The world reports readiness of our [socket](Link::socket).
+    pub fn ready(&mut self, ready: Ready) {
         match &mut self.state {
             State::Connecting { connection, .. }
             | State::SigningOn { connection, .. }
-            | State::Up { connection, .. } => connection.ready(event),
+            | State::Up { connection, .. } => connection.ready(ready),
             State::Down { .. } | State::Resolving { .. } => {}
         }
     }
 
-    /// The next [`progress`](Link::progress) asks the socket itself, whatever the loop has been told.
+    /// The next [`progress`](Link::progress) asks the socket itself, whatever the world has reported.
     pub fn look(&mut self) {
         match &mut self.state {
             State::SigningOn { connection, .. } | State::Up { connection, .. } => connection.look(),
@@ -284,55 +283,69 @@ impl Link {
         }
     }
 
-    /// Goes as far as it can without waiting.
-    pub fn progress(&mut self, now: Instant, events: &mut Events) {
+    /// The next thing that the server says, while commands can be sent. `None` when it says no more now; then it is
+    /// time for [`progress`](Link::progress).
+    pub fn hear(&mut self, world: &mut dyn World, now: Instant) -> Option<Heard<'_>> {
+        let State::Up { connection, fault, .. } = &mut self.state else {
+            return None;
+        };
+        if fault.is_some() {
+            return None;
+        }
+        match connection.hear(world, now) {
+            Ok(heard) => heard,
+            Err(e) => {
+                *fault = Some(e);
+                None
+            }
+        }
+    }
+
+    /// The command whose reply was heard last, as it was sent.
+    pub fn last_command(&self) -> &[u8] {
+        match &self.state {
+            State::Up { connection, .. } => connection.last_command(),
+            _ => &[],
+        }
+    }
+
+    /// Sends, and goes as far as it can without waiting. What was lost if the connection has ended.
+    pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Option<Wreck> {
+        if let State::Up { .. } = self.state {
+            let (next, wreck) = self.serve(world, now)?;
+            self.state = next;
+            if wreck.is_some() {
+                return wreck;
+            }
+        }
+        if self.resolving.is_some() {
+            self.take_late_addresses(world);
+        }
         // Each step either waits (and returns) or moves to another state; the number of moves is
         // bounded by the addresses of the server, because a failure ends in Down with a wait.
         loop {
             let next = match &mut self.state {
-                State::Down { until } if now < *until => return,
-                State::Down { .. } => Ok(self.look_up(now)),
-                State::Resolving { lookup, until } => match lookup.poll() {
-                    Some(Ok(found)) => self.first_address(found.addresses, found.password, now),
-                    Some(Err(e)) => self.fail(now, Away::Unreachable(e.to_string())),
-                    // The errand itself cannot be stopped, and no second one is started beside it.
-                    None => {
-                        if now >= *until {
-                            self.tried = true;
-                            self.note(now, Away::Silent("the name is not resolved yet".to_owned()));
-                        }
-                        return;
+                State::Down { until } if now < *until => return None,
+                State::Down { .. } => Ok(self.look_up(world, now)),
+                State::Resolving { .. } => self.resolve(world, now)?,
+                State::Connecting { connection, until, .. } => {
+                    match world.connected(connection.socket()) {
+                        Ok(true) => Ok(self.sign_on(now)?),
+                        Ok(false) if now < *until => return None,
+                        outcome => self.next_address(world, outcome, now),
                     }
-                },
-                State::Connecting { connection, until, .. } => match connected(connection.stream())
-                {
-                    Ok(true) => match self.sign_on(now) {
-                        Some(state) => Ok(state),
-                        None => return,
-                    },
-                    Ok(false) if now < *until => return,
-                    outcome => self.next_address(outcome, now),
-                },
-                State::SigningOn { .. } => match self.signing_on(now) {
-                    Ok(None) => return,
-                    Ok(Some(up)) => Ok(up),
+                }
+                State::SigningOn { .. } => match self.signing_on(world, now) {
+                    Ok(up) => Ok(up?),
                     Err(away) => {
-                        self.drop_connection(now);
+                        self.drop_connection(world, now);
                         self.fail(now, away)
                     }
                 },
-                State::Up { .. } => match self.serve(now, events) {
-                    Some(next) => next,
-                    None => return,
-                },
+                // Commands wait for this.
+                State::Up { .. } => return None,
             };
-            match next {
-                Ok(state) => self.state = state,
-                Err(until) => {
-                    self.state = State::Down { until };
-                    return;
-                }
-            }
+            self.state = next.unwrap_or_else(|until| State::Down { until });
         }
     }
 
@@ -342,44 +355,149 @@ impl Link {
             State::Down { until }
             | State::Connecting { until, .. }
             | State::SigningOn { until, .. } => Some(*until),
-            // Its end wakes the loop; the time limit only lets requests know.
-            State::Resolving { until, .. } => self.away.is_none().then_some(*until),
+            // Its end wakes the loop; the time limit only lets requests know, or is the time for the last address.
+            State::Resolving { addresses, until, .. } => {
+                let falls_back = addresses.is_none() && self.last_good.is_some();
+                (self.away.is_none() || falls_back).then_some(*until)
+            }
             // At once.
             State::Up { since, .. } if self.has_more() => Some(*since),
+            State::Up { fault: Some(_), since, .. } => Some(*since),
             State::Up { connection, .. } => {
-                connection.waiting_since().map(|t| t + self.options.stall_timeout)
+                let stall = connection.waiting_since().map(|t| t + self.options.stall_timeout);
+                stall.into_iter().chain(connection.next_deadline()).min()
             }
         }
     }
 
-    fn look_up(&self, now: Instant) -> State {
-        let lookup =
-            Lookup::start(&self.endpoint, self.options.password_file.as_ref(), &self.wires.waker);
-        State::Resolving { lookup, until: now + self.options.connect_timeout }
+    /// Sends for what has to be known first: the addresses of a name, and the password.
+    fn look_up(&mut self, world: &mut dyn World, now: Instant) -> State {
+        self.unresolved = None;
+        if let (Some(path), None) = (&self.options.password_file, self.reading) {
+            self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
+        }
+        let addresses = match &self.endpoint {
+            // It needs none.
+            Endpoint::Unix(_) => Some(VecDeque::new()),
+            Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
+                Ok(ip) => Some([SocketAddr::new(ip, *port)].into()),
+                Err(_) => {
+                    self.resolving
+                        .get_or_insert_with(|| (world.look_up(Some((host, *port)), None), now));
+                    None
+                }
+            },
+        };
+        let since = self.resolving.map_or(now, |(_, since)| since);
+        State::Resolving { addresses, password: None, until: since + self.options.connect_timeout }
+    }
+
+    /// The next state when all is known that has to be; `None` while it is not.
+    fn resolve(&mut self, world: &mut dyn World, now: Instant) -> Option<Result<State, Instant>> {
+        let State::Resolving { addresses, password, until } = &mut self.state else {
+            return None;
+        };
+        let until = *until;
+        let (mut addresses, mut password) = (addresses.take(), password.take());
+        if let Some(errand) = self.reading
+            && let Some(found) = world.looked_up(errand)
+        {
+            self.reading = None;
+            match found
+                .map_err(|e| e.to_string())
+                .and_then(|found| Ok(parse_password(&found.file.unwrap_or_default())?))
+            {
+                Ok(found) => password = Some(found),
+                Err(e) => {
+                    let path = self.options.password_file.clone().unwrap_or_default();
+                    let why = format!("failed to read the password file {}: {e}", path.display());
+                    return Some(self.fail(now, Away::Unreachable(why)));
+                }
+            }
+        }
+        if addresses.is_none()
+            && let Some((errand, _)) = self.resolving
+        {
+            match (world.looked_up(errand), self.last_good) {
+                (Some(found), last_good) => {
+                    self.resolving = None;
+                    let found = found.map_err(|e| e.to_string()).and_then(|found| {
+                        let none = "the name has no address".to_owned();
+                        if found.addresses.is_empty() { Err(none) } else { Ok(found.addresses) }
+                    });
+                    match (found, last_good) {
+                        (Ok(found), _) => {
+                            self.fell_back = false;
+                            addresses = Some(found.into());
+                        }
+                        (Err(e), Some(last)) => addresses = Some(self.fall_back(last, e)),
+                        (Err(e), None) => return Some(self.fail(now, Away::Unreachable(e))),
+                    }
+                }
+                (None, Some(last)) if now >= until => {
+                    addresses = Some(self.fall_back(last, NOT_RESOLVED.to_owned()));
+                }
+                (None, _) => {}
+            }
+        }
+        if self.reading.is_none()
+            && let Some(addresses) = addresses.take()
+        {
+            return Some(self.first_address(world, addresses, password, now));
+        }
+        if now >= until {
+            self.tried = true;
+            let what = if addresses.is_none() {
+                NOT_RESOLVED
+            } else {
+                "the password file is not read yet"
+            };
+            self.note(now, Away::Silent(what.to_owned()));
+        }
+        self.state = State::Resolving { addresses, password, until };
+        None
+    }
+
+    fn fall_back(&mut self, last: SocketAddr, why: String) -> VecDeque<SocketAddr> {
+        if !std::mem::replace(&mut self.fell_back, true) {
+            log::warn!("redis {}: {why}; its last address, {last}, is tried", self.endpoint);
+        }
+        self.unresolved = Some(why);
+        [last].into()
+    }
+
+    /// The name is resolved after its last address was tried: while that is being connected to, these come next.
+    fn take_late_addresses(&mut self, world: &mut dyn World) {
+        let late = match (&self.state, self.resolving) {
+            (State::Resolving { addresses: None, .. }, _) | (_, None) => None,
+            (_, Some((errand, _))) => world.looked_up(errand),
+        };
+        let Some(found) = late else {
+            return;
+        };
+        self.resolving = None;
+        if let (State::Connecting { rest, .. }, Ok(found)) = (&mut self.state, found) {
+            rest.extend(found.addresses);
+        }
     }
 
     fn first_address(
         &mut self,
-        addresses: Vec<SocketAddr>,
+        world: &mut dyn World,
+        addresses: VecDeque<SocketAddr>,
         password: Option<Secret>,
         now: Instant,
     ) -> Result<State, Instant> {
         if let Endpoint::Unix(path) = &self.endpoint {
-            return match UnixStream::connect(path)
-                .map(Stream::Unix)
-                .and_then(|s| self.adopt(s, now))
-            {
-                Ok(connection) => Ok(State::Connecting {
-                    connection,
-                    rest: VecDeque::new(),
-                    until: now + self.options.connect_timeout,
-                    password,
-                }),
+            let address = Address::Unix(path.clone());
+            return match self.connect_to(world, &address, now) {
+                Ok(connection) => Ok(self.connecting(connection, VecDeque::new(), password, now)),
                 Err(e) => self.fail(now, Away::Unreachable(e.to_string())),
             };
         }
         self.connect(
-            addresses.into(),
+            world,
+            addresses,
             password,
             now,
             Away::Unreachable("the name has no address".to_owned()),
@@ -387,7 +505,12 @@ impl Link {
     }
 
     /// The last address did not work out: tries the next.
-    fn next_address(&mut self, outcome: io::Result<bool>, now: Instant) -> Result<State, Instant> {
+    fn next_address(
+        &mut self,
+        world: &mut dyn World,
+        outcome: io::Result<bool>,
+        now: Instant,
+    ) -> Result<State, Instant> {
         let why = match outcome {
             Err(e) => Away::Unreachable(e.to_string()),
             Ok(_) => Away::Silent(format!(
@@ -399,43 +522,52 @@ impl Link {
             State::Connecting { rest, password, .. } => (std::mem::take(rest), password.take()),
             _ => (VecDeque::new(), None),
         };
-        self.drop_connection(now);
-        self.connect(rest, password, now, why)
+        self.drop_connection(world, now);
+        self.connect(world, rest, password, now, why)
     }
 
     /// Tries the addresses in turn; `why` is what to say when there is none left.
     fn connect(
         &mut self,
+        world: &mut dyn World,
         mut rest: VecDeque<SocketAddr>,
         password: Option<Secret>,
         now: Instant,
         mut why: Away,
     ) -> Result<State, Instant> {
         while let Some(address) = rest.pop_front() {
-            match TcpStream::connect(address).map(Stream::Tcp).and_then(|s| self.adopt(s, now)) {
-                Ok(connection) => {
-                    return Ok(State::Connecting {
-                        connection,
-                        rest,
-                        until: now + self.options.connect_timeout,
-                        password,
-                    });
-                }
+            self.address = Some(address);
+            match self.connect_to(world, &Address::Tcp(address), now) {
+                Ok(connection) => return Ok(self.connecting(connection, rest, password, now)),
                 Err(e) => why = Away::Unreachable(e.to_string()),
             }
         }
         self.fail(now, why)
     }
 
-    fn adopt(&mut self, mut stream: Stream, now: Instant) -> io::Result<Connection> {
-        let token = self.wires.next_token.get();
-        self.wires.next_token.set(token + 1);
-        self.token = Token(token);
-        self.wires.registry.register(&mut stream, self.token, BOTH)?;
-        if let (Some(tls), Endpoint::Tcp { host, .. }) = (&self.options.tls, &self.endpoint) {
-            stream = tls.wrap(stream, host)?;
-        }
-        Ok(Connection::new(stream, self.options.limits.clone(), now))
+    fn connecting(
+        &self,
+        connection: Connection,
+        rest: VecDeque<SocketAddr>,
+        password: Option<Secret>,
+        now: Instant,
+    ) -> State {
+        State::Connecting { connection, rest, until: now + self.options.connect_timeout, password }
+    }
+
+    fn connect_to(
+        &self,
+        world: &mut dyn World,
+        address: &Address,
+        now: Instant,
+    ) -> io::Result<Connection> {
+        let tls = match (&self.options.tls, &self.endpoint) {
+            (Some(tls), Endpoint::Tcp { host, .. }) => Some(tls.begin(host)?),
+            _ => None,
+        };
+        let socket = world.connect(address, self.options.connect_timeout)?;
+        world.set_owner(socket, self.owner);
+        Ok(Connection::new(socket, tls, self.options.limits.clone(), now))
     }
 
     fn sign_on(&mut self, now: Instant) -> Option<State> {
@@ -443,10 +575,7 @@ impl Link {
         if let State::Connecting { password: Some(password), .. } = &self.state {
             options.credentials.password = Some(password.clone());
         }
-        let mut connection = self.take_connection(now)?;
-        // Without it, small commands would wait for the acknowledgement of the ones before; but a
-        // socket that refuses the option still works.
-        let _ = connection.stream().set_nodelay();
+        let connection = self.take_connection(now)?;
         Some(State::SigningOn {
             connection,
             sign_on: SignOn::new(options),
@@ -455,11 +584,14 @@ impl Link {
     }
 
     /// One command after the other. `Ok(Some)` when the last has its answer.
-    fn signing_on(&mut self, now: Instant) -> Result<Option<State>, Away> {
+    fn signing_on(&mut self, world: &mut dyn World, now: Instant) -> Result<Option<State>, Away> {
         let State::SigningOn { connection, sign_on, until } = &mut self.state else {
             return Ok(None);
         };
-        let mut heard = Heard::default();
+        let gone = |fault: Fault| match fault {
+            Fault::Dismissed(e) => Away::Refused(e.to_string()),
+            fault => Away::Unreachable(fault.to_string()),
+        };
         while let Some((shape, args)) = sign_on.next() {
             if connection.in_flight() == 0 {
                 let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
@@ -467,12 +599,8 @@ impl Link {
                     .push(now, NOBODY, shape, &args)
                     .map_err(|e| Away::Refused(e.to_string()))?;
             }
-            let end = connection.progress(now, &mut heard).map_err(|fault| match fault {
-                Fault::Dismissed(e) => Away::Refused(e.to_string()),
-                fault => Away::Unreachable(fault.to_string()),
-            });
-            let Some((.., reply)) = heard.replies.pop() else {
-                end?;
+            let Some(reply) = next_reply(connection, world, now).map_err(gone)? else {
+                connection.flush(world, now).map_err(gone)?;
                 if now < *until {
                     return Ok(None);
                 }
@@ -481,46 +609,46 @@ impl Link {
                     SIGN_ON_TIMEOUT.as_millis()
                 )));
             };
-            // First what it said: a server that is full says so and hangs up.
             sign_on.answered(reply)?;
-            end?;
             connection.set_protocol(sign_on.protocol());
         }
-        // What has come behind the last answer would be nobody's.
-        if !heard.replies.is_empty() || connection.in_flight() > 0 {
-            return Err(Away::Unreachable(Fault::Stray.to_string()));
-        }
+        // What has come behind the last answer would be taken for one to the next command: it is a fault.
+        next_reply(connection, world, now).map_err(gone)?;
         log::info!("redis {}: connected", self.endpoint);
+        self.last_good = self.address;
+        self.unresolved = None;
         self.away = None;
         self.away_since = None;
         self.tried = false;
         self.renew = false;
-        Ok(self.take_connection(now).map(|connection| State::Up { connection, since: now }))
+        Ok(self.take_connection(now).map(|connection| State::Up {
+            connection,
+            since: now,
+            fault: None,
+        }))
     }
 
-    /// Moves bytes on the connection. `Some` when it has ended: the next state.
-    fn serve(&mut self, now: Instant, events: &mut Events) -> Option<Result<State, Instant>> {
-        let State::Up { connection, since } = &mut self.state else {
+    /// Sends on the connection. `Some` when it has ended: the next state, and what was lost if it did not end well.
+    fn serve(&mut self, world: &mut dyn World, now: Instant) -> Option<(State, Option<Wreck>)> {
+        let State::Up { connection, since, fault } = &mut self.state else {
             return None;
         };
-        let healthy = now.saturating_duration_since(*since) >= HEALTHY_AFTER;
         let stall = self.options.stall_timeout;
-        let outcome = connection.progress(now, &mut events.heard).and_then(|()| {
-            let stalled = connection
-                .waiting_since()
-                .is_some_and(|t| now.saturating_duration_since(t) >= stall)
-                && !connection.has_more();
-            if stalled { Err(Fault::Stalled(stall)) } else { Ok(()) }
-        });
+        let outcome =
+            fault.take().map_or_else(|| connection.flush(world, now), Err).and_then(|()| {
+                let due = connection.waiting_since().is_some_and(|t| now >= t + stall);
+                let stalled = due && !connection.has_more();
+                if stalled { Err(Fault::Stalled(stall)) } else { Ok(()) }
+            });
         let fault = match outcome {
             Ok(()) if self.renew && connection.in_flight() == 0 => {
-                self.drop_connection(now);
-                return Some(Ok(State::Down { until: now }));
+                self.drop_connection(world, now);
+                return Some((State::Down { until: now }, None));
             }
             Ok(()) => return None,
             Err(fault) => fault,
         };
-        if healthy {
+        if now >= *since + HEALTHY_AFTER {
             self.backoff.reset();
         }
         log::warn!(
@@ -533,30 +661,20 @@ impl Link {
             _ => Away::Unreachable(fault.to_string()),
         };
         let again = !fault.is_nonsense();
-        let connection = self.drop_connection(now)?;
-        events.lost.extend(connection.into_slots().map(|(slot, sent)| Lost {
-            id: slot.id,
-            sent,
-            again,
-            why: why.clone(),
-        }));
+        let connection = self.drop_connection(world, now)?;
         // Logged above, with the number.
         self.away = Some(why.clone());
-        let next = self.fail(now, why);
+        self.unresolved = None;
+        let next = self.fail(now, why.clone());
         self.tried = false;
-        Some(next)
+        let next = next.unwrap_or_else(|until| State::Down { until });
+        Some((next, Some(Wreck { connection, again, why })))
     }
 
     /// Closes the link for good; what waits on it is lost.
-    pub fn close(mut self, now: Instant, why: &str) -> Vec<Lost> {
-        let lost = |connection: Connection| {
-            let why = Away::Unreachable(why.to_owned());
-            connection
-                .into_slots()
-                .map(|(slot, sent)| Lost { id: slot.id, sent, again: true, why: why.clone() })
-                .collect()
-        };
-        self.drop_connection(now).map_or_else(Vec::new, lost)
+    pub fn close(mut self, world: &mut dyn World, now: Instant, why: &str) -> Option<Wreck> {
+        let why = Away::Unreachable(why.to_owned());
+        self.drop_connection(world, now).map(|connection| Wreck { connection, again: true, why })
     }
 
     fn take_connection(&mut self, now: Instant) -> Option<Connection> {
@@ -568,17 +686,18 @@ impl Link {
         }
     }
 
-    /// Takes the connection out of the poll.
-    fn drop_connection(&mut self, now: Instant) -> Option<Connection> {
-        let mut connection = self.take_connection(now)?;
-        self.token = Token(usize::MAX);
-        // Closing the descriptor takes it out of the poll anyway; an error changes nothing.
-        let _ = self.wires.registry.deregister(connection.stream());
+    fn drop_connection(&mut self, world: &mut dyn World, now: Instant) -> Option<Connection> {
+        let connection = self.take_connection(now)?;
+        world.close(connection.socket());
         Some(connection)
     }
 
     /// Notes the failure; returns when to try again (an `Err`, so that callers can hand it on).
-    fn fail(&mut self, now: Instant, away: Away) -> Result<State, Instant> {
+    fn fail(&mut self, now: Instant, mut away: Away) -> Result<State, Instant> {
+        if let Some(unresolved) = &self.unresolved {
+            let (Away::Unreachable(why) | Away::Silent(why) | Away::Refused(why)) = &mut away;
+            *why = format!("{unresolved}; at its last address: {why}");
+        }
         let refused = matches!(away, Away::Refused(_));
         self.tried = true;
         let mut wait = self.backoff.next_wait();
@@ -612,22 +731,17 @@ impl Link {
     }
 }
 
-impl Away {
-    /// For logs and messages.
-    pub fn reason(&self) -> &str {
-        match self {
-            Away::Unreachable(why) | Away::Silent(why) | Away::Refused(why) => why,
+/// The next reply, past whatever else is said.
+fn next_reply(
+    connection: &mut Connection,
+    world: &mut dyn World,
+    now: Instant,
+) -> Result<Option<Reply>, Fault> {
+    loop {
+        match connection.hear(world, now)? {
+            Some(Heard::Reply { reply, .. }) => return Ok(Some(reply.into_reply())),
+            Some(Heard::Push(_)) => {}
+            None => return Ok(None),
         }
-    }
-}
-
-fn connected(stream: &mut Stream) -> io::Result<bool> {
-    if let Some(e) = stream.take_error()? {
-        return Err(e);
-    }
-    match stream.check_connected() {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(false),
-        Err(e) => Err(e),
     }
 }

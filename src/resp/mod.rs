@@ -1,7 +1,7 @@
 //! Redis on the wire: a minimal client, from the bytes up.
 //!
 //! ```text
-//! client       requests, deadlines, retries        one for each worker
+//! client       requests and retries               one for each worker
 //!   ├ guide    who to ask: Single | Sentinel | Cluster
 //!   └ link     resolve, connect, sign on            one for each server, kept up
 //!       └ connection   one socket                   replies matched by position
@@ -10,10 +10,11 @@
 //!
 //! Pure, and readable alone: [`codec`], [`slot`], [`endpoint`], [`credentials`], [`remedy`] (what to do about an error
 //! reply), [`advice`] (what an operator can do), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
-//! [`backoff`]. With sockets: [`connection`], [`link`], [`client`]; and [`resolve`], off the loop.
+//! [`backoff`], [`password`]. Over the world: [`connection`], [`link`], [`client`].
 //! Read [`codec`] first, then [`connection`], then up.
 
 pub mod advice;
+pub mod away;
 pub mod backoff;
 pub mod client;
 pub mod cluster;
@@ -22,14 +23,17 @@ pub mod connection;
 pub mod credentials;
 mod encode;
 pub mod endpoint;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod guide;
 mod header;
 mod limits;
 pub mod link;
+pub mod nodes;
+pub mod password;
 mod protocol_error;
 pub mod remedy;
 pub mod request;
-pub mod resolve;
 pub mod sentinel;
 pub mod sign_on;
 pub mod slot;

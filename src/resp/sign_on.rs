@@ -12,10 +12,10 @@
 //! the error of a failed AUTH that is part of a batch, and what followed would be answered one
 //! place off. Pure: the link sends what [`SignOn::next`] gives and hands in what comes back.
 
+use super::away::Away;
 use super::codec::{ErrorReply, Protocol, Reply};
 use super::connection::Shape;
 use super::credentials::Credentials;
-use super::link::Away;
 use super::remedy;
 
 /// What we want the server for; it must say that it is that.

@@ -1,19 +1,19 @@
 //! TLS to Redis (`rediss://`), with the feature `tls`. Without it there is only a message that says so.
 //!
-//! rustls turns bytes into bytes and does no I/O; a stream of ours moves its records over a
-//! non-blocking socket and looks like one itself. The server's name is always verified, and there
+//! rustls turns bytes into bytes and does no I/O: a [`Session`] reads and writes as a socket would, and moves the records
+//! over the one below it. The server's name is always verified, and there
 //! is no way to switch that off. Roots are those of `REDIS_CA_FILE`, or else Mozilla's, which are
 //! built in: an image of one file has none of its own.
 
 #[cfg(feature = "tls")]
-pub use with_rustls::Config;
+pub use with_rustls::{Config, Session};
 
 #[cfg(not(feature = "tls"))]
-pub use without::Config;
+pub use without::{Config, Session};
 
 #[cfg(feature = "tls")]
 mod with_rustls {
-    use crate::stream::{Layer, Stream};
+    use crate::net::{Socket, World};
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
@@ -35,14 +35,16 @@ mod with_rustls {
             match ca_file {
                 None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
                 Some(path) => {
-                    let told = |e: &dyn std::fmt::Display| {
+                    let failed = |e: &dyn std::fmt::Display| {
                         format!("failed to read certificates from {}: {e}", path.display())
                     };
-                    for certificate in CertificateDer::pem_file_iter(path).map_err(|e| told(&e))? {
-                        roots.add(certificate.map_err(|e| told(&e))?).map_err(|e| told(&e))?;
+                    for certificate in
+                        CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?
+                    {
+                        roots.add(certificate.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
                     }
                     if roots.is_empty() {
-                        return Err(told(&"there is none in it"));
+                        return Err(failed(&"there is none in it"));
                     }
                 }
             }
@@ -51,69 +53,76 @@ mod with_rustls {
             Ok(Config(Arc::new(config)))
         }
 
-        /// Speaks TLS over `stream`, to a server that has to prove that it is `host`.
+        /// A session with a server that has to prove that it is `host`.
         ///
         /// # Errors
         /// `host` is neither a name nor an address.
-        pub fn wrap(&self, stream: Stream, host: &str) -> io::Result<Stream> {
+        pub fn begin(&self, host: &str) -> io::Result<Session> {
             let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
             let session =
                 ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
-            Ok(Stream::Layered(Box::new(TlsStream { socket: stream, session })))
+            Ok(Session(Box::new(session)))
         }
     }
 
-    /// A socket with TLS on it.
+    /// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket
+    /// takes now, and a short read does not mean that the socket is drained.
     #[derive(Debug)]
-    struct TlsStream {
-        socket: Stream,
-        session: ClientConnection,
-    }
+    pub struct Session(Box<ClientConnection>);
 
-    impl Layer for TlsStream {
-        fn socket(&self) -> &Stream {
-            &self.socket
-        }
-
-        fn socket_mut(&mut self) -> &mut Stream {
-            &mut self.socket
-        }
-    }
-
-    impl Read for TlsStream {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    impl Session {
+        /// As [`World::recv`].
+        ///
+        /// # Errors
+        /// As there; or what came is no TLS, or the server's certificate is not good.
+        pub fn recv(
+            &mut self,
+            world: &mut dyn World,
+            socket: Socket,
+            into: &mut [u8],
+        ) -> io::Result<usize> {
             loop {
-                match self.session.reader().read(buf) {
+                match self.0.reader().read(into) {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
                 // An alert or an answer of the handshake may have to go out before more comes in.
-                self.flush()?;
-                if self.session.read_tls(&mut self.socket)? == 0 {
+                self.flush(world, socket)?;
+                if self.0.read_tls(&mut Records { world, socket })? == 0 {
                     return Ok(0);
                 }
-                if let Err(e) = self.session.process_new_packets() {
-                    // The server is told why, if it still listens.
-                    let _ = self.flush();
+                if let Err(e) = self.0.process_new_packets() {
+                    // The server learns why, if it still listens.
+                    let _ = self.flush(world, socket);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, e));
                 }
             }
         }
-    }
 
-    impl Write for TlsStream {
-        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-            self.flush()?;
-            let taken = self.session.writer().write(buf)?;
-            self.flush()?;
+        /// As [`World::send`].
+        ///
+        /// # Errors
+        /// As there.
+        pub fn send(
+            &mut self,
+            world: &mut dyn World,
+            socket: Socket,
+            bytes: &[u8],
+        ) -> io::Result<usize> {
+            self.flush(world, socket)?;
+            let taken = self.0.writer().write(bytes)?;
+            self.flush(world, socket)?;
             // Its buffer is full, and the socket did not take enough of it.
             if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
         }
 
         /// Sends the records that wait, as far as the socket takes them.
-        fn flush(&mut self) -> io::Result<()> {
-            while self.session.wants_write() {
-                match self.session.write_tls(&mut self.socket) {
+        ///
+        /// # Errors
+        /// The connection is dead.
+        pub fn flush(&mut self, world: &mut dyn World, socket: Socket) -> io::Result<()> {
+            while self.0.wants_write() {
+                match self.0.write_tls(&mut Records { world, socket }) {
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     Err(e) => return Err(e),
@@ -122,11 +131,33 @@ mod with_rustls {
             Ok(())
         }
     }
+
+    /// Where rustls puts its records, and finds the server's.
+    struct Records<'a> {
+        world: &'a mut dyn World,
+        socket: Socket,
+    }
+
+    impl Read for Records<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.world.recv(self.socket, into)
+        }
+    }
+
+    impl Write for Records<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.world.send(self.socket, bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
 }
 
 #[cfg(not(feature = "tls"))]
 mod without {
-    use crate::stream::Stream;
+    use crate::net::{Socket, World};
     use std::io;
     use std::path::Path;
 
@@ -147,7 +178,37 @@ mod without {
         ///
         /// # Errors
         /// None.
-        pub fn wrap(&self, _: Stream, _: &str) -> io::Result<Stream> {
+        pub fn begin(&self, _: &str) -> io::Result<Session> {
+            match *self {}
+        }
+    }
+
+    /// There is none.
+    #[derive(Debug)]
+    pub enum Session {}
+
+    impl Session {
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn recv(&mut self, _: &mut dyn World, _: Socket, _: &mut [u8]) -> io::Result<usize> {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn send(&mut self, _: &mut dyn World, _: Socket, _: &[u8]) -> io::Result<usize> {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn flush(&mut self, _: &mut dyn World, _: Socket) -> io::Result<()> {
             match *self {}
         }
     }

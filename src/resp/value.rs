@@ -58,6 +58,28 @@ pub enum Reply {
     TooLarge(u64),
 }
 
+/// The reply to one command as a connection hands it on: what is plain lies in the bytes that were read.
+#[derive(Debug, PartialEq)]
+pub enum Received<'a> {
+    /// A bulk string.
+    Bulk(&'a [u8]),
+    /// `+OK`
+    Ok,
+    /// Anything else. (A bulk string and `+OK` may come so, too.)
+    Other(Reply),
+}
+
+impl Received<'_> {
+    /// With bytes of its own.
+    pub fn into_reply(self) -> Reply {
+        match self {
+            Received::Bulk(bytes) => Reply::Bulk(bytes.to_vec()),
+            Received::Ok => Reply::Simple(b"OK".to_vec()),
+            Received::Other(reply) => reply,
+        }
+    }
+}
+
 /// Redis's refusal of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ErrorReply {

@@ -715,3 +715,68 @@ impl Random {
         pieces
     }
 }
+
+/// Goal: what is found in place is what would have been decoded. Method: every beginning of replies that are nearly plain.
+#[test]
+fn a_plain_reply_is_what_would_have_been_decoded() {
+    let limits = Limits { value_bytes_max: 12, ..Limits::default() };
+    let decoder = || Decoder::new(limits.clone());
+    let mut plain = 0;
+    for text in [
+        "$0\r\n\r\n",
+        "$5\r\nhello\r\n",
+        "$12\r\nhello, world\r\n",
+        "$-1\r\n",
+        "_\r\n",
+        "+OK\r\n",
+        "$5\r\nhello\r\n+OK\r\n",
+        "$13\r\nhello, world!\r\n",
+        "$05\r\nhello\r\n",
+        "$00\r\n\r\n",
+        "$5\r\nhello\n\r",
+        "$5\r\nhellox\r\n",
+        "$5\r\nhello\rx",
+        "$5\n\r",
+        "$5x\r\n",
+        "$+5\r\nhello\r\n",
+        "$-2\r\n",
+        "$\r\n",
+        "$999999999\r\n",
+        "$9999999999\r\n",
+        "$9223372036854775807\r\n",
+        "_x\r\n",
+        "+OKAY\r\n",
+        "+O\r\n",
+        ":1\r\n",
+        "*0\r\n",
+        "|1\r\n+a\r\n+b\r\n$0\r\n\r\n",
+    ] {
+        for end in 0..=text.len() {
+            let input = &text.as_bytes()[..end];
+            let decoded = decoder().decode(input);
+            match decoder().plain_reply(input) {
+                None => {}
+                Some((taken, Plain::Growing(whole))) => {
+                    assert_eq!(taken, 0);
+                    assert!(whole > end && matches!(decoded, Ok((_, None))), "{text:?} {end}");
+                }
+                Some((taken, found)) => {
+                    plain += 1;
+                    let reply = match found {
+                        Plain::Bulk(at) => Reply::Bulk(input[at].to_vec()),
+                        Plain::Ok => Reply::Simple(b"OK".to_vec()),
+                        Plain::Null | Plain::Growing(_) => Reply::Null,
+                    };
+                    assert_eq!(decoded, Ok((taken, Some(Frame::Reply(reply)))), "{text:?} {end}");
+                }
+            }
+        }
+    }
+    assert_eq!(plain, 7 + 5, "the whole ones, and one with another behind it");
+    // Inside of something, or behind a fault, nothing is plain.
+    for before in ["*1\r\n", "$20\r\nx", "|1\r\n+a\r\n+b\r\n", "?"] {
+        let mut decoder = decoder();
+        let _ = decoder.decode(before.as_bytes());
+        assert_eq!(decoder.plain_reply(b"+OK\r\n"), None, "{before:?}");
+    }
+}
