@@ -1,111 +1,105 @@
 //! Turns a [`Session`] into a blocking call, for the front that has a thread for every request.
 //!
-//! The adaptor is a loop with one inhabitant: its own poll, its own waker, its own session.
+//! The adaptor is a loop with one inhabitant: its own world, its own session.
 
-use super::{Answer, Command, Done, Session, Store, StoreError, Tag, Wiring};
-use mio::{Events, Poll, Token, Waker};
+use super::{Command, Replies, Session, Store, StoreError, Tag};
+use crate::net::{self, Ready, World};
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
-
-const WAKE: Token = Token(0);
 
 /// A session that waits for its answer. Belongs to one thread.
 pub struct Blocking {
-    poll: Poll,
-    events: Events,
+    world: Box<dyn World>,
     session: Box<dyn Session>,
+    ready: Vec<Ready>,
     /// A call began and did not end: it panicked, and what it was doing is half done.
     broken: bool,
-    done: Done,
-    next: Tag,
-    /// The session has a share of it.
-    waker: Arc<Waker>,
+    calls: u64,
 }
 
 impl Blocking {
     /// Opens a session of `store` for the calling thread.
     ///
     /// # Errors
-    /// When the operating system has no file descriptor left for a poll or a waker.
+    /// When the operating system has no file descriptor left.
     pub fn new(store: &dyn Store) -> io::Result<Blocking> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let session = open(store, &poll, &waker)?;
-        Ok(Blocking {
-            poll,
-            events: Events::with_capacity(16),
-            session,
-            broken: false,
-            done: Vec::new(),
-            next: 0,
-            waker,
-        })
+        let mut world = net::for_calls()?;
+        let now = world.now();
+        let session = store.session(&mut *world, now);
+        Ok(Blocking { world, session, ready: Vec::new(), broken: false, calls: 0 })
     }
 
     /// Opens another session in the place of one that has panicked; to be called before the next
     /// [`call`](Blocking::call). Of a sound one it does nothing.
     ///
     /// # Errors
-    /// [`StoreError::Unreachable`] when the operating system refuses a resource.
-    pub fn renew(&mut self, store: &dyn Store) -> Result<(), StoreError> {
+    /// As [`new`](Blocking::new).
+    pub fn renew(&mut self, store: &dyn Store) -> io::Result<()> {
         if self.broken {
-            let session = open(store, &self.poll, &self.waker);
-            self.session = session.map_err(|e| StoreError::Unreachable(e.to_string()))?;
-            self.broken = false;
-            self.done.clear();
+            *self = Blocking::new(store)?;
         }
         Ok(())
     }
 
-    /// Asks, and waits for the answer until `deadline`.
-    ///
-    /// # Errors
-    /// As the session says; a poll that fails counts as [`StoreError::Unreachable`].
-    pub fn call(&mut self, command: Command, deadline: Instant) -> Result<Answer, StoreError> {
+    /// Asks, and waits for the answer until `deadline`. It is the one in what this gives; give that
+    /// [back](Blocking::give_back).
+    pub fn call(&mut self, command: Command<'_>, deadline: Instant) -> Replies {
         self.broken = true;
-        let answer = self.wait_for(command, deadline);
+        // As a key of a slab that has one place.
+        self.calls += 1;
+        let tag = self.calls << 32;
+        let replies = self.wait_for(tag, command, deadline).unwrap_or_else(|e| {
+            let mut replies = Replies::default();
+            replies.push(tag, Err(StoreError::Unreachable(e.to_string())));
+            replies
+        });
         self.broken = false;
-        answer
+        replies
     }
 
-    fn wait_for(&mut self, command: Command, deadline: Instant) -> Result<Answer, StoreError> {
-        let tag = self.next;
-        self.next += 1;
+    /// Takes back what a call has given.
+    pub fn give_back(&mut self, replies: Replies) {
+        self.session.give_back(replies);
+    }
+
+    fn wait_for(
+        &mut self,
+        tag: Tag,
+        command: Command<'_>,
+        deadline: Instant,
+    ) -> io::Result<Replies> {
         // What became ready since the last call, a closed connection above all, is seen before
         // anything new is written.
-        self.turn(Some(Instant::now()))?;
-        self.session.submit(Instant::now(), tag, command, deadline);
+        let now = self.world.now();
+        let mut now = self.wait(now)?;
+        self.session.submit(now, tag, command, deadline);
         loop {
-            self.session.progress(Instant::now(), &mut self.done);
-            if let Some((_, answer)) = self.done.drain(..).find(|(t, _)| *t == tag) {
-                return answer;
+            let is_late = now >= deadline;
+            if is_late {
+                // What has come by now counts.
+                self.session.look();
             }
-            let until = self.session.next_deadline();
-            self.turn(until)?;
+            let mut replies = self.session.progress(&mut *self.world, now);
+            if replies.iter().any(|(answered, _)| answered == tag) {
+                return Ok(replies.only(tag));
+            }
+            if is_late {
+                replies.clear();
+                replies.push(tag, Err(self.session.abandon(now, tag)));
+                return Ok(replies);
+            }
+            self.session.give_back(replies);
+            let next = self.session.next_deadline();
+            now = self.wait(next.map_or(deadline, |next| next.min(deadline)))?;
         }
     }
 
-    /// One poll, until `until` at the latest.
-    fn turn(&mut self, until: Option<Instant>) -> Result<(), StoreError> {
-        let wait = until.map(|t| t.saturating_duration_since(Instant::now()));
-        match self.poll.poll(&mut self.events, wait) {
-            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
-                return Err(StoreError::Unreachable(e.to_string()));
-            }
-            _ => {}
+    /// One wait, until `until` at the latest.
+    fn wait(&mut self, until: Instant) -> io::Result<Instant> {
+        let now = self.world.wait(Some(until), &mut self.ready)?;
+        for ready in self.ready.drain(..) {
+            self.session.ready(ready);
         }
-        for event in self.events.iter().filter(|e| e.token() != WAKE) {
-            self.session.ready(event);
-        }
-        Ok(())
+        Ok(now)
     }
-}
-
-fn open(store: &dyn Store, poll: &Poll, waker: &Arc<Waker>) -> io::Result<Box<dyn Session>> {
-    store.session(Wiring {
-        registry: poll.registry(),
-        first_token: WAKE.0 + 1,
-        waker: Arc::clone(waker),
-    })
 }

@@ -24,7 +24,7 @@ pub fn position<'a>(cursor: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     cursor.strip_prefix(begin(prefix).as_slice())
 }
 
-/// FNV-1a, 64 bits: for names and checks that nobody gains by forging.
+/// FNV-1a, 64 bits: for names and checks that are not worth forging.
 pub fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

@@ -12,10 +12,10 @@
 //! ```
 
 use super::{
-    Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring, cursor,
+    Answer, Command, Key, Once, Replies, Session, Store, StoreError, Tag, Ttl, When, cursor,
 };
+use crate::net::World;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,32 +60,64 @@ impl Store for Memory {
         "this process".to_owned()
     }
 
-    fn session(&self, _: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        Ok(Box::new(MemorySession { shared: Arc::clone(&self.shared), done: Vec::new() }))
+    fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
+        Box::new(MemorySession {
+            shared: Arc::clone(&self.shared),
+            key: Vec::new(),
+            replies: Replies::default(),
+        })
     }
 }
 
 struct MemorySession {
     shared: Arc<Mutex<Table>>,
-    done: Done,
+    /// The key in hand, in one piece.
+    key: Vec<u8>,
+    replies: Replies,
 }
 
 impl Session for MemorySession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command, _: Instant) {
-        // A panic while the lock was held would have been a bug in `run`, which changes the table
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+        self.key.clear();
+        if let Command::Get { key, .. }
+        | Command::Set { key, .. }
+        | Command::Delete { key, .. }
+        | Command::Take { key, .. }
+        | Command::Scan { prefix: key, .. } = &command
+        {
+            let Key { prefix, id } = key;
+            self.key.extend_from_slice(prefix.as_bytes());
+            self.key.extend_from_slice(id);
+        }
+        // A panic while the lock was held would have been a bug in the table, which changes
         // only after its last fallible step; what it left is sound.
         let mut table = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        self.done.push((tag, table.run(now, command)));
+        table.run(now, tag, &self.key, command, &mut self.replies);
     }
 
-    fn answered(&mut self, done: &mut Done) {
-        done.append(&mut self.done);
+    fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
+        std::mem::take(&mut self.replies)
     }
 
-    fn progress(&mut self, _: Instant, done: &mut Done) {
-        self.answered(done);
+    fn give_back(&mut self, mut replies: Replies) {
+        if self.replies.is_empty() {
+            replies.clear();
+            replies.trim();
+            self.replies = replies;
+        }
+    }
+
+    fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
+        StoreError::Timeout
+    }
+
+    fn is_immediate(&self) -> bool {
+        true
     }
 }
+
+/// Keys with what is left of their time.
+type Keys = Vec<(Vec<u8>, Option<Duration>)>;
 
 /// When, and the entry's serial, so that no two are the same.
 type Expiry = (Instant, u64);
@@ -108,47 +140,65 @@ struct Entry {
 }
 
 impl Table {
-    fn run(&mut self, now: Instant, command: Command) -> Result<Answer, StoreError> {
+    fn run(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        key: &[u8],
+        command: Command<'_>,
+        replies: &mut Replies,
+    ) {
         self.sweep(now);
-        match command {
-            Command::Get { key, renew, once } => {
-                Ok(match self.recorded(now, &key, once.as_ref()) {
-                    Some(record) => Answer::Recorded(record),
-                    None => Answer::Value(self.get(now, &key, renew)),
-                })
+        if let Command::Get { once: Some(once), .. }
+        | Command::Set { once: Some(once), .. }
+        | Command::Delete { once: Some(once), .. } = &command
+            && let Some(record) = self.live(now, &record_key(key, once))
+        {
+            return replies.push_record(tag, &record.value);
+        }
+        let reply = match command {
+            Command::Get { renew, .. } => match self.live(now, key) {
+                Some(entry) => {
+                    replies.push_value(tag, &entry.value);
+                    let left = entry.expiry.0;
+                    if let Some(until) = renew.map(|ttl| now + ttl).filter(|until| *until > left) {
+                        self.expire_at(key, until);
+                    }
+                    return;
+                }
+                None => Ok(Answer::Value(None)),
+            },
+            Command::Set { value, ttl, when, once, .. } => {
+                self.set(now, key, &value, ttl, &when, once.as_deref())
             }
-            Command::Set { key, value, ttl, when, once } => {
-                self.set(now, &key, value, ttl, &when, once.as_ref())
+            Command::Delete { when, once, .. } => Ok(self.delete(now, key, &when, once.as_deref())),
+            Command::Take { window, .. } => self.take(now, key, window),
+            Command::Scan { cursor, limit, .. } => match self.scan(now, key, cursor, limit) {
+                Some((keys, next)) => return replies.push_page(tag, keys, next),
+                None => Ok(Answer::BadCursor),
+            },
+            Command::GetMany { keys, bytes_max } => {
+                let found: Vec<_> = keys.iter().map(|key| self.live(now, key)).collect();
+                if found.iter().flatten().map(|e| e.value.len()).sum::<usize>() <= bytes_max {
+                    let values = found.into_iter().map(|e| Ok(e.map(|e| e.value.clone())));
+                    return replies.push_values(tag, values.collect());
+                }
+                Ok(Answer::TooLarge)
             }
-            Command::Delete { key, when, once } => Ok(self.delete(now, &key, &when, once.as_ref())),
-            Command::Take { key, window } => self.take(now, &key, window),
-            Command::Scan { prefix, cursor, limit } => Ok(self.scan(now, &prefix, cursor, limit)),
-            Command::GetMany { keys, bytes_max } => Ok(self.get_many(now, &keys, bytes_max)),
             Command::Ping => Ok(Answer::Pong),
-        }
-    }
-
-    fn get(&mut self, now: Instant, key: &[u8], renew: Option<Duration>) -> Option<Vec<u8>> {
-        let entry = self.live(now, key)?;
-        let (value, left) = (entry.value.clone(), entry.expiry.0);
-        if let Some(until) = renew.map(|ttl| now + ttl).filter(|until| *until > left) {
-            self.expire_at(key, until);
-        }
-        Some(value)
+        };
+        replies.push(tag, reply);
     }
 
     fn set(
         &mut self,
         now: Instant,
         key: &[u8],
-        value: Vec<u8>,
+        value: &[u8],
         ttl: Ttl,
         when: &When,
         once: Option<&Once>,
-    ) -> Result<Answer, StoreError> {
-        if let Some(record) = self.recorded(now, key, once) {
-            return Ok(Answer::Recorded(record));
-        }
+    ) -> Result<Answer<'static>, StoreError> {
         let left = self.live(now, key).map(|e| e.expiry.0);
         let until = match (ttl, left) {
             (Ttl::Exactly(ttl), _) | (Ttl::AtLeast(ttl), None) => now + ttl,
@@ -160,10 +210,10 @@ impl Table {
             return Ok(Answer::Unmet);
         }
         let there = left.is_some();
-        let record = once.map(|once| (once, record_key(key, once), record(once, there, &value)));
+        let record = once.map(|once| (once, record_key(key, once), record(once, there, value)));
         let recorded = record.as_ref().map_or(0, |(_, key, value)| cost(key, value));
-        self.make_room(now, key, cost(key, &value) + recorded)?;
-        self.put(key, value, until);
+        self.make_room(now, key, cost(key, value) + recorded)?;
+        self.put(key, value.to_vec(), until);
         Ok(match record {
             None => Answer::Stored,
             Some((once, key, record)) => {
@@ -173,10 +223,13 @@ impl Table {
         })
     }
 
-    fn delete(&mut self, now: Instant, key: &[u8], when: &When, once: Option<&Once>) -> Answer {
-        if let Some(record) = self.recorded(now, key, once) {
-            return Answer::Recorded(record);
-        }
+    fn delete(
+        &mut self,
+        now: Instant,
+        key: &[u8],
+        when: &When,
+        once: Option<&Once>,
+    ) -> Answer<'static> {
         if !self.holds(now, key, when) {
             return Answer::Unmet;
         }
@@ -193,12 +246,6 @@ impl Table {
             self.put(&key, record, now + once.ttl);
         }
         Answer::Done { there }
-    }
-
-    /// The record of `once`, if it was done before.
-    fn recorded(&self, now: Instant, key: &[u8], once: Option<&Once>) -> Option<Vec<u8>> {
-        let entry = self.live(now, &record_key(key, once?))?;
-        Some(entry.value.clone())
     }
 
     /// Sees to it that `bytes` more fit when what is under `key` has gone. What has expired makes room, as much as
@@ -230,7 +277,12 @@ impl Table {
     }
 
     /// A counter is an entry like any other: eight bytes, its window as its time to live.
-    fn take(&mut self, now: Instant, key: &[u8], window: Duration) -> Result<Answer, StoreError> {
+    fn take(
+        &mut self,
+        now: Instant,
+        key: &[u8],
+        window: Duration,
+    ) -> Result<Answer<'static>, StoreError> {
         let before = self.live(now, key).and_then(|e| {
             Some((u64::from_be_bytes(e.value.as_slice().try_into().ok()?), e.expiry.0))
         });
@@ -245,16 +297,20 @@ impl Table {
 
     /// In the order in which keys came: a key that is there throughout keeps its place, however
     /// often it is written. The cursor is the place of the last that was looked at.
-    fn scan(&self, now: Instant, prefix: &[u8], cursor: Option<Vec<u8>>, limit: usize) -> Answer {
+    fn scan(
+        &self,
+        now: Instant,
+        prefix: &[u8],
+        cursor: Option<Vec<u8>>,
+        limit: usize,
+    ) -> Option<(Keys, Option<Vec<u8>>)> {
         let last = match &cursor {
             None => Some(0),
             Some(cursor) => cursor::position(cursor, prefix)
                 .and_then(|serial| serial.try_into().ok())
                 .map(u64::from_be_bytes),
         };
-        let Some(mut last) = last else {
-            return Answer::BadCursor;
-        };
+        let mut last = last?;
         let mut keys = Vec::new();
         let mut rest = self.order.range((Bound::Excluded(last), Bound::Unbounded)).peekable();
         for (serial, key) in rest.by_ref().take(SCAN_MAX) {
@@ -273,15 +329,7 @@ impl Table {
             cursor.extend_from_slice(&last.to_be_bytes());
             cursor
         });
-        Answer::Page { keys, next }
-    }
-
-    fn get_many(&self, now: Instant, keys: &[Vec<u8>], bytes_max: usize) -> Answer {
-        let found: Vec<Option<&Entry>> = keys.iter().map(|key| self.live(now, key)).collect();
-        if found.iter().flatten().map(|e| e.value.len()).sum::<usize>() > bytes_max {
-            return Answer::TooLarge;
-        }
-        Answer::Values(found.into_iter().map(|e| Ok(e.map(|e| e.value.clone()))).collect())
+        Some((keys, next))
     }
 
     fn holds(&self, now: Instant, key: &[u8], when: &When) -> bool {
@@ -290,7 +338,7 @@ impl Table {
             When::Always => true,
             When::Absent => there.is_none(),
             When::Present => there.is_some(),
-            When::Unchanged(old) => there.is_some_and(|e| e.value == *old),
+            When::Unchanged(old) => there.is_some_and(|e| *e.value == **old),
         }
     }
 
@@ -356,81 +404,106 @@ fn cost(key: &[u8], value: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn table(bytes_max: usize) -> (Table, Instant) {
+    use super::super::Reply;
+
+    /// A session of its own store, and a moment to begin at.
+    fn session(bytes_max: usize) -> (MemorySession, Instant) {
         let Memory { shared } = Memory::new(bytes_max);
-        let table = Arc::into_inner(shared).unwrap().into_inner().unwrap();
-        (table, Instant::now())
+        (MemorySession { shared, key: Vec::new(), replies: Replies::default() }, Instant::now())
     }
 
-    fn set(key: &[u8], value: &[u8], seconds: u64) -> Command {
-        Command::Set {
-            key: key.to_vec(),
-            value: value.to_vec(),
-            ttl: Ttl::Exactly(Duration::from_secs(seconds)),
-            when: When::Always,
-            once: None,
+    impl MemorySession {
+        fn run(&mut self, now: Instant, command: Command) -> Replies {
+            self.submit(now, 7, command, now);
+            std::mem::take(&mut self.replies)
+        }
+
+        /// Entries as each of the three tables has them, and their bytes.
+        fn sizes(&self) -> ([usize; 3], usize) {
+            let t = self.shared.lock().unwrap();
+            ([t.items.len(), t.queue.len(), t.order.len()], t.bytes)
         }
     }
 
-    fn get(key: &[u8]) -> Command {
-        Command::Get { key: key.to_vec(), renew: None, once: None }
+    /// The reply to the one command that was asked.
+    fn only(replies: &Replies) -> Reply<'_> {
+        assert_eq!(replies.len(), 1);
+        let (tag, reply) = replies.iter().next().unwrap();
+        assert_eq!(tag, 7);
+        reply
+    }
+
+    fn key(id: &[u8]) -> Key<'_> {
+        Key { prefix: "", id: id.into() }
+    }
+
+    fn set<'a>(id: &'a [u8], value: &'a [u8], seconds: u64) -> Command<'a> {
+        let ttl = Ttl::Exactly(Duration::from_secs(seconds));
+        Command::Set { key: key(id), value: value.into(), ttl, when: When::Always, once: None }
+    }
+
+    fn get(id: &[u8]) -> Command<'_> {
+        Command::Get { key: key(id), renew: None, once: None }
+    }
+
+    fn renew(id: &[u8], seconds: u64) -> Command<'_> {
+        Command::Get { key: key(id), renew: Some(Duration::from_secs(seconds)), once: None }
     }
 
     #[test]
     fn an_entry_is_gone_at_its_expiry_and_not_before() {
-        let (mut t, now) = table(1000);
-        t.run(now, set(b"k", b"v", 10)).unwrap();
+        let (mut s, now) = session(1000);
+        assert_eq!(only(&s.run(now, set(b"k", b"v", 10))), Ok(Answer::Stored));
         let just_before = now + Duration::from_secs(10) - Duration::from_nanos(1);
-        assert_eq!(t.run(just_before, get(b"k")), Ok(Answer::Value(Some(b"v".to_vec()))));
-        assert_eq!(t.run(now + Duration::from_secs(10), get(b"k")), Ok(Answer::Value(None)));
-        assert_eq!((t.items.len(), t.queue.len(), t.bytes), (0, 0, 0));
+        assert_eq!(only(&s.run(just_before, get(b"k"))), Ok(Answer::Value(Some(b"v"))));
+        let then = now + Duration::from_secs(10);
+        assert_eq!(only(&s.run(then, get(b"k"))), Ok(Answer::Value(None)));
+        assert_eq!(s.sizes(), ([0, 0, 0], 0));
     }
 
     #[test]
     fn a_read_renews_only_when_told_to() {
-        let (mut t, now) = table(1000);
+        let (mut s, now) = session(1000);
         let at = |s| now + Duration::from_secs(s);
-        t.run(now, set(b"k", b"v", 10)).unwrap();
-        t.run(at(9), get(b"k")).unwrap();
-        t.run(
-            at(9),
-            Command::Get { key: b"k".to_vec(), renew: Some(Duration::from_secs(10)), once: None },
-        )
-        .unwrap();
-        assert_eq!(t.run(at(18), get(b"k")), Ok(Answer::Value(Some(b"v".to_vec()))));
-        assert_eq!(t.run(at(19), get(b"k")), Ok(Answer::Value(None)));
+        s.run(now, set(b"k", b"v", 10));
+        s.run(at(9), get(b"k"));
+        assert_eq!(only(&s.run(at(9), renew(b"k", 10))), Ok(Answer::Value(Some(b"v"))));
+        // It takes nothing away.
+        s.run(at(9), renew(b"k", 1));
+        assert_eq!(only(&s.run(at(18), get(b"k"))), Ok(Answer::Value(Some(b"v"))));
+        assert_eq!(only(&s.run(at(19), get(b"k"))), Ok(Answer::Value(None)));
     }
 
     #[test]
     fn writes_are_refused_at_the_byte_limit_and_not_before() {
         let size = cost(b"k", b"12345");
-        let (mut t, now) = table(size);
-        assert_eq!(t.run(now, set(b"k", b"123456", 10)), Err(StoreError::Full));
-        assert_eq!(t.run(now, set(b"k", b"12345", 10)), Ok(Answer::Stored));
+        let (mut s, now) = session(size);
+        assert_eq!(only(&s.run(now, set(b"k", b"123456", 10))), Err(StoreError::Full));
+        assert_eq!(only(&s.run(now, set(b"k", b"12345", 10))), Ok(Answer::Stored));
         assert_eq!(
-            t.run(now, set(b"k", b"54321", 10)),
+            only(&s.run(now, set(b"k", b"54321", 10))),
             Ok(Answer::Stored),
             "replacing needs no second room"
         );
-        assert_eq!(t.run(now, set(b"x", b"", 10)), Err(StoreError::Full));
-        assert_eq!(t.run(now, get(b"k")), Ok(Answer::Value(Some(b"54321".to_vec()))));
+        assert_eq!(only(&s.run(now, set(b"x", b"", 10))), Err(StoreError::Full));
+        assert_eq!(only(&s.run(now, get(b"k"))), Ok(Answer::Value(Some(b"54321"))));
         let later = now + Duration::from_secs(11);
         assert_eq!(
-            t.run(later, set(b"x", b"", 10)),
+            only(&s.run(later, set(b"x", b"", 10))),
             Ok(Answer::Stored),
             "expired entries make room"
         );
     }
 
     fn page(
-        t: &mut Table,
+        s: &mut MemorySession,
         now: Instant,
         cursor: Option<Vec<u8>>,
     ) -> (Vec<Vec<u8>>, Option<Vec<u8>>) {
-        let scan = Command::Scan { prefix: b"k".to_vec(), cursor, limit: 2 };
-        match t.run(now, scan) {
+        let replies = s.run(now, Command::Scan { prefix: key(b"k"), cursor, limit: 2 });
+        match only(&replies) {
             Ok(Answer::Page { keys, next }) => {
-                (keys.into_iter().map(|(key, _)| key).collect(), next)
+                (keys.iter().map(|(key, _)| key.clone()).collect(), next.map(<[u8]>::to_vec))
             }
             other => panic!("{other:?}"),
         }
@@ -438,49 +511,77 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_place_in_lists_however_often_it_is_written_or_read() {
-        let (mut t, now) = table(1 << 20);
-        for key in [b"k1", b"x1", b"k2", b"k3", b"x2"] {
-            t.run(now, set(key, b"v", 10)).unwrap();
+        let (mut s, now) = session(1 << 20);
+        for id in [b"k1", b"x1", b"k2", b"k3", b"x2"] {
+            s.run(now, set(id, b"v", 10));
         }
-        let (first, next) = page(&mut t, now, None);
+        let (first, next) = page(&mut s, now, None);
         assert_eq!(first, [b"k1", b"k2"]);
-        t.run(now, set(b"k1", b"longer", 5)).unwrap();
-        t.run(now, set(b"k3", b"longer", 5)).unwrap();
-        let renew = Some(Duration::from_secs(99));
-        t.run(now, Command::Get { key: b"k3".to_vec(), renew, once: None }).unwrap();
+        s.run(now, set(b"k1", b"longer", 5));
+        s.run(now, set(b"k3", b"longer", 5));
+        s.run(now, renew(b"k3", 99));
         // The one that the cursor stands on may go.
-        t.run(now, Command::Delete { key: b"k2".to_vec(), when: When::Always, once: None })
-            .unwrap();
-        let (second, next) = page(&mut t, now, next);
+        let delete = Command::Delete { key: key(b"k2"), when: When::Always, once: None };
+        assert_eq!(only(&s.run(now, delete)), Ok(Answer::Deleted(true)));
+        let (second, next) = page(&mut s, now, next);
         assert_eq!(second, [b"k3"]);
         assert_eq!(next, None);
-        assert_eq!((t.items.len(), t.queue.len(), t.order.len()), (4, 4, 4));
+        assert_eq!(s.sizes().0, [4, 4, 4]);
     }
 
     #[test]
     fn a_page_looks_at_so_many_entries_and_no_more() {
-        let (mut t, now) = table(1 << 30);
+        let (mut s, now) = session(1 << 30);
         for n in 0..SCAN_MAX {
-            t.run(now, set(format!("x{n}").as_bytes(), b"", 10)).unwrap();
+            s.run(now, set(format!("x{n}").as_bytes(), b"", 10));
         }
-        t.run(now, set(b"k1", b"", 10)).unwrap();
-        let (first, next) = page(&mut t, now, None);
+        s.run(now, set(b"k1", b"", 10));
+        let (first, next) = page(&mut s, now, None);
         assert!(first.is_empty());
-        assert_eq!(page(&mut t, now, next), (vec![b"k1".to_vec()], None));
+        assert_eq!(page(&mut s, now, next), (vec![b"k1".to_vec()], None));
     }
 
     #[test]
     fn a_sweep_is_bounded_and_catches_up() {
-        let (mut t, now) = table(1 << 20);
+        let (mut s, now) = session(1 << 20);
         for i in 0..100u8 {
-            t.run(now, set(&[i], b"v", 1)).unwrap();
+            s.run(now, set(&[i], b"v", 1));
         }
         let later = now + Duration::from_secs(2);
-        t.run(later, Command::Ping).unwrap();
-        assert_eq!(t.items.len(), 100 - SWEEP_MAX);
+        s.run(later, Command::Ping);
+        assert_eq!(s.sizes().0, [100 - SWEEP_MAX; 3]);
         for _ in 0..10 {
-            t.run(later, Command::Ping).unwrap();
+            s.run(later, Command::Ping);
         }
-        assert_eq!((t.items.len(), t.bytes), (0, 0));
+        assert_eq!(s.sizes(), ([0, 0, 0], 0));
+    }
+
+    /// The key in hand is put together anew for each command, and answers keep their own bytes.
+    #[test]
+    fn answers_to_one_tick_do_not_mix() {
+        let (mut s, now) = session(1 << 20);
+        let long = Key { prefix: "item:", id: b"long"[..].into() };
+        let put = |key, value: &'static [u8]| {
+            let ttl = Ttl::Exactly(Duration::from_secs(1));
+            Command::Set { key, value: value.into(), ttl, when: When::Always, once: None }
+        };
+        let read = |key| Command::Get { key, renew: None, once: None };
+        let commands = [
+            put(long.clone(), b"first"),
+            put(key(b"item:l"), b"2"),
+            read(long),
+            read(key(b"item:l")),
+        ];
+        for (tag, command) in commands.into_iter().enumerate() {
+            s.submit(now, tag as Tag, command, now);
+        }
+        let replies = std::mem::take(&mut s.replies);
+        let found: Vec<_> = replies.iter().collect();
+        assert_eq!(
+            found[2..],
+            [(2, Ok(Answer::Value(Some(&b"first"[..])))), (3, Ok(Answer::Value(Some(b"2")))),]
+        );
+        s.give_back(replies);
+        assert!(s.replies.is_empty());
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! Store ── session() ──▶ Session (one for each worker)
-//!                          submit(tag, Command, deadline)   queue it; never blocks
-//!                          progress(done)                   move bytes; collect (tag, Answer)
-//!                          next_deadline()                  when it wants to be called at the latest
+//!                          submit(tag, Command)     queue it; never blocks
+//!                          progress(world)          move bytes; Replies are what is finished
+//!                          give_back(Replies)       when they have been looked at
+//!                          abandon(tag)             its time is over: why is there no answer?
+//!                          next_deadline()          when it wants to be called at the latest
 //! ```
 //!
 //! Commands name one key each (but for the two that read many), so that they work on a cluster, and
@@ -19,11 +21,10 @@ pub mod noop;
 pub mod redis;
 pub mod trouble;
 
-use mio::event::Event;
-use mio::{Registry, Waker};
+use crate::net::{Ready, World};
+use std::borrow::Cow;
 use std::fmt;
-use std::io;
-use std::sync::Arc;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 /// Somewhere items can be kept.
@@ -34,96 +35,248 @@ pub trait Store: Send + Sync {
     /// Where it is, for the start-up line; never with a secret in it.
     fn place(&self) -> String;
 
-    /// A session for the loop described by `wiring`.
-    ///
-    /// # Errors
-    /// When the operating system refuses a resource. A server that cannot be reached is no error
-    /// here: the session connects when it can and says so in its answers.
-    fn session(&self, wiring: Wiring<'_>) -> io::Result<Box<dyn Session>>;
-}
-
-/// What a session needs to know of the loop that drives it.
-pub struct Wiring<'a> {
-    /// Where the session registers its sockets.
-    pub registry: &'a Registry,
-    /// The session's tokens are this one and all above it; the loop hands their events to `ready`.
-    pub first_token: usize,
-    /// Wakes the loop from another thread (a resolver that has finished, say).
-    pub waker: Arc<Waker>,
+    /// A session, for one worker. A server that cannot be reached is no error: the session connects when it can and
+    /// says so in its answers.
+    fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session>;
 }
 
 /// Names a submitted command to the one who submitted it.
 pub type Tag = u64;
 
-/// What `progress` collects.
-pub type Done = Vec<(Tag, Result<Answer, StoreError>)>;
+/// The owner of every socket of a session ([`World::set_owner`]); no client's socket has it.
+pub const OWNER: u64 = u64::MAX;
 
-/// One worker's line to the store. Every submitted command is answered exactly once.
+/// One worker's line to the store. Every submitted command is answered once, by [`progress`](Session::progress) or by
+/// [`abandon`](Session::abandon).
 pub trait Session {
-    /// Queues a command; it is answered by `deadline` at the latest, give or take one tick.
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant);
+    /// Queues a command. It is asked again, where it may be, as long as there is time until `deadline`; when that has
+    /// come whoever submitted it abandons it.
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant);
 
-    /// The loop saw readiness on one of this session's tokens.
-    fn ready(&mut self, _event: &Event) {}
+    /// The world has told of one of this session's sockets.
+    fn ready(&mut self, _ready: Ready) {}
 
-    /// Appends what is finished already, and moves nothing: for a store that answers at once.
-    fn answered(&mut self, _done: &mut Done) {}
+    /// The next [`progress`](Session::progress) asks the sockets themselves, whatever the world has told: after a
+    /// pause of the whole process replies may be there of which no event tells.
+    fn look(&mut self) {}
 
-    /// Moves what can be moved without blocking and appends what is finished to `done`.
-    fn progress(&mut self, now: Instant, done: &mut Done);
+    /// Moves what can be moved without waiting. What is finished comes with the buffer it lies in, which is to be
+    /// given back. Nothing finished: call again when something is ready, or at the [`next_deadline`](Session::next_deadline).
+    fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies;
+
+    /// Takes the buffer back, for the next time.
+    fn give_back(&mut self, replies: Replies);
+
+    /// The deadline of a command has come: it is forgotten, and this is why it has no answer.
+    fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError;
 
     /// When `progress` must be called even if nothing becomes ready.
     fn next_deadline(&self) -> Option<Instant> {
         None
     }
+
+    /// Commands are answered as they are submitted: so ask for the answer at once, before more of them wait to be sent.
+    fn is_immediate(&self) -> bool {
+        false
+    }
+}
+
+/// Finished commands, and the bytes of what they found.
+#[derive(Debug, Default)]
+pub struct Replies {
+    bytes: Vec<u8>,
+    list: Vec<(Tag, Parcel)>,
+}
+
+/// An answer whose bytes lie in [`Replies`].
+#[derive(Debug)]
+enum Parcel {
+    Value(Range<usize>),
+    Recorded(Range<usize>),
+    Page(Vec<(Vec<u8>, Option<Duration>)>, Option<Vec<u8>>),
+    Values(Vec<Found>),
+    Plain(Result<Answer<'static>, StoreError>),
+}
+
+/// What is kept of the buffers when they come back.
+const KEPT_BYTES: usize = 64 * 1024;
+const KEPT_REPLIES: usize = 1024;
+
+impl Replies {
+    /// Whether nothing is finished.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// How many are finished.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The commands that are finished, in the order in which they were.
+    pub fn iter(&self) -> impl Iterator<Item = (Tag, Reply<'_>)> {
+        self.list.iter().map(|(tag, parcel)| {
+            let bytes = |range: &Range<usize>| &self.bytes[range.clone()];
+            let reply = match parcel {
+                Parcel::Value(range) => Ok(Answer::Value(Some(bytes(range)))),
+                Parcel::Recorded(range) => Ok(Answer::Recorded(bytes(range))),
+                Parcel::Page(keys, next) => Ok(Answer::Page { keys, next: next.as_deref() }),
+                Parcel::Values(values) => Ok(Answer::Values(values)),
+                Parcel::Plain(reply) => reply.clone(),
+            };
+            (*tag, reply)
+        })
+    }
+
+    /// Adds an answer without bytes, or an error.
+    pub fn push(&mut self, tag: Tag, reply: Result<Answer<'static>, StoreError>) {
+        self.list.push((tag, Parcel::Plain(reply)));
+    }
+
+    /// Adds [`Answer::Page`].
+    pub fn push_page(
+        &mut self,
+        tag: Tag,
+        keys: Vec<(Vec<u8>, Option<Duration>)>,
+        next: Option<Vec<u8>>,
+    ) {
+        self.list.push((tag, Parcel::Page(keys, next)));
+    }
+
+    /// Adds [`Answer::Values`].
+    pub fn push_values(&mut self, tag: Tag, values: Vec<Found>) {
+        self.list.push((tag, Parcel::Values(values)));
+    }
+
+    /// Adds [`Answer::Value`].
+    pub fn push_value(&mut self, tag: Tag, value: &[u8]) {
+        let range = self.keep(value);
+        self.list.push((tag, Parcel::Value(range)));
+    }
+
+    /// Adds [`Answer::Recorded`].
+    pub fn push_record(&mut self, tag: Tag, record: &[u8]) {
+        let range = self.keep(record);
+        self.list.push((tag, Parcel::Recorded(range)));
+    }
+
+    /// One reply without bytes, to tag 0.
+    pub fn of(reply: Result<Answer<'static>, StoreError>) -> Replies {
+        let mut replies = Replies::default();
+        replies.push(0, reply);
+        replies
+    }
+
+    /// Without those of other commands.
+    #[must_use]
+    pub fn only(mut self, tag: Tag) -> Replies {
+        self.list.retain(|(of, _)| *of == tag);
+        self
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.list.clear();
+    }
+
+    /// Whether it has more room than is often needed.
+    pub fn is_large(&self) -> bool {
+        self.bytes.capacity() > KEPT_BYTES || self.list.capacity() > KEPT_REPLIES
+    }
+
+    /// Gives back what room is often not needed. Not each time: to allocate it again costs more than all else.
+    pub fn trim(&mut self) {
+        self.bytes.shrink_to(KEPT_BYTES);
+        self.list.shrink_to(KEPT_REPLIES);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        at..self.bytes.len()
+    }
+}
+
+/// One of many values: itself, its absence, or why there is none though something is there.
+pub type Found = Result<Option<Vec<u8>>, StoreError>;
+
+/// What comes of a command.
+pub type Reply<'a> = Result<Answer<'a>, StoreError>;
+
+/// The name of something in a store. An id can hold anything but control characters and still never leave its prefix:
+/// a key is one argument, not a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key<'a> {
+    /// The collection's.
+    pub prefix: &'static str,
+    /// The rest.
+    pub id: Cow<'a, [u8]>,
+}
+
+impl Key<'_> {
+    /// All of it, in one piece.
+    pub fn to_vec(&self) -> Vec<u8> {
+        [self.prefix.as_bytes(), &self.id].concat()
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        self.prefix.len() + self.id.len()
+    }
+
+    /// Whether it has no bytes at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// A question to the store, about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub enum Command<'a> {
     /// The value under `key`.
     Get {
         /// The whole key, prefix included.
-        key: Vec<u8>,
+        key: Key<'a>,
         /// Reading gives it at least so long to live (a session that is read). It takes nothing away from what
         /// is left, and gives no end to what has none.
         renew: Option<Duration>,
         /// The look before a write that is to happen once: the record, if there is one, is the answer.
-        once: Option<Once>,
+        once: Option<Box<Once<'a>>>,
     },
     /// Puts `value` under `key`, value and time to live in one step.
     Set {
         /// The whole key, prefix included.
-        key: Vec<u8>,
+        key: Key<'a>,
         /// The bytes to store.
-        value: Vec<u8>,
+        value: Cow<'a, [u8]>,
         /// How long they live.
         ttl: Ttl,
         /// The condition under which to do it.
-        when: When,
+        when: When<'a>,
         /// The record to make of it, in the same step; what is recorded already is not done again.
-        once: Option<Once>,
+        once: Option<Box<Once<'a>>>,
     },
     /// Removes `key`.
     Delete {
         /// The whole key, prefix included.
-        key: Vec<u8>,
+        key: Key<'a>,
         /// The condition under which to do it. Under `Absent` nothing is ever removed, but that is said, and recorded.
-        when: When,
+        when: When<'a>,
         /// As for `Set`. A full store stops no `Delete`: there it is recorded only if it removed something.
-        once: Option<Once>,
+        once: Option<Box<Once<'a>>>,
     },
     /// Counts one use of a limit shared by all replicas, in windows of fixed length.
     Take {
         /// The whole key, prefix included.
-        key: Vec<u8>,
+        key: Key<'a>,
         /// The window's length; it starts at the first use.
         window: Duration,
     },
     /// A page of the keys that begin with `prefix`, in an order of the store's own.
     Scan {
         /// What the keys begin with.
-        prefix: Vec<u8>,
+        prefix: Key<'a>,
         /// Where the last page ended, in the store's own words; `None` to begin.
         cursor: Option<Vec<u8>>,
         /// Keys in the page, at the most; more where a cursor could not tell what is left out.
@@ -158,9 +311,9 @@ pub enum Ttl {
 /// record = fingerprint, then `0` or `1` (whether something was there before), then the value, where it is to be kept
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Once {
+pub struct Once<'a> {
     /// What the writer calls it; a name belongs to its item, so two items may have records of one name.
-    pub name: Vec<u8>,
+    pub name: Cow<'a, [u8]>,
     /// What tells this write from another of the same name.
     pub fingerprint: [u8; 32],
     /// How long the record is kept.
@@ -171,7 +324,7 @@ pub struct Once {
 
 /// The condition of a write; judged and done in one atomic step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum When {
+pub enum When<'a> {
     /// No condition.
     Always,
     /// Only if nothing is there.
@@ -179,14 +332,14 @@ pub enum When {
     /// Only if something is there.
     Present,
     /// Only if exactly these bytes are there (compare-and-set).
-    Unchanged(Vec<u8>),
+    Unchanged(Cow<'a, [u8]>),
 }
 
 /// What a store says when it did what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum Answer<'a> {
     /// To `Get`: the value, or `None` when there is none.
-    Value(Option<Vec<u8>>),
+    Value(Option<&'a [u8]>),
     /// To `Set`: done.
     Stored,
     /// To `Set` and `Delete` with `once`: done and recorded.
@@ -195,7 +348,7 @@ pub enum Answer {
         there: bool,
     },
     /// To any command with `once`: it was done before, and this is its record. Nothing was changed.
-    Recorded(Vec<u8>),
+    Recorded(&'a [u8]),
     /// To `Delete`: done; whether there was something to remove.
     Deleted(bool),
     /// To `Set` and `Delete`: the condition did not hold, and nothing was changed.
@@ -211,15 +364,15 @@ pub enum Answer {
     /// next page begins; `None` at the end. A page may be empty before that.
     Page {
         /// The keys.
-        keys: Vec<(Vec<u8>, Option<Duration>)>,
+        keys: &'a [(Vec<u8>, Option<Duration>)],
         /// Where to go on.
-        next: Option<Vec<u8>>,
+        next: Option<&'a [u8]>,
     },
     /// To `Scan`: this cursor is none of ours.
     BadCursor,
     /// To `GetMany`: for each key, in order, a value, its absence, or why there is none though
     /// something is there: it spoils nobody else's.
-    Values(Vec<Result<Option<Vec<u8>>, StoreError>>),
+    Values(&'a [Found]),
     /// To `GetMany`: they are larger than allowed.
     TooLarge,
     /// To `Ping`.

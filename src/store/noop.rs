@@ -3,8 +3,8 @@
 //! It is where the idea began (a service needs only *some* store behind its trait), and it
 //! measures the front alone: every command is answered in the same tick, without a byte kept.
 
-use super::{Answer, Command, Done, Session, Store, StoreError, Tag, Ttl, When, Wiring};
-use std::io;
+use super::{Answer, Command, Replies, Session, Store, StoreError, Tag, Ttl, When};
+use crate::net::World;
 use std::time::{Duration, Instant};
 
 /// See the module's text. Chosen with `STORE=noop`, never by default.
@@ -20,33 +20,51 @@ impl Store for Noop {
         "nowhere".to_owned()
     }
 
-    fn session(&self, _: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        Ok(Box::new(NoopSession::default()))
+    fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
+        Box::new(NoopSession::default())
     }
 }
 
 #[derive(Debug, Default)]
 struct NoopSession {
-    done: Done,
+    replies: Replies,
 }
 
 impl Session for NoopSession {
-    fn submit(&mut self, _: Instant, tag: Tag, command: Command, _: Instant) {
-        self.done.push((tag, answer(&command)));
+    fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+        match command {
+            Command::GetMany { keys, .. } => {
+                self.replies.push_values(tag, vec![Ok(None); keys.len()]);
+            }
+            Command::Scan { .. } => self.replies.push_page(tag, Vec::new(), None),
+            command => self.replies.push(tag, Ok(answer(&command))),
+        }
     }
 
-    fn answered(&mut self, done: &mut Done) {
-        done.append(&mut self.done);
+    fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
+        std::mem::take(&mut self.replies)
     }
 
-    fn progress(&mut self, _: Instant, done: &mut Done) {
-        self.answered(done);
+    fn give_back(&mut self, mut replies: Replies) {
+        if self.replies.is_empty() {
+            replies.clear();
+            replies.trim();
+            self.replies = replies;
+        }
+    }
+
+    fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
+        StoreError::Timeout
+    }
+
+    fn is_immediate(&self) -> bool {
+        true
     }
 }
 
 /// As if every key were always absent.
-fn answer(command: &Command) -> Result<Answer, StoreError> {
-    Ok(match command {
+fn answer(command: &Command) -> Answer<'static> {
+    match command {
         Command::Get { .. } => Answer::Value(None),
         Command::Set { ttl: Ttl::Keep, .. } => Answer::Unmet,
         Command::Set { when: When::Always | When::Absent, once, .. } => match once {
@@ -61,8 +79,67 @@ fn answer(command: &Command) -> Result<Answer, StoreError> {
         Command::Take { window, .. } => {
             Answer::Taken { count: 1, resets_in: Duration::from_millis(window.as_millis() as u64) }
         }
-        Command::Scan { .. } => Answer::Page { keys: Vec::new(), next: None },
-        Command::GetMany { keys, .. } => Answer::Values(vec![Ok(None); keys.len()]),
+        Command::Scan { .. } => Answer::Page { keys: &[], next: None },
+        Command::GetMany { .. } => Answer::Values(&[]),
         Command::Ping => Answer::Pong,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Key, Once};
+    use super::*;
+
+    #[test]
+    fn every_key_is_absent_and_every_write_succeeds_as_if_it_were() {
+        let second = Duration::from_secs(1);
+        let key = || Key { prefix: "item:", id: b"7"[..].into() };
+        let once = || {
+            let name = b":k"[..].into();
+            Once { name, fingerprint: [b'a'; 32], ttl: second, keeps_value: false }
+        };
+        let set =
+            |ttl, when, once| Command::Set { key: key(), value: b"{}"[..].into(), ttl, when, once };
+        let delete = |when, once| Command::Delete { key: key(), when, once };
+        let exactly = Ttl::Exactly(second);
+        let unchanged = || When::Unchanged(b"{}"[..].into());
+        let absent = Answer::Done { there: false };
+        for (command, wanted) in [
+            (Command::Get { key: key(), renew: Some(second), once: None }, Answer::Value(None)),
+            (
+                Command::Get { key: key(), renew: None, once: Some(Box::new(once())) },
+                Answer::Value(None),
+            ),
+            (set(exactly, When::Always, None), Answer::Stored),
+            (set(exactly, When::Absent, None), Answer::Stored),
+            (set(Ttl::AtLeast(second), When::Always, None), Answer::Stored),
+            (set(exactly, When::Always, Some(Box::new(once()))), absent.clone()),
+            (set(exactly, When::Present, None), Answer::Unmet),
+            (set(exactly, unchanged(), None), Answer::Unmet),
+            (set(Ttl::Keep, When::Always, None), Answer::Unmet),
+            (delete(When::Always, None), Answer::Deleted(false)),
+            (delete(When::Absent, Some(Box::new(once()))), absent),
+            (delete(When::Present, None), Answer::Unmet),
+            (delete(unchanged(), Some(Box::new(once()))), Answer::Unmet),
+            (
+                Command::Take { key: key(), window: second },
+                Answer::Taken { count: 1, resets_in: second },
+            ),
+            (
+                Command::Scan { prefix: key(), cursor: None, limit: 1 },
+                Answer::Page { keys: &[], next: None },
+            ),
+            (
+                Command::GetMany { keys: vec![b"a".to_vec(), b"b".to_vec()], bytes_max: 0 },
+                Answer::Values(&[Ok(None), Ok(None)]),
+            ),
+            (Command::Ping, Answer::Pong),
+        ] {
+            let mut session = NoopSession::default();
+            let (asked, now) = (format!("{command:?}"), Instant::now());
+            session.submit(now, 7, command, now);
+            let found: Vec<_> = session.replies.iter().collect();
+            assert_eq!(found, [(7, Ok(wanted))], "{asked}");
+        }
+    }
 }

@@ -21,25 +21,25 @@
 
 pub mod bulk;
 pub mod record;
+mod reply;
 pub mod scan;
 pub mod scripts;
 
 use super::trouble::Trouble;
-use super::{Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring};
+use super::{
+    Answer, Command, Key, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When,
+};
+use crate::net::{Ready, Slab, World};
 use crate::resp::client::{Client, Target};
-use crate::resp::codec::{ErrorReply, Reply};
+use crate::resp::codec::{Decimal, ErrorReply, Received, Reply};
 use crate::resp::connection::Shape;
-use crate::resp::link::{Options as LinkOptions, Wires};
-use crate::resp::remedy::{is_full, is_passing};
-use crate::resp::request::{Failure, Home, Outcome, Request, Wire};
-use crate::slab::Slab;
+use crate::resp::link::Options as LinkOptions;
+use crate::resp::remedy::is_full;
+use crate::resp::request::{Encoded, Failure, Home, Request, Words};
 use bulk::Bulks;
-use mio::event::Event;
 use record::record_key;
+use reply::{Judged, answer, error, reply, wrong_type};
 use scan::Scan;
-use std::cell::Cell;
-use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,12 +47,15 @@ use std::time::{Duration, Instant};
 /// item's prefix, so that whoever may write items may ask it.
 const NO_ITEM: &[u8] = b"item:\nkioskd asks whether it could write";
 
+/// Room for large replies is kept for so long.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+
 /// A Redis server, a master behind sentinels, or a cluster.
 #[derive(Debug)]
 pub struct Redis {
     target: Target,
     options: LinkOptions,
-    /// What operators are told, by all sessions together.
+    /// What is logged for operators, by all sessions together.
     trouble: Arc<Trouble>,
 }
 
@@ -78,149 +81,328 @@ impl Store for Redis {
         }
     }
 
-    fn session(&self, wiring: Wiring<'_>) -> io::Result<Box<dyn Session>> {
-        let wires = Wires {
-            registry: Rc::new(wiring.registry.try_clone()?),
-            waker: wiring.waker,
-            next_token: Rc::new(Cell::new(wiring.first_token)),
-        };
-        let client = Client::new(self.target.clone(), self.options.clone(), wires, Instant::now());
-        Ok(Box::new(RedisSession {
-            client,
-            outcomes: Vec::new(),
-            asked: Slab::default(),
+    fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session> {
+        Box::new(RedisSession {
+            client: Client::new(self.target.clone(), self.options.clone(), OWNER, world, now),
+            tags: Tags::default(),
             bulks: Bulks::default(),
-            early: Vec::new(),
-            again: None,
+            full: Vec::new(),
+            replies: Replies::default(),
+            failed: false,
+            key: Vec::new(),
+            trim_at: None,
+            now,
             trouble: Arc::clone(&self.trouble),
-        }))
+        })
     }
 }
 
 struct RedisSession {
-    client: Client,
-    outcomes: Vec<Outcome>,
-    /// What each request to the client is for.
-    asked: Slab<Asked>,
+    client: Client<Asked>,
+    /// Where each command is that has no answer yet.
+    tags: Tags,
     /// Bulk reads under way.
     bulks: Bulks,
-    /// Answered without asking.
-    early: Done,
-    /// Outcomes are there that `progress` has not looked at, since then.
-    again: Option<Instant>,
+    /// Writes that were refused because memory is full, and what to ask next.
+    full: Vec<(Asked, Box<WhenFull>)>,
+    /// What is finished.
+    replies: Replies,
+    /// There is an error in it.
+    failed: bool,
+    /// For keys in one piece; kept for its room.
+    key: Vec<u8>,
+    /// When its room is given back, if it is large.
+    trim_at: Option<Instant>,
+    /// The time of the last turn.
+    now: Instant,
     trouble: Arc<Trouble>,
 }
 
+/// What a request to the client is for.
 enum Asked {
     /// The command of this tag, as a whole.
     Whole(Tag),
     /// A write with a record; and what to ask where it is refused because memory is full.
-    Once { tag: Tag, when_full: Wire, home: Home, deadline: Instant },
+    Once(Tag, Box<WhenFull>),
     /// Whether a write that was refused like this has a record all the same: then it was done before.
-    Seen(Tag, ErrorReply),
+    Seen(Tag, Box<ErrorReply>),
     /// A page for this tag.
-    Page(Tag, Scan),
+    Page(Tag, Box<Scan>),
     /// One value of a bulk read.
     Part(bulk::Part),
 }
 
+struct WhenFull {
+    command: Encoded,
+    home: Home,
+    deadline: Instant,
+}
+
 impl Session for RedisSession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
-        match command {
-            Command::Scan { prefix, cursor, limit } => {
-                self.scan(now, tag, &prefix, cursor.as_deref(), limit, deadline)
-            }
-            Command::GetMany { keys, bytes_max } => {
-                match self.bulks.begin(tag, keys, bytes_max, deadline) {
-                    Ok(()) => {
-                        self.ask_parts(now);
-                    }
-                    Err(e) => self.early.push((tag, Err(e))),
-                }
-            }
-            Command::Delete { ref key, ref when, once: Some(ref once) } => {
-                let first = delete(key, when, Some(once), false);
-                let when_full = delete(key, when, Some(once), true);
-                self.ask_once(now, tag, key, first, when_full, deadline);
-            }
-            Command::Set { ref key, ref value, ttl, ref when, once: Some(ref once) } => {
-                let first = set_by_script(key, value, ttl, when, Some(once));
-                self.ask_once(now, tag, key, first, look(key, once), deadline);
-            }
-            command => {
-                if let Some((wire, shape, home)) = wire(&command) {
-                    self.ask(now, Asked::Whole(tag), wire, shape, home, deadline);
-                }
-            }
-        }
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
+        let mut buffer = std::mem::take(&mut self.key);
+        self.submit_with(now, tag, command, deadline, &mut buffer);
+        self.key = buffer;
     }
 
-    fn ready(&mut self, event: &Event) {
-        self.client.ready(event);
+    fn ready(&mut self, ready: Ready) {
+        self.client.ready(ready);
     }
 
-    fn progress(&mut self, now: Instant, done: &mut Done) {
-        let (mut asked_more, before) = (false, done.len());
-        self.client.progress(now, &mut self.outcomes);
-        let mut outcomes = std::mem::take(&mut self.outcomes);
-        for (key, shape, result) in outcomes.drain(..) {
-            match self.asked.remove(key) {
-                Some(Asked::Whole(tag)) => done.push((tag, answer(shape, result))),
-                Some(Asked::Once { tag, when_full, home, deadline }) => match result {
-                    Ok(Reply::Error(e)) if is_full(&e) => {
-                        let (asked, shape) = match when_full.is_of(&scripts::LOOK) {
-                            true => (Asked::Seen(tag, e), Shape::Look),
-                            false => (Asked::Whole(tag), Shape::Once),
-                        };
-                        self.ask(now, asked, when_full, shape, home, deadline);
-                        asked_more = true;
+    fn look(&mut self) {
+        self.client.look();
+    }
+
+    fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
+        let RedisSession { client, tags, bulks, full, replies, failed, .. } = self;
+        client.progress(world, now, &mut |asked, shape, result| {
+            let (tag, answer) = match asked {
+                Asked::Whole(tag) => match result {
+                    // Most are that, and so it comes first.
+                    Ok(Received::Bulk(value)) if shape == Shape::Value => {
+                        tags.forget(tag);
+                        return replies.push_value(tag, value);
                     }
-                    result => done.push((tag, answer(shape, result))),
+                    result => (tag, answer(shape, result)),
                 },
-                Some(Asked::Seen(tag, e)) => done.push((
-                    tag,
-                    match answer(shape, result) {
-                        Ok(Answer::Recorded(record)) => Ok(Answer::Recorded(record)),
-                        _ => answer(shape, Ok(Reply::Error(e))),
-                    },
-                )),
-                Some(Asked::Page(tag, scan)) => done.push((tag, page(scan, result))),
-                Some(Asked::Part(part)) => self.bulks.answered(part, result, done),
-                None => {}
+                Asked::Once(tag, when_full) => match result {
+                    Ok(Received::Other(Reply::Error(e))) if is_full(&e) => {
+                        let asked = match when_full.command.is_of(&scripts::LOOK) {
+                            true => Asked::Seen(tag, Box::new(e)),
+                            false => Asked::Whole(tag),
+                        };
+                        return full.push((asked, when_full));
+                    }
+                    result => (tag, answer(shape, result)),
+                },
+                Asked::Seen(tag, e) => match answer(shape, result) {
+                    Ok(Judged::Record(record)) => (tag, Ok(Judged::Record(record))),
+                    _ => (tag, answer(shape, Ok(Received::Other(Reply::Error(*e))))),
+                },
+                Asked::Page(tag, scan) => {
+                    tags.forget(tag);
+                    match page(*scan, result) {
+                        Ok((keys, next)) => replies.push_page(tag, keys, next),
+                        Err(e) => {
+                            *failed = true;
+                            replies.push(tag, Err(e));
+                        }
+                    }
+                    return;
+                }
+                Asked::Part(part) => {
+                    if let Some((tag, end)) = bulks.answered(part, result) {
+                        tags.forget(tag);
+                        *failed |= end.is_err();
+                        match end {
+                            Ok(bulk::End::Values(values)) => replies.push_values(tag, values),
+                            Ok(bulk::End::TooLarge) => replies.push(tag, Ok(Answer::TooLarge)),
+                            Err(e) => replies.push(tag, Err(e)),
+                        }
+                    }
+                    return;
+                }
+            };
+            tags.forget(tag);
+            match answer {
+                Ok(Judged::Value(value)) => replies.push_value(tag, &value),
+                Ok(Judged::Record(record)) => replies.push_record(tag, &record),
+                Ok(Judged::Plain(answer)) => replies.push(tag, Ok(answer)),
+                Err(e) => {
+                    *failed = true;
+                    replies.push(tag, Err(e));
+                }
             }
-        }
-        self.outcomes = outcomes;
-        self.bulks.time_out(now, done);
-        if self.ask_parts(now) || asked_more {
+        });
+        let again = self.ask_when_full(now);
+        if self.ask_parts(now) || again {
             // What was asked goes out now; what is there already waits for the next turn, so that one
             // bulk after the other cannot keep a worker from its other clients.
-            self.client.progress(now, &mut self.outcomes);
+            self.client.send(world, now);
         }
-        self.again = (!self.outcomes.is_empty()).then_some(now);
-        done.append(&mut self.early);
-        self.trouble.hear(now, &done[before..]);
+        self.trouble.hear(now, &self.replies, std::mem::take(&mut self.failed));
+        if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
+            self.replies.trim();
+            self.trim_at = None;
+        }
+        self.now = now;
+        std::mem::take(&mut self.replies)
+    }
+
+    fn give_back(&mut self, mut replies: Replies) {
+        if self.replies.is_empty() {
+            replies.clear();
+            if replies.is_large() {
+                self.trim_at.get_or_insert(self.now + KEPT_FOR);
+            }
+            self.replies = replies;
+        }
+    }
+
+    fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
+        let without = |result: Result<Reply, Failure>| match result {
+            Ok(Reply::Error(e)) => error(&e),
+            result => reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout),
+        };
+        let why = match self.tags.take(tag) {
+            Some(Doing::Request(key)) => match self.client.abandon(key) {
+                // Refused before, for want of memory, and then there was no time to look for a record.
+                Some((Asked::Seen(_, e), _)) => error(&e),
+                Some((_, result)) => without(result),
+                None => StoreError::Timeout,
+            },
+            // Its parts, which have the same deadline, know why.
+            Some(Doing::Bulk(key)) => {
+                let bulk = self.bulks.end(key);
+                let parts = bulk.iter().flat_map(|bulk| bulk.requests());
+                let mut whys = parts.filter_map(|part| self.client.why_not(part)).map(without);
+                whys.find(|why| *why != StoreError::Timeout).unwrap_or(StoreError::Timeout)
+            }
+            None => StoreError::Timeout,
+        };
+        self.trouble.hear_one(now, &why);
+        why
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let client = self.client.next_deadline();
-        let times = [self.again, client, self.bulks.next_deadline()];
-        times.into_iter().flatten().min()
+        if !self.replies.is_empty() {
+            // At once.
+            return Some(self.now);
+        }
+        self.client.next_deadline().into_iter().chain(self.trim_at).min()
     }
 }
 
 impl RedisSession {
+    fn submit_with(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        command: Command<'_>,
+        deadline: Instant,
+        buffer: &mut Vec<u8>,
+    ) {
+        let plain = Words::plain;
+        match command {
+            Command::Get { key, renew, once } => {
+                let key = key.join(buffer);
+                match (renew, once) {
+                    (_, Some(once)) => {
+                        let record = record_key(key, &once.name);
+                        let look: [&[u8]; 3] = [b"2", key, &record];
+                        let look = Words::script(&scripts::LOOK, &look);
+                        self.ask(now, tag, look, Shape::Look, key, deadline);
+                    }
+                    (None, None) => {
+                        self.ask(now, tag, Words::get(&[key]), Shape::Value, key, deadline)
+                    }
+                    // To renew twice is to renew: it may be asked again like any read.
+                    (Some(ttl), None) => {
+                        let ms = Decimal::new(millis(ttl));
+                        let read: [&[u8]; 3] = [b"1", key, ms.as_bytes()];
+                        self.ask(
+                            now,
+                            tag,
+                            Words::script(&scripts::READ, &read),
+                            Shape::Value,
+                            key,
+                            deadline,
+                        );
+                    }
+                }
+            }
+            Command::Set { key, value, ttl, when, once } => {
+                let key = key.join(buffer);
+                match (ttl, &when, &once) {
+                    (_, _, Some(once)) => {
+                        let record = record_key(key, &once.name);
+                        let look: [&[u8]; 3] = [b"2", key, &record];
+                        let when_full = Words::script(&scripts::LOOK, &look).encode();
+                        set_by_script(key, &value, ttl, &when, Some((once, &record)), |first| {
+                            self.ask_once(now, tag, first, when_full, key, deadline);
+                        });
+                    }
+                    (Ttl::AtLeast(_), _, None) | (_, When::Unchanged(_), None) => {
+                        set_by_script(key, &value, ttl, &when, None, |set| {
+                            self.ask(now, tag, set, Shape::StoredFlag, key, deadline);
+                        });
+                    }
+                    (_, _, None) => set_plainly(key, &value, ttl, &when, |set| {
+                        self.ask(now, tag, set, Shape::Stored, key, deadline);
+                    }),
+                }
+            }
+            Command::Delete { key, when: When::Always, once: None } => {
+                let key = key.join(buffer);
+                self.ask(now, tag, plain(&[b"DEL", key]), Shape::Count, key, deadline);
+            }
+            Command::Delete { key, when, once: None } => {
+                let key = key.join(buffer);
+                delete(key, &when, None, true, |delete| {
+                    self.ask(now, tag, delete, Shape::DeletedFlag, key, deadline);
+                });
+            }
+            Command::Delete { key, when, once: Some(once) } => {
+                let key = key.join(buffer);
+                let mut when_full = Encoded::default();
+                delete(key, &when, Some(&once), true, |delete| when_full = delete.encode());
+                delete(key, &when, Some(&once), false, |first| {
+                    self.ask_once(now, tag, first, when_full, key, deadline);
+                });
+            }
+            Command::Take { key, window } => {
+                let key = key.join(buffer);
+                let ms = Decimal::new(millis(window));
+                let take: [&[u8]; 3] = [b"1", key, ms.as_bytes()];
+                self.ask(
+                    now,
+                    tag,
+                    Words::script(&scripts::TAKE, &take),
+                    Shape::Pair,
+                    key,
+                    deadline,
+                );
+            }
+            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
+            // refused there before its condition is looked at, and XX never holds.
+            Command::Ping => {
+                let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
+                self.ask(now, tag, plain(&set), Shape::Probe, NO_ITEM, deadline);
+            }
+            Command::Scan { prefix, cursor, limit } => {
+                let prefix = prefix.join(buffer);
+                self.scan(now, tag, prefix, cursor.as_deref(), limit, deadline);
+            }
+            Command::GetMany { keys, bytes_max } => {
+                match self.bulks.begin(tag, keys, bytes_max, deadline) {
+                    Ok(key) => {
+                        self.tags.set(tag, Doing::Bulk(key));
+                        self.ask_parts(now);
+                    }
+                    Err(e) => self.refuse(tag, e),
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, tag: Tag, e: StoreError) {
+        self.failed = true;
+        self.replies.push(tag, Err(e));
+    }
+
+    /// Asks the whole of a command at once.
     fn ask(
         &mut self,
         now: Instant,
-        asked: Asked,
-        command: Wire,
+        tag: Tag,
+        words: Words<'_>,
         shape: Shape,
-        home: Home,
+        key: &[u8],
         deadline: Instant,
     ) {
-        let read_only = matches!(shape, Shape::Value | Shape::Look | Shape::Probe | Shape::Any);
-        let tag = self.asked.insert(asked);
-        self.client.submit(now, Request { tag, command, shape, home, read_only, deadline });
+        let request = request(Asked::Whole(tag), shape, self.client.home_of(key), deadline);
+        let key = self.client.submit(now, request, words);
+        self.tags.set(tag, Doing::Request(key));
     }
 
     /// A write with a record. Memory that is full refuses it unseen, so there a second step has to see.
@@ -228,14 +410,34 @@ impl RedisSession {
         &mut self,
         now: Instant,
         tag: Tag,
+        first: Words<'_>,
+        command: Encoded,
         key: &[u8],
-        first: Wire,
-        when_full: Wire,
         deadline: Instant,
     ) {
-        let home = Home::of(key);
-        let asked = Asked::Once { tag, when_full, home: home.clone(), deadline };
-        self.ask(now, asked, first, Shape::Once, home, deadline);
+        let home = self.client.home_of(key);
+        let when_full = Box::new(WhenFull { command, home: home.clone(), deadline });
+        let request = request(Asked::Once(tag, when_full), Shape::Once, home, deadline);
+        let key = self.client.submit(now, request, first);
+        self.tags.set(tag, Doing::Request(key));
+    }
+
+    /// Asks the second steps of writes that were refused because memory is full; whether there are any.
+    fn ask_when_full(&mut self, now: Instant) -> bool {
+        if self.full.is_empty() {
+            return false;
+        }
+        for (asked, when_full) in std::mem::take(&mut self.full) {
+            let (Asked::Whole(tag) | Asked::Seen(tag, _)) = asked else {
+                continue;
+            };
+            let shape = if matches!(asked, Asked::Seen(..)) { Shape::Look } else { Shape::Once };
+            let WhenFull { command, home, deadline } = *when_full;
+            let request = request(asked, shape, home, deadline);
+            let key = self.client.submit_encoded(now, request, command);
+            self.tags.set(tag, Doing::Request(key));
+        }
+        true
     }
 
     fn scan(
@@ -247,83 +449,121 @@ impl RedisSession {
         limit: usize,
         deadline: Instant,
     ) {
-        let early = match self.client.masters(now) {
-            None => Err(StoreError::Unavailable("not all of its servers are known".to_owned())),
-            Some(masters) => match Scan::begin(prefix, cursor, limit, &masters) {
-                None => Ok(Answer::BadCursor),
-                Some((scan, server, wire)) => {
-                    let page = Asked::Page(tag, scan);
-                    return self.ask(now, page, wire, Shape::Any, Home::Server(server), deadline);
-                }
-            },
+        let Some(masters) = self.client.masters(now) else {
+            let why = "not all of its servers are known".to_owned();
+            return self.refuse(tag, StoreError::Unavailable(why));
         };
-        self.early.push((tag, early));
+        let Some((scan, server)) = Scan::begin(prefix, cursor, &masters) else {
+            return self.replies.push(tag, Ok(Answer::BadCursor));
+        };
+        scan.ask(limit, |scan, words| {
+            let asked = Asked::Page(tag, Box::new(scan));
+            let request = request(asked, Shape::Any, Home::Server(Box::new(server)), deadline);
+            let key = self.client.submit(now, request, words);
+            self.tags.set(tag, Doing::Request(key));
+        });
     }
 
     /// Asks what the bulk reads may ask now; whether that is anything.
     fn ask_parts(&mut self, now: Instant) -> bool {
         let mut asked = false;
+        if self.bulks.is_empty() {
+            return false;
+        }
         while let Some((part, key, deadline)) = self.bulks.ask() {
-            let (get, home) = (Wire::plain(&[b"GET", key]), Home::of(key));
-            self.ask(now, Asked::Part(part), get, Shape::Value, home, deadline);
+            let home = self.client.home_of(key);
+            // The bulk may have ended before it, so it has a deadline of its own.
+            let request = request(Asked::Part(part), Shape::Value, home, deadline);
+            let request = Request { expires: true, ..request };
+            let key = self.client.submit(now, request, Words::get(&[key]));
+            self.bulks.asked(part, key);
             asked = true;
         }
         asked
     }
 }
 
-fn page(scan: Scan, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
-    let reply = reply(result)?;
-    let wrong = || StoreError::Refused("a reply of the wrong type".to_owned());
-    scan.end(reply).map(|(keys, next)| Answer::Page { keys, next }).ok_or_else(wrong)
+fn request(purpose: Asked, shape: Shape, home: Home, deadline: Instant) -> Request<Asked> {
+    let read_only = matches!(shape, Shape::Value | Shape::Look | Shape::Probe | Shape::Any);
+    Request { purpose, shape, home, read_only, deadline, expires: false }
 }
 
-/// The command on the wire, the shape of its reply, and its home; `None` for those that are asked in their own ways.
-fn wire(command: &Command) -> Option<(Wire, Shape, Home)> {
-    let (key, wire, shape) = match command {
-        Command::Get { key, once: Some(once), .. } => {
-            (key.as_slice(), look(key, once), Shape::Look)
-        }
-        Command::Get { key, renew: None, .. } => {
-            (key.as_slice(), Wire::plain(&[b"GET", key]), Shape::Value)
-        }
-        // To renew twice is to renew: it may be asked again like any read.
-        Command::Get { key, renew: Some(ttl), .. } => {
-            let ms = millis(*ttl).to_string();
-            let read = Wire::script(&scripts::READ, &[key], &[ms.as_bytes()]);
-            (key.as_slice(), read, Shape::Value)
-        }
-        Command::Set { key, value, ttl, when, once } => {
-            let (wire, shape) = set(key, value, *ttl, when, once.as_ref());
-            (key.as_slice(), wire, shape)
-        }
-        Command::Delete { key, when: When::Always, once: None } => {
-            (key.as_slice(), Wire::plain(&[b"DEL", key]), Shape::Count)
-        }
-        Command::Delete { key, when, once } => {
-            (key.as_slice(), delete(key, when, once.as_ref(), true), Shape::DeletedFlag)
-        }
-        Command::Take { key, window } => {
-            let ms = millis(*window).to_string();
-            let take = Wire::script(&scripts::TAKE, &[key], &[ms.as_bytes()]);
-            (key.as_slice(), take, Shape::Pair)
-        }
-        Command::Scan { .. } | Command::GetMany { .. } => return None,
-        // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
-        // refused there before its condition is looked at, and XX never holds.
-        Command::Ping => {
-            (NO_ITEM, Wire::plain(&[b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"]), Shape::Probe)
-        }
-    };
-    Some((wire, shape, Home::of(key)))
+/// Where the commands are that have no answer yet, by the places of their tags: those are keys of a
+/// [`Slab`], and so small numbers that differ. (Any others work, too, but have to be searched for.)
+#[derive(Default)]
+struct Tags {
+    places: Vec<Option<(Tag, Doing)>>,
+    others: Vec<(Tag, Doing)>,
+    len: usize,
 }
 
-fn look(key: &[u8], once: &Once) -> Wire {
-    Wire::script(&scripts::LOOK, &[key, &record_key(key, &once.name)], &[])
+#[derive(Debug, Clone, Copy)]
+enum Doing {
+    /// A request to the client, by its key.
+    Request(u64),
+    /// A bulk read, by its key.
+    Bulk(u64),
+}
+
+/// Places that there can be, and that are kept when no command is under way.
+const PLACES_MAX: usize = 1 << 20;
+const PLACES_KEPT: usize = 1024;
+
+impl Tags {
+    fn set(&mut self, tag: Tag, doing: Doing) {
+        let place = Slab::<()>::place(tag);
+        if place >= self.places.len() && place < PLACES_MAX {
+            self.places.resize(place + 1, None);
+        }
+        match self.places.get_mut(place) {
+            Some(free @ None) => {
+                *free = Some((tag, doing));
+                self.len += 1;
+            }
+            Some(Some((same, old))) if *same == tag => *old = doing,
+            _ => self.others.push((tag, doing)),
+        }
+    }
+
+    fn take(&mut self, tag: Tag) -> Option<Doing> {
+        let place = self.places.get_mut(Slab::<()>::place(tag));
+        let Some((_, doing)) = place.and_then(|place| place.take_if(|(other, _)| *other == tag))
+        else {
+            let at = self.others.iter().position(|(other, _)| *other == tag)?;
+            return Some(self.others.swap_remove(at).1);
+        };
+        self.len -= 1;
+        if self.len == 0 && self.places.len() > PLACES_KEPT {
+            self.places.truncate(PLACES_KEPT);
+            self.places.shrink_to_fit();
+        }
+        Some(doing)
+    }
+
+    fn forget(&mut self, tag: Tag) {
+        self.take(tag);
+    }
+}
+
+impl Key<'_> {
+    /// All of it, in `buffer`.
+    fn join<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
+        buffer.clear();
+        buffer.extend_from_slice(self.prefix.as_bytes());
+        buffer.extend_from_slice(&self.id);
+        buffer
+    }
+}
+
+fn page(
+    scan: Scan,
+    result: Result<Received<'_>, Failure>,
+) -> Result<(scan::Keys, Option<Vec<u8>>), StoreError> {
+    scan.end(reply(result)?.into_reply()).ok_or_else(wrong_type)
 }
 
 /// How a script spells a condition, and the bytes it compares with.
-fn condition(when: &When) -> [&[u8]; 2] {
+fn condition<'a>(when: &'a When<'_>) -> [&'a [u8]; 2] {
     match when {
         When::Always => [b"always", b""],
         When::Absent => [b"absent", b""],
@@ -332,133 +572,107 @@ fn condition(when: &When) -> [&[u8]; 2] {
     }
 }
 
-fn set(key: &[u8], value: &[u8], ttl: Ttl, when: &When, once: Option<&Once>) -> (Wire, Shape) {
-    match (ttl, when, once) {
-        (Ttl::AtLeast(_), ..) | (_, When::Unchanged(_), _) | (.., Some(_)) => {
-            let shape = once.map_or(Shape::StoredFlag, |_| Shape::Once);
-            (set_by_script(key, value, ttl, when, once), shape)
-        }
-        (_, _, None) => (set_plainly(key, value, ttl, when), Shape::Stored),
-    }
-}
-
-fn set_by_script(key: &[u8], value: &[u8], ttl: Ttl, when: &When, once: Option<&Once>) -> Wire {
+fn set_by_script(
+    key: &[u8],
+    value: &[u8],
+    ttl: Ttl,
+    when: &When<'_>,
+    once: Option<(&Once<'_>, &[u8])>,
+    ask: impl FnOnce(Words<'_>),
+) {
     let [when, old] = condition(when);
     let (mode, ms): (&[u8], _) = match ttl {
         Ttl::Exactly(ttl) => (b"set", millis(ttl)),
         Ttl::AtLeast(ttl) => (b"least", millis(ttl)),
         Ttl::Keep => (b"keep", 0),
     };
-    let ms = ms.to_string();
-    let own = [when, old, value, ms.as_bytes(), mode];
-    let Some(once) = once else {
-        return Wire::script(&scripts::SET, &[key], &own);
+    let ms = Decimal::new(ms);
+    let Some((once, record)) = once else {
+        return ask(Words::script(
+            &scripts::SET,
+            &[b"1", key, when, old, value, ms.as_bytes(), mode],
+        ));
     };
-    let record_ms = millis(once.ttl).to_string();
+    let record_ms = Decimal::new(millis(once.ttl));
     let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
-    let record = record_key(key, &once.name);
-    let arguments = [&own[..], &[&once.fingerprint, record_ms.as_bytes(), keeps]].concat();
-    Wire::script(&scripts::SET, &[key, &record], &arguments)
+    ask(Words::script(
+        &scripts::SET,
+        &[
+            b"2",
+            key,
+            record,
+            when,
+            old,
+            value,
+            ms.as_bytes(),
+            mode,
+            &once.fingerprint,
+            record_ms.as_bytes(),
+            keeps,
+        ],
+    ));
 }
 
-fn set_plainly(key: &[u8], value: &[u8], ttl: Ttl, when: &When) -> Wire {
+fn set_plainly(key: &[u8], value: &[u8], ttl: Ttl, when: &When<'_>, ask: impl FnOnce(Words<'_>)) {
+    let mut words: [&[u8]; 6] = [b"SET", key, value, b"KEEPTTL", b"", b""];
     let (unit, n) = match ttl {
         Ttl::Exactly(ttl) | Ttl::AtLeast(ttl) => time(ttl),
-        Ttl::Keep => (&b"KEEPTTL"[..], String::new()),
+        Ttl::Keep => (&b"KEEPTTL"[..], Decimal::new(0)),
     };
-    let mut words: Vec<&[u8]> = vec![b"SET", key, value, unit];
-    if !n.is_empty() {
-        words.push(n.as_bytes());
+    let mut count = 4;
+    words[3] = unit;
+    if ttl != Ttl::Keep {
+        words[count] = n.as_bytes();
+        count += 1;
     }
     match when {
-        When::Absent => words.push(b"NX"),
-        When::Present => words.push(b"XX"),
+        When::Absent => words[count] = b"NX",
+        When::Present => words[count] = b"XX",
         // A key with no time to keep would live for ever.
-        When::Always | When::Unchanged(_) if ttl == Ttl::Keep => words.push(b"XX"),
-        When::Always | When::Unchanged(_) => {}
+        When::Always | When::Unchanged(_) if ttl == Ttl::Keep => words[count] = b"XX",
+        When::Always | When::Unchanged(_) => count -= 1,
     }
-    Wire::plain(&words)
+    ask(Words::plain(&words[..=count]));
 }
 
 /// With `when_full` it passes when memory is full, and records only that something was removed: what removes nothing
 /// could be sent for ever, and each would leave a record.
-fn delete(key: &[u8], when: &When, once: Option<&Once>, when_full: bool) -> Wire {
+fn delete(
+    key: &[u8],
+    when: &When<'_>,
+    once: Option<&Once<'_>>,
+    when_full: bool,
+    ask: impl FnOnce(Words<'_>),
+) {
     let [when, old] = condition(when);
     let (script, record_what): (_, &[u8]) = match when_full {
         true => (&scripts::DELETE_WHEN_FULL, b"removed"),
         false => (&scripts::DELETE, b"always"),
     };
     let Some(once) = once else {
-        return Wire::script(script, &[key], &[when, old]);
+        return ask(Words::script(script, &[b"1", key, when, old]));
     };
-    let ms = millis(once.ttl).to_string();
+    let ms = Decimal::new(millis(once.ttl));
     let record = record_key(key, &once.name);
-    let arguments = [when, old, &once.fingerprint, ms.as_bytes(), record_what];
-    Wire::script(script, &[key, &record], &arguments)
+    ask(Words::script(
+        script,
+        &[b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), record_what],
+    ));
 }
 
 /// `EX seconds` where it comes out even, as the Go service writes it, else `PX milliseconds`.
-fn time(ttl: Duration) -> (&'static [u8], String) {
+fn time(ttl: Duration) -> (&'static [u8], Decimal) {
     match millis(ttl) {
-        ms if ms % 1000 == 0 => (b"EX", (ms / 1000).to_string()),
-        ms => (b"PX", ms.to_string()),
+        ms if ms % 1000 == 0 => (b"EX", Decimal::new(ms / 1000)),
+        ms => (b"PX", Decimal::new(ms)),
     }
 }
 
 /// Redis refuses an expiry of zero.
 fn millis(t: Duration) -> u64 {
-    u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)
+    let ms = t.as_secs().saturating_mul(1000);
+    ms.saturating_add(u64::from(t.subsec_millis())).max(1)
 }
 
-/// The connection has checked that reply and shape belong together.
-fn answer(shape: Shape, result: Result<Reply, Failure>) -> Result<Answer, StoreError> {
-    let reply = reply(result)?;
-    Ok(match (shape, reply) {
-        (_, Reply::TooLarge(n)) => return Err(too_large(n)),
-        (Shape::Value, Reply::Bulk(value)) => Answer::Value(Some(value)),
-        (Shape::Value, Reply::Null) => Answer::Value(None),
-        (Shape::Stored, Reply::Null) => Answer::Unmet,
-        (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1)) => Answer::Unmet,
-        (Shape::Stored, Reply::Simple(_)) | (Shape::StoredFlag, Reply::Integer(_)) => {
-            Answer::Stored
-        }
-        (Shape::DeletedFlag | Shape::Count, Reply::Integer(n)) => Answer::Deleted(n > 0),
-        (Shape::Once, Reply::Integer(n)) => Answer::Done { there: n > 0 },
-        (Shape::Once, Reply::Bulk(record)) => Answer::Recorded(record),
-        (Shape::Look, Reply::Array(parts)) => match <[Reply; 2]>::try_from(parts) {
-            Ok([Reply::Integer(1), Reply::Bulk(record)]) => Answer::Recorded(record),
-            Ok([_, Reply::Bulk(value)]) => Answer::Value(Some(value)),
-            Ok([_, Reply::Null]) => Answer::Value(None),
-            Ok([_, Reply::TooLarge(n)]) => return Err(too_large(n)),
-            _ => return Err(StoreError::Refused("a reply of the wrong type".to_owned())),
-        },
-        (Shape::Pair, Reply::Array(items)) => match items[..] {
-            [Reply::Integer(count), Reply::Integer(left)] => Answer::Taken {
-                count: u64::try_from(count).unwrap_or(0),
-                resets_in: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
-            },
-            _ => return Err(StoreError::Refused("a reply of the wrong type".to_owned())),
-        },
-        (Shape::Probe, Reply::Simple(_) | Reply::Null) => Answer::Pong,
-        // Not shown: there may be somebody's document in it.
-        _ => return Err(StoreError::Refused("a reply of the wrong type".to_owned())),
-    })
-}
-
-fn too_large(n: u64) -> StoreError {
-    StoreError::Refused(format!("a value of {n} bytes is larger than any document of ours"))
-}
-
-/// The reply, unless it is an error or there is none. Errors that pass by themselves are 503.
-fn reply(result: Result<Reply, Failure>) -> Result<Reply, StoreError> {
-    match result {
-        Ok(Reply::Error(e)) if is_passing(&e) => Err(StoreError::Unavailable(e.to_string())),
-        Ok(Reply::Error(e)) => Err(StoreError::Refused(e.to_string())),
-        Ok(reply) => Ok(reply),
-        Err(Failure::Timeout) => Err(StoreError::Timeout),
-        Err(Failure::Unreachable(why)) => Err(StoreError::Unreachable(why)),
-        Err(Failure::Broken(why)) => Err(StoreError::Broken(why)),
-        Err(Failure::Overloaded) => Err(StoreError::Overloaded),
-        Err(Failure::Refused(why)) => Err(StoreError::Refused(why)),
-    }
-}
+#[cfg(test)]
+mod tests;

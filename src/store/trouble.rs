@@ -1,4 +1,4 @@
-//! What operators are told while requests fail for the store's sake: once when it begins, with what to
+//! What is logged for operators while requests fail because of the store: once when it begins, with what to
 //! do; every minute while it lasts, with what it has cost; and when it is over.
 //!
 //! ```text
@@ -7,20 +7,20 @@
 //! INFO  redis: requests no longer fail (OOM): 330 did in 134 s
 //! ```
 //!
-//! One [`Trouble`] for all workers, so that each kind is told once. Kinds are those of
-//! [`advice`](crate::resp::advice), and a few for what nobody said. It is over when a request succeeds
+//! One [`Trouble`] for all workers, so that each kind is logged once. Kinds are those of
+//! [`advice`](crate::resp::advice), and a few for failures without an error reply. It is over when a request succeeds
 //! of the sort that would have failed, and none has failed so for `QUIET`: of a cluster a part may be
-//! in trouble. Probes count as requests: to the store they are. What every single one was told is
+//! in trouble. Probes count as requests: to the store they are. Each single failure is
 //! logged at `debug`.
 
-use super::{Answer, StoreError, Tag};
+use super::{Answer, Replies, StoreError};
 use crate::resp::advice::advice;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One kind of trouble is told of this often, at the most: its end aside.
+/// One kind of trouble is logged this often, at the most: its end aside.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// No failure for so long, and a success, is the end of it.
@@ -35,32 +35,42 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Looks at what a session hands out.
-    pub fn hear(&self, now: Instant, done: &[(Tag, Result<Answer, StoreError>)]) {
-        let failures = || done.iter().filter_map(|(_, result)| result.as_ref().err());
-        if done.is_empty() || (!self.any.load(Ordering::Relaxed) && failures().next().is_none()) {
+    /// Looks at what a session hands out; `failed` when there is an error in it.
+    pub fn hear(&self, now: Instant, replies: &Replies, failed: bool) {
+        if !failed && (replies.is_empty() || !self.any.load(Ordering::Relaxed)) {
             return;
         }
-        let mut told = Vec::new();
+        let mut lines = Vec::new();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        for e in failures() {
-            told.extend(ledger.failed(now, e).map(|line| (log::Level::Warn, line)));
+        for e in replies.iter().filter_map(|(_, reply)| reply.err()) {
+            lines.extend(ledger.failed(now, &e).map(|line| (log::Level::Warn, line)));
         }
-        let is_write = |answer: &Answer| {
+        let is_write = |answer: Answer<'_>| {
             matches!(
                 answer,
                 Answer::Stored | Answer::Done { .. } | Answer::Taken { .. } | Answer::Pong
             )
         };
-        let mut successes = done.iter().filter_map(|(_, result)| result.as_ref().ok());
+        let mut successes = replies.iter().filter_map(|(_, reply)| reply.ok());
         if let Some(first) = successes.next() {
             let wrote = is_write(first) || successes.any(is_write);
             let ended = ledger.succeeded(now, wrote);
-            told.extend(ended.into_iter().map(|line| (log::Level::Info, line)));
+            lines.extend(ended.into_iter().map(|line| (log::Level::Info, line)));
         }
+        self.say(ledger, lines);
+    }
+
+    /// Looks at why a session gave up a command.
+    pub fn hear_one(&self, now: Instant, e: &StoreError) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = ledger.failed(now, e).map(|line| (log::Level::Warn, line));
+        self.say(ledger, line.into_iter().collect());
+    }
+
+    fn say(&self, ledger: MutexGuard<'_, Ledger>, lines: Vec<(log::Level, String)>) {
         self.any.store(ledger.0.values().any(|kind| kind.open), Ordering::Relaxed);
         drop(ledger);
-        for (level, line) in told {
+        for (level, line) in lines {
             log::log!(level, "redis: {line}");
         }
     }
@@ -78,7 +88,7 @@ struct Kind {
     requests: u64,
     /// Only writes fail so.
     writes_only: bool,
-    /// When it was last told that requests fail, and whether that was since it began.
+    /// When it was last logged that requests fail, and whether that was since it began.
     told: Option<Instant>,
     announced: bool,
 }

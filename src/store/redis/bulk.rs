@@ -14,12 +14,12 @@
 //! A key that holds no string, or one that is larger than any document, is an error in its own place.
 //! Any other error is the whole bulk's: store trouble is never a success.
 
-use super::{answer, reply};
-use crate::resp::codec::Reply;
+use super::reply::{Judged, answer, error};
+use crate::net::Slab;
+use crate::resp::codec::{Received, Reply};
 use crate::resp::connection::Shape;
 use crate::resp::request::Failure;
-use crate::slab::Slab;
-use crate::store::{Answer, Done, StoreError, Tag};
+use crate::store::{Found, StoreError, Tag};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -53,25 +53,34 @@ pub struct Bulks {
     there: usize,
     /// Bytes of keys, of all bulks.
     waiting: usize,
-    /// No bulk is due before this. It may lie: bulks end without raising it.
-    earliest: Option<Instant>,
 }
 
+/// How a bulk ends, if not with an error.
+#[derive(Debug, PartialEq)]
+pub enum End {
+    /// With all values.
+    Values(Vec<Found>),
+    /// With more of them than it may have.
+    TooLarge,
+}
+
+/// One of them.
 #[derive(Debug)]
-struct Bulk {
+pub struct Bulk {
     tag: Tag,
     keys: Vec<Vec<u8>>,
-    values: Vec<Result<Option<Vec<u8>>, StoreError>>,
+    values: Vec<Found>,
     /// The place of the next key to ask for.
     next: usize,
-    under_way: usize,
+    /// Places under way, and the keys of their requests.
+    under_way: Vec<(usize, u64)>,
     bytes: usize,
     bytes_max: usize,
     deadline: Instant,
 }
 
 impl Bulks {
-    /// Takes in a bulk that may have `bytes_max` bytes of values.
+    /// Takes in a bulk that may have `bytes_max` bytes of values; the key by which it is [ended](Bulks::end).
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many keys wait already.
@@ -81,13 +90,13 @@ impl Bulks {
         keys: Vec<Vec<u8>>,
         bytes_max: usize,
         deadline: Instant,
-    ) -> Result<(), StoreError> {
+    ) -> Result<u64, StoreError> {
         let bulk = Bulk {
             tag,
             values: vec![Ok(None); keys.len()],
             keys,
             next: 0,
-            under_way: 0,
+            under_way: Vec::new(),
             bytes: 0,
             bytes_max,
             deadline,
@@ -96,13 +105,18 @@ impl Bulks {
             return Err(StoreError::Overloaded);
         }
         self.waiting += bulk.waiting();
-        self.earliest = Some(self.earliest.map_or(deadline, |t| t.min(deadline)));
         let key = self.bulks.insert(bulk);
         self.order.push_back(key);
-        Ok(())
+        Ok(key)
     }
 
-    /// The next key to ask for, with its part and its deadline; `None` while enough is under way.
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
+    /// The next key to ask for, with its part and its deadline; `None` while enough is under way. When it is,
+    /// say [so](Bulks::asked).
     pub fn ask(&mut self) -> Option<(Part, &[u8], Instant)> {
         if self.under_way >= OF_ALL_MAX {
             return None;
@@ -113,36 +127,43 @@ impl Bulks {
             if n > 0 && self.there > bulk.bytes_max {
                 return None;
             }
-            if bulk.under_way < OF_ONE_MAX && bulk.next < bulk.keys.len() {
-                let place = bulk.next;
-                bulk.next += 1;
-                bulk.under_way += 1;
-                self.under_way += 1;
+            if bulk.under_way.len() < OF_ONE_MAX && bulk.next < bulk.keys.len() {
+                let part = Part { bulk: *key, place: bulk.next };
                 let bulk = self.bulks.get(*key)?;
-                let part = Part { bulk: *key, place };
-                return Some((part, bulk.keys.get(place)?, bulk.deadline));
+                return Some((part, bulk.keys.get(part.place)?, bulk.deadline));
             }
         }
         None
     }
 
-    /// A part has come back. `done` is told when its bulk has ended by that.
-    pub fn answered(&mut self, part: Part, result: Result<Reply, Failure>, done: &mut Done) {
+    /// A part is asked for, by this request.
+    pub fn asked(&mut self, part: Part, request: u64) {
+        if let Some(bulk) = self.bulks.get_mut(part.bulk) {
+            self.under_way += 1;
+            bulk.next += 1;
+            bulk.under_way.push((part.place, request));
+        }
+    }
+
+    /// A part has come back; its bulk and how that has ended, if it has by that.
+    pub fn answered(
+        &mut self,
+        part: Part,
+        result: Result<Received<'_>, Failure>,
+    ) -> Option<(Tag, Result<End, StoreError>)> {
         self.under_way -= 1;
-        // Nobody there: the bulk has ended before.
-        let Some(bulk) = self.bulks.get_mut(part.bulk) else {
-            return;
-        };
-        bulk.under_way -= 1;
+        // None there: the bulk has ended before.
+        let bulk = self.bulks.get_mut(part.bulk)?;
+        bulk.under_way.retain(|(place, _)| *place != part.place);
         let value = match result {
-            Ok(Reply::Error(e)) if e.code == "WRONGTYPE" => {
-                reply(Ok(Reply::Error(e))).map(|_| None)
+            Ok(Received::Other(Reply::Error(e))) if e.code == "WRONGTYPE" => Err(error(&e)),
+            Ok(Received::Other(reply @ Reply::TooLarge(_))) => {
+                answer(Shape::Value, Ok(Received::Other(reply))).map(|_| None)
             }
-            Ok(Reply::TooLarge(n)) => answer(Shape::Value, Ok(Reply::TooLarge(n))).map(|_| None),
             result => match answer(Shape::Value, result) {
-                Ok(Answer::Value(value)) => Ok(value),
+                Ok(Judged::Value(value)) => Ok(Some(value.into_owned())),
                 Ok(_) => Ok(None),
-                Err(e) => return self.end(part.bulk, Err(e), done),
+                Err(e) => return Some((self.end(part.bulk)?.tag, Err(e))),
             },
         };
         let bytes = value.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
@@ -152,43 +173,31 @@ impl Bulks {
             *place = value;
         }
         if bulk.bytes > bulk.bytes_max {
-            self.end(part.bulk, Ok(Answer::TooLarge), done);
-        } else if bulk.under_way == 0 && bulk.next == bulk.keys.len() {
-            let values = std::mem::take(&mut bulk.values);
-            self.end(part.bulk, Ok(Answer::Values(values)), done);
+            return Some((self.end(part.bulk)?.tag, Ok(End::TooLarge)));
         }
+        if !bulk.under_way.is_empty() || bulk.next < bulk.keys.len() {
+            return None;
+        }
+        let bulk = self.end(part.bulk)?;
+        Some((bulk.tag, Ok(End::Values(bulk.values))))
     }
 
-    /// Ends what is due. Its parts under way have deadlines of their own, those that wait do not.
-    pub fn time_out(&mut self, now: Instant, done: &mut Done) {
-        if self.earliest.is_none_or(|t| t > now) {
-            return;
-        }
-        let bulks = self.bulks.iter();
-        let due: Vec<u64> =
-            bulks.filter_map(|(key, bulk)| (bulk.deadline <= now).then_some(key)).collect();
-        for key in due {
-            self.end(key, Err(StoreError::Timeout), done);
-        }
-        self.earliest = self.bulks.iter().map(|(_, bulk)| bulk.deadline).min();
-    }
-
-    /// When [`time_out`](Bulks::time_out) has something to do.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.earliest
-    }
-
-    fn end(&mut self, key: u64, result: Result<Answer, StoreError>, done: &mut Done) {
-        if let Some(bulk) = self.bulks.remove(key) {
-            self.order.retain(|other| *other != key);
-            self.there -= bulk.bytes;
-            self.waiting -= bulk.waiting();
-            done.push((bulk.tag, result));
-        }
+    /// Ends a bulk. Its parts under way have deadlines of their own, those that wait do not.
+    pub fn end(&mut self, key: u64) -> Option<Bulk> {
+        let bulk = self.bulks.remove(key)?;
+        self.order.retain(|other| *other != key);
+        self.there -= bulk.bytes;
+        self.waiting -= bulk.waiting();
+        Some(bulk)
     }
 }
 
 impl Bulk {
+    /// Its requests that are under way.
+    pub fn requests(&self) -> impl Iterator<Item = u64> {
+        self.under_way.iter().map(|(_, request)| *request)
+    }
+
     fn waiting(&self) -> usize {
         self.keys.iter().map(|key| key.len() + KEY_BYTES).sum()
     }
@@ -200,6 +209,8 @@ mod tests {
     use crate::resp::codec::ErrorReply;
     use std::time::Duration;
 
+    type Ended = Option<(Tag, Result<End, StoreError>)>;
+
     fn keys(n: usize) -> Vec<Vec<u8>> {
         (0..n).map(|n| format!("k{n}").into_bytes()).collect()
     }
@@ -208,25 +219,27 @@ mod tests {
     fn ask(bulks: &mut Bulks) -> Vec<(Part, String)> {
         std::iter::from_fn(|| {
             let (part, key, _) = bulks.ask()?;
-            Some((part, String::from_utf8(key.to_vec()).unwrap()))
+            let key = String::from_utf8(key.to_vec()).unwrap();
+            bulks.asked(part, 0);
+            Some((part, key))
         })
         .collect()
     }
 
-    fn value(text: &str) -> Result<Reply, Failure> {
-        Ok(Reply::Bulk(text.into()))
+    fn value(text: &str) -> Result<Received<'_>, Failure> {
+        Ok(Received::Bulk(text.as_bytes()))
     }
 
     #[test]
     fn an_answer_makes_room_for_a_question_and_values_stand_in_order() {
-        let (mut bulks, mut done) = (Bulks::default(), Done::new());
-        let now = Instant::now();
-        bulks.begin(7, keys(40), 1000, now).unwrap();
+        let mut bulks = Bulks::default();
+        bulks.begin(7, keys(40), 1000, Instant::now()).unwrap();
         let mut under_way = ask(&mut bulks);
         assert_eq!(under_way.len(), 16);
-        let mut order = Vec::new();
+        let (mut order, mut ended) = (Vec::new(), None);
         while let Some((part, key)) = under_way.pop() {
-            bulks.answered(part, value(&key), &mut done);
+            assert_eq!(ended, None);
+            ended = bulks.answered(part, value(&key));
             let more = ask(&mut bulks);
             assert!(more.len() <= 1 && under_way.len() + more.len() <= 16);
             under_way.extend(more);
@@ -234,7 +247,7 @@ mod tests {
         }
         assert_ne!(order, keys(40).iter().map(|k| String::from_utf8_lossy(k)).collect::<Vec<_>>());
         let all = keys(40).into_iter().map(|key| Ok(Some(key))).collect();
-        assert_eq!(done, [(7, Ok(Answer::Values(all)))]);
+        assert_eq!(ended, Some((7, Ok(End::Values(all)))));
         assert_eq!((bulks.under_way, bulks.there, bulks.waiting), (0, 0, 0));
         assert!(bulks.order.is_empty());
     }
@@ -242,17 +255,16 @@ mod tests {
     #[test]
     fn a_bulk_beyond_its_bytes_is_over_and_asks_nothing_more() {
         for (bytes_max, over) in [(4, false), (3, true)] {
-            let (mut bulks, mut done) = (Bulks::default(), Done::new());
+            let mut bulks = Bulks::default();
             bulks.begin(7, keys(17), bytes_max, Instant::now()).unwrap();
             let parts = ask(&mut bulks);
-            for (part, _) in &parts[..2] {
-                bulks.answered(*part, value("xx"), &mut done);
-            }
+            assert_eq!(bulks.answered(parts[0].0, value("xx")), None);
+            let ended = bulks.answered(parts[1].0, value("xx"));
+            assert_eq!(ended == Some((7, Ok(End::TooLarge))), over);
             assert_eq!(ask(&mut bulks).len(), usize::from(!over));
-            assert_eq!(done == [(7, Ok(Answer::TooLarge))], over);
-            // What was under way comes to nobody.
+            // What was under way is dropped.
             for (part, _) in &parts[2..] {
-                bulks.answered(*part, value(""), &mut done);
+                assert_eq!(bulks.answered(*part, value("")), None);
             }
             assert_eq!(bulks.under_way, usize::from(!over));
         }
@@ -260,34 +272,36 @@ mod tests {
 
     #[test]
     fn what_is_no_document_has_its_own_place_and_trouble_is_everybodys() {
-        let error = |text: &str| Ok(Reply::Error(ErrorReply::parse(text.as_bytes())));
+        let other = |reply| Ok(Received::Other(reply));
+        let error = |text: &str| other(Reply::Error(ErrorReply::parse(text.as_bytes())));
         for (result, whole) in [
             (value("{}"), false),
-            (Ok(Reply::Null), false),
+            (other(Reply::Null), false),
             (error("WRONGTYPE Operation against a key"), false),
-            (Ok(Reply::TooLarge(5_000_000)), false),
+            (other(Reply::TooLarge(5_000_000)), false),
             (error("NOPERM this user has no permissions"), true),
             (error("LOADING Redis is loading"), true),
             (Err(Failure::Overloaded), true),
             (Err(Failure::Timeout), true),
         ] {
-            let (mut bulks, mut done) = (Bulks::default(), Done::new());
+            let mut bulks = Bulks::default();
             bulks.begin(7, keys(2), 1000, Instant::now()).unwrap();
             let parts = ask(&mut bulks);
-            bulks.answered(parts[0].0, result.clone(), &mut done);
-            bulks.answered(parts[1].0, value("{}"), &mut done);
-            assert_eq!(done.len(), 1);
-            match &done[0].1 {
-                Ok(Answer::Values(values)) => assert_eq!(values[1], Ok(Some(b"{}".to_vec()))),
-                other => assert!(other.is_err(), "{other:?}"),
+            let shown = format!("{result:?}");
+            let first = bulks.answered(parts[0].0, result);
+            let second: Ended = bulks.answered(parts[1].0, value("{}"));
+            assert_eq!(first.is_some(), whole, "{shown}");
+            assert_eq!(second.is_some(), !whole, "{shown}");
+            match first.or(second).unwrap().1 {
+                Ok(End::Values(values)) => assert_eq!(values[1], Ok(Some(b"{}".to_vec()))),
+                other => assert!(other.is_err() && whole, "{other:?}"),
             }
-            assert_eq!(done[0].1.is_err(), whole, "{result:?}");
         }
     }
 
     #[test]
     fn many_bulks_share_a_few_places_and_the_oldest_goes_on() {
-        let (mut bulks, mut done) = (Bulks::default(), Done::new());
+        let mut bulks = Bulks::default();
         let now = Instant::now();
         for tag in 0..100 {
             bulks.begin(tag, keys(20), 10, now).unwrap();
@@ -296,32 +310,32 @@ mod tests {
         assert_eq!(parts.len(), OF_ALL_MAX);
         // Two of them hold all the bytes that one may: then only the oldest asks.
         for n in [0, 16] {
-            bulks.answered(parts[n].0, value("123456"), &mut done);
+            assert_eq!(bulks.answered(parts[n].0, value("123456")), None);
         }
         assert_eq!(ask(&mut bulks).len(), 1);
-        assert!(done.is_empty());
         // The oldest is over, and the others go on.
-        bulks.answered(parts[1].0, value("123456"), &mut done);
-        assert_eq!(done, [(0, Ok(Answer::TooLarge))]);
+        let ended = bulks.answered(parts[1].0, value("123456"));
+        assert_eq!(ended, Some((0, Ok(End::TooLarge))));
         assert_eq!(ask(&mut bulks).len(), 2);
     }
 
     #[test]
-    fn what_waits_is_bounded_and_has_a_deadline() {
-        let (mut bulks, mut done) = (Bulks::default(), Done::new());
+    fn what_waits_is_bounded_and_one_that_is_ended_makes_room() {
+        let mut bulks = Bulks::default();
         let now = Instant::now();
         let long = || vec![vec![b'x'; 512]; 1000];
         let fit = WAITING_BYTES_MAX / (1000 * (512 + KEY_BYTES));
-        for tag in 0..fit as Tag {
-            let deadline = now + Duration::from_millis(tag);
-            assert_eq!(bulks.begin(tag, long(), 10, deadline), Ok(()));
-        }
-        let one_more = bulks.begin(99, long(), 10, now);
-        assert_eq!(one_more, Err(StoreError::Overloaded));
-        assert_eq!(bulks.next_deadline(), Some(now));
-        bulks.time_out(now, &mut done);
-        assert_eq!(done, [(0, Err(StoreError::Timeout))]);
-        assert_eq!(bulks.next_deadline(), Some(now + Duration::from_millis(1)));
-        assert_eq!(bulks.begin(99, long(), 10, now), Ok(()));
+        let begun: Vec<u64> = (0..fit as Tag)
+            .map(|tag| bulks.begin(tag, long(), 10, now + Duration::from_millis(tag)).unwrap())
+            .collect();
+        assert_eq!(bulks.begin(99, long(), 10, now), Err(StoreError::Overloaded));
+        let (part, ..) = bulks.ask().unwrap();
+        bulks.asked(part, 7);
+        let ended = bulks.end(begun[0]).unwrap();
+        assert_eq!((ended.tag, ended.requests().collect::<Vec<_>>()), (0, vec![7]));
+        assert!(bulks.begin(99, long(), 10, now).is_ok());
+        // Its part is dropped.
+        assert_eq!(bulks.answered(part, Err(Failure::Timeout)), None);
+        assert_eq!(bulks.under_way, 0);
     }
 }

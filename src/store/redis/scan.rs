@@ -20,9 +20,9 @@
 //! from one master to another, a key that moves against the direction of travel can be missed; no
 //! scan over several servers can promise more.
 
-use crate::resp::codec::Reply;
+use crate::resp::codec::{Decimal, Reply};
 use crate::resp::endpoint::Endpoint;
-use crate::resp::request::{Script, Wire};
+use crate::resp::request::{Script, Words};
 use crate::store::cursor;
 use std::time::Duration;
 
@@ -100,6 +100,9 @@ pub struct Scan {
     here: Place,
     /// The one that comes after it.
     next: Option<Place>,
+    /// Where to begin there, and what of that was given already.
+    position: u64,
+    given: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,14 +120,13 @@ impl Place {
 
 impl Scan {
     /// Reads the cursor and finds the server whose turn it is, of `masters` in the order of their
-    /// lowest slots: the scan, that server, and the command. `None` for a cursor that is none of
+    /// lowest slots: the scan and that server. `None` for a cursor that is none of
     /// ours, or when there is no master.
     pub fn begin(
         prefix: &[u8],
         cursor: Option<&[u8]>,
-        limit: usize,
         masters: &[Master],
-    ) -> Option<(Scan, Endpoint, Wire)> {
+    ) -> Option<(Scan, Endpoint)> {
         let cursor = match cursor {
             Some(cursor) => Some(Cursor::read(cursor, prefix)?),
             None => None,
@@ -140,15 +142,18 @@ impl Scan {
             Some(cursor) if cursor.at.server == here.server => (cursor.position, cursor.given),
             _ => (0, Vec::new()),
         };
-        let (position, limit) = (position.to_string(), limit.to_string());
-        let given: String = given.iter().map(|hash| format!("{hash:016x}")).collect();
-        let wire = Wire::script(
-            &SCAN,
-            &[],
-            &[position.as_bytes(), &pattern(prefix), prefix, limit.as_bytes(), given.as_bytes()],
-        );
-        let scan = Scan { prefix: prefix.to_vec(), here, next: places.get(at + 1).copied() };
-        Some((scan, server.clone(), wire))
+        let (prefix, next) = (prefix.to_vec(), places.get(at + 1).copied());
+        Some((Scan { prefix, here, next, position, given }, server.clone()))
+    }
+
+    /// The command that asks for at most `limit` keys.
+    pub fn ask<T>(self, limit: usize, ask: impl FnOnce(Scan, Words<'_>) -> T) -> T {
+        let (position, limit) = (Decimal::new(self.position), Decimal::new(limit as u64));
+        let given: String = self.given.iter().map(|hash| format!("{hash:016x}")).collect();
+        let (pattern, prefix) = (pattern(&self.prefix), self.prefix.clone());
+        let words: [&[u8]; 6] =
+            [b"0", position.as_bytes(), &pattern, &prefix, limit.as_bytes(), given.as_bytes()];
+        ask(self, Words::script(&SCAN, &words))
     }
 
     /// Reads the reply: the page, and the cursor of the next. `None` for a reply that the script
@@ -242,6 +247,7 @@ fn pattern(prefix: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::resp::request::Spelling;
 
     fn masters(lowest_and_port: &[(u16, u16)]) -> Vec<Master> {
         let master = |&(lowest, port): &(u16, u16)| {
@@ -263,13 +269,18 @@ mod tests {
 
     /// The port that is asked, and the words behind the script's name, as text.
     fn asked(cursor: Option<&[u8]>, masters: &[Master]) -> (u16, Vec<String>, Scan) {
-        let (scan, server, wire) = Scan::begin(b"item:a", cursor, 2, masters).unwrap();
-        let (Wire::Script { rest, .. }, Endpoint::Tcp { port, .. }) = (wire, server) else {
-            panic!("a script on a server");
+        let (scan, server) = Scan::begin(b"item:a", cursor, masters).unwrap();
+        let Endpoint::Tcp { port, .. } = server else {
+            panic!("a server");
         };
-        let rest = String::from_utf8(rest).unwrap();
-        let words = rest.split("\r\n").skip(1).step_by(2);
-        (port, words.map(str::to_owned).collect(), scan)
+        let mut wire = Vec::new();
+        let scan = scan.ask(2, |scan, words| {
+            words.write(&mut wire, Spelling::default());
+            scan
+        });
+        let wire = String::from_utf8(wire).unwrap();
+        let words = wire.split("\r\n").skip(2).step_by(2);
+        (port, words.skip(2).map(str::to_owned).collect(), scan)
     }
 
     #[test]
@@ -336,7 +347,7 @@ mod tests {
     #[test]
     fn cursors_that_are_none_are_refused() {
         let one = masters(&[(0, 1)]);
-        let fits = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), 1, &one).is_some();
+        let fits = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), &one).is_some();
         let good = |bytes: usize| [cursor::begin(b"item:a"), vec![b'1'; bytes]].concat();
         for (bytes, fit) in [
             (0, false),

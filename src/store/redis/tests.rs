@@ -1,0 +1,708 @@
+//! A session over a world that is played by hand: what it says, what it makes of the replies, and what it says again.
+
+use super::*;
+use crate::net::{Address, Found};
+use crate::resp::endpoint::Endpoint;
+use crate::resp::fake::{Fake, addresses};
+use crate::resp::sign_on;
+
+const MS: Duration = Duration::from_millis(1);
+const HELLO: &str = "%2\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
+
+/// A session, its world, and what has come of its commands.
+struct Rig {
+    world: Fake,
+    session: Box<dyn Session>,
+    done: Vec<(Tag, String)>,
+}
+
+impl Rig {
+    fn new(host: &str, options: LinkOptions) -> Rig {
+        Rig::over(Fake::new(), host, options)
+    }
+
+    fn over(mut world: Fake, host: &str, options: LinkOptions) -> Rig {
+        let endpoint = Endpoint::Tcp { host: host.to_owned(), port: 6379 };
+        let now = world.now;
+        let session = Redis::new(Target::Single(endpoint), options).session(&mut world, now);
+        Rig { world, session, done: Vec::new() }
+    }
+
+    /// Signed on with one server.
+    fn up() -> Rig {
+        let mut rig = Rig::new("127.0.0.1", LinkOptions::default());
+        rig.turn();
+        rig.sign_on();
+        rig
+    }
+
+    fn sign_on(&mut self) {
+        self.turn();
+        assert!(self.world.heard().starts_with("*4\r\n$5\r\nHELLO\r\n"));
+        self.world.say(HELLO);
+        self.turn();
+        assert_eq!(self.world.heard(), "*1\r\n$4\r\nPING\r\n");
+        self.world.say("+PONG\r\n");
+        self.turn();
+    }
+
+    /// One tick of the worker.
+    fn turn(&mut self) {
+        for ready in self.world.take_ready() {
+            assert_eq!(ready.owner, OWNER);
+            self.session.ready(ready);
+        }
+        let now = self.world.now;
+        let replies = self.session.progress(&mut self.world, now);
+        for (tag, reply) in replies.iter() {
+            self.done.push((tag, show(&reply)));
+        }
+        self.session.give_back(replies);
+    }
+
+    fn later(&mut self, wait: Duration) {
+        self.world.now += wait;
+        self.turn();
+    }
+
+    fn submit(&mut self, tag: Tag, command: Command<'_>) {
+        let now = self.world.now;
+        self.session.submit(now, tag, command, now + 1000 * MS);
+    }
+
+    fn get(&mut self, tag: Tag) {
+        let id = tag.to_string().into_bytes();
+        self.submit(tag, Command::Get { key: key(&id), renew: None, once: None });
+    }
+
+    fn set(&mut self, tag: Tag, value: &[u8], when: When<'_>) {
+        let (id, value) = (tag.to_string().into_bytes(), value.into());
+        let ttl = Ttl::Exactly(Duration::from_secs(60));
+        self.submit(tag, Command::Set { key: key(&id), value, ttl, when, once: None });
+    }
+
+    fn abandon(&mut self, tag: Tag) -> StoreError {
+        self.session.abandon(self.world.now, tag)
+    }
+
+    fn done(&mut self) -> Vec<(Tag, String)> {
+        std::mem::take(&mut self.done)
+    }
+}
+
+fn key(id: &[u8]) -> Key<'_> {
+    Key { prefix: "item:", id: id.into() }
+}
+
+fn show(reply: &super::super::Reply<'_>) -> String {
+    match reply {
+        Ok(Answer::Value(Some(value))) => String::from_utf8_lossy(value).into_owned(),
+        Ok(Answer::Recorded(record)) => format!("recorded {}", String::from_utf8_lossy(record)),
+        Ok(answer) => format!("{answer:?}"),
+        Err(e) => format!("error: {e}"),
+    }
+}
+
+fn get_words(tag: Tag) -> String {
+    let key = format!("item:{tag}");
+    format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len())
+}
+
+fn one(tag: Tag, shown: &str) -> Vec<(Tag, String)> {
+    vec![(tag, shown.to_owned())]
+}
+
+#[test]
+fn a_get_and_a_set_are_asked_and_answered() {
+    let mut rig = Rig::up();
+    (1..4).for_each(|tag| rig.get(tag));
+    rig.set(4, b"{}", When::Always);
+    rig.set(5, b"{}", When::Absent);
+    rig.turn();
+    let set = |tag, nx: &str, n| {
+        format!(
+            "*{n}\r\n$3\r\nSET\r\n$6\r\nitem:{tag}\r\n$2\r\n{{}}\r\n$2\r\nEX\r\n$2\r\n60\r\n{nx}"
+        )
+    };
+    let words = [1, 2, 3].map(get_words).concat() + &set(4, "", 5) + &set(5, "$2\r\nNX\r\n", 6);
+    assert_eq!(rig.world.heard(), words);
+    rig.world.say("$5\r\nhello\r\n_\r\n$0\r\n\r\n+OK\r\n_\r\n");
+    rig.turn();
+    let shown = [(1, "hello"), (2, "Value(None)"), (3, ""), (4, "Stored"), (5, "Unmet")];
+    assert_eq!(rig.done(), shown.map(|(tag, shown)| (tag, shown.to_owned())));
+    assert_eq!(rig.session.next_deadline(), None);
+}
+
+#[test]
+fn what_is_submitted_before_there_is_a_connection_waits_for_it() {
+    let mut rig = Rig::new("127.0.0.1", LinkOptions::default());
+    rig.get(1);
+    rig.turn();
+    rig.sign_on();
+    rig.turn();
+    assert_eq!(rig.world.heard(), get_words(1));
+}
+
+/// The leak of 2023: the reply to a request that gave up is the reply to no other.
+#[test]
+fn the_reply_to_an_abandoned_request_is_dropped_in_its_turn() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.get(2);
+    rig.turn();
+    assert_eq!(rig.abandon(1), StoreError::Timeout);
+    // The same place, another generation.
+    let again = 1 | 1 << 32;
+    rig.get(again);
+    assert_eq!(rig.abandon(1), StoreError::Timeout, "of what is forgotten no more is known");
+    rig.turn();
+    rig.world.say("$3\r\none\r\n$3\r\ntwo\r\n$5\r\nagain\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), [(2, "two".to_owned()), (again, "again".to_owned())]);
+}
+
+#[test]
+fn an_abandoned_request_says_what_it_waited_for() {
+    let mut rig = Rig::new("127.0.0.1", LinkOptions::default());
+    rig.world.refusing.push("127.0.0.1:6379".parse().unwrap());
+    rig.get(1);
+    rig.turn();
+    rig.turn();
+    assert!(matches!(rig.abandon(1), StoreError::Unreachable(why) if why.contains("refused")));
+    // And after a while nothing waits for it.
+    for _ in 0..20 {
+        rig.later(100 * MS);
+    }
+    rig.get(2);
+    rig.turn();
+    let done = rig.done();
+    assert!(done[0].1.contains("cannot be reached: connection refused"), "{done:?}");
+    assert_eq!(rig.abandon(2), StoreError::Timeout);
+}
+
+#[test]
+fn a_refused_request_is_asked_again_and_says_what_it_was_refused_with() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.set(2, b"{}", When::Unchanged(b"[]".into()));
+    rig.turn();
+    let said = rig.world.heard();
+    rig.world.say("-LOADING Redis is loading\r\n-LOADING Redis is loading\r\n");
+    rig.turn();
+    assert_eq!((rig.done(), rig.world.heard()), (vec![], String::new()));
+    // Asked again word by word, though the buffer has gone on meanwhile.
+    rig.later(300 * MS);
+    let again = rig.world.heard();
+    assert_eq!(again.len(), said.len());
+    assert!(again.contains(&get_words(1)) && said.contains(&again.replace(&get_words(1), "")));
+    let loading = StoreError::Unavailable("LOADING Redis is loading".to_owned());
+    assert_eq!(rig.abandon(1), loading);
+    assert_eq!(rig.abandon(2), StoreError::Timeout, "it may have run");
+    rig.get(3);
+    rig.world.say("-LOADING Redis is loading\r\n-LOADING Redis is loading\r\n");
+    rig.turn();
+    rig.world.say("$1\r\n3\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), one(3, "3"));
+}
+
+#[test]
+fn a_write_that_waits_for_another_try_is_known_not_to_have_run() {
+    let mut rig = Rig::up();
+    rig.set(1, b"{}", When::Always);
+    rig.turn();
+    rig.world.say("-LOADING Redis is loading\r\n");
+    rig.turn();
+    assert!(matches!(rig.abandon(1), StoreError::Unavailable(_)));
+    rig.later(300 * MS);
+    assert_eq!(rig.world.heard().matches("SET").count(), 1, "and is not tried again");
+}
+
+#[test]
+fn a_script_that_is_not_known_is_sent_as_text_with_the_same_words() {
+    let mut rig = Rig::up();
+    rig.set(7, b"new", When::Unchanged(b"old".into()));
+    rig.turn();
+    let by_name = rig.world.heard();
+    let words = by_name.split_once(scripts::SET.sha).unwrap().1;
+    assert!(words.contains("$6\r\nitem:7\r\n$4\r\nsame\r\n$3\r\nold\r\n$3\r\nnew\r\n"));
+    rig.world.say("-NOSCRIPT No matching script. Please use EVAL.\r\n");
+    rig.turn();
+    let as_text = rig.world.heard();
+    assert!(as_text.contains("$4\r\nEVAL\r\n") && as_text.ends_with(words), "{as_text}");
+    rig.world.say(":1\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), one(7, "Stored"));
+}
+
+#[test]
+fn of_a_lost_connection_reads_and_what_was_not_sent_go_to_the_next() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.set(2, b"a", When::Always);
+    rig.turn();
+    assert_eq!(rig.world.heard().matches("item:").count(), 2);
+    rig.world.last().room = Some(10);
+    rig.set(3, b"b", When::Always);
+    rig.turn();
+    assert_eq!(rig.world.heard().len(), 10);
+    rig.world.hang_up(false);
+    rig.turn();
+    let done = rig.done();
+    assert!(done.len() == 1 && done[0].0 == 2 && done[0].1.contains("broke"), "{done:?}");
+    rig.later(1000 * MS);
+    rig.sign_on();
+    rig.turn();
+    let said = rig.world.heard();
+    assert!(
+        said.starts_with(&get_words(1)) && said.ends_with("$1\r\nb\r\n$2\r\nEX\r\n$2\r\n60\r\n")
+    );
+    rig.world.say("$1\r\n1\r\n+OK\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), [(1, "1".to_owned()), (3, "Stored".to_owned())]);
+}
+
+#[test]
+fn a_connection_is_looked_at_before_it_is_written_to() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.turn();
+    rig.world.say("$1\r\n1\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), one(1, "1"));
+    // It has hung up, and no event tells.
+    rig.world.hang_up(false);
+    rig.world.take_ready();
+    rig.set(2, b"{}", When::Always);
+    rig.turn();
+    assert_eq!(rig.world.sockets[0].from_client, get_words(1).as_bytes(), "nothing was written");
+    rig.later(100 * MS);
+    rig.sign_on();
+    rig.turn();
+    assert!(rig.world.heard().contains("item:2"));
+    // Nor is what it has said meanwhile a reply.
+    rig.world.say("+OK\r\n");
+    rig.turn();
+    assert_eq!(rig.done(), one(2, "Stored"));
+    rig.world.say("$5\r\nstray\r\n");
+    rig.world.take_ready();
+    rig.get(3);
+    rig.turn();
+    assert_eq!(rig.done(), []);
+    assert!(rig.world.last().closed);
+}
+
+#[test]
+fn an_abandoned_bulk_says_what_its_parts_waited_for() {
+    let mut rig = Rig::new("127.0.0.1", LinkOptions::default());
+    rig.world.refusing.push("127.0.0.1:6379".parse().unwrap());
+    let keys = vec![b"item:1".to_vec(), b"item:2".to_vec()];
+    rig.submit(1, Command::GetMany { keys, bytes_max: 1000 });
+    rig.turn();
+    rig.turn();
+    assert!(matches!(rig.abandon(1), StoreError::Unreachable(why) if why.contains("refused")));
+}
+
+#[test]
+fn a_look_finds_replies_of_which_no_event_tells() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.turn();
+    rig.world.say("$1\r\n1\r\n");
+    rig.world.take_ready();
+    rig.turn();
+    assert_eq!(rig.done(), []);
+    rig.session.look();
+    rig.turn();
+    assert_eq!(rig.done(), one(1, "1"));
+}
+
+#[test]
+fn values_of_every_size_come_whole_however_they_are_cut() {
+    for size in [0, 1, 9, 10, 16_370, 16_384, 20_000, 65_535, 100_000, 1_000_000] {
+        for piece in [1, 7, 1000, 16_384, usize::MAX] {
+            if size > 20_000 && piece < 1000 {
+                continue;
+            }
+            let mut rig = Rig::up();
+            rig.world.last().piece = Some(piece);
+            let value: Vec<u8> = (0..size).map(|n| b'a' + (n % 23) as u8).collect();
+            let value = String::from_utf8(value).unwrap();
+            (1..4).for_each(|tag| rig.get(tag));
+            rig.turn();
+            let reply = format!("${size}\r\n{value}\r\n");
+            rig.world.say(format!("{reply}$1\r\n2\r\n{reply}"));
+            while rig.done.len() < 3 {
+                rig.turn();
+            }
+            let done = rig.done();
+            assert!(done[0].1 == value && done[1].1 == "2" && done[2].1 == value, "{size} {piece}");
+        }
+    }
+}
+
+#[test]
+fn a_value_over_the_limit_is_read_past() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    rig.get(2);
+    rig.turn();
+    let size = LinkOptions::default().limits.value_bytes_max + 1;
+    rig.world.say(format!("${size}\r\n{}\r\n$1\r\n2\r\n", "x".repeat(size)));
+    while rig.done.len() < 2 {
+        rig.turn();
+    }
+    let done = rig.done();
+    assert!(done[0].1.contains("larger than any document") && done[1] == (2, "2".to_owned()));
+}
+
+#[test]
+fn a_reply_that_was_not_asked_for_ends_the_connection() {
+    for stray in ["$1\r\nx\r\n", "$5\r\nx", "$", "+OK\r\n", ":1\r\n"] {
+        let mut rig = Rig::up();
+        rig.world.say(stray);
+        rig.turn();
+        assert!(rig.world.last().closed, "{stray}");
+    }
+    for wrong in
+        [":1\r\n", "+OK\r\n", "*0\r\n", "$2\r\nxxx\r\n", "$01\r\nx\r\n", "HTTP/1.1 400\r\n"]
+    {
+        let mut rig = Rig::up();
+        rig.get(1);
+        rig.turn();
+        rig.world.say(wrong);
+        rig.turn();
+        assert!(rig.world.last().closed, "{wrong}");
+        assert!(rig.done()[0].1.contains("broke"), "{wrong}");
+    }
+}
+
+/// Goal: no answer comes to another's command, whatever is cut, refused, given up or lost in between. Method: a server
+/// that answers each GET with its key, and dice.
+#[test]
+fn every_answer_is_that_of_its_own_command() {
+    let mut rig = Rig::up();
+    let (mut dice, mut under_way, mut asked) = (7u64, Vec::new(), String::new());
+    let mut throw = |sides: u64| {
+        dice = dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (dice >> 33) % sides
+    };
+    let fits = |tag: Tag, shown: &str| {
+        shown == format!("item:{tag}") || shown == "Stored" || shown.contains("BUSY")
+    };
+    let (mut answered, mut given_up, mut next) = (0, 0, 100);
+    for _ in 0..20_000 {
+        for _ in 0..throw(5) {
+            // A place and a generation, so that places come again.
+            let tag = (next % 64) | (next << 32);
+            next += 1;
+            if throw(10) == 0 {
+                rig.set(
+                    tag,
+                    "v".repeat(throw(60_000) as usize).as_bytes(),
+                    When::Unchanged(b"x".into()),
+                );
+            } else {
+                rig.get(tag);
+            }
+            under_way.push(tag);
+        }
+        if throw(20) == 0 && !under_way.is_empty() {
+            let tag = under_way.swap_remove(throw(under_way.len() as u64) as usize);
+            rig.abandon(tag);
+            given_up += 1;
+        }
+        let piece = 1 + throw(200) as usize;
+        rig.world.last().piece = Some(piece);
+        let room = (throw(3) == 0).then_some(throw(5000) as usize);
+        rig.world.give_room(room);
+        rig.turn();
+        asked.push_str(&rig.world.heard());
+        // The server takes whole commands: words are lines, and every second one is text.
+        // It falls behind, so the output grows.
+        while let Some((command, length)) = command(&asked)
+            && throw(4) > 0
+        {
+            let reply = match (throw(12), command[0].as_str()) {
+                (0, _) => "-BUSY Redis is busy\r\n".to_owned(),
+                (1, "EVALSHA") => "-NOSCRIPT No matching script.\r\n".to_owned(),
+                (_, "GET") => format!("${}\r\n{}\r\n", command[1].len(), command[1]),
+                _ => ":1\r\n".to_owned(),
+            };
+            rig.world.say(reply);
+            asked.drain(..length);
+        }
+        rig.later(Duration::from_micros(100 * throw(100)));
+        for (tag, shown) in rig.done() {
+            let at = under_way.iter().position(|other| *other == tag);
+            under_way.swap_remove(at.unwrap_or_else(|| panic!("{tag} was answered, {shown}")));
+            assert!(fits(tag, &shown), "{tag}: {shown}");
+            answered += 1;
+        }
+        if throw(500) == 0 {
+            rig.world.hang_up(throw(2) == 0);
+            asked.clear();
+            rig.turn();
+            for (tag, shown) in rig.done() {
+                under_way.retain(|other| *other != tag);
+                assert!(shown.contains("broke") || fits(tag, &shown), "{tag}: {shown}");
+            }
+            for _ in 0..100 {
+                if rig.world.last().closed {
+                    rig.later(10 * MS);
+                }
+            }
+            rig.sign_on();
+        }
+    }
+    assert!(answered > 20_000 && given_up > 500, "{answered} {given_up}");
+}
+
+/// The words of the first command and its length, once it is whole.
+fn command(text: &str) -> Option<(Vec<String>, usize)> {
+    let (head, mut rest) = text.strip_prefix('*')?.split_once("\r\n")?;
+    let mut words = Vec::new();
+    for _ in 0..head.parse().unwrap() {
+        let (length, after) = rest.strip_prefix('$')?.split_once("\r\n")?;
+        let length: usize = length.parse().unwrap();
+        words.push(after.get(..length)?.to_owned());
+        rest = after.get(length + 2..)?;
+    }
+    Some((words, text.len() - rest.len()))
+}
+
+#[test]
+fn a_full_redis_is_asked_whether_it_was_done_before() {
+    let mut rig = Rig::up();
+    let once = Once {
+        name: b":k".into(),
+        fingerprint: [b'f'; 32],
+        ttl: Duration::from_secs(9),
+        keeps_value: false,
+    };
+    for (reply, shown) in [
+        ("*2\r\n:1\r\n$3\r\nrec\r\n", "recorded rec"),
+        ("*2\r\n:0\r\n$1\r\nx\r\n", "error: cannot serve now: OOM command not allowed"),
+    ] {
+        rig.submit(
+            9,
+            Command::Set {
+                key: key(b"9"),
+                value: b"v".into(),
+                ttl: Ttl::Keep,
+                when: When::Always,
+                once: Some(Box::new(once.clone())),
+            },
+        );
+        rig.turn();
+        assert!(rig.world.heard().contains(scripts::SET.sha));
+        rig.world.say("-OOM command not allowed\r\n");
+        rig.turn();
+        assert!(rig.world.heard().contains(scripts::LOOK.sha));
+        rig.world.say(reply);
+        rig.turn();
+        assert_eq!(rig.done(), one(9, shown));
+    }
+}
+
+#[test]
+fn a_bulk_is_read_a_few_at_a_time_and_ends_when_it_is_abandoned() {
+    let mut rig = Rig::up();
+    let keys = |n: usize| (0..n).map(|n| format!("item:{n}").into_bytes()).collect();
+    rig.submit(1, Command::GetMany { keys: keys(20), bytes_max: 1000 });
+    rig.turn();
+    assert_eq!(rig.world.heard().matches("GET").count(), 16);
+    rig.world.say("$1\r\nx\r\n".repeat(16));
+    rig.turn();
+    assert_eq!(rig.world.heard().matches("GET").count(), 4);
+    rig.world.say("$1\r\nx\r\n".repeat(4));
+    rig.turn();
+    assert_eq!(rig.done()[0].1.matches("Some").count(), 20);
+
+    rig.submit(2, Command::GetMany { keys: keys(20), bytes_max: 1000 });
+    rig.turn();
+    assert_eq!(rig.session.next_deadline(), Some(rig.world.now + 1000 * MS));
+    assert_eq!(rig.abandon(2), StoreError::Timeout);
+    rig.world.heard();
+    rig.world.say("$1\r\nx\r\n".repeat(15));
+    rig.turn();
+    assert_eq!((rig.done(), rig.world.heard()), (vec![], String::new()));
+    // What is still under way leaves at its deadline.
+    rig.later(1000 * MS);
+    assert_ne!(rig.session.next_deadline(), Some(rig.world.now));
+}
+
+fn named() -> (Rig, &'static str, &'static str) {
+    let mut world = Fake::new();
+    world.found.push_back(Some(addresses(&["10.0.0.1:6379"])));
+    let mut rig = Rig::over(world, "redis.example", LinkOptions::default());
+    rig.turn();
+    rig.turn();
+    rig.sign_on();
+    (rig, "10.0.0.1:6379", "10.0.0.2:6379")
+}
+
+fn connected_to(rig: &mut Rig) -> String {
+    match &rig.world.last().address {
+        Some(Address::Tcp(address)) => address.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_last_good_address_is_tried_while_the_name_cannot_be_resolved() {
+    let (mut rig, last, _) = named();
+    assert_eq!(connected_to(&mut rig), last);
+    rig.world.hang_up(false);
+    rig.world.found.push_back(Some(Err("no such name")));
+    rig.turn();
+    for _ in 0..10 {
+        rig.later(20 * MS);
+    }
+    assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (2, last));
+    rig.sign_on();
+    rig.get(1);
+    rig.turn();
+    assert_eq!(rig.world.heard(), get_words(1));
+}
+
+#[test]
+fn the_last_good_address_is_tried_when_the_name_is_late_and_fresh_ones_come_next() {
+    let (mut rig, last, fresh) = named();
+    rig.world.hang_up(false);
+    rig.turn();
+    rig.later(100 * MS);
+    assert_eq!(rig.world.errands.len(), 2, "asked, and there is no answer");
+    assert_eq!(rig.world.sockets.len(), 1);
+    rig.world.silent.push(last.parse().unwrap());
+    rig.later(499 * MS);
+    assert_eq!(rig.world.sockets.len(), 1);
+    assert_eq!(rig.session.next_deadline(), Some(rig.world.now + MS));
+    rig.later(MS);
+    assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (2, last));
+    // Resolved while that hangs: then these are next.
+    rig.world.find(1, addresses(&[fresh]));
+    rig.later(500 * MS);
+    assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (3, fresh));
+    rig.sign_on();
+    // From now on that is the last good one.
+    rig.world.hang_up(false);
+    rig.world.found.push_back(Some(Err("no such name")));
+    rig.turn();
+    for _ in 0..10 {
+        rig.later(20 * MS);
+    }
+    assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (4, fresh));
+}
+
+#[test]
+fn fresh_addresses_come_before_the_last_good_one() {
+    let (mut rig, _, fresh) = named();
+    rig.world.hang_up(false);
+    rig.world.found.push_back(Some(addresses(&[fresh])));
+    rig.turn();
+    for _ in 0..10 {
+        rig.later(20 * MS);
+    }
+    assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (2, fresh));
+}
+
+#[test]
+fn a_dead_name_server_costs_one_errand_however_often_the_last_address_is_tried() {
+    let (mut rig, last, _) = named();
+    rig.world.refusing.push(last.parse().unwrap());
+    rig.world.hang_up(false);
+    for _ in 0..100 {
+        rig.later(100 * MS);
+    }
+    assert_eq!(rig.world.errands.len(), 2);
+    assert!(rig.world.sockets.len() > 5, "{}", rig.world.sockets.len());
+    rig.get(1);
+    rig.turn();
+    let why = "error: cannot be reached: the name is not resolved yet; at its last address: connection refused";
+    assert_eq!(rig.done(), one(1, why));
+}
+
+#[test]
+fn a_name_that_was_never_resolved_is_waited_for() {
+    let mut rig = Rig::new("redis.example", LinkOptions::default());
+    rig.get(1);
+    rig.turn();
+    assert_eq!(rig.world.errands[0].0, "redis.example:6379");
+    rig.later(500 * MS);
+    assert_eq!(rig.abandon(1), StoreError::Timeout);
+    rig.later(10_000 * MS);
+    assert_eq!((rig.world.errands.len(), rig.world.sockets.len()), (1, 0));
+    rig.world.find(0, addresses(&["10.0.0.1:6379"]));
+    rig.turn();
+    rig.sign_on();
+}
+
+#[test]
+fn the_password_is_read_for_every_connection_and_a_bad_file_is_named() {
+    let file = |text: &str| Some(Ok(Found { addresses: vec![], file: Some(text.into()) }));
+    let options = LinkOptions {
+        password_file: Some("/run/secret".into()),
+        sign_on: sign_on::Options::default(),
+        ..LinkOptions::default()
+    };
+    let mut world = Fake::new();
+    world.found.extend([file("\n"), file("s3cret\n"), file("other\n")]);
+    let mut rig = Rig::over(world, "127.0.0.1", options);
+    rig.get(1);
+    rig.turn();
+    let why = "failed to read the password file /run/secret: it is empty";
+    assert_eq!(rig.abandon(1), StoreError::Unreachable(why.to_owned()));
+    for password in ["$6\r\ns3cret\r\n", "$5\r\nother\r\n"] {
+        rig.later(1000 * MS);
+        rig.turn();
+        assert!(rig.world.heard().contains(password));
+        rig.world.say(HELLO);
+        rig.turn();
+        rig.world.say("+PONG\r\n");
+        rig.turn();
+        rig.world.hang_up(false);
+        rig.turn();
+    }
+    assert_eq!(rig.world.errands.len(), 3);
+}
+
+#[test]
+fn what_is_refused_at_once_is_answered_at_once() {
+    let mut rig = Rig::up();
+    let prefix = key(b"a");
+    rig.submit(1, Command::Scan { prefix, cursor: Some(b"none".to_vec()), limit: 1 });
+    assert!(rig.session.next_deadline().is_some_and(|t| t <= rig.world.now));
+    rig.turn();
+    assert_eq!(rig.done(), one(1, "BadCursor"));
+    let crowd = crate::resp::client::COMMANDS_MAX as Tag;
+    (0..=crowd).for_each(|tag| rig.get(tag));
+    assert!(rig.session.next_deadline().is_some_and(|t| t <= rig.world.now));
+    rig.turn();
+    assert_eq!(rig.done(), one(crowd, "error: too many commands are waiting"));
+    // Those that gave up still fill the connection.
+    (0..crowd).for_each(|tag| drop(rig.abandon(tag)));
+    rig.get(1);
+    rig.turn();
+    assert_eq!(rig.done(), one(1, "error: too many commands are waiting"));
+}
+
+#[test]
+fn tags_are_found_by_their_places_and_room_is_given_back() {
+    let mut tags = Tags::default();
+    for tag in 0..10_000 {
+        tags.set(tag, Doing::Request(tag));
+    }
+    assert!(matches!(tags.take(5_000), Some(Doing::Request(5_000))));
+    assert!(tags.take(5_000).is_none() && tags.take(7 | 1 << 32).is_none());
+    (0..10_000).for_each(|tag| tags.forget(tag));
+    // Any other tags, or two of one place, are found as well.
+    for tag in [3, 3 | 1 << 32, 3 | 2 << 32, u64::from(u32::MAX), u64::MAX] {
+        tags.set(tag, Doing::Request(tag));
+    }
+    for tag in [3 | 2 << 32, u64::MAX, u64::from(u32::MAX), 3, 3 | 1 << 32] {
+        assert!(matches!(tags.take(tag), Some(Doing::Request(key)) if key == tag), "{tag}");
+        assert!(tags.take(tag).is_none());
+    }
+    assert_eq!((tags.len, tags.places.len()), (0, PLACES_KEPT));
+}
