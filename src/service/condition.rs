@@ -11,9 +11,8 @@
 //! dates do not exist. A condition that cannot be read is 400, not ignored: a client that asked for
 //! protection must not get a write without it.
 
-use super::etag::etag;
 use super::problem::Problem;
-use crate::http::Head;
+use crate::http::{Field, Head, Tag};
 use crate::store::When;
 
 /// The condition did not hold, and nothing was changed.
@@ -35,161 +34,167 @@ const BAD: Problem = Problem::new(
 /// Tags in one request; a list of more is not a condition but an attack.
 const TAGS_MAX: usize = 100;
 
-/// What the request demands.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Conditions {
-    if_match: Option<Tags>,
-    if_none_match: Option<Tags>,
+/// What the request demands. The tags stay in the head, and are looked for there.
+#[derive(Debug, Clone, Copy)]
+pub struct Conditions<'a> {
+    head: Head<'a>,
+    if_match: Tags,
+    if_none_match: Tags,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tags {
+    /// The field is not there.
+    Unasked,
+    /// `*`.
     Any,
-    /// Opaque tags with their quotes; `true` for weak ones.
-    List(Vec<(bool, String)>),
+    /// Some tags.
+    List,
 }
 
 /// How to write under the conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
     /// In one step: the store can judge it.
-    Direct(When),
+    Direct(When<'static>),
     /// Only after a look at the document.
     Look,
     /// Never: the conditions contradict each other.
     Never,
 }
 
-impl Conditions {
+impl<'a> Conditions<'a> {
     /// Reads both fields.
     ///
     /// # Errors
     /// 400 when one of them is malformed.
-    pub fn of(head: &Head) -> Result<Conditions, Problem> {
+    pub fn of(head: &Head<'a>) -> Result<Conditions<'a>, Problem> {
         Ok(Conditions {
-            if_match: tags(head, "if-match")?,
-            if_none_match: tags(head, "if-none-match")?,
+            head: *head,
+            if_match: read(head, Field::IfMatch)?,
+            if_none_match: read(head, Field::IfNoneMatch)?,
         })
     }
 
-    /// Whether there is no condition.
-    pub fn is_empty(&self) -> bool {
-        self.if_match.is_none() && self.if_none_match.is_none()
-    }
-
-    /// Whether `document` (or its absence) is what the request wants to find, for a write.
-    pub fn hold(&self, document: Option<&[u8]>) -> bool {
-        self.is_matched(document) && !self.is_none_matched(document)
+    /// Whether the document with this tag (or its absence) is what the request wants to find, for a write.
+    pub fn hold(&self, tag: Option<&Tag>) -> bool {
+        self.is_matched(tag) && !self.is_none_matched(tag)
     }
 
     /// What to answer when they do not hold: 412.
     pub fn failed(&self) -> Problem {
-        match &self.if_match {
-            Some(Tags::List(tags)) if tags.iter().any(|(weak, _)| *weak) => FAILED_WEAK,
-            _ => FAILED,
-        }
+        let is_weak = self.if_match == Tags::List
+            && tags(self.head, Field::IfMatch).any(|tag| matches!(tag, Ok((true, _))));
+        if is_weak { FAILED_WEAK } else { FAILED }
     }
 
     /// If-Match holds, or is not there.
-    pub fn is_matched(&self, document: Option<&[u8]>) -> bool {
-        match (&self.if_match, document) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(Tags::Any), Some(_)) => true,
-            (Some(Tags::List(tags)), Some(document)) => {
-                let own = etag(document);
-                tags.iter().any(|(weak, tag)| !weak && *tag == own)
-            }
+    pub fn is_matched(&self, tag: Option<&Tag>) -> bool {
+        match (self.if_match, tag) {
+            (Tags::Unasked, _) => true,
+            (_, None) => false,
+            (Tags::Any, Some(_)) => true,
+            (Tags::List, Some(own)) => tags(self.head, Field::IfMatch)
+                .any(|tag| tag.is_ok_and(|(weak, tag)| !weak && tag == own)),
         }
     }
 
     /// If-None-Match is there and names the document: 304 for a read, 412 for a write.
-    pub fn is_none_matched(&self, document: Option<&[u8]>) -> bool {
-        match (&self.if_none_match, document) {
-            (None, _) | (_, None) => false,
-            (Some(Tags::Any), Some(_)) => true,
-            (Some(Tags::List(tags)), Some(document)) => {
-                let own = etag(document);
-                tags.iter().any(|(_, tag)| *tag == own)
+    pub fn is_none_matched(&self, tag: Option<&Tag>) -> bool {
+        match (self.if_none_match, tag) {
+            (Tags::Unasked, _) | (_, None) => false,
+            (Tags::Any, Some(_)) => true,
+            (Tags::List, Some(own)) => {
+                tags(self.head, Field::IfNoneMatch).any(|tag| tag.is_ok_and(|(_, tag)| tag == own))
             }
         }
     }
 
     /// How to write under them.
     pub fn plan(&self) -> Plan {
-        match (&self.if_match, &self.if_none_match) {
-            (None, None) => Plan::Direct(When::Always),
-            (Some(Tags::Any), None) => Plan::Direct(When::Present),
-            (None, Some(Tags::Any)) => Plan::Direct(When::Absent),
+        match (self.if_match, self.if_none_match) {
+            (Tags::Unasked, Tags::Unasked) => Plan::Direct(When::Always),
+            (Tags::Any, Tags::Unasked) => Plan::Direct(When::Present),
+            (Tags::Unasked, Tags::Any) => Plan::Direct(When::Absent),
             // Something must be there, and nothing may be.
-            (Some(_), Some(Tags::Any)) => Plan::Never,
+            (Tags::Any | Tags::List, Tags::Any) => Plan::Never,
             _ => Plan::Look,
         }
     }
 }
 
 /// `*`, or `[W/]"opaque"` with commas (RFC 9110 §8.8.3), over all fields of that name.
-fn tags(head: &Head, name: &str) -> Result<Option<Tags>, Problem> {
-    let mut list = Vec::new();
-    let mut any = false;
-    let mut fields = 0;
-    for value in head.all(name) {
-        fields += 1;
-        if value.trim() == "*" {
-            any = true;
-            continue;
+fn read(head: &Head, field: Field) -> Result<Tags, Problem> {
+    let Some(first) = head.first(field) else { return Ok(Tags::Unasked) };
+    if head.only(field).is_some() && first == b"*" {
+        return Ok(Tags::Any);
+    }
+    let mut count = 0;
+    for tag in tags(*head, field) {
+        tag?;
+        count += 1;
+        if count > TAGS_MAX {
+            return Err(BAD);
         }
-        read_list(value, &mut list)?;
     }
-    match (fields, any) {
-        (0, _) => Ok(None),
-        (1, true) => Ok(Some(Tags::Any)),
-        // `*` beside anything else.
-        (_, true) => Err(BAD),
-        _ if list.is_empty() => Err(BAD),
-        _ => Ok(Some(Tags::List(list))),
-    }
+    if count > 0 { Ok(Tags::List) } else { Err(BAD) }
 }
 
-fn read_list(value: &str, list: &mut Vec<(bool, String)>) -> Result<(), Problem> {
-    let mut rest = value;
-    loop {
-        // Empty members are allowed (RFC 9110 §5.6.1), so commas and blanks go together.
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        if rest.is_empty() {
-            return Ok(());
+/// Every tag in a field: whether it is weak, and the opaque part with its quotes. An error ends it.
+fn tags<'a>(
+    head: Head<'a>,
+    field: Field,
+) -> impl Iterator<Item = Result<(bool, &'a [u8]), Problem>> {
+    let mut values = head.all(field);
+    let mut rest: &[u8] = b"";
+    std::iter::from_fn(move || {
+        loop {
+            // Empty members are allowed (RFC 9110 §5.6.1), so commas and blanks go together.
+            let blanks = rest.iter().take_while(|b| matches!(b, b' ' | b'\t' | b',')).count();
+            rest = &rest[blanks..];
+            if !rest.is_empty() {
+                break;
+            }
+            rest = values.next()?;
         }
-        let weak = rest.starts_with("W/");
-        let opaque = if weak { &rest[2..] } else { rest };
-        let end = opaque.strip_prefix('"').and_then(|inner| inner.find('"')).ok_or(BAD)? + 2;
-        let (tag, behind) = opaque.split_at(end);
-        if tag.bytes().any(|b| b <= b' ') || list.len() == TAGS_MAX {
-            return Err(BAD);
-        }
-        list.push((weak, tag.to_owned()));
-        rest = behind.trim_start_matches([' ', '\t']);
-        if !rest.is_empty() && !rest.starts_with(',') {
-            return Err(BAD);
-        }
-    }
+        Some(match read_tag(rest) {
+            Some((weak, tag, behind)) => {
+                rest = behind;
+                Ok((weak, tag))
+            }
+            None => {
+                rest = b"";
+                Err(BAD)
+            }
+        })
+    })
+}
+
+/// The tag that `text` begins with, and what stands behind it: nothing, or a comma.
+fn read_tag(text: &[u8]) -> Option<(bool, &[u8], &[u8])> {
+    let weak = text.starts_with(b"W/");
+    let opaque = if weak { &text[2..] } else { text };
+    let inner = opaque.strip_prefix(b"\"")?;
+    let (tag, behind) = opaque.split_at(inner.iter().position(|b| *b == b'"')? + 2);
+    let behind = behind.trim_ascii_start();
+    let ends = behind.is_empty() || behind[0] == b',';
+    (ends && tag.iter().all(|b| *b > b' ')).then_some((weak, tag, behind))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::etag::etag;
+    use super::super::tests::{request_of, with_fields};
     use super::*;
-    use crate::http::{HeadLimits, HeadParser};
 
-    fn conditions(fields: &str) -> Result<Conditions, Problem> {
-        let text = format!("GET /items/7 HTTP/1.1\r\nHost: x\r\n{fields}\r\n");
-        let (head, _) =
-            HeadParser::new().parse(text.as_bytes(), &HeadLimits::default()).unwrap().unwrap();
-        Conditions::of(&head)
+    fn conditions(fields: &str) -> Result<Conditions<'static>, Problem> {
+        Conditions::of(&request_of(&with_fields("GET", "/items/7", fields, "")).head)
     }
 
     #[test]
     fn conditions_hold_as_the_rfc_says() {
-        let document = b"{\"a\":1}";
-        let tag = etag(document);
+        let own = etag(b"{\"a\":1}");
+        let tag = std::str::from_utf8(&own).unwrap();
         for (fields, present, absent) in [
             (String::new(), true, true),
             (format!("If-Match: {tag}\r\n"), true, false),
@@ -207,21 +212,22 @@ mod tests {
             ("If-Match: \"a,b\", ,,\r\n".to_owned(), false, false),
         ] {
             let c = conditions(&fields).unwrap();
-            assert_eq!((c.hold(Some(document)), c.hold(None)), (present, absent), "{fields}");
+            assert_eq!((c.hold(Some(&own)), c.hold(None)), (present, absent), "{fields}");
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_refused_and_never_ignored() {
+        let fault = |fields: &str| conditions(fields).err();
         for value in
             ["", "x", "\"x", "\"x\"y", "\"x\" \"y\"", "w/\"x\"", "*, \"x\"", "W/", "\"a b\"", ","]
         {
-            assert_eq!(conditions(&format!("If-Match: {value}\r\n")), Err(BAD), "{value}");
+            assert_eq!(fault(&format!("If-Match: {value}\r\n")), Some(BAD), "{value}");
         }
-        assert_eq!(conditions("If-Match: *\r\nIf-Match: \"x\"\r\n"), Err(BAD));
+        assert_eq!(fault("If-Match: *\r\nIf-Match: \"x\"\r\n"), Some(BAD));
         let many = |n| format!("If-Match: {}\r\n", vec!["\"x\""; n].join(","));
         assert!(conditions(&many(TAGS_MAX)).is_ok());
-        assert_eq!(conditions(&many(TAGS_MAX + 1)), Err(BAD));
+        assert_eq!(fault(&many(TAGS_MAX + 1)), Some(BAD));
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //!
 //! The content type of a POST or a PUT is not looked at: it must be JSON whatever it is called.
 
-use super::problem::Problem;
-use crate::http::{Framing, Head};
+use super::problem::{Problem, Right};
+use crate::http::{Field, Framing, Head};
 
 /// What PATCH takes, for `Accept-Patch` (RFC 5789 §3.1). The second is what clients send that know
 /// no better; for a patch of JSON it can mean nothing else here.
@@ -20,14 +20,14 @@ const NOT_A_PATCH: Problem = Problem::new(
     "unsupported_media_type",
     "PATCH takes application/merge-patch+json or application/json",
 )
-.with("Accept-Patch", PATCHES);
+.with(Right::Patches(PATCHES));
 
 const CODED: Problem = Problem::new(
     415,
     "unsupported_encoding",
     "a body is taken as it is, without any Content-Encoding",
 )
-.with("Accept-Encoding", "identity");
+.with(Right::Plain);
 
 const PARTIAL: Problem = Problem::new(
     400,
@@ -40,12 +40,10 @@ const PARTIAL: Problem = Problem::new(
 /// # Errors
 /// 415 when it is coded.
 pub fn plain(head: &Head) -> Result<(), Problem> {
-    let plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
-    let mut codings = head.all("Content-Encoding").flat_map(|v| v.split(','));
-    if head.framing == Framing::Length(0) || codings.all(|coding| plain(coding.trim_ascii())) {
-        Ok(())
-    } else {
-        Err(CODED)
+    let plain = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    match head.framing() == Framing::Length(0) || head.members(Field::ContentEncoding).all(plain) {
+        true => Ok(()),
+        false => Err(CODED),
     }
 }
 
@@ -55,7 +53,7 @@ pub fn plain(head: &Head) -> Result<(), Problem> {
 /// # Errors
 /// 400 when it is a part of one.
 pub fn whole(head: &Head) -> Result<(), Problem> {
-    match head.header("Content-Range") {
+    match head.first(Field::ContentRange) {
         None => Ok(()),
         Some(_) => Err(PARTIAL),
     }
@@ -66,8 +64,10 @@ pub fn whole(head: &Head) -> Result<(), Problem> {
 /// # Errors
 /// 415 when it is called anything else, nothing, or two things.
 pub fn merge_patch(head: &Head) -> Result<(), Problem> {
-    let media_type = head.only("Content-Type").and_then(|value| value.split(';').next());
-    let known = |t: &str| PATCHES.split(", ").any(|p| p.eq_ignore_ascii_case(t.trim()));
+    let media_type =
+        head.only(Field::ContentType).and_then(|value| value.split(|b| *b == b';').next());
+    let known =
+        |t: &[u8]| PATCHES.split(", ").any(|p| p.as_bytes().eq_ignore_ascii_case(t.trim_ascii()));
     match media_type.is_some_and(known) {
         true => Ok(()),
         false => Err(NOT_A_PATCH),

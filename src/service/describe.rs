@@ -7,8 +7,8 @@
 //! All of it is in the binary, which has to stay small. So what every request can be told stands
 //! once, under `default`, and whatever two operations share is a component.
 
-use super::Options;
-use crate::http::{self, Response};
+use super::options::Options;
+use crate::http::Response;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ const MAX_TTL: &str = "\"maximum\": 604800";
 const REVISION: Option<&str> = option_env!("KIOSKD_REVISION");
 
 /// `/version`.
-pub fn version(options: &Options) -> Response {
+pub fn version<'a>(options: &Options) -> Response<'a> {
     // A string cannot fail to be printed.
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     let revision = REVISION.map_or("null".to_owned(), quoted);
@@ -35,7 +35,7 @@ pub fn version(options: &Options) -> Response {
         body.push_str(&format!(",\"{name}\":{}", quoted(value)));
     }
     body.push('}');
-    http::json(200, body.into_bytes())
+    Response::json(200, body.into_bytes())
 }
 
 /// The document under this `MAX_TTL`, made once at the start.
@@ -49,8 +49,8 @@ pub fn document(max_ttl: Duration) -> Cow<'static, str> {
 }
 
 /// `/openapi.json`.
-pub fn openapi(document: &str) -> Response {
-    http::json(200, document.as_bytes().to_vec())
+pub fn openapi(document: &str) -> Response<'_> {
+    Response::json(200, document.as_bytes())
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use super::problem::Problem;
 use serde_json::value::RawValue;
-use std::borrow::Cow;
 
 /// Objects and arrays inside each other; one deeper is `bad json`. The answer to a bulk read has
 /// three more around it: 127 is serde_json's own limit for building values, and near that of others.
@@ -16,17 +15,27 @@ pub const DEPTH_MAX: usize = 124;
 ///
 /// # Errors
 /// 400, with what is wrong and where in the body.
-pub fn document(mut body: Vec<u8>) -> Result<Vec<u8>, Problem> {
-    let is_space = |b: &u8| matches!(b, b' ' | b'\t' | b'\r' | b'\n');
-    judge(&body)?;
-    let start = body.iter().position(|b| !is_space(b)).unwrap_or(0);
-    if body.get(start) != Some(&b'{') {
-        return Err(bad(&body, start, "not an object"));
+pub fn document(body: &[u8]) -> Result<&[u8], Problem> {
+    judge(body)?;
+    let document = trimmed(body);
+    match document.first() {
+        Some(b'{') => Ok(document),
+        _ => {
+            let start = body.iter().position(|b| !is_space(b)).unwrap_or(0);
+            Err(bad(body, start, "not an object"))
+        }
     }
-    let end = body.iter().rposition(|b| !is_space(b)).unwrap_or(start) + 1;
-    body.truncate(end);
-    body.drain(..start);
-    Ok(body)
+}
+
+/// A text without the white space of JSON around it.
+pub fn trimmed(text: &[u8]) -> &[u8] {
+    let start = text.iter().position(|b| !is_space(b)).unwrap_or(text.len());
+    let end = text.iter().rposition(|b| !is_space(b)).map_or(start, |last| last + 1);
+    &text[start..end]
+}
+
+fn is_space(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// Whether `text` is one JSON value, not nested too deep.
@@ -57,10 +66,7 @@ fn bad(text: &[u8], at: usize, reason: &str) -> Problem {
 }
 
 fn bad_json(reason: &str) -> Problem {
-    Problem {
-        detail: Cow::Owned(format!("bad json: {reason}")),
-        ..Problem::new(400, "bad_json", "")
-    }
+    Problem::new(400, "bad_json", "").detailed(format!("bad json: {reason}"))
 }
 
 /// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; of other bytes it
@@ -126,7 +132,7 @@ mod tests {
             ("\u{feff}{}", None),
             ("{\"a\":NaN}", None),
         ] {
-            assert_eq!(document(body.into()).ok().as_deref(), kept.map(str::as_bytes), "{body}");
+            assert_eq!(document(body.as_bytes()).ok(), kept.map(str::as_bytes), "{body}");
         }
     }
 
@@ -153,7 +159,7 @@ mod tests {
             ),
         ];
         for (body, reason) in rows {
-            let problem = document(body.to_vec()).expect_err(reason);
+            let problem = document(body).expect_err(reason);
             assert_eq!((problem.status, problem.code), (400, "bad_json"));
             assert_eq!(problem.detail, format!("bad json: {reason}"));
         }
@@ -165,12 +171,12 @@ mod tests {
         for (n, fits) in
             [(DEPTH_MAX - 1, true), (DEPTH_MAX, true), (DEPTH_MAX + 1, false), (300_000, false)]
         {
-            assert_eq!(document(nested(n)).is_ok(), fits, "{n}");
+            assert_eq!(document(&nested(n)).is_ok(), fits, "{n}");
         }
         // What fits can be built as a value, so a PATCH can read it.
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 3)).is_ok());
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 4)).is_err());
         let brackets = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000)).into_bytes();
-        assert!(document(brackets).is_ok());
+        assert!(document(&brackets).is_ok());
     }
 }

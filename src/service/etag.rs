@@ -6,28 +6,40 @@
 //! documents with one tag, and need not be: a conditional write compares the tag here and then the
 //! *whole old document* in the store, in one atomic step.
 
+use crate::http::Tag;
+
 const C1: u64 = 0x87c3_7b91_1142_53d5;
 const C2: u64 = 0x4cf5_ad43_2745_937f;
 
-/// The strong entity tag (RFC 9110 §8.8.3) of `document`, quotes included: 34 bytes.
-pub fn etag(document: &[u8]) -> String {
+/// The strong entity tag (RFC 9110 §8.8.3) of `document`.
+pub fn etag(document: &[u8]) -> Tag {
     let (a, b) = murmur3(document);
-    let mut tag = String::with_capacity(34);
-    tag.push('"');
-    push_hex(&mut tag, a);
-    push_hex(&mut tag, b);
-    tag.push('"');
+    let mut tag = [b'"'; 34];
+    tag[1..17].copy_from_slice(&hex(a));
+    tag[17..33].copy_from_slice(&hex(b));
     tag
 }
 
 /// Sixteen lower-case hexadecimal digits.
-pub fn push_hex(out: &mut String, n: u64) {
-    for byte in n.to_be_bytes() {
-        for digit in [byte >> 4, byte & 15] {
-            out.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
-        }
+pub fn hex(n: u64) -> [u8; 16] {
+    let mut digits = [0; 16];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(n.to_be_bytes()) {
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
     }
+    digits
 }
+
+/// The two digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut table = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    table
+};
 
 fn murmur3(data: &[u8]) -> (u64, u64) {
     let (mut h1, mut h2) = (0u64, 0u64);
@@ -100,8 +112,18 @@ mod tests {
 
     #[test]
     fn is_quoted_and_differs_for_every_length_around_a_block() {
-        let tags: std::collections::HashSet<String> = (0..64).map(|n| etag(&vec![0; n])).collect();
+        let tags: std::collections::HashSet<Tag> = (0..64).map(|n| etag(&vec![0; n])).collect();
         assert_eq!(tags.len(), 64);
-        assert!(tags.iter().all(|t| t.len() == 34 && t.starts_with('"') && t.ends_with('"')));
+        for tag in tags {
+            let inner = tag.strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\"")).unwrap();
+            assert!(inner.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')));
+        }
+    }
+
+    #[test]
+    fn hex_is_as_the_format_machinery_prints_it() {
+        for n in [0, 1, 0x0123_4567_89ab_cdef, u64::MAX] {
+            assert_eq!(hex(n), format!("{n:016x}").as_bytes());
+        }
     }
 }

@@ -9,7 +9,9 @@
 //! are reserved, so `/items/_get` can never be an id; the query form takes such ids.
 
 use super::problem::Problem;
-use crate::http;
+use crate::http::{self, Location};
+use crate::store::Key;
+use std::borrow::Cow;
 
 /// Ids are 1 to this many bytes of UTF-8.
 pub const ID_BYTES_MAX: usize = 512;
@@ -35,19 +37,17 @@ pub enum Collection {
     Sessions,
 }
 
+/// What an id is: 1 to [`ID_BYTES_MAX`] bytes of UTF-8 without control characters, decoded.
+pub type Id<'a> = Cow<'a, [u8]>;
+
 impl Collection {
-    /// The collection a raw path names, and the raw id behind it when the path has one.
-    pub fn of(path: &str) -> Option<(Collection, Option<&str>)> {
-        let path = path.strip_prefix('/')?;
-        let (name, id) = path.split_once('/').map_or((path, None), |(name, id)| (name, Some(id)));
-        if id.is_some_and(|id| id.contains('/')) {
-            return None;
-        }
-        match name {
-            "items" => Some((Collection::Items, id)),
-            "sess" => Some((Collection::Sessions, id)),
-            _ => None,
-        }
+    /// The raw id in a path of this collection; `None` when the path has none.
+    pub fn id_in_path(self, path: &[u8]) -> Option<&[u8]> {
+        let name = match self {
+            Collection::Items => "/items/",
+            Collection::Sessions => "/sess/",
+        };
+        path.strip_prefix(name.as_bytes())
     }
 
     /// What the key of every id of the collection begins with.
@@ -58,10 +58,9 @@ impl Collection {
         }
     }
 
-    /// The Redis key of an id. An id can hold anything but control characters and still never
-    /// leave its prefix: a key is one argument, not a path.
-    pub fn key(self, id: &str) -> Vec<u8> {
-        [self.key_prefix().as_bytes(), id.as_bytes()].concat()
+    /// The key of an id.
+    pub fn key(self, id: Id<'_>) -> Key<'_> {
+        Key { prefix: self.key_prefix(), id }
     }
 
     fn id_parameter(self) -> &'static str {
@@ -88,7 +87,8 @@ impl Collection {
     ///
     /// # Errors
     /// There is none, or two, or it is not an id.
-    pub fn id(self, in_path: Option<&str>, query: &str) -> Result<String, Problem> {
+    pub fn id<'a>(self, path: &'a [u8], query: &'a [u8]) -> Result<Id<'a>, Problem> {
+        let in_path = self.id_in_path(path);
         let mut in_query = http::query_values(query, self.id_parameter());
         let id = match in_path {
             Some(raw) => {
@@ -112,7 +112,7 @@ impl Collection {
         if id.is_empty() {
             return Err(self.missing_id());
         }
-        checked(id)
+        if is_id(&id) { Ok(id) } else { Err(BAD_ID) }
     }
 
     /// Where the item can be found: the path form, unless the id could mean something else there.
@@ -120,44 +120,28 @@ impl Collection {
     /// (RFC 3986 §5.2.4), escaped or not; and a slash makes segments of its own for a proxy that
     /// decodes paths: `/items/a%2F..%2Fb` through nginx with `proxy_pass http://kioskd/;` is
     /// `/items/b`, another item. Some take a backslash for a slash, too.
-    pub fn location(self, id: &str) -> String {
-        let path = match self {
-            Collection::Items => "/items",
-            Collection::Sessions => "/sess",
+    pub fn location(self, id: Id<'_>) -> Location<'_> {
+        let may_be_cut =
+            id.iter().any(|b| matches!(b, b'/' | b'\\')) || matches!(&*id, b"." | b"..");
+        let in_query = may_be_cut || id.first() == Some(&b'_');
+        let before = match (self, in_query) {
+            (Collection::Items, false) => "/items/",
+            (Collection::Items, true) => "/items?id=",
+            (Collection::Sessions, false) => "/sess/",
+            (Collection::Sessions, true) => "/sess?sid=",
         };
-        let mut location = path.to_owned();
-        let may_be_cut = id.contains(['/', '\\']) || matches!(id, "." | "..");
-        match may_be_cut || id.starts_with('_') {
-            true => location.extend(["?", self.id_parameter(), "="]),
-            false => location.push('/'),
-        }
-        push_percent_encoded(&mut location, id);
-        location
+        Location { before, id }
     }
 }
 
-/// The bytes as an id, if they are one.
-///
-/// # Errors
-/// Empty, longer than [`ID_BYTES_MAX`], not UTF-8, or with a control character in it.
-pub fn checked(id: Vec<u8>) -> Result<String, Problem> {
-    let id = String::from_utf8(id).map_err(|_| BAD_ID)?;
-    if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-        return Err(BAD_ID);
+/// Whether these bytes are an id.
+pub fn is_id(id: &[u8]) -> bool {
+    if id.is_empty() || id.len() > ID_BYTES_MAX {
+        return false;
     }
-    Ok(id)
-}
-
-/// Everything but unreserved characters (RFC 3986 §2.3) as `%XX`.
-pub fn push_percent_encoded(out: &mut String, text: &str) {
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let digit = |n: u8| char::from(b"0123456789ABCDEF"[usize::from(n)]);
-            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
-        }
-    }
+    // Nearly all are plain ASCII, which needs no second look.
+    id.iter().all(|b| (b' '..=b'~').contains(b))
+        || std::str::from_utf8(id).is_ok_and(|id| !id.chars().any(char::is_control))
 }
 
 #[cfg(test)]
@@ -182,11 +166,18 @@ mod tests {
             (".a", "/items/.a"),
             ("é", "/items/%C3%A9"),
         ] {
-            assert_eq!(Collection::Items.location(id), location);
+            assert_eq!(printed(Collection::Items.location(id.as_bytes().into())), location);
             let (path, query) = location.split_once('?').unwrap_or((location, ""));
-            let (collection, in_path) = Collection::of(path).unwrap();
-            assert_eq!(collection.id(in_path, query), Ok(id.to_owned()));
+            let found = Collection::Items.id(path.as_bytes(), query.as_bytes());
+            assert_eq!(found, Ok(id.as_bytes().into()));
         }
-        assert_eq!(Collection::Sessions.location("_x"), "/sess?sid=_x");
+        let reserved = Collection::Sessions.location(b"_x"[..].into());
+        assert_eq!(printed(reserved), "/sess?sid=_x");
+    }
+
+    fn printed(Location { before, id }: Location) -> String {
+        let mut out = before.as_bytes().to_vec();
+        http::push_percent_encoded(&mut out, &id);
+        String::from_utf8(out).unwrap()
     }
 }

@@ -17,11 +17,12 @@
 //! The header is that of draft-ietf-httpapi-idempotency-key-header: a structured string (RFC 8941 §3.3.3), which most
 //! clients send without its quotes.
 
-use super::Options;
 use super::etag::etag;
 use super::problem::Problem;
-use crate::http::Head;
+use super::step::Cx;
+use crate::http::{Field, Method};
 use crate::store::Once;
+use std::time::Duration;
 
 const BAD_KEY: Problem = Problem::new(
     400,
@@ -42,79 +43,74 @@ const UNREADABLE: Problem = Problem::new(
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// One request under an idempotency key, as far as its head tells.
-#[derive(Debug, Clone)]
-pub struct Idempotency {
-    once: Once,
-    /// What tells this request from another: method, conditions, time to live. The id is in the record's key.
-    about: String,
+/// What the request has to be, to be done once; `None` without the field. `ttl` is the time to live as it was asked
+/// for. Before the body is there only the errors count.
+///
+/// # Errors
+/// The key is empty, too long, given twice, or not printable ASCII.
+pub fn once<'a>(cx: &Cx<'a>, ttl: Option<Duration>) -> Result<Option<Once<'a>>, Problem> {
+    let Some(value) = cx.head.first(Field::IdempotencyKey) else {
+        return Ok(None);
+    };
+    let key = key(value).filter(|_| !cx.head.is_repeated(Field::IdempotencyKey)).ok_or(BAD_KEY)?;
+    Ok(Some(Once {
+        // The place before the colon is that of a token's name.
+        name: [b":", key.as_bytes()].concat().into(),
+        fingerprint: fingerprint(cx, ttl),
+        ttl: cx.options.idempotency_ttl,
+        keeps_value: cx.head.method() == Method::Patch,
+    }))
 }
 
-impl Idempotency {
-    /// What the head says; `None` without the field. `ttl` is the time to live as it was asked for.
-    ///
-    /// # Errors
-    /// The key is empty, too long, given twice, or not printable ASCII.
-    pub fn of(options: &Options, head: &Head, ttl: &str) -> Result<Option<Idempotency>, Problem> {
-        let mut values = head.all("idempotency-key");
-        let Some(value) = values.next() else {
-            return Ok(None);
-        };
-        let key = key(value).filter(|_| values.next().is_none());
-        let key = key.ok_or(BAD_KEY)?;
-        let mut about = format!("{}\n{ttl}\n", head.method.as_str());
-        // Conditions are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
-        for field in &head.headers {
-            let name = field.field.as_str().as_str().to_ascii_lowercase();
-            if name.starts_with("if-") {
-                about.extend([&*name, ":", field.value.as_str(), "\n"]);
-            }
+/// What tells this request from another: method, time to live, conditions, body. The id is in the record's key.
+fn fingerprint(cx: &Cx, ttl: Option<Duration>) -> [u8; 32] {
+    let ttl = ttl.map_or(String::new(), |ttl| ttl.as_secs().to_string());
+    let mut about = [cx.head.method_text(), b"\n", ttl.as_bytes(), b"\n"].concat();
+    // Conditions are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
+    for (name, value) in cx.head.fields() {
+        let name = name.to_ascii_lowercase();
+        if name.starts_with(b"if-") {
+            about.extend_from_slice(&[&name, &b":"[..], value, b"\n"].concat());
         }
-        let once = Once {
-            // The place before the colon is that of a token's name.
-            name: [":", &key].concat().into_bytes(),
-            fingerprint: [0; 32],
-            ttl: options.idempotency_ttl,
-            keeps_value: head.method == crate::http::Method::Patch,
-        };
-        Ok(Some(Idempotency { once, about }))
     }
-
-    /// The same, now that the body is known.
-    pub fn with_body(self, body: &[u8]) -> Once {
-        let whole = etag(&[self.about.as_bytes(), b"\n", body].concat());
-        let mut once = self.once;
-        // The 32 digits of the tag, without its quotes.
-        once.fingerprint.copy_from_slice(&whole.as_bytes()[1..33]);
-        once
-    }
+    about.push(b'\n');
+    about.extend_from_slice(cx.body);
+    // The 32 digits of the tag, without its quotes.
+    let mut digits = [0; 32];
+    digits.copy_from_slice(&etag(&about)[1..33]);
+    digits
 }
 
 /// What a record tells of the request that it was made for.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct Record<'a> {
     /// Whether something was there before.
     pub there: bool,
     /// The new document, for a PATCH; else empty.
-    pub document: Vec<u8>,
+    pub document: &'a [u8],
 }
 
-impl Record {
+impl<'a> Record<'a> {
     /// Reads the record found under `once`.
     ///
     /// # Errors
     /// It is none, or that of another request.
-    pub fn read(once: &Once, mut record: Vec<u8>) -> Result<Record, Problem> {
+    pub fn read(once: &Once, record: &'a [u8]) -> Result<Record<'a>, Problem> {
         let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        let there = match record.get(..33) {
-            Some([digits @ .., b'0']) if digits.iter().all(hex) => false,
-            Some([digits @ .., b'1']) if digits.iter().all(hex) => true,
+        let Some((fingerprint, [digit, document @ ..])) = record.split_at_checked(32) else {
+            return Err(UNREADABLE);
+        };
+        let there = match digit {
+            b'0' => false,
+            b'1' => true,
             _ => return Err(UNREADABLE),
         };
-        if record[..32] != once.fingerprint {
+        if !fingerprint.iter().all(hex) {
+            return Err(UNREADABLE);
+        }
+        if fingerprint != once.fingerprint {
             return Err(REUSED);
         }
-        let document = record.split_off(33);
         if document.is_empty() == once.keeps_value {
             return Err(UNREADABLE);
         }
@@ -123,10 +119,11 @@ impl Record {
 }
 
 /// The key that a field value means.
-fn key(value: &str) -> Option<String> {
-    if !value.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+fn key(value: &[u8]) -> Option<String> {
+    if !value.iter().all(|b| (b' '..=b'~').contains(b)) {
         return None;
     }
+    let value = std::str::from_utf8(value).ok()?;
     let key = match value.starts_with('"') {
         true => {
             let (text, behind) = string(value)?;
@@ -212,6 +209,7 @@ fn number(item: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{request_of, with_fields};
     use super::*;
 
     #[test]
@@ -257,31 +255,31 @@ mod tests {
             ("a\tb", None),
             ("a\u{7f}C3", None),
         ] {
-            assert_eq!(key(value).as_deref(), wanted, "{value}");
+            assert_eq!(key(value.as_bytes()).as_deref(), wanted, "{value}");
         }
         for (n, fits) in [(255, true), (256, false)] {
-            assert_eq!(key(&"k".repeat(n)).is_some(), fits);
-            assert_eq!(key(&format!("\"{}\"", "k".repeat(n))).is_some(), fits);
-            assert_eq!(key(&format!("\"{}\"", "\\\"".repeat(n))).is_some(), fits);
+            assert_eq!(key("k".repeat(n).as_bytes()).is_some(), fits);
+            assert_eq!(key(format!("\"{}\"", "k".repeat(n)).as_bytes()).is_some(), fits);
+            assert_eq!(key(format!("\"{}\"", "\\\"".repeat(n)).as_bytes()).is_some(), fits);
         }
     }
 
     #[test]
     fn a_record_is_of_this_request_or_of_another_or_none() {
         let once = |keeps_value| Once {
-            name: b":k".to_vec(),
+            name: b":k"[..].into(),
             fingerprint: [b'a'; 32],
             ttl: std::time::Duration::from_secs(1),
             keeps_value,
         };
-        let read = |keeps, record: &str| Record::read(&once(keeps), record.as_bytes().to_vec());
+        let read = |keeps, record: &str| {
+            Record::read(&once(keeps), record.as_bytes()).map(|r| (r.there, r.document.to_vec()))
+        };
         let (own, other) = ("a".repeat(32), "b".repeat(32));
         for there in [false, true] {
             let digit = u8::from(there);
-            let record = Record { there, document: Vec::new() };
-            assert_eq!(read(false, &format!("{own}{digit}")), Ok(record));
-            let record = Record { there, document: b"{}".to_vec() };
-            assert_eq!(read(true, &format!("{own}{digit}{{}}")), Ok(record));
+            assert_eq!(read(false, &format!("{own}{digit}")), Ok((there, Vec::new())));
+            assert_eq!(read(true, &format!("{own}{digit}{{}}")), Ok((there, b"{}".to_vec())));
             assert_eq!(read(false, &format!("{other}{digit}")), Err(REUSED));
             assert_eq!(read(false, &format!("{other}{digit}{{}}")), Err(REUSED));
         }
@@ -295,6 +293,20 @@ mod tests {
             (true, format!("{own}1")),
         ] {
             assert_eq!(read(keeps, &record), Err(UNREADABLE), "{record:?}");
+        }
+    }
+
+    /// A record is read by replicas of other versions, too.
+    #[test]
+    fn a_fingerprint_is_the_same_in_all_versions() {
+        let fields = "Idempotency-Key: k\r\nIF-Match: \"a\"\r\nX: y\r\nIf-Range: b\r\n";
+        for (method, ttl, body, text) in [
+            ("POST", None, " {}", "POST\n\nif-match:\"a\"\nif-range:b\n\n {}"),
+            ("PATCH", Some(60), "{}", "PATCH\n60\nif-match:\"a\"\nif-range:b\n\n{}"),
+        ] {
+            let cx = request_of(&with_fields(method, "/items/7", fields, body));
+            let once = once(&cx, ttl.map(Duration::from_secs)).unwrap().unwrap();
+            assert_eq!(once.fingerprint, etag(text.as_bytes())[1..33], "{text:?}");
         }
     }
 }

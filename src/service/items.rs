@@ -13,241 +13,111 @@
 //! under the condition that the document is still the same, byte for byte. When it is not, it looks
 //! again: with a tag that ends in 412, with a patch nobody's change is lost. Some writer always
 //! wins, and the request's deadline ends the rest. With an Idempotency-Key every command of the request carries it
-//! ([`idempotency`](super::idempotency)), and an answer that holds its record ends the request.
+//! ([`idempotency`]), and an answer that holds its record ends the request.
 
-use super::Options;
 use super::condition::{Conditions, Plan};
 use super::content;
-use super::document::document;
+use super::document::{document, trimmed};
 use super::etag::etag;
-use super::id::Collection;
-use super::idempotency::{Idempotency, Record};
+use super::id::{Collection, Id};
+use super::idempotency::{self, Record};
 use super::patch::merge;
 use super::problem::{Problem, unexpected};
-use super::step::{Outcome, Step};
+use super::step::{Cx, Outcome, ask, done};
 use super::ttl;
-use crate::http::{self, Head, Method, Response, header};
-use crate::store::{Answer, Command, Once, StoreError, Ttl, When};
+use crate::http::{Extra, Field, Method, Response, Tag};
+use crate::store::{Answer, Command, Key, Once, Reply, Ttl, When};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Nothing is stored under that id, or not any more.
 pub const NOT_FOUND: Problem = Problem::new(404, "not_found", "not found");
 
-/// The methods of an item's paths.
-pub const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const FOREIGN: Problem =
+    Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
 
-/// One request about one item, as far as its head tells.
-#[derive(Debug)]
-pub struct ItemCall {
-    item: Item,
-    verb: Verb,
-    idempotency: Option<Idempotency>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Get,
-    Post,
-    Put,
-    Patch,
-    Delete,
-}
-
-/// The item a request is about, and what it demands of it. Travels through the chain of steps.
-#[derive(Debug, Clone)]
-struct Item {
+/// The item a request is about, and what it demands of it.
+struct Item<'a> {
     collection: Collection,
-    id: String,
+    id: Id<'a>,
     /// What it is to live, as asked for or the collection's own.
     ttl: Duration,
     asked: bool,
-    conditions: Conditions,
-    document_bytes_max: usize,
+    conditions: Conditions<'a>,
     /// Every write of this request is to happen once.
-    once: Option<Once>,
+    once: Option<Box<Once<'a>>>,
 }
 
-impl ItemCall {
+/// Everything that the head tells is right.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(cx: &Cx) -> Result<(), Problem> {
+    Item::of(cx).map(drop)
+}
+
+/// A request about one item. A body on a GET or a DELETE means nothing and is dropped.
+///
+/// # Errors
+/// The request is wrong, or contradicts itself.
+pub fn perform<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    match cx.head.method() {
+        Method::Post | Method::Put => {
+            let item = Item::of(cx)?;
+            document(cx.body)?;
+            write(cx, item)
+        }
+        Method::Patch => {
+            let item = Item::of(cx)?;
+            document(cx.body)?;
+            look(&item, patch_looked)
+        }
+        Method::Delete => delete(Item::of(cx)?),
+        _ => get(Item::of(cx)?),
+    }
+}
+
+impl<'a> Item<'a> {
     /// Reads everything that the head tells. The id comes first: the original tests demand
     /// `missing id` whatever the body is.
-    ///
-    /// # Errors
-    /// The first thing that is wrong.
-    pub fn read(
-        options: &Options,
-        head: &Head,
-        collection: Collection,
-        in_path: Option<&str>,
-    ) -> Result<ItemCall, Problem> {
-        let query = head.target.query().unwrap_or("");
-        let id = collection.id(in_path, query)?;
-        let verb = match head.method {
-            Method::Post => Verb::Post,
-            Method::Put => Verb::Put,
-            Method::Patch => Verb::Patch,
-            Method::Delete => Verb::Delete,
-            _ => Verb::Get,
+    fn of(cx: &Cx<'a>) -> Result<Item<'a>, Problem> {
+        let (path, query) = (cx.head.path(), cx.head.query().unwrap_or_default());
+        let collection = match path.starts_with(b"/items") {
+            true => Collection::Items,
+            false => Collection::Sessions,
         };
-        match verb {
-            Verb::Post | Verb::Put => content::whole(head)?,
-            Verb::Patch => content::merge_patch(head)?,
-            Verb::Get | Verb::Delete => {}
+        let id = collection.id(path, query)?;
+        let method = cx.head.method();
+        match method {
+            Method::Post | Method::Put => content::whole(&cx.head)?,
+            Method::Patch => content::merge_patch(&cx.head)?,
+            _ => {}
         }
-        let obeyed = match verb {
-            Verb::Post | Verb::Put | Verb::Patch => true,
-            Verb::Get => collection == Collection::Sessions,
-            Verb::Delete => false,
+        let (writes, ttl_is_obeyed) = match method {
+            Method::Post | Method::Put | Method::Patch => (true, true),
+            Method::Delete => (true, false),
+            _ => (false, collection == Collection::Sessions),
         };
-        let asked = ttl::asked(query, options, obeyed)?;
+        let asked = ttl::asked(query, cx.options, ttl_is_obeyed)?;
         let ttl = asked.unwrap_or(match collection {
-            Collection::Items => options.item_ttl,
-            Collection::Sessions => options.session_ttl,
+            Collection::Items => cx.options.item_ttl,
+            Collection::Sessions => cx.options.session_ttl,
         });
-        let conditions = Conditions::of(head)?;
-        let idempotency = if verb == Verb::Get {
-            None
-        } else {
-            let ttl = asked.map_or(String::new(), |ttl| ttl.as_secs().to_string());
-            Idempotency::of(options, head, &ttl)?
-        };
-        let item = Item {
-            collection,
-            id,
-            ttl,
-            asked: asked.is_some(),
-            conditions,
-            document_bytes_max: options.body_bytes_max,
-            once: None,
-        };
-        Ok(ItemCall { item, verb, idempotency })
+        let conditions = Conditions::of(&cx.head)?;
+        let once = if writes { idempotency::once(cx, asked)?.map(Box::new) } else { None };
+        Ok(Item { collection, id, ttl, asked: asked.is_some(), conditions, once })
     }
 
-    /// What to do, now that the body is there. A body on a GET or a DELETE means nothing and is
-    /// dropped.
-    pub fn perform(self, body: Vec<u8>) -> Step {
-        let ItemCall { mut item, verb, idempotency } = self;
-        item.once = idempotency.map(|i| i.with_body(&body));
-        match verb {
-            Verb::Get => return item.get(),
-            Verb::Delete => return item.delete(),
-            Verb::Post | Verb::Put | Verb::Patch => {}
-        }
-        let document = match document(body) {
-            Ok(document) => document,
-            Err(problem) => return problem.into(),
-        };
-        match verb {
-            Verb::Patch => item.patch(document),
-            _ => item.write(verb, document),
-        }
-    }
-}
-
-impl Item {
-    fn key(&self) -> Vec<u8> {
-        self.collection.key(&self.id)
+    fn key(&self) -> Key<'a> {
+        self.collection.key(self.id.clone())
     }
 
-    fn get(self) -> Step {
-        // Only a session's time is renewed when it is read.
-        let renew = (self.collection == Collection::Sessions).then_some(self.ttl);
-        let get = Command::Get { key: self.key(), renew, once: None };
-        Step::ask(get, move |answer| Step::Done(self.got(answer)))
+    fn set(&self, value: Cow<'a, [u8]>, ttl: Ttl, when: When<'a>) -> Command<'a> {
+        Command::Set { key: self.key(), value, ttl, when, once: self.once.clone() }
     }
 
-    fn got(self, answer: Result<Answer, StoreError>) -> Outcome {
-        let document = value(answer)?;
-        // Nothing can be as it was: 404 tells more than 412 (RFC 9110 §13.2.1 lets conditions alone
-        // where the answer without them is no 2xx).
-        let document = document.ok_or(NOT_FOUND)?;
-        if !self.conditions.is_matched(Some(&document)) {
-            return Err(self.conditions.failed());
-        }
-        let tag = etag(&document);
-        let response = match self.conditions.is_none_matched(Some(&document)) {
-            true => http::empty(304),
-            false => http::json(200, document),
-        };
-        Ok(response
-            .with_header(header("ETag", &tag))
-            .with_header(header("Cache-Control", "no-store")))
-    }
-
-    /// POST and PUT: writes under the request's conditions.
-    fn write(self, verb: Verb, document: Vec<u8>) -> Step {
-        let tag = etag(&document);
-        match self.conditions.plan() {
-            Plan::Never if self.once.is_none() => self.conditions.failed().into(),
-            // Only PUT says whether it created or replaced.
-            Plan::Direct(When::Always) if verb == Verb::Put && self.once.is_none() => {
-                self.replace_or_create(document, tag, true)
-            }
-            Plan::Direct(when) => {
-                let (replaced, unconditional) = (when == When::Present, when == When::Always);
-                let set = self.set(document, Ttl::Exactly(self.ttl), when);
-                Step::ask(set, move |answer| match answer {
-                    Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
-                    other => self.ended(verb, &tag, replaced, other),
-                })
-            }
-            // What can never hold may have a record of another request all the same.
-            Plan::Never | Plan::Look => self.look(verb, tag, move |item, tag, old| {
-                if !item.conditions.hold(old.as_deref()) {
-                    return item.conditions.failed().into();
-                }
-                let replaced = old.is_some();
-                let when = old.map_or(When::Absent, When::Unchanged);
-                let set = item.set(document.clone(), Ttl::Exactly(item.ttl), when);
-                Step::ask(set, move |answer| match answer {
-                    Ok(Answer::Unmet) => item.write(verb, document),
-                    other => item.ended(verb, &tag, replaced, other),
-                })
-            }),
-        }
-    }
-
-    /// Without a condition and without a record, two commands tell what a script would: the likelier comes first.
-    fn replace_or_create(self, document: Vec<u8>, tag: String, replace: bool) -> Step {
-        let when = if replace { When::Present } else { When::Absent };
-        let set = self.set(document.clone(), Ttl::Exactly(self.ttl), when);
-        Step::ask(set, move |answer| match answer {
-            Ok(Answer::Stored) => self.written(Verb::Put, &tag, replace).into(),
-            // It came or went just now: then the other way round.
-            Ok(Answer::Unmet) => self.replace_or_create(document, tag, !replace),
-            other => failed(other),
-        })
-    }
-
-    fn patch(self, patch: Vec<u8>) -> Step {
-        self.look(Verb::Patch, String::new(), move |item, _, old| {
-            if !item.conditions.hold(old.as_deref()) {
-                return item.conditions.failed().into();
-            }
-            let Some(old) = old else {
-                return NOT_FOUND.into();
-            };
-            // What is stored was checked when it came in, unless somebody else put it there.
-            let Ok(target) = document(old.clone()) else {
-                return Problem::new(
-                    502,
-                    "store_error",
-                    "store error: what is stored is not a JSON object",
-                )
-                .into();
-            };
-            let text = |bytes| std::str::from_utf8(bytes).unwrap_or("{}");
-            let new = merge(text(&target), text(&patch)).into_bytes();
-            if new.len() > item.document_bytes_max {
-                return Problem::too_large("the patched document", item.document_bytes_max).into();
-            }
-            let set = item.set(new.clone(), item.patched_ttl(), When::Unchanged(old));
-            Step::ask(set, move |answer| match answer {
-                Ok(Answer::Stored) if item.once.is_none() => patched(new).into(),
-                Ok(Answer::Done { .. }) if item.once.is_some() => patched(new).into(),
-                Ok(Answer::Unmet) => item.patch(patch),
-                other => item.ended(Verb::Patch, "", true, other),
-            })
-        })
+    fn deletion(&self, when: When<'a>) -> Command<'a> {
+        Command::Delete { key: self.key(), when, once: self.once.clone() }
     }
 
     /// A PATCH changes a document and not how long it lives, unless it says so; that of a session renews it, as a
@@ -259,126 +129,199 @@ impl Item {
             Collection::Items => Ttl::Keep,
         }
     }
+}
 
-    /// 204 also when there was nothing: a repeat is safe.
-    fn delete(self) -> Step {
-        match self.conditions.plan() {
-            Plan::Never if self.once.is_none() => self.conditions.failed().into(),
-            Plan::Direct(when) => {
-                let unconditional = when == When::Always;
-                let delete = self.deletion(when);
-                Step::ask(delete, move |answer| match answer {
-                    Ok(Answer::Unmet) if !unconditional => self.conditions.failed().into(),
-                    other => self.ended(Verb::Delete, "", true, other),
-                })
-            }
-            Plan::Never | Plan::Look => {
-                self.look(Verb::Delete, String::new(), |item, _, old| {
-                    if !item.conditions.hold(old.as_deref()) {
-                        return item.conditions.failed().into();
-                    }
-                    // That nothing was there is an outcome, too, and may have to be recorded.
-                    let when = old.map_or(When::Absent, When::Unchanged);
-                    Step::ask(item.deletion(when), move |answer| match answer {
-                        Ok(Answer::Unmet) => item.delete(),
-                        other => item.ended(Verb::Delete, "", true, other),
-                    })
-                })
-            }
+fn get(item: Item<'_>) -> Outcome<'_> {
+    // Only a session's time is renewed when it is read.
+    let renew = (item.collection == Collection::Sessions).then_some(item.ttl);
+    let key = item.collection.key(item.id);
+    ask(Command::Get { key, renew, once: None }, got)
+}
+
+fn got<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
+    let Answer::Value(document) = reply? else { return Err(unexpected()) };
+    // Nothing can be as it was: 404 tells more than 412 (RFC 9110 §13.2.1 lets conditions alone
+    // where the answer without them is no 2xx).
+    let document = document.ok_or(NOT_FOUND)?;
+    let tag = etag(document);
+    if cx.head.has(Field::IfMatch) || cx.head.has(Field::IfNoneMatch) {
+        let conditions = Conditions::of(&cx.head)?;
+        if !conditions.is_matched(Some(&tag)) {
+            return Err(conditions.failed());
+        }
+        if conditions.is_none_matched(Some(&tag)) {
+            return done(Response { etag: Some(tag), no_store: true, ..Response::empty(304) });
         }
     }
+    done(Response { etag: Some(tag), no_store: true, ..Response::json(200, document) })
+}
 
-    /// Looks at the document before a write, renewing nothing. A record ends the request here, before any condition
-    /// is judged: the condition that held the first time is most likely broken by what came of it.
-    fn look(
-        self,
-        verb: Verb,
-        tag: String,
-        then: impl FnOnce(Item, String, Option<Vec<u8>>) -> Step + Send + 'static,
-    ) -> Step {
-        let get = Command::Get { key: self.key(), renew: None, once: self.once.clone() };
-        Step::ask(get, move |answer| match (&self.once, answer) {
-            (_, Ok(Answer::Value(old))) => then(self, tag, old),
-            (Some(once), Ok(Answer::Recorded(record))) => {
-                Step::Done(self.replayed(verb, &tag, once, record))
-            }
-            (_, other) => failed(other),
-        })
-    }
-
-    fn set(&self, value: Vec<u8>, ttl: Ttl, when: When) -> Command {
-        Command::Set { key: self.key(), value, ttl, when, once: self.once.clone() }
-    }
-
-    fn deletion(&self, when: When) -> Command {
-        Command::Delete { key: self.key(), when, once: self.once.clone() }
-    }
-
-    /// The end of a write for every answer that means the same to all of them: done, done before, or failed. `tag` is
-    /// that of the document in a POST or PUT, `replaced` whether something was there as far as the conditions tell.
-    fn ended(
-        &self,
-        verb: Verb,
-        tag: &str,
-        replaced: bool,
-        answer: Result<Answer, StoreError>,
-    ) -> Step {
-        match (&self.once, answer) {
-            (None, Ok(Answer::Stored)) if verb != Verb::Delete => {
-                self.written(verb, tag, replaced).into()
-            }
-            (None, Ok(Answer::Deleted(there))) if verb == Verb::Delete => {
-                self.written(verb, tag, there).into()
-            }
-            (Some(_), Ok(Answer::Done { there })) => self.written(verb, tag, there).into(),
-            (Some(once), Ok(Answer::Recorded(record))) => {
-                Step::Done(self.replayed(verb, tag, once, record))
-            }
-            (_, other) => failed(other),
+/// POST and PUT, whose document is known to be one: writes under the request's conditions.
+fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
+    match item.conditions.plan() {
+        Plan::Never if item.once.is_none() => Err(item.conditions.failed()),
+        // Only PUT says whether it created or replaced.
+        Plan::Direct(When::Always) if cx.head.method() == Method::Put && item.once.is_none() => {
+            replace(cx, &item)
         }
-    }
-
-    /// The outcome of the first time, made of the request and its record.
-    fn replayed(&self, verb: Verb, tag: &str, once: &Once, record: Vec<u8>) -> Outcome {
-        let record = Record::read(once, record)?;
-        let response = match verb {
-            Verb::Patch => patched(record.document),
-            verb => self.written(verb, tag, record.there),
-        };
-        Ok(response.with_header(header("Idempotency-Replayed", "true")))
-    }
-
-    fn written(&self, verb: Verb, tag: &str, there: bool) -> Response {
-        match verb {
-            Verb::Put if there => http::empty(204).with_header(header("ETag", tag)),
-            Verb::Post | Verb::Put => created(&self.collection.location(&self.id), tag),
-            _ => http::empty(204),
+        Plan::Direct(when) => {
+            ask(item.set(trimmed(cx.body).into(), Ttl::Exactly(item.ttl), when), written_directly)
         }
+        // What can never hold may have a record of another request all the same.
+        Plan::Never | Plan::Look => look(&item, write_looked),
     }
 }
 
-fn patched(document: Vec<u8>) -> Response {
-    let tag = etag(&document);
-    http::json(200, document)
-        .with_header(header("ETag", &tag))
-        .with_header(header("Cache-Control", "no-store"))
+/// Without a condition and without a record, two commands tell what a script would: the likelier comes first. When it
+/// came or went in between, they go round.
+fn replace<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
+    let document = trimmed(cx.body).into();
+    ask(item.set(document, Ttl::Exactly(item.ttl), When::Present), |cx, reply| match reply? {
+        Answer::Stored => done(replaced(cx)),
+        Answer::Unmet => create(cx, &Item::of(cx)?),
+        _ => Err(unexpected()),
+    })
 }
 
-fn created(location: &str, tag: &str) -> Response {
-    http::empty(201).with_header(header("Location", location)).with_header(header("ETag", tag))
+fn create<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
+    let document = trimmed(cx.body).into();
+    ask(item.set(document, Ttl::Exactly(item.ttl), When::Absent), |cx, reply| match reply? {
+        Answer::Stored => done(written(cx, &Item::of(cx)?, false)),
+        Answer::Unmet => replace(cx, &Item::of(cx)?),
+        _ => Err(unexpected()),
+    })
 }
 
-fn value(answer: Result<Answer, StoreError>) -> Result<Option<Vec<u8>>, Problem> {
-    match answer {
-        Ok(Answer::Value(value)) => Ok(value),
-        Ok(other) => Err(unexpected(&other)),
-        Err(e) => Err(e.into()),
+fn written_directly<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
+    let item = Item::of(cx)?;
+    let plan = item.conditions.plan();
+    match reply? {
+        Answer::Unmet if plan != Plan::Direct(When::Always) => Err(item.conditions.failed()),
+        answer => ended(cx, &item, plan == Plan::Direct(When::Present), answer),
     }
 }
 
-fn failed(answer: Result<Answer, StoreError>) -> Step {
-    match answer {
-        Ok(other) => unexpected(&other).into(),
-        Err(e) => Problem::from(e).into(),
+fn write_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
+    if !item.conditions.hold(old.map(etag).as_ref()) {
+        return Err(item.conditions.failed());
     }
+    let replaced = old.is_some();
+    let set = item.set(trimmed(cx.body).into(), Ttl::Exactly(item.ttl), unchanged(old));
+    ask(set, move |cx, reply| match reply? {
+        Answer::Unmet => write(cx, Item::of(cx)?),
+        answer => ended(cx, &Item::of(cx)?, replaced, answer),
+    })
+}
+
+fn patch_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
+    if !item.conditions.hold(old.map(etag).as_ref()) {
+        return Err(item.conditions.failed());
+    }
+    let old = old.ok_or(NOT_FOUND)?;
+    // What is stored was checked when it came in, unless somebody else put it there.
+    let target = document(old).map_err(|_| FOREIGN)?;
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or("{}");
+    let new = merge(text(target), text(trimmed(cx.body))).into_bytes();
+    if new.len() > cx.options.body_bytes_max {
+        return Err(Problem::too_large("the patched document", cx.options.body_bytes_max));
+    }
+    let set = item.set(new.clone().into(), item.patched_ttl(), unchanged(Some(old)));
+    ask(set, move |cx, reply| {
+        let item = Item::of(cx)?;
+        match (reply?, &item.once) {
+            (Answer::Stored, None) | (Answer::Done { .. }, Some(_)) => done(patched(new)),
+            (Answer::Unmet, _) => look(&item, patch_looked),
+            (answer, _) => ended(cx, &item, true, answer),
+        }
+    })
+}
+
+/// 204 also when there was nothing: a repeat is safe.
+fn delete(item: Item<'_>) -> Outcome<'_> {
+    match item.conditions.plan() {
+        Plan::Never if item.once.is_none() => Err(item.conditions.failed()),
+        Plan::Direct(when) => ask(item.deletion(when), written_directly),
+        Plan::Never | Plan::Look => look(&item, delete_looked),
+    }
+}
+
+fn delete_looked<'a>(_: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
+    if !item.conditions.hold(old.map(etag).as_ref()) {
+        return Err(item.conditions.failed());
+    }
+    // That nothing was there is an outcome, too, and may have to be recorded.
+    ask(item.deletion(unchanged(old)), |cx, reply| match reply? {
+        Answer::Unmet => delete(Item::of(cx)?),
+        answer => ended(cx, &Item::of(cx)?, true, answer),
+    })
+}
+
+/// The condition of a write after a look: that it is still so.
+fn unchanged(old: Option<&[u8]>) -> When<'_> {
+    old.map_or(When::Absent, |old| When::Unchanged(old.into()))
+}
+
+/// What a write does when it has looked.
+type Looked = for<'b> fn(&Cx<'b>, Item<'b>, Option<&'b [u8]>) -> Outcome<'b>;
+
+/// Looks at the document before a write, renewing nothing. A record ends the request here, before any condition
+/// is judged: the condition that held the first time is most likely broken by what came of it.
+fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
+    let get = Command::Get { key: item.key(), renew: None, once: item.once.clone() };
+    ask(get, move |cx, reply| {
+        let item = Item::of(cx)?;
+        match (reply?, &item.once) {
+            (Answer::Value(old), _) => then(cx, item, old),
+            (Answer::Recorded(record), Some(once)) => replayed(cx, &item, once, record),
+            _ => Err(unexpected()),
+        }
+    })
+}
+
+/// The end of a write for every answer that means the same to all of them: done, or done before. `there` is whether
+/// something was there as far as the conditions tell.
+fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<'a>) -> Outcome<'a> {
+    let deletes = cx.head.method() == Method::Delete;
+    match (answer, &item.once) {
+        (Answer::Stored, None) if !deletes => done(written(cx, item, there)),
+        (Answer::Deleted(there), None) if deletes => done(written(cx, item, there)),
+        (Answer::Done { there }, Some(_)) => done(written(cx, item, there)),
+        (Answer::Recorded(record), Some(once)) => replayed(cx, item, once, record),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The outcome of the first time, made of the request and its record.
+fn replayed<'a>(cx: &Cx<'a>, item: &Item<'a>, once: &Once, record: &'a [u8]) -> Outcome<'a> {
+    let record = Record::read(once, record)?;
+    let response = match cx.head.method() {
+        Method::Patch => patched(record.document),
+        _ => written(cx, item, record.there),
+    };
+    done(Response { replayed: true, ..response })
+}
+
+fn written<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool) -> Response<'a> {
+    match cx.head.method() {
+        Method::Put if there => replaced(cx),
+        Method::Post | Method::Put => Response {
+            extra: Extra::Location(item.collection.location(item.id.clone())),
+            etag: Some(tag_of_body(cx)),
+            ..Response::empty(201)
+        },
+        _ => Response::empty(204),
+    }
+}
+
+fn replaced<'a>(cx: &Cx<'a>) -> Response<'a> {
+    Response { etag: Some(tag_of_body(cx)), ..Response::empty(204) }
+}
+
+fn tag_of_body(cx: &Cx) -> Tag {
+    etag(trimmed(cx.body))
+}
+
+fn patched<'a>(document: impl Into<Cow<'a, [u8]>>) -> Response<'a> {
+    let response = Response::json(200, document);
+    Response { etag: Some(etag(&response.body)), no_store: true, ..response }
 }

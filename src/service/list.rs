@@ -16,14 +16,15 @@
 use super::condition::Conditions;
 use super::document::{is_json, judge};
 use super::etag::etag;
-use super::id::{BAD_ID, Collection, checked, push_percent_encoded};
+use super::id::{BAD_ID, Collection, is_id};
 use super::patch::{elements, members, name};
 use super::problem::{Problem, unexpected};
-use super::step::{Outcome, Step};
-use crate::http::{self, Head, Method, header};
-use crate::store::{Answer, Command, StoreError};
+use super::step::{Cx, Outcome, ask, done};
+use crate::http::{self, Extra, Head, Method, Response, push_number, push_string};
+use crate::store::{Answer, Command, Found, Reply};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
 const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit: 1 to 1000, given once");
 const BAD_PREFIX: Problem = Problem::new(
@@ -47,44 +48,35 @@ pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A cursor is never longer than this: it has to fit into a request target.
 const CURSOR_BYTES_MAX: usize = 4096;
 
-/// A page of ids.
-#[derive(Debug)]
-pub struct ListCall {
-    prefix: String,
+/// A page of ids, as the query asks for it.
+struct Page<'a> {
+    prefix: Cow<'a, [u8]>,
     limit: usize,
     cursor: Option<Vec<u8>>,
 }
 
-impl ListCall {
-    /// Whether the query asks for a page: any of the three, and no id.
-    pub fn is_meant(head: &Head) -> bool {
-        let query = head.target.query().unwrap_or("");
-        let reads = matches!(head.method, Method::Get | Method::Head);
-        let has = |name| http::query_values(query, name).next().is_some();
-        reads && !has("id") && (has("prefix") || has("limit") || has("cursor"))
-    }
+/// Whether the query asks for a page: any of the three, and no id.
+pub fn is_meant(head: &Head) -> bool {
+    let query = head.query().unwrap_or_default();
+    let reads = matches!(head.method(), Method::Get | Method::Head);
+    let has = |name| http::query_values(query, name).next().is_some();
+    reads && !has("id") && (has("prefix") || has("limit") || has("cursor"))
+}
 
-    /// Reads the query.
-    ///
-    /// # Errors
-    /// 400 for what cannot be meant.
-    pub fn read(head: &Head) -> Result<ListCall, Problem> {
-        let query = head.target.query().unwrap_or("");
+impl<'a> Page<'a> {
+    fn of(head: &Head<'a>) -> Result<Page<'a>, Problem> {
+        let query = head.query().unwrap_or_default();
         // A page has no entity tag for them to be about, but what cannot be read is refused here too.
         Conditions::of(head)?;
-        let prefix = match one(query, "prefix", &BAD_PREFIX)? {
-            Some(prefix) if !prefix.is_empty() => checked(prefix).map_err(|_| BAD_PREFIX)?,
-            _ => String::new(),
-        };
+        let prefix = one(query, "prefix", &BAD_PREFIX)?.unwrap_or_default();
+        if !prefix.is_empty() && !is_id(&prefix) {
+            return Err(BAD_PREFIX);
+        }
         let limit = match one(query, "limit", &BAD_LIMIT)? {
-            Some(digits) if digits.len() <= 4 && digits.iter().all(u8::is_ascii_digit) => {
-                let n = String::from_utf8_lossy(&digits).parse().map_err(|_| BAD_LIMIT)?;
-                if n == 0 || n > LIMIT_MAX {
-                    return Err(BAD_LIMIT);
-                } else {
-                    n
-                }
-            }
+            Some(digits) if digits.len() <= 4 => http::decimal(&digits)
+                .and_then(|n| usize::try_from(n).ok())
+                .filter(|n| (1..=LIMIT_MAX).contains(n))
+                .ok_or(BAD_LIMIT)?,
             Some(_) => return Err(BAD_LIMIT),
             None => LIMIT,
         };
@@ -92,117 +84,118 @@ impl ListCall {
             Some(hex) if !hex.is_empty() => Some(from_hex(&hex).ok_or(BAD_CURSOR)?),
             _ => None,
         };
-        Ok(ListCall { prefix, limit, cursor })
-    }
-
-    /// Asks for the page.
-    pub fn perform(self) -> Step {
-        let collection = Collection::Items;
-        let scan = Command::Scan {
-            prefix: collection.key(&self.prefix),
-            cursor: self.cursor.clone(),
-            limit: self.limit,
-        };
-        Step::ask(scan, move |answer| {
-            Step::Done(match answer {
-                Ok(Answer::Page { keys, next }) => Ok(self.page(&keys, next)),
-                Ok(Answer::BadCursor) => Err(BAD_CURSOR),
-                Ok(other) => Err(unexpected(&other)),
-                Err(e) => Err(e.into()),
-            })
-        })
-    }
-
-    fn page(
-        &self,
-        keys: &[(Vec<u8>, Option<std::time::Duration>)],
-        next: Option<Vec<u8>>,
-    ) -> http::Response {
-        let mut text = String::from("{\"items\":[");
-        let at = Collection::Items.key_prefix().len();
-        for (key, left) in keys {
-            // What somebody else put there under a name that no request of ours can spell.
-            let Ok(id) = checked(key.get(at..).unwrap_or_default().to_vec()) else {
-                continue;
-            };
-            if !text.ends_with('[') {
-                text.push(',');
-            }
-            text.push_str(&format!("{{\"id\":{},\"ttl\":", quoted(&id)));
-            match left {
-                // Up, so that what is there has at least one second.
-                Some(left) => text.push_str(&left.as_millis().div_ceil(1000).to_string()),
-                None => text.push_str("null"),
-            }
-            text.push('}');
-        }
-        text.push_str("],\"cursor\":");
-        let next = next.map(|cursor| to_hex(&cursor));
-        text.push_str(&next.as_ref().map_or("null".to_owned(), |cursor| format!("\"{cursor}\"")));
-        text.push('}');
-        let response =
-            http::json(200, text.into_bytes()).with_header(header("Cache-Control", "no-store"));
-        match next {
-            Some(cursor) => response.with_header(header("Link", &self.link(&cursor))),
-            None => response,
-        }
-    }
-
-    fn link(&self, cursor: &str) -> String {
-        let mut link = String::from("</items?prefix=");
-        push_percent_encoded(&mut link, &self.prefix);
-        link + &format!("&limit={}&cursor={cursor}>; rel=\"next\"", self.limit)
+        Ok(Page { prefix, limit, cursor })
     }
 }
 
+/// Everything that the head tells of a page is right.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn check(cx: &Cx) -> Result<(), Problem> {
+    Page::of(&cx.head).map(drop)
+}
+
+/// `GET /items?prefix=…`.
+///
+/// # Errors
+/// 400 for what cannot be meant.
+pub fn page<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    let Page { prefix, limit, cursor } = Page::of(&cx.head)?;
+    let prefix = Collection::Items.key(prefix);
+    ask(Command::Scan { prefix, cursor, limit }, |cx, reply| match reply? {
+        Answer::Page { keys, next } => done(print_page(&Page::of(&cx.head)?, keys, next)),
+        Answer::BadCursor => Err(BAD_CURSOR),
+        _ => Err(unexpected()),
+    })
+}
+
+fn print_page<'a>(
+    page: &Page,
+    keys: &[(Vec<u8>, Option<Duration>)],
+    next: Option<&[u8]>,
+) -> Response<'a> {
+    let mut body = b"{\"items\":[".to_vec();
+    let at = Collection::Items.key_prefix().len();
+    for (key, left) in keys {
+        // What somebody else put there under a name that no request of ours can spell is passed over.
+        let id = key.get(at..).filter(|id| is_id(id)).and_then(|id| std::str::from_utf8(id).ok());
+        let Some(id) = id else { continue };
+        if body.last() != Some(&b'[') {
+            body.push(b',');
+        }
+        body.extend_from_slice(b"{\"id\":");
+        push_string(&mut body, id);
+        body.extend_from_slice(b",\"ttl\":");
+        match left {
+            // Up, so that what is there has at least one second.
+            Some(left) => push_number(&mut body, left.as_millis().div_ceil(1000) as usize),
+            None => body.extend_from_slice(b"null"),
+        }
+        body.push(b'}');
+    }
+    let next = next.map(to_hex);
+    body.extend_from_slice(match &next {
+        Some(_) => b"],\"cursor\":\"",
+        None => b"],\"cursor\":null}",
+    });
+    if let Some(cursor) = &next {
+        body.extend_from_slice(cursor.as_bytes());
+        body.extend_from_slice(b"\"}");
+    }
+    let extra = next.map_or(Extra::None, |cursor| {
+        let mut prefix = Vec::new();
+        http::push_percent_encoded(&mut prefix, &page.prefix);
+        let prefix = String::from_utf8_lossy(&prefix);
+        let limit = page.limit;
+        Extra::Link(format!("</items?prefix={prefix}&limit={limit}&cursor={cursor}>; rel=\"next\""))
+    });
+    Response { extra, ..Response::json(200, body).no_store() }
+}
+
 /// The one value of a parameter.
-fn one(query: &str, name: &str, problem: &Problem) -> Result<Option<Vec<u8>>, Problem> {
+fn one<'a>(
+    query: &'a [u8],
+    name: &'static str,
+    problem: &Problem,
+) -> Result<Option<Cow<'a, [u8]>>, Problem> {
     let mut values = http::query_values(query, name);
     let value = values.next().transpose().map_err(|_| problem.clone())?;
     if values.next().is_some() { Err(problem.clone()) } else { Ok(value) }
 }
 
-/// `POST /items/_get`, for documents of `bytes_max` together.
-pub fn bulk(body: &[u8], bytes_max: usize) -> Step {
-    let ids = match ids(body) {
-        Ok(ids) => ids,
-        Err(problem) => return problem.into(),
-    };
+/// `POST /items/_get`.
+///
+/// # Errors
+/// 400 when the body asks for nothing.
+pub fn bulk<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    let ids = ids(cx.body)?;
     let mut keys = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
     let places: Vec<usize> = ids
         .iter()
         .map(|id| {
             *known.entry(id).or_insert_with(|| {
-                keys.push(Collection::Items.key(id));
+                keys.push(Collection::Items.key(id.as_bytes().into()).to_vec());
                 keys.len() - 1
             })
         })
         .collect();
-    Step::ask(Command::GetMany { keys, bytes_max }, move |answer| {
-        Step::Done(match answer {
-            Ok(Answer::Values(values)) => {
-                let found = places.iter().map(|place| values.get(*place));
-                let found: Vec<&Found> = found.map(|f| f.unwrap_or(&Ok(None))).collect();
-                print(&ids, &found, bytes_max)
-            }
-            Ok(Answer::TooLarge) => Err(too_much(bytes_max)),
-            Ok(other) => Err(unexpected(&other)),
-            Err(e) => Err(e.into()),
-        })
+    let bytes_max = cx.options.bulk_bytes_max;
+    ask(Command::GetMany { keys, bytes_max }, move |_, reply: Reply| match reply? {
+        Answer::Values(values) => {
+            let found = places.iter().map(|place| values.get(*place).unwrap_or(&Ok(None)));
+            print_bulk(&ids, &found.collect::<Vec<_>>(), bytes_max)
+        }
+        Answer::TooLarge => Err(too_much(bytes_max)),
+        _ => Err(unexpected()),
     })
 }
 
-/// What the store says about one id.
-type Found = Result<Option<Vec<u8>>, StoreError>;
-
 fn too_much(bytes_max: usize) -> Problem {
-    Problem {
-        detail: Cow::Owned(format!(
-            "these documents are larger than {bytes_max} bytes together: ask for fewer"
-        )),
-        ..Problem::new(413, "bulk_too_large", "")
-    }
+    Problem::new(413, "bulk_too_large", "").detailed(format!(
+        "these documents are larger than {bytes_max} bytes together: ask for fewer"
+    ))
 }
 
 /// The ids of a bulk read, cut out of its text.
@@ -219,14 +212,12 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
         return Err(BAD_IDS);
     }
     let id = |raw: &str| {
-        serde_json::from_str::<String>(raw)
-            .map_err(|_| BAD_ID)
-            .and_then(|id| checked(id.into_bytes()))
+        serde_json::from_str::<String>(raw).ok().filter(|id| is_id(id.as_bytes())).ok_or(BAD_ID)
     };
     ids.into_iter().map(id).collect()
 }
 
-fn print(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome {
+fn print_bulk<'a>(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome<'a> {
     let bytes = |found: &&Found| found.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
     // The store has counted each once; one that is asked for a thousand times is printed as often.
     let bytes = found.iter().map(bytes).fold(0, usize::saturating_add);
@@ -248,33 +239,33 @@ fn print(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome {
             Ok(Some(_)) => Err(FOREIGN),
             Err(e) => Err(e.clone().into()),
         };
-        body.extend_from_slice(format!("{{\"id\":{},", quoted(id)).as_bytes());
+        body.extend_from_slice(b"{\"id\":");
+        push_string(&mut body, id);
         match document {
             Ok(document) => {
-                let tag = quoted(&etag(document));
-                body.extend_from_slice(format!("\"etag\":{tag},\"item\":").as_bytes());
+                // A tag is a string in JSON once its quotes are escaped.
+                body.extend_from_slice(b",\"etag\":\"\\\"");
+                body.extend_from_slice(&etag(document)[1..33]);
+                body.extend_from_slice(b"\\\"\",\"item\":");
                 body.extend_from_slice(document);
             }
             Err(Problem { code, detail, .. }) => {
-                let (code, detail) = (quoted(code), quoted(&detail));
-                let error = format!("\"error\":{{\"code\":{code},\"detail\":{detail}}}");
-                body.extend_from_slice(error.as_bytes());
+                body.extend_from_slice(b",\"error\":{\"code\":");
+                push_string(&mut body, code);
+                body.extend_from_slice(b",\"detail\":");
+                push_string(&mut body, &detail);
+                body.push(b'}');
             }
         }
         body.push(b'}');
     }
     body.extend_from_slice(b"]}");
-    Ok(http::json(200, body).with_header(header("Cache-Control", "no-store")))
+    done(Response::json(200, body).no_store())
 }
 
 /// Whether what is stored is a document, as far as others can read it.
 fn is_object(stored: &[u8]) -> bool {
     stored.trim_ascii_start().starts_with(b"{") && is_json(stored)
-}
-
-/// A text as a JSON string.
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
 }
 
 /// A cursor on its way out: two digits a byte need no escapes anywhere.

@@ -5,14 +5,16 @@
 //! kioskd_http_refused_total{code="head_too_large"} 2
 //! ```
 //!
-//! Every worker counts in a shard of its own, which nobody else writes; a scrape adds them up. So
+//! Every worker counts in a [`Worker`] of its own, which no other writes; a scrape adds them up. So
 //! counting costs no worker a cache line that another one has. Labels come from fixed sets only:
 //! a client cannot make a new time series, whatever it sends.
+//!
+//! A worker also shows here since when it has been at its present tick, for `/livez`, and how many connections it has,
+//! for the acceptor.
 
-use super::Vitals;
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Why a request was refused before a rule saw it: the codes of [`ParseError`](crate::http::ParseError)
 /// and of the front.
@@ -33,106 +35,188 @@ const REFUSALS: [&str; 11] = [
 /// Statuses are 100 to 599.
 const STATUSES: usize = 500;
 
-/// All shards of one process.
-#[derive(Debug, Default)]
+/// A worker that has been at one tick for this long is stuck: no rule takes a millisecond, and no
+/// call in a loop may block. The plain front's ticks are whole requests, so it adds their deadline.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// It has to look stuck for so long: to a process that was stopped in the middle of its ticks, all of them look as if
+/// they had lasted as long, until they have run.
+const STUCK_TWICE_MS: u64 = 1000;
+
+/// What all workers of one process show.
+#[derive(Debug)]
 pub struct Metrics {
-    shards: Mutex<Vec<Arc<Shard>>>,
+    epoch: Instant,
+    patience: Duration,
+    workers: Vec<Worker>,
 }
 
-/// What one worker has counted.
+/// What one worker shows. On cache lines of its own, so that writing it slows no other down.
 #[derive(Debug)]
-pub struct Shard {
+#[repr(align(64))]
+pub struct Worker {
+    /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
+    busy_since: AtomicU64,
+    /// The tick that seemed too long when it was last looked at, and when it first did.
+    suspected: AtomicU64,
+    suspected_at: AtomicU64,
+    /// Open connections of clients that are served.
+    connections: AtomicUsize,
+    /// Open connections of clients that are given their 503: they take no room.
+    refusals: AtomicUsize,
+    /// Requests whose head is complete and whose response is not yet written.
+    in_flight: AtomicUsize,
     responses: [AtomicU64; STATUSES],
     cut: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
     panics: AtomicU64,
-    connections: AtomicU64,
+    connected: AtomicU64,
+}
+
+/// How the process is, beside what its workers count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Started and not draining.
+    pub ready: bool,
+    /// Lines of the log that stdout did not take.
+    pub log_lines_dropped: u64,
 }
 
 impl Metrics {
-    /// A shard for one more worker.
-    pub fn shard(&self) -> Arc<Shard> {
-        let shard = Arc::new(Shard {
+    /// For `workers` workers whose ticks may last `tick` (nothing for a loop).
+    pub fn new(workers: usize, tick: Duration, now: Instant) -> Metrics {
+        let workers = (0..workers).map(|_| Worker::new()).collect();
+        Metrics { epoch: now, patience: STUCK_AFTER + tick, workers }
+    }
+
+    /// One worker's own.
+    pub fn worker(&self, n: usize) -> &Worker {
+        &self.workers[n]
+    }
+
+    /// A worker begins a tick.
+    pub fn begin(&self, n: usize, now: Instant) {
+        self.worker(n).busy_since.store(self.millis(now) + 1, Ordering::Relaxed);
+    }
+
+    /// A worker goes to wait for events.
+    pub fn wait(&self, n: usize) {
+        self.worker(n).busy_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether no worker is stuck in a tick: one is when it is found so twice, a second apart.
+    pub fn is_turning(&self, now: Instant) -> bool {
+        let (ms, patience) = (self.millis(now), self.patience.as_millis() as u64);
+        self.workers.iter().all(|worker| {
+            let since = worker.busy_since.load(Ordering::Relaxed);
+            if since == 0 || ms.saturating_sub(since - 1) < patience {
+                return true;
+            }
+            if worker.suspected.load(Ordering::Acquire) != since {
+                // In this order: who sees the suspicion sees when it arose.
+                worker.suspected_at.store(ms, Ordering::Relaxed);
+                worker.suspected.store(since, Ordering::Release);
+            }
+            ms.saturating_sub(worker.suspected_at.load(Ordering::Relaxed)) < STUCK_TWICE_MS
+        })
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    /// Open connections of all workers, those of refused clients aside.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Connections beyond the limit, open only for their 503.
+    pub fn refusals(&self) -> usize {
+        self.workers.iter().map(|w| w.refusals.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Requests in flight on all workers.
+    pub fn in_flight(&self) -> usize {
+        self.workers.iter().map(|w| w.in_flight.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The worker with the fewest connections; ties go round, from `turn` on.
+    pub fn least_busy(&self, turn: usize) -> usize {
+        let n = self.workers.len();
+        (0..n)
+            .map(|i| (turn + i) % n)
+            .min_by_key(|&i| self.workers[i].connections.load(Ordering::Relaxed))
+            .unwrap_or(0)
+    }
+
+    /// The text of a scrape.
+    pub fn render(&self, status: Status) -> String {
+        let sum = |pick: &dyn Fn(&Worker) -> &AtomicU64| -> u64 {
+            self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
+        };
+        let mut out = String::with_capacity(2048);
+        let version = Some(("version", env!("CARGO_PKG_VERSION")));
+        one(&mut out, GAUGE, "kioskd_build_info", "The version that runs.", version, 1);
+        let mut gauge = |name, help, value| one(&mut out, GAUGE, name, help, None, value);
+        gauge("kioskd_ready", "1 when started and not draining.", status.ready.into());
+        gauge("kioskd_connections", "Open connections of clients.", self.connections() as u64);
+        gauge(
+            "kioskd_requests_in_flight",
+            "Requests begun and not answered.",
+            self.in_flight() as u64,
+        );
+        let mut counter = |name, help, value| one(&mut out, COUNTER, name, help, None, value);
+        counter("kioskd_connections_total", "Connections accepted.", sum(&|w| &w.connected));
+        counter(
+            "kioskd_http_cut_total",
+            "Responses cut off because the client did not take them.",
+            sum(&|w| &w.cut),
+        );
+        counter(
+            "kioskd_panics_total",
+            "Panics in a rule or in a session of the store, each of them caught: bugs.",
+            sum(&|w| &w.panics),
+        );
+        counter(
+            "kioskd_log_lines_dropped_total",
+            "Log lines that stdout did not take.",
+            status.log_lines_dropped,
+        );
+        let name = "kioskd_http_responses_total";
+        let help = "Responses, by status; 499: the client was gone before it.";
+        head(&mut out, COUNTER, name, help);
+        for i in 0..STATUSES {
+            let n = sum(&|w| &w.responses[i]);
+            if n > 0 {
+                line(&mut out, name, Some(("status", &(i + 100).to_string())), n);
+            }
+        }
+        let name = "kioskd_http_refused_total";
+        head(&mut out, COUNTER, name, "Requests refused before a rule saw them, by problem code.");
+        for (i, code) in REFUSALS.iter().enumerate() {
+            line(&mut out, name, Some(("code", code)), sum(&|w| &w.refused[i]));
+        }
+        out
+    }
+}
+
+impl Worker {
+    fn new() -> Worker {
+        Worker {
+            busy_since: AtomicU64::new(0),
+            suspected: AtomicU64::new(0),
+            suspected_at: AtomicU64::new(0),
+            connections: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
             responses: [const { AtomicU64::new(0) }; STATUSES],
             cut: AtomicU64::new(0),
             refused: [const { AtomicU64::new(0) }; REFUSALS.len()],
             panics: AtomicU64::new(0),
-            connections: AtomicU64::new(0),
-        });
-        self.lock().push(Arc::clone(&shard));
-        shard
-    }
-
-    /// The text of a scrape.
-    pub fn render(&self, vitals: Vitals) -> String {
-        let shards = self.lock().clone();
-        let sum = |pick: &dyn Fn(&Shard) -> &AtomicU64| -> u64 {
-            shards.iter().map(|s| pick(s).load(Ordering::Relaxed)).sum()
-        };
-        let mut out = String::with_capacity(2048);
-        head(&mut out, "kioskd_build_info", "gauge", "The version that runs.");
-        line(&mut out, "kioskd_build_info", Some(("version", env!("CARGO_PKG_VERSION"))), 1);
-        head(&mut out, "kioskd_ready", "gauge", "1 when started and not draining.");
-        line(&mut out, "kioskd_ready", None, u64::from(vitals.ready));
-        head(&mut out, "kioskd_connections", "gauge", "Open connections of clients.");
-        line(&mut out, "kioskd_connections", None, vitals.connections as u64);
-        head(&mut out, "kioskd_requests_in_flight", "gauge", "Requests begun and not answered.");
-        line(&mut out, "kioskd_requests_in_flight", None, vitals.in_flight as u64);
-        head(&mut out, "kioskd_connections_total", "counter", "Connections accepted.");
-        line(&mut out, "kioskd_connections_total", None, sum(&|s| &s.connections));
-        head(
-            &mut out,
-            "kioskd_http_responses_total",
-            "counter",
-            "Responses, by status; 499: the client was gone before it.",
-        );
-        for i in 0..STATUSES {
-            let n = sum(&|s| &s.responses[i]);
-            if n > 0 {
-                let status = (i + 100).to_string();
-                line(&mut out, "kioskd_http_responses_total", Some(("status", &status)), n);
-            }
+            connected: AtomicU64::new(0),
         }
-        head(
-            &mut out,
-            "kioskd_http_cut_total",
-            "counter",
-            "Responses cut off because the client did not take them.",
-        );
-        line(&mut out, "kioskd_http_cut_total", None, sum(&|s| &s.cut));
-        head(
-            &mut out,
-            "kioskd_http_refused_total",
-            "counter",
-            "Requests refused before a rule saw them, by problem code.",
-        );
-        for (i, code) in REFUSALS.iter().enumerate() {
-            let n = sum(&|s| &s.refused[i]);
-            line(&mut out, "kioskd_http_refused_total", Some(("code", code)), n);
-        }
-        head(
-            &mut out,
-            "kioskd_panics_total",
-            "counter",
-            "Panics in a rule or in a session of the store, each of them caught: bugs.",
-        );
-        line(&mut out, "kioskd_panics_total", None, sum(&|s| &s.panics));
-        head(
-            &mut out,
-            "kioskd_log_lines_dropped_total",
-            "counter",
-            "Log lines that stdout did not take.",
-        );
-        line(&mut out, "kioskd_log_lines_dropped_total", None, vitals.log_lines_dropped);
-        out
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Shard>>> {
-        self.shards.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shard {
     /// A request has ended with this status.
     pub fn responded(&self, status: u16) {
         if let Some(n) = self.responses.get(usize::from(status).wrapping_sub(100)) {
@@ -156,18 +240,60 @@ impl Shard {
         add_one(&self.panics);
     }
 
-    /// A client was taken in.
-    pub fn connected(&self) {
-        add_one(&self.connections);
+    /// A client is on its way to this worker; the acceptor says so. `refused` when it is only given a 503.
+    pub fn connected(&self, refused: bool) {
+        self.open(refused).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The worker has taken it in.
+    pub fn accepted(&self) {
+        add_one(&self.connected);
+    }
+
+    /// It has gone.
+    pub fn disconnected(&self, refused: bool) {
+        self.open(refused).fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn open(&self, refused: bool) -> &AtomicUsize {
+        if refused { &self.refusals } else { &self.connections }
+    }
+
+    /// A request has a whole head.
+    pub fn request_began(&self) {
+        let n = self.in_flight.load(Ordering::Relaxed);
+        self.in_flight.store(n + 1, Ordering::Relaxed);
+    }
+
+    /// A request is over.
+    pub fn request_ended(&self) {
+        let n = self.in_flight.load(Ordering::Relaxed);
+        self.in_flight.store(n.saturating_sub(1), Ordering::Relaxed);
     }
 }
 
-/// A load and a store, not a locked instruction: a shard has one writer.
+/// A load and a store, not a locked instruction: each has one writer.
 fn add_one(n: &AtomicU64) {
     n.store(n.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
-fn head(out: &mut String, name: &str, kind: &str, help: &str) {
+const GAUGE: &str = "gauge";
+const COUNTER: &str = "counter";
+
+/// A family of one series.
+fn one(
+    out: &mut String,
+    kind: &str,
+    name: &str,
+    help: &str,
+    label: Option<(&str, &str)>,
+    value: u64,
+) {
+    head(out, kind, name, help);
+    line(out, name, label, value);
+}
+
+fn head(out: &mut String, kind: &str, name: &str, help: &str) {
     // Writing to a String cannot fail.
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
@@ -184,13 +310,14 @@ mod tests {
     use super::*;
     use crate::http::ParseError;
 
-    const VITALS: Vitals =
-        Vitals { ready: true, turning: true, connections: 3, in_flight: 2, log_lines_dropped: 5 };
+    fn metrics(workers: usize) -> Metrics {
+        Metrics::new(workers, Duration::ZERO, Instant::now())
+    }
 
     #[test]
-    fn a_scrape_adds_up_all_shards() {
-        let metrics = Metrics::default();
-        let (a, b) = (metrics.shard(), metrics.shard());
+    fn a_scrape_adds_up_all_workers() {
+        let metrics = metrics(2);
+        let (a, b) = (metrics.worker(0), metrics.worker(1));
         a.responded(200);
         b.responded(200);
         b.responded(504);
@@ -198,8 +325,14 @@ mod tests {
         b.refused("what the future brings");
         a.panicked();
         b.cut();
-        b.connected();
-        let text = metrics.render(VITALS);
+        b.accepted();
+        for _ in 0..3 {
+            a.connected(false);
+            b.request_began();
+        }
+        a.connected(true);
+        b.request_ended();
+        let text = metrics.render(Status { ready: true, log_lines_dropped: 5 });
         for line in [
             "kioskd_http_responses_total{status=\"200\"} 2",
             "kioskd_http_responses_total{status=\"504\"} 1",
@@ -236,9 +369,50 @@ mod tests {
 
     #[test]
     fn odd_statuses_are_not_counted_and_do_not_panic() {
-        let shard = Metrics::default().shard();
+        let metrics = metrics(1);
+        let worker = metrics.worker(0);
         for status in [0, 99, 100, 599, 600, u16::MAX] {
-            shard.responded(status);
+            worker.responded(status);
         }
+    }
+
+    #[test]
+    fn a_worker_is_stuck_when_one_tick_takes_too_long_and_not_while_it_waits() {
+        let metrics = metrics(2);
+        let at = |s| metrics.epoch + Duration::from_secs(s);
+        assert!(metrics.is_turning(at(1000)), "both wait");
+        metrics.begin(1, at(1000));
+        assert!(metrics.is_turning(at(1004)));
+        assert!(metrics.is_turning(at(1005)), "the process may have been stopped");
+        assert!(!metrics.is_turning(at(1006)));
+        metrics.wait(1);
+        assert!(metrics.is_turning(at(2000)));
+    }
+
+    #[test]
+    fn a_tick_may_take_as_long_as_it_is_allowed_to() {
+        let metrics = Metrics::new(1, Duration::from_secs(2), Instant::now());
+        let at = |s| metrics.epoch + Duration::from_secs(s);
+        metrics.begin(0, at(10));
+        assert!(metrics.is_turning(at(16)));
+        assert!(metrics.is_turning(at(17)));
+        assert!(!metrics.is_turning(at(18)));
+        // The next one is looked at twice again.
+        metrics.begin(0, at(18));
+        assert!(metrics.is_turning(at(30)));
+        assert!(!metrics.is_turning(at(31)));
+    }
+
+    #[test]
+    fn clients_go_to_the_worker_with_the_fewest_and_ties_go_round() {
+        let metrics = metrics(3);
+        assert_eq!([0, 1, 2, 3].map(|turn| metrics.least_busy(turn)), [0, 1, 2, 0]);
+        metrics.worker(0).connected(false);
+        metrics.worker(1).connected(false);
+        assert_eq!([0, 1, 2].map(|turn| metrics.least_busy(turn)), [2, 2, 2]);
+        // Who is only refused takes no room.
+        metrics.worker(2).connected(true);
+        assert_eq!(metrics.least_busy(0), 2);
+        assert_eq!((metrics.connections(), metrics.refusals()), (2, 1));
     }
 }

@@ -1,11 +1,11 @@
 //! The rules: what a request means and what it is answered. No sockets, no threads, no clocks.
 //!
-//! The life of a request, top to bottom, in two functions a front calls in turn:
+//! The life of a request, top to bottom, in the functions a front calls in turn:
 //!
 //! ```text
-//! head ─▶ admit ─┬▶ Err(Problem)              refused from the head alone, its body never read
-//!                └▶ Ok(Call) ─ body ─▶ perform ─▶ Step::Ask ⇄ store … ─▶ Step::Done
-//! either way ─▶ seal ─▶ Response              the headers every response carries
+//! head ─▶ admit ─┬▶ Err(Problem)               refused from the head alone, its body never read
+//!                └▶ Ok(Route) ─▶ check         the same for what the route asks of the head, where a body is to come
+//! head, body ─▶ perform ─▶ Step::Ask ⇄ store … ─▶ Step::Done
 //! ```
 //!
 //! Read [`step`] first (how a handler asks the store without calling it), then this file, then
@@ -22,6 +22,7 @@ pub mod idempotency;
 pub mod items;
 pub mod list;
 pub mod metrics;
+mod options;
 pub mod origin;
 pub mod patch;
 pub mod problem;
@@ -29,79 +30,24 @@ pub mod step;
 pub mod trace;
 pub mod ttl;
 
-use crate::http::{self, Framing, Head, Method, ParseError, Request, Response};
+pub use options::Options;
+
+use crate::http::{ContentType, Extra, Framing, Head, Method, ParseError, Response};
 use id::Collection;
-use items::ItemCall;
-use list::ListCall;
-use metrics::{Metrics, Shard};
+use metrics::{Metrics, Status};
 use problem::Problem;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
-use step::{Outcome, Step};
-use trace::{Ids, Trace};
+use std::time::Instant;
+use step::{Cx, Outcome, done};
 
-/// What the rules can be told by the operator.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Time to live of an item without `?ttl=` (`ITEM_TTL`, 30 minutes).
-    pub item_ttl: Duration,
-    /// Time to live of a session, renewed by every read and PATCH (`SESSION_TTL`, 30 minutes).
-    pub session_ttl: Duration,
-    /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
-    pub max_ttl: Duration,
-    /// `memory`, `noop` or `redis`, for `/version`.
-    pub store: &'static str,
-    /// Kubernetes' name for this replica and where it is, for `/version`.
-    pub context: Vec<(&'static str, String)>,
-    /// How long the record of a write with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
-    pub idempotency_ttl: Duration,
-    /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
-    /// length before any of it is read.
-    pub body_bytes_max: usize,
-    /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`], 16 MiB); one byte more
-    /// is 413.
-    pub bulk_bytes_max: usize,
-}
-
-/// How the process is, as far as the probes want to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vitals {
-    /// Started and not draining.
-    pub ready: bool,
-    /// Every worker's loop turns.
-    pub turning: bool,
-    /// Open connections of clients.
-    pub connections: usize,
-    /// Requests begun and not answered.
-    pub in_flight: usize,
-    /// Lines of the log that stdout did not take.
-    pub log_lines_dropped: u64,
-}
-
-/// The rules, as one worker holds them.
+/// The rules, for all workers.
 pub struct Service {
-    options: Arc<Options>,
-    vitals: Arc<dyn Fn() -> Vitals + Send + Sync>,
-    ids: Ids,
+    options: Options,
     metrics: Arc<Metrics>,
-    shard: Arc<Shard>,
-    openapi: Arc<Cow<'static, str>>,
-}
-
-/// Each worker clones its own: request ids and metrics are counted without sharing anything.
-impl Clone for Service {
-    fn clone(&self) -> Self {
-        Service {
-            options: Arc::clone(&self.options),
-            vitals: Arc::clone(&self.vitals),
-            ids: Ids::default(),
-            metrics: Arc::clone(&self.metrics),
-            shard: self.metrics.shard(),
-            openapi: Arc::clone(&self.openapi),
-        }
-    }
+    status: Box<dyn Fn() -> Status + Send + Sync>,
+    openapi: Cow<'static, str>,
 }
 
 impl fmt::Debug for Service {
@@ -110,55 +56,131 @@ impl fmt::Debug for Service {
     }
 }
 
-/// A request that is understood and allowed; what is missing is its body.
-#[derive(Debug)]
-pub struct Call(Route);
-
-#[derive(Debug)]
-enum Route {
-    Item(Box<ItemCall>),
-    List(ListCall),
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// One item, or a page of ids.
+    Item(Collection),
+    /// Many items.
     Bulk,
-    Version,
-    OpenApi,
+    /// `/livez`
     Live,
-    Ready { verbose: bool },
+    /// `/readyz`
+    Ready,
+    /// `/metrics`
     Metrics,
-    Options { allow: &'static str },
+    /// `/version`
+    Version,
+    /// `/openapi.json`
+    OpenApi,
+    /// OPTIONS of a path with these methods.
+    Options(&'static Methods),
+}
+
+/// The methods of a path.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Methods {
+    list: &'static [Method],
+    /// As `Allow` has them.
+    pub allow: &'static str,
+}
+
+static READS: Methods = Methods { list: &[Method::Get, Method::Head], allow: "GET, HEAD, OPTIONS" };
+static BULK: Methods = Methods { list: &[Method::Post], allow: "POST, OPTIONS" };
+static ITEM: Methods = Methods {
+    list: &[Method::Get, Method::Head, Method::Post, Method::Put, Method::Patch, Method::Delete],
+    allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+};
+
+/// A row of the routing table.
+#[derive(Debug)]
+pub struct Row {
+    /// The path, or what stands before its last segment.
+    pub path: &'static str,
+    /// What the last segment is called, where it can be any.
+    pub parameter: Option<&'static str>,
+    methods: &'static Methods,
+    route: Route,
+}
+
+/// Every path there is.
+pub static ROUTES: [Row; 12] = [
+    row("/items", None, &ITEM, Route::Item(Collection::Items)),
+    row("/items/_get", None, &BULK, Route::Bulk),
+    row("/items/", Some("id"), &ITEM, Route::Item(Collection::Items)),
+    row("/sess", None, &ITEM, Route::Item(Collection::Sessions)),
+    row("/sess/", Some("sid"), &ITEM, Route::Item(Collection::Sessions)),
+    row("/livez", None, &READS, Route::Live),
+    row("/healthz", None, &READS, Route::Live),
+    row("/readyz", None, &READS, Route::Ready),
+    row("/ready", None, &READS, Route::Ready),
+    row("/metrics", None, &READS, Route::Metrics),
+    row("/version", None, &READS, Route::Version),
+    row("/openapi.json", None, &READS, Route::OpenApi),
+];
+
+const fn row(
+    path: &'static str,
+    parameter: Option<&'static str>,
+    methods: &'static Methods,
+    route: Route,
+) -> Row {
+    Row { path, parameter, methods, route }
+}
+
+impl Row {
+    /// Whether a raw path is in this row.
+    fn has(&self, path: &[u8]) -> bool {
+        match self.parameter {
+            None => path == self.path.as_bytes(),
+            Some(_) => {
+                let segment = path.strip_prefix(self.path.as_bytes());
+                segment.is_some_and(|segment| !segment.contains(&b'/'))
+            }
+        }
+    }
 }
 
 impl Service {
-    /// The rules with these options; `vitals` is asked by the probes.
-    pub fn new(options: Options, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Service {
-        let metrics = Arc::new(Metrics::default());
-        Service {
-            openapi: Arc::new(describe::document(options.max_ttl)),
-            options: Arc::new(options),
-            vitals: Arc::new(vitals),
-            ids: Ids::default(),
-            shard: metrics.shard(),
-            metrics,
-        }
+    /// The rules with these options; `status` is asked by the probes and by a scrape.
+    pub fn new(
+        options: Options,
+        metrics: Arc<Metrics>,
+        status: impl Fn() -> Status + Send + Sync + 'static,
+    ) -> Service {
+        let openapi = describe::document(options.max_ttl);
+        Service { options, metrics, status: Box::new(status), openapi }
     }
 
-    /// The ids of a request, to be kept until its response is sealed.
-    pub fn trace(&self, head: Option<&Head>) -> Trace {
-        head.map_or_else(|| Trace::unread(&self.ids), |head| Trace::of(head, &self.ids))
+    /// What the operator wants.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
-    /// Judges a request by its head.
+    /// What the workers show.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The same, to be kept.
+    pub fn metrics_shared(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    /// Judges a request by its head, as far as that goes without its route.
     ///
     /// # Errors
-    /// Whatever can be refused without its body: an unknown path or method, a write from another
-    /// site, a missing or bad id, a body declared too large, coded, or a part.
-    pub fn admit(&self, head: &Head) -> Result<Call, Problem> {
+    /// An unknown path or method, a write from another site, a body declared too large or coded.
+    pub fn admit(&self, head: &Head) -> Result<Route, Problem> {
         const UNKNOWN: Problem = Problem::new(404, "no_such_path", "no such path");
-        if is_undefined(&head.method) {
-            return Err(Problem::new(501, "not_implemented", "method not implemented"));
-        }
-        if head.method == Method::Connect {
+        let method = head.method();
+        match method {
+            Method::Other => {
+                return Err(Problem::new(501, "not_implemented", "method not implemented"));
+            }
             // There is no path to say it of; what the server has, as for `OPTIONS *`.
-            return Err(Problem::method_not_allowed(items::ALLOW));
+            Method::Connect => return Err(Problem::method_not_allowed(ITEM.allow)),
+            _ => {}
         }
         if head.expects_the_unknown() {
             return Err(Problem::new(
@@ -167,23 +189,39 @@ impl Service {
                 "only `100-continue` can be expected",
             ));
         }
-        if matches!(head.framing, Framing::Length(n) if n > self.options.body_bytes_max as u64) {
+        if matches!(head.framing(), Framing::Length(n) if n > self.options.body_bytes_max as u64) {
             return Err(self.malformed(ParseError::BodyTooLarge));
         }
-        if head.target.is_asterisk() {
-            return Ok(Call(Route::Options { allow: items::ALLOW }));
+        if head.is_asterisk() {
+            return Ok(Route::Options(&ITEM));
         }
-        let resource = Resource::of(head.target.path()).ok_or(UNKNOWN)?;
-        let allow = resource.allow();
-        if head.method == Method::Options {
-            return Ok(Call(Route::Options { allow }));
+        let path = head.path();
+        let &Row { methods, route, .. } = ROUTES.iter().find(|row| row.has(path)).ok_or(UNKNOWN)?;
+        if method == Method::Options {
+            return Ok(Route::Options(methods));
         }
-        if !allow.split(", ").any(|method| method == head.method.as_str()) {
-            return Err(Problem::method_not_allowed(allow));
+        if !methods.list.contains(&method) {
+            return Err(Problem::method_not_allowed(methods.allow));
         }
         origin::judge(head)?;
         content::plain(head)?;
-        self.route(head, resource).map(Call)
+        Ok(route)
+    }
+
+    /// Judges what the route asks of the head, before the body is read. [`perform`](Service::perform) does so as well.
+    ///
+    /// # Errors
+    /// A missing or bad id, and whatever else is wrong in a head.
+    pub fn check(&self, route: Route, cx: &Cx) -> Result<(), Problem> {
+        match route {
+            Route::Item(Collection::Items) if list::is_meant(&cx.head) => {
+                no_ttl(cx)?;
+                list::check(cx)
+            }
+            Route::Item(_) => items::check(cx),
+            Route::Bulk => no_ttl(cx),
+            _ => Ok(()),
+        }
     }
 
     /// What to answer to a request that cannot be read. Only the rules know how large a body may be.
@@ -194,142 +232,46 @@ impl Service {
         }
     }
 
-    fn route(&self, head: &Head, resource: Resource) -> Result<Route, Problem> {
-        let no_ttl = || ttl::asked(head.target.query().unwrap_or(""), &self.options, false);
-        Ok(match resource {
-            Resource::Live => Route::Live,
-            Resource::Ready => Route::Ready { verbose: health::verbose(head) },
-            Resource::Metrics => Route::Metrics,
-            Resource::Version => Route::Version,
-            Resource::OpenApi => Route::OpenApi,
-            Resource::Bulk => {
-                no_ttl()?;
-                Route::Bulk
-            }
-            Resource::Item(Collection::Items, None) if ListCall::is_meant(head) => {
-                no_ttl()?;
-                Route::List(ListCall::read(head)?)
-            }
-            Resource::Item(collection, in_path) => {
-                let call = ItemCall::read(&self.options, head, collection, in_path)?;
-                Route::Item(Box::new(call))
-            }
-        })
-    }
-
     /// Runs an admitted request, now that its body is there.
-    pub fn perform(&self, Call(route): Call, body: Vec<u8>) -> Step {
+    ///
+    /// # Errors
+    /// Whatever is wrong with the request.
+    pub fn perform<'a>(&'a self, route: Route, cx: &Cx<'a>, now: Instant) -> Outcome<'a> {
         match route {
-            Route::Item(call) => call.perform(body),
-            Route::List(call) => call.perform(),
-            Route::Bulk => list::bulk(&body, self.options.bulk_bytes_max),
-            Route::Version => Step::Done(Ok(describe::version(&self.options))),
-            Route::OpenApi => Step::Done(Ok(describe::openapi(&self.openapi))),
-            Route::Live => health::live((self.vitals)()),
-            Route::Ready { verbose } => health::ready((self.vitals)(), verbose),
-            Route::Metrics => Step::Done(Ok(self.scrape())),
-            Route::Options { allow } => Step::Done(Ok(methods(allow))),
-        }
-    }
-
-    /// Both at once, for a request that is here as a whole.
-    pub fn handle(&self, request: Request) -> Step {
-        match self.admit(&request.head) {
-            Ok(call) => self.perform(call, request.body),
-            Err(problem) => problem.into(),
-        }
-    }
-
-    /// Where this worker counts.
-    pub fn shard(&self) -> &Shard {
-        &self.shard
-    }
-
-    fn scrape(&self) -> Response {
-        // A content type of its own: without the version Prometheus has to guess.
-        http::text(200, &self.metrics.render((self.vitals)()))
-            .with_header(http::header("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
-            .with_header(http::header("Cache-Control", "no-store"))
-    }
-
-    /// Turns the end of a request into its response, with the headers every response carries.
-    pub fn seal(&self, outcome: Outcome, trace: &Trace) -> Response {
-        let mut response = outcome.unwrap_or_else(|problem| problem.respond(&trace.request_id));
-        // The id is one of ours or has passed `fit`, so it is a header value.
-        response.add_header(http::header("X-Request-Id", &trace.request_id));
-        response.add_header(http::header("X-Content-Type-Options", "nosniff"));
-        response
-    }
-}
-
-/// The methods of a path, and what its PATCH takes if it has one (RFC 5789 §3.1).
-fn methods(allow: &'static str) -> Response {
-    let response = http::empty(204).with_header(http::header("Allow", allow));
-    match allow.contains("PATCH") {
-        true => response.with_header(http::header("Accept-Patch", content::PATCHES)),
-        false => response,
-    }
-}
-
-/// A method no one defined. QUERY is newer than the type that lists the others; that we have it
-/// nowhere is 405, as for TRACE.
-fn is_undefined(method: &Method) -> bool {
-    matches!(method, Method::NonStandard(_)) && method.as_str() != "QUERY"
-}
-
-/// What a path names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Resource<'a> {
-    Live,
-    Ready,
-    Metrics,
-    Version,
-    OpenApi,
-    Bulk,
-    /// An item, or a page of them; the raw id when the path has one.
-    Item(Collection, Option<&'a str>),
-}
-
-/// Every path, as the OpenAPI document spells it; a test holds the two together.
-pub const PATHS: [&str; 12] = [
-    "/items",
-    "/items/{id}",
-    "/items/_get",
-    "/sess",
-    "/sess/{sid}",
-    "/livez",
-    "/healthz",
-    "/readyz",
-    "/ready",
-    "/metrics",
-    "/version",
-    "/openapi.json",
-];
-
-impl<'a> Resource<'a> {
-    fn of(path: &'a str) -> Option<Resource<'a>> {
-        Some(match path {
-            "/livez" | "/healthz" => Resource::Live,
-            "/readyz" | "/ready" => Resource::Ready,
-            "/metrics" => Resource::Metrics,
-            "/version" => Resource::Version,
-            "/openapi.json" => Resource::OpenApi,
-            "/items/_get" => Resource::Bulk,
-            _ => {
-                let (collection, in_path) = Collection::of(path)?;
-                Resource::Item(collection, in_path)
+            Route::Item(Collection::Items) if list::is_meant(&cx.head) => {
+                no_ttl(cx)?;
+                list::page(cx)
             }
-        })
-    }
-
-    fn allow(self) -> &'static str {
-        match self {
-            Resource::Bulk => "POST, OPTIONS",
-            Resource::Item(..) => items::ALLOW,
-            _ => "GET, HEAD, OPTIONS",
+            Route::Item(_) => items::perform(cx),
+            Route::Bulk => {
+                no_ttl(cx)?;
+                list::bulk(cx)
+            }
+            Route::Live => health::live(self.metrics.is_turning(now)),
+            Route::Ready => health::ready(cx, (self.status)().ready),
+            Route::Metrics => done(self.scrape()),
+            Route::Version => done(describe::version(&self.options)),
+            Route::OpenApi => done(describe::openapi(&self.openapi)),
+            Route::Options(methods) => done(Response {
+                extra: Extra::Allow(
+                    methods.allow,
+                    methods.list.contains(&Method::Patch).then_some(content::PATCHES),
+                ),
+                ..Response::empty(204)
+            }),
         }
     }
+
+    fn scrape<'a>(&self) -> Response<'a> {
+        let text = self.metrics.render((self.status)());
+        Response::of(200, ContentType::Metrics, text.into_bytes()).no_store()
+    }
+}
+
+/// `?ttl=` can have no effect here.
+fn no_ttl(cx: &Cx) -> Result<(), Problem> {
+    ttl::asked(cx.head.query().unwrap_or_default(), cx.options, false).map(drop)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -14,8 +14,7 @@
 //! What says neither is no browser. Reading changes nothing, and is CORS's to forbid.
 
 use super::problem::Problem;
-use crate::http::{Authority, Head, Method};
-use std::borrow::Cow;
+use crate::http::{Authority, Field, Head, Method};
 
 const CROSS_ORIGIN: Problem = Problem::new(403, "cross_origin", "");
 
@@ -24,47 +23,48 @@ const CROSS_ORIGIN: Problem = Problem::new(403, "cross_origin", "");
 /// # Errors
 /// 403, with what the browser said in its detail.
 pub fn judge(head: &Head) -> Result<(), Problem> {
-    let writes = !matches!(head.method, Method::Get | Method::Head | Method::Options);
+    let writes = !matches!(head.method(), Method::Get | Method::Head | Method::Options);
     if !writes || comes_from_here(head) {
         return Ok(());
     }
-    let said = |name| head.header(name).unwrap_or("missing");
-    Err(Problem {
-        detail: Cow::Owned(format!(
-            "a write from another site: Sec-Fetch-Site is {}, Origin is {}, Host is {}",
-            said("Sec-Fetch-Site"),
-            said("Origin"),
-            head.target.authority().unwrap_or(said("Host")),
-        )),
-        ..CROSS_ORIGIN
-    })
+    let said =
+        |value: Option<&[u8]>| String::from_utf8_lossy(value.unwrap_or(b"missing")).into_owned();
+    Err(CROSS_ORIGIN.detailed(format!(
+        "a write from another site: Sec-Fetch-Site is {}, Origin is {}, Host is {}",
+        said(head.first(Field::SecFetchSite)),
+        said(head.first(Field::Origin)),
+        said(head.authority().or(head.first(Field::Host))),
+    )))
 }
 
 /// Sec-Fetch-Site alone decides where there is one: unlike us, the browser knows the scheme of what
 /// it called. `none` is the user's own doing, an address typed in or a bookmark.
 fn comes_from_here(head: &Head) -> bool {
-    if head.header("Sec-Fetch-Site").is_some() {
-        return head.all("Sec-Fetch-Site").all(|site| matches!(site, "same-origin" | "none"));
+    if head.has(Field::SecFetchSite) {
+        let is_here = |site: &[u8]| matches!(site, b"same-origin" | b"none");
+        return head.all(Field::SecFetchSite).all(is_here);
     }
-    let host = head.target.authority().or(head.header("Host"));
-    let host = host.unwrap_or_default();
-    head.all("Origin").all(|origin| is_at(origin, host))
+    if !head.has(Field::Origin) {
+        return true;
+    }
+    let host = head.authority().or(head.first(Field::Host)).unwrap_or_default();
+    head.all(Field::Origin).all(|origin| is_at(origin, host))
 }
 
 /// Whether `origin` and `host` are one host and port. A port left out is the default of the
 /// origin's scheme on both sides: behind a proxy that ends TLS `Host` alone does not tell it.
-fn is_at(origin: &str, host: &str) -> bool {
-    let (origin, default) = match origin.split_once("://") {
-        Some(("http", authority)) => (authority, 80),
-        Some(("https", authority)) => (authority, 443),
-        _ => return false,
+fn is_at(origin: &[u8], host: &[u8]) -> bool {
+    let (origin, default) =
+        match (origin.strip_prefix(b"http://"), origin.strip_prefix(b"https://")) {
+            (Some(authority), _) => (authority, 80),
+            (_, Some(authority)) => (authority, 443),
+            _ => return false,
+        };
+    let (Some(origin), Some(host)) = (Authority::parse(origin), Authority::parse(host)) else {
+        return false;
     };
-    let parts = |authority| {
-        let Authority { host, port } = Authority::parse(authority)?;
-        Some((host.to_ascii_lowercase(), port.unwrap_or(default)))
-    };
-    let origin = parts(origin);
-    origin.is_some() && origin == parts(host)
+    origin.host.eq_ignore_ascii_case(host.host)
+        && origin.port.unwrap_or(default) == host.port.unwrap_or(default)
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
             ("ws://kiosk", "kiosk", false),
             ("chrome-extension://kiosk", "kiosk", false),
         ] {
-            assert_eq!(is_at(origin, host), here, "{origin} at {host}");
+            assert_eq!(is_at(origin.as_bytes(), host.as_bytes()), here, "{origin} at {host}");
         }
     }
 }

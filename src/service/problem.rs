@@ -3,8 +3,8 @@
 //! A problem is a plain value for as long as it can be, so that rules can return it with `?` and
 //! tests compare it; [`Problem::respond`] prints it as `application/problem+json` (RFC 9457).
 
-use crate::http::{self, ParseError, Response};
-use crate::store::{Answer, StoreError};
+use crate::http::{self, ContentType, Extra, ParseError, Response};
+use crate::store::StoreError;
 use std::borrow::Cow;
 
 /// A refusal or a failure, on its way to the client.
@@ -16,36 +16,58 @@ pub struct Problem {
     pub code: &'static str,
     /// A sentence for people.
     pub detail: Cow<'static, str>,
-    /// What would have been right, in the field that says so: `Allow` for 405, `Accept-Patch` or
-    /// `Accept-Encoding` for 415.
-    pub field: Option<(&'static str, &'static str)>,
+    /// What would have been right.
+    pub right: Right,
     /// `Retry-After`, in seconds.
     pub retry_after: Option<u32>,
+}
+
+/// What would have been right, in the field that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// Nothing that a field could say.
+    Unsaid,
+    /// `Allow`: these methods (405).
+    Methods(&'static str),
+    /// `Accept-Patch`: these types (415).
+    Patches(&'static str),
+    /// `Accept-Encoding: identity` (415).
+    Plain,
 }
 
 impl Problem {
     /// A problem with no header of its own.
     pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Problem {
-        Problem { status, code, detail: Cow::Borrowed(detail), field: None, retry_after: None }
+        Problem {
+            status,
+            code,
+            detail: Cow::Borrowed(detail),
+            right: Right::Unsaid,
+            retry_after: None,
+        }
     }
 
     /// 405 with the methods the path does have.
     pub const fn method_not_allowed(allow: &'static str) -> Problem {
-        Problem::new(405, "method_not_allowed", "method not allowed").with("Allow", allow)
+        Problem::new(405, "method_not_allowed", "method not allowed").with(Right::Methods(allow))
     }
 
     /// The same with a field of its own.
-    pub const fn with(mut self, name: &'static str, value: &'static str) -> Problem {
-        self.field = Some((name, value));
+    pub const fn with(mut self, right: Right) -> Problem {
+        self.right = right;
+        self
+    }
+
+    /// The same in other words.
+    pub fn detailed(mut self, detail: String) -> Problem {
+        self.detail = Cow::Owned(detail);
         self
     }
 
     /// 413: `what` may have this many bytes.
     pub fn too_large(what: &str, bytes_max: usize) -> Problem {
-        Problem {
-            detail: Cow::Owned(format!("{what} is too large: at most {bytes_max} bytes")),
-            ..Problem::new(413, "body_too_large", "")
-        }
+        Problem::new(413, "body_too_large", "")
+            .detailed(format!("{what} is too large: at most {bytes_max} bytes"))
     }
 
     /// 503: come back in a second.
@@ -64,25 +86,28 @@ impl Problem {
         matches!(self.code, "bad_request" | "body_too_large" | "expectation_failed")
     }
 
-    /// The response, with the request's id in it.
-    pub fn respond(&self, request_id: &str) -> Response {
-        let mut response = http::problem(self.status, self.code, &self.detail, request_id);
-        // It speaks of this moment: without the word a cache may keep a 404 or a 501 for a while
-        // (RFC 9111 §4.2.2).
-        response.add_header(http::header("Cache-Control", "no-store"));
-        if let Some((name, value)) = self.field {
-            response.add_header(http::header(name, value));
+    /// The response, with the request's id in it; its body is written to `buffer`.
+    pub fn respond<'a>(&self, request_id: &[u8], buffer: &'a mut Vec<u8>) -> Response<'a> {
+        buffer.clear();
+        http::write_problem(buffer, self.status, self.code, &self.detail, request_id);
+        Response {
+            extra: match self.right {
+                Right::Unsaid => self.retry_after.map_or(Extra::None, Extra::RetryAfter),
+                Right::Methods(methods) => Extra::Allow(methods, None),
+                Right::Patches(types) => Extra::AcceptPatch(types),
+                Right::Plain => Extra::AcceptIdentity,
+            },
+            // It speaks of this moment: without the word a cache may keep a 404 or a 501 for a while
+            // (RFC 9111 §4.2.2).
+            no_store: true,
+            ..Response::of(self.status, ContentType::Problem, buffer.as_slice())
         }
-        if let Some(seconds) = self.retry_after {
-            response.add_header(http::header("Retry-After", &seconds.to_string()));
-        }
-        response
     }
 }
 
 impl From<ParseError> for Problem {
     fn from(e: ParseError) -> Problem {
-        Problem { detail: Cow::Owned(e.to_string()), ..Problem::new(e.status(), e.code(), "") }
+        Problem::new(e.status(), e.code(), e.detail())
     }
 }
 
@@ -117,10 +142,7 @@ impl From<StoreError> for Problem {
 
 /// A store that answers something else than it was asked. A bug of ours, but one that costs one
 /// request a 502 and not everybody the process.
-pub fn unexpected(answer: &Answer) -> Problem {
-    // Its kind and no more: there may be somebody's document in it.
-    let shown = format!("{answer:?}");
-    let kind = shown.split(['(', ' ']).next().unwrap_or_default();
-    log::error!("BUG: the store gave an answer to another question: {kind}");
+pub fn unexpected() -> Problem {
+    log::error!("BUG: the store gave an answer to another question");
     Problem::new(502, "store_error", "store error: unexpected answer")
 }

@@ -1,74 +1,41 @@
 //! Who asked: the request id, and the trace a caller may have begun.
 //!
 //! `X-Request-Id` is taken from the request when it is fit to be echoed and logged
-//! (`[A-Za-z0-9._-]{1,128}`), else made here. `traceparent` (W3C Trace Context) is read for its
-//! trace id, so that a log line can be found from a trace; we start no spans of our own. Either of
-//! them given twice is none: the caller and we could mean different ones.
+//! (`[A-Za-z0-9._-]{1,128}`), else made here: 64 random bits that a worker draws once, then its count of requests.
+//! `traceparent` (W3C Trace Context) is read for its trace id, so that a log line can be found from a trace; we start
+//! no spans of our own. Either of them given twice is none: the caller and we could mean different ones.
 
-use super::etag::push_hex;
-use crate::http::Head;
-use std::cell::Cell;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
+use super::etag::hex;
+use crate::http::{Field, Head};
 
-/// The ids of one request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
-    /// On the response, in problem bodies, on log lines.
-    pub request_id: String,
-    /// The 32 hexadecimal digits of a valid `traceparent`.
-    pub trace_id: Option<String>,
+/// A request id of our own making: one that no other worker and no other replica makes. Unique is all it is; it is no
+/// secret.
+pub fn made_id(maker: u64, number: u64) -> [u8; 32] {
+    let mut id = [0; 32];
+    id[..16].copy_from_slice(&hex(maker));
+    id[16..].copy_from_slice(&hex(number));
+    id
 }
 
-impl Trace {
-    /// The ids that came with the request, the rest made by `ids`.
-    pub fn of(head: &Head, ids: &Ids) -> Trace {
-        let request_id = match head.only("x-request-id") {
-            Some(id) if fit(id) => id.to_owned(),
-            _ => ids.next(),
-        };
-        Trace { request_id, trace_id: head.only("traceparent").and_then(trace_id) }
-    }
-
-    /// For a request whose head could not be read.
-    pub fn unread(ids: &Ids) -> Trace {
-        Trace { request_id: ids.next(), trace_id: None }
-    }
+/// The id that came with the request, if it can be used.
+pub fn given_id<'a>(head: &Head<'a>) -> Option<&'a [u8]> {
+    head.only(Field::RequestId).filter(|id| is_fit(id))
 }
 
-/// Makes request ids that no other worker and no other replica makes: 64 random bits drawn once,
-/// then a counter. Unique is all they are; nobody should take one for a secret.
-#[derive(Debug)]
-pub struct Ids {
-    maker: u64,
-    count: Cell<u64>,
+/// The 32 hexadecimal digits of a valid `traceparent`.
+pub fn trace_id<'a>(head: &Head<'a>) -> Option<&'a str> {
+    let value = head.only(Field::Traceparent)?;
+    read_traceparent(std::str::from_utf8(value).ok()?)
 }
 
-impl Default for Ids {
-    fn default() -> Self {
-        Ids { maker: RandomState::new().build_hasher().finish(), count: Cell::new(0) }
-    }
-}
-
-impl Ids {
-    fn next(&self) -> String {
-        let n = self.count.get();
-        self.count.set(n.wrapping_add(1));
-        let mut id = String::with_capacity(32);
-        push_hex(&mut id, self.maker);
-        push_hex(&mut id, n);
-        id
-    }
-}
-
-fn fit(id: &str) -> bool {
+fn is_fit(id: &[u8]) -> bool {
     (1..=128).contains(&id.len())
-        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        && id.iter().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(b))
 }
 
 /// `version "-" trace-id "-" parent-id "-" flags`, lower-case hexadecimal, ids not all zero; a
 /// version above 00 may have more behind (W3C Trace Context §3.2).
-fn trace_id(value: &str) -> Option<String> {
+fn read_traceparent(value: &str) -> Option<&str> {
     let mut parts = value.split('-');
     let (version, trace, parent, flags) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -83,7 +50,7 @@ fn trace_id(value: &str) -> Option<String> {
         && hex(parent, 16)
         && !zero(parent)
         && hex(flags, 2);
-    (fits && (version != "00" || parts.next().is_none())).then(|| trace.to_owned())
+    (fits && (version != "00" || parts.next().is_none())).then_some(trace)
 }
 
 #[cfg(test)]
@@ -101,17 +68,16 @@ mod tests {
             ("a b", false),
             ("a\"", false),
         ] {
-            assert_eq!(fit(id), yes, "{id}");
+            assert_eq!(is_fit(id.as_bytes()), yes, "{id}");
         }
     }
 
     #[test]
     fn made_ids_are_fit_and_never_the_same() {
-        let (a, b) = (Ids::default(), Ids::default());
-        let made: std::collections::HashSet<String> =
-            (0..100).flat_map(|_| [a.next(), b.next()]).collect();
+        let made: std::collections::HashSet<_> =
+            (0..100).flat_map(|n| [made_id(7, n), made_id(u64::MAX, n)]).collect();
         assert_eq!(made.len(), 200);
-        assert!(made.iter().all(|id| fit(id)));
+        assert!(made.iter().all(|id| is_fit(id)));
     }
 
     #[test]
@@ -128,7 +94,7 @@ mod tests {
             (format!("00-{id}-00f067aa0ba902b7"), false),
             (String::new(), false),
         ] {
-            assert_eq!(trace_id(&value), yes.then(|| id.to_owned()), "{value}");
+            assert_eq!(read_traceparent(&value), yes.then_some(id), "{value}");
         }
     }
 }

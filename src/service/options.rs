@@ -1,0 +1,26 @@
+//! What the rules are told by the operator.
+
+use std::time::Duration;
+
+/// See the module's text.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time to live of an item without `?ttl=` (`ITEM_TTL`, 30 minutes).
+    pub item_ttl: Duration,
+    /// Time to live of a session, renewed by every read and PATCH (`SESSION_TTL`, 30 minutes).
+    pub session_ttl: Duration,
+    /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
+    pub max_ttl: Duration,
+    /// `memory`, `noop` or `redis`, for `/version`.
+    pub store: &'static str,
+    /// Kubernetes' name for this replica and where it is, for `/version`.
+    pub context: Vec<(&'static str, String)>,
+    /// How long the record of a write with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
+    pub idempotency_ttl: Duration,
+    /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
+    /// length before any of it is read.
+    pub body_bytes_max: usize,
+    /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`](super::list::BULK_BYTES_MAX), 16 MiB);
+    /// one byte more is 413.
+    pub bulk_bytes_max: usize,
+}
