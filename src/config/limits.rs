@@ -11,7 +11,7 @@
 use super::env::{Env, VALUE_BYTES_MAX, count, time};
 use super::settings::default_of;
 use super::system::System;
-use crate::front::Kind;
+use crate::front::Front;
 #[cfg(feature = "poll")]
 use crate::front::accept::REFUSALS_MAX;
 use std::time::Duration;
@@ -46,7 +46,7 @@ const WORKER_FILES: usize = 3;
 const BODY_BYTES_LEAST: usize = 1024;
 
 /// The limits for a front whose workers have `links` connections to Redis each.
-pub(super) fn limits(env: &mut Env, front: Kind, links: usize, system: &System) -> Limits {
+pub(super) fn limits(env: &mut Env, front: Front, links: usize, system: &System) -> Limits {
     let workers = env.read_set("WORKERS", count(1..=WORKERS_MAX));
     let mut limits = Limits {
         workers: workers.unwrap_or_else(|| default_workers(front, system)),
@@ -61,17 +61,17 @@ pub(super) fn limits(env: &mut Env, front: Kind, links: usize, system: &System) 
         let quarter = system.memory_max.map_or(usize::MAX, |bytes| bytes / 4);
         limits.buffered_bytes_max = limits.buffered_bytes_max.min(quarter);
     }
-    if front == Kind::Poll {
+    if front == Front::Poll {
         fit_buffers(env, &mut limits, system);
     }
     limits
 }
 
-fn default_workers(front: Kind, system: &System) -> usize {
+fn default_workers(front: Front, system: &System) -> usize {
     match front {
         // Halves, because the kernel and Redis have work to do for each request, too.
-        Kind::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
-        Kind::TinyHttp => PLAIN_WORKERS,
+        Front::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
+        Front::TinyHttp => PLAIN_WORKERS,
     }
 }
 
@@ -79,13 +79,13 @@ fn default_workers(front: Kind, system: &System) -> usize {
 fn fit_files(
     env: &mut Env,
     limits: &mut Limits,
-    front: Kind,
+    front: Front,
     links: usize,
     files_max: usize,
     files_open: usize,
 ) {
     // tiny_http takes in whoever comes, and MAX_CONNECTIONS is none of its limits.
-    let refused = if front == Kind::Poll { REFUSALS_MAX } else { 0 };
+    let refused = if front == Front::Poll { REFUSALS_MAX } else { 0 };
     let own = files_open + OWN_FILES + refused;
     let each = WORKER_FILES + links;
     let fitting = files_max.saturating_sub(own + 1) / each;
@@ -101,7 +101,7 @@ fn fit_files(
     let why = format!("the limit on open files is {files_max} (`ulimit -n`)");
     gives_way(env, "WORKERS", &mut limits.workers, fitting.min(workers), &why);
     let others = own + each * limits.workers;
-    if front == Kind::Poll {
+    if front == Front::Poll {
         let left = limits.connections_max.min(files_max - others);
         let why = format!("{why}, and {others} of them are not for clients");
         gives_way(env, "MAX_CONNECTIONS", &mut limits.connections_max, left, &why);

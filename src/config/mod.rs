@@ -21,9 +21,9 @@ pub use settings::{BUILD, NOT_BUILT, SETTINGS};
 pub use store::StoreChoice;
 pub use system::System;
 
-use crate::front::access::AccessLog;
+use crate::front::access_log::AccessLog;
 use crate::front::listen::Listen;
-use crate::front::{self, Kind};
+use crate::front::{self, Front};
 use crate::http::HeadLimits;
 use crate::log;
 use crate::service;
@@ -35,7 +35,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Config {
     /// Which front.
-    pub kind: Kind,
+    pub kind: Front,
     /// For the front.
     pub front: front::Options,
     /// For the rules.
@@ -84,8 +84,8 @@ fn read(env: &mut Env, system: &System) -> Config {
             env.wrong(name, "not built yet: leave it out");
         }
     }
-    let kind = env.read("FRONT", one_of(&[("poll", Kind::Poll), ("tiny_http", Kind::TinyHttp)]));
-    if kind == Kind::Poll && !env.has_poll {
+    let kind = env.read("FRONT", one_of(&[("poll", Front::Poll), ("tiny_http", Front::TinyHttp)]));
+    if kind == Front::Poll && !env.has_poll {
         env.wrong("FRONT", NEEDS_POLL);
     }
     let request_timeout = env.read("REQUEST_TIMEOUT", time);

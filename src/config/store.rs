@@ -13,10 +13,12 @@ use crate::resp::client::Target;
 use crate::resp::codec::Protocol;
 use crate::resp::credentials::{Credentials, Secret};
 use crate::resp::link;
-use crate::resp::resolve::read_password;
+use crate::resp::password::{PASSWORD_BYTES_MAX, parse_password};
 use crate::resp::sign_on::{self, Purpose};
 use crate::resp::tls;
 use crate::store::memory;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,7 +66,7 @@ pub(super) fn choose(env: &mut Env, request_timeout: Duration) -> StoreChoice {
         return if store == Some("noop") { StoreChoice::Noop } else { StoreChoice::Memory(0) };
     }
     let file = env.read_set("REDIS_PASSWORD_FILE", |path| {
-        let password = read_password(Path::new(path)).map_err(|e| e.to_string())?;
+        let password = read_password(Path::new(path))?;
         Ok((PathBuf::from(path), password))
     });
     match url {
@@ -155,7 +157,7 @@ fn redis(
         Topology::Cluster { seeds } => Target::Cluster { seeds },
         Topology::Sentinel { seeds, name, user, password_file } => {
             if let Some(Err(e)) = password_file.as_deref().map(read_password) {
-                env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e.to_string());
+                env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
             }
             let mut options = options.clone();
             options.sign_on.credentials = Credentials { user, password: None };
@@ -242,4 +244,16 @@ pub(super) fn fit(
             }
         }
     }
+}
+
+/// The password in a file. It is read again for every connection; here, to report a mistake at the start.
+fn read_password(path: &Path) -> Result<Secret, String> {
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(PASSWORD_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Ok::<_, std::io::Error>(bytes)
+    };
+    let bytes = read().map_err(|e| e.to_string());
+    let password = bytes.and_then(|bytes| parse_password(&bytes).map_err(str::to_owned));
+    password.map_err(|e| format!("failed to read the password file {}: {e}", path.display()))
 }

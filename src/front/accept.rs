@@ -10,17 +10,16 @@
 //! same, and the descriptor taken back: the queue of the listener empties, and nothing spins. The log
 //! says so, once a second at most.
 
-use super::Board;
 use super::listen::{Bound, Listen, SocketFile};
 use crate::lifecycle::{Lifecycle, State};
-use crate::stream::Stream;
+use crate::net::{Client, Inbox, Stream, Waker, failed};
+use crate::service::metrics::Metrics;
 use mio::net::{TcpListener, UnixListener};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use std::fs::File;
-use std::io::{self, Write};
-use std::net::Shutdown;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
@@ -35,22 +34,6 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// While clients are turned away the log says so, and how many, this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
-
-/// A client on its way to a worker.
-pub struct Newcomer {
-    /// Its socket.
-    pub stream: Stream,
-    /// There is no room for it: it gets 503 whatever it asks.
-    pub refused: bool,
-}
-
-/// A way to a worker: its inbox, and what wakes it.
-pub struct Door {
-    /// Where newcomers go.
-    pub inbox: Sender<Newcomer>,
-    /// To be woken when one is there.
-    pub waker: Arc<Waker>,
-}
 
 /// The listener of either kind, non-blocking.
 pub enum Listener {
@@ -80,10 +63,13 @@ impl Listener {
         Ok((listener, address))
     }
 
-    fn accept(&self) -> io::Result<Stream> {
+    /// A client, and its address if it has one: one of IPv4 as such on a socket of both.
+    fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
-            Listener::Tcp(l) => l.accept().map(|(s, _)| Stream::Tcp(s)),
-            Listener::Unix(_, l) => l.accept().map(|(s, _)| Stream::Unix(s)),
+            Listener::Tcp(l) => {
+                l.accept().map(|(s, peer)| (Stream::Tcp(s), Some(peer.ip().to_canonical())))
+            }
+            Listener::Unix(_, l) => l.accept().map(|(s, _)| (Stream::Unix(s), None)),
         }
     }
 }
@@ -91,10 +77,10 @@ impl Listener {
 /// The accepting thread.
 pub struct Acceptor {
     poll: Poll,
-    waker: Arc<Waker>,
+    waker: Waker,
     listener: Listener,
-    doors: Vec<Door>,
-    board: Arc<Board>,
+    inboxes: Vec<Inbox>,
+    metrics: Arc<Metrics>,
     connections_max: usize,
     turn: usize,
     /// A descriptor kept back for the moment when there is none.
@@ -105,18 +91,18 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that hands clients to `doors`.
+    /// An acceptor that hands clients to `inboxes`, one for each worker that `metrics` counts for.
     ///
     /// # Errors
     /// When the operating system refuses a poll or a waker.
     pub fn new(
         mut listener: Listener,
-        doors: Vec<Door>,
-        board: Arc<Board>,
+        inboxes: Vec<Inbox>,
+        metrics: Arc<Metrics>,
         connections_max: usize,
     ) -> io::Result<Acceptor> {
-        let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let poll = Poll::new().map_err(failed("open a poll for the acceptor"))?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
         match &mut listener {
             Listener::Tcp(l) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
             Listener::Unix(_, l) => poll.registry().register(l, LISTENER, Interest::READABLE)?,
@@ -125,8 +111,8 @@ impl Acceptor {
             poll,
             waker,
             listener,
-            doors,
-            board,
+            inboxes,
+            metrics,
             connections_max,
             turn: 0,
             reserve: reserve(),
@@ -136,8 +122,8 @@ impl Acceptor {
     }
 
     /// Wakes it, so that it sees that the lifecycle has moved on.
-    pub fn waker(&self) -> Arc<Waker> {
-        Arc::clone(&self.waker)
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
     }
 
     /// Accepts until the lifecycle says stop.
@@ -166,10 +152,10 @@ impl Acceptor {
 
     /// No worker leaves before it knows that nobody more will come.
     fn close(self) {
-        for Door { inbox, waker } in self.doors {
+        for inbox in self.inboxes {
+            let waker = inbox.waker();
             drop(inbox);
-            // A loop that cannot be woken has ended.
-            let _ = waker.wake();
+            waker.wake();
         }
     }
 
@@ -180,7 +166,7 @@ impl Acceptor {
         }
         loop {
             match self.listener.accept() {
-                Ok(stream) => self.hand_over(stream),
+                Ok((stream, peer)) => self.hand_over(stream, peer),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // The client has gone already, or a signal came: the next one.
                 Err(e)
@@ -205,7 +191,7 @@ impl Acceptor {
     /// that did not help, because somebody else was faster or there was none.
     fn turn_one_away(&mut self, because: &io::Error) -> io::Result<bool> {
         self.reserve = None;
-        let accepted = self.listener.accept().map(turn_away);
+        let accepted = self.listener.accept().map(|(stream, _)| turn_away(stream));
         self.reserve = reserve();
         match accepted {
             Ok(()) => {
@@ -230,20 +216,15 @@ impl Acceptor {
         self.complained = Some(now);
     }
 
-    fn hand_over(&mut self, stream: Stream) {
-        let refused = self.board.connections() >= self.connections_max;
-        if refused && self.board.refusals() >= REFUSALS_MAX {
+    fn hand_over(&mut self, stream: Stream, peer: Option<IpAddr>) {
+        let refused = self.metrics.connections() >= self.connections_max;
+        if refused && self.metrics.refusals() >= REFUSALS_MAX {
             return turn_away(stream);
         }
-        // A client that has gone already is found out by its worker.
-        let _ = stream.set_nodelay();
-        let worker = self.board.least_busy(self.turn);
-        self.turn = (worker + 1) % self.doors.len();
-        self.board.line(worker).connected(refused);
-        let door = &self.doors[worker];
-        // A worker that has ended has taken the process with it, or is about to.
-        let _ = door.inbox.send(Newcomer { stream, refused });
-        let _ = door.waker.wake();
+        let worker = self.metrics.least_busy(self.turn);
+        self.turn = (worker + 1) % self.inboxes.len();
+        self.metrics.worker(worker).connected(refused);
+        self.inboxes[worker].send(Client { stream, peer, refused });
     }
 }
 
@@ -253,8 +234,8 @@ fn turn_away(mut stream: Stream) {
     const WORD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
         Connection: close\r\nContent-Length: 0\r\n\r\n";
     // A fresh socket takes so little at once. Whoever has gone already need not hear it.
-    let _ = stream.write(WORD);
-    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.send(WORD);
+    let _ = stream.shut_down();
 }
 
 fn reserve() -> Option<File> {

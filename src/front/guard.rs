@@ -1,29 +1,13 @@
-//! What a panic may cost: a rule's its own request, a store session's those who wait for it; nobody a worker.
+//! What a panic in a store session may cost: those who wait for it a 502, and nobody a worker.
 //!
-//! ```text
-//! rule      owns what it works on: nothing is half-changed     500 to its request
-//! session   may have stopped in the middle of a command        dropped at once, connections and all;
-//!                                                              500 to the request that was being asked,
-//!                                                              502 to those that wait, a new session
-//! ```
-//!
-//! Half a command in a connection would shift every reply after it, one user's data to another: so a session
-//! that has panicked is never called again.
+//! Such a session may have stopped in the middle of a command, and half a command in a connection would shift every
+//! reply after it, one user's data to another. So a session that has panicked is dropped at once and never called
+//! again; its sockets are closed, and another takes its place.
 
-use crate::service::Service;
-use crate::service::problem::Problem;
-use crate::store::{Command, Done, Session, Tag};
-use mio::event::Event;
+use crate::net::{Ready, World};
+use crate::store::{Command, OWNER, Replies, Session, Store, StoreError, Tag};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
-
-/// Runs a rule; 500 if it panics. The panic itself is logged where it happens.
-pub fn guarded<T>(service: &Service, run: impl FnOnce() -> T) -> Result<T, Problem> {
-    catch_unwind(AssertUnwindSafe(run)).map_err(|_| {
-        service.shard().panicked();
-        Problem::INTERNAL
-    })
-}
 
 /// A session of the store until it panics. From then on it does nothing, and is to be replaced.
 pub struct Guarded {
@@ -31,41 +15,69 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// Puts a session behind a guard.
-    pub fn new(session: Box<dyn Session>) -> Guarded {
-        Guarded { session: Some(session) }
+    /// Opens a session of `store`. A panic in that is not caught: without a session a worker is of no use, and its end
+    /// ends the process.
+    pub fn open(store: &dyn Store, world: &mut dyn World, now: Instant) -> Guarded {
+        Guarded { session: Some(store.session(world, now)) }
     }
 
-    /// It has panicked, and answers nobody any more.
+    /// It has panicked, and answers nothing any more.
     pub fn is_broken(&self) -> bool {
         self.session.is_none()
     }
 
+    /// Opens another in the place of a broken one.
+    pub fn replace(&mut self, store: &dyn Store, world: &mut dyn World, now: Instant) {
+        world.close_all(OWNER);
+        *self = Guarded::open(store, world, now);
+    }
+
     /// As [`Session::submit`]; false if it panicked over this very command.
-    pub fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) -> bool {
+    pub fn submit(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        command: Command<'_>,
+        deadline: Instant,
+    ) -> bool {
         let was_broken = self.is_broken();
         self.call(|session| session.submit(now, tag, command, deadline));
         was_broken || !self.is_broken()
     }
 
     /// As [`Session::ready`].
-    pub fn ready(&mut self, event: &Event) {
-        self.call(|session| session.ready(event));
+    pub fn ready(&mut self, ready: Ready) {
+        self.call(|session| session.ready(ready));
     }
 
-    /// As [`Session::answered`].
-    pub fn answered(&mut self, done: &mut Done) {
-        self.call(|session| session.answered(done));
+    /// As [`Session::look`].
+    pub fn look(&mut self) {
+        self.call(|session| session.look());
     }
 
     /// As [`Session::progress`].
-    pub fn progress(&mut self, now: Instant, done: &mut Done) {
-        self.call(|session| session.progress(now, done));
+    pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
+        self.call(|session| session.progress(world, now)).unwrap_or_default()
+    }
+
+    /// As [`Session::give_back`].
+    pub fn give_back(&mut self, replies: Replies) {
+        self.call(|session| session.give_back(replies));
+    }
+
+    /// As [`Session::abandon`].
+    pub fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
+        self.call(|session| session.abandon(now, tag)).unwrap_or_else(broken)
     }
 
     /// As [`Session::next_deadline`].
     pub fn next_deadline(&mut self) -> Option<Instant> {
         self.call(|session| session.next_deadline()).flatten()
+    }
+
+    /// As [`Session::is_immediate`].
+    pub fn is_immediate(&mut self) -> bool {
+        self.call(|session| session.is_immediate()).unwrap_or(false)
     }
 
     fn call<T>(&mut self, call: impl FnOnce(&mut dyn Session) -> T) -> Option<T> {
@@ -75,5 +87,99 @@ impl Guarded {
             self.session = None;
         }
         result
+    }
+}
+
+/// Why those who wait for a broken session have no answer.
+pub fn broken() -> StoreError {
+    StoreError::Broken("its session panicked".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::StdWorld;
+    use crate::store::Answer;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Its sessions answer `Pong`, until one is asked for something else: that one panics.
+    #[derive(Default)]
+    struct Touchy {
+        opened: AtomicUsize,
+    }
+
+    struct TouchySession(Replies);
+
+    impl Store for Touchy {
+        fn kind(&self) -> &'static str {
+            "touchy"
+        }
+
+        fn place(&self) -> String {
+            String::new()
+        }
+
+        fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            Box::new(TouchySession(Replies::default()))
+        }
+    }
+
+    impl Session for TouchySession {
+        fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+            assert_eq!(command, Command::Ping, "on purpose");
+            self.0.push(tag, Ok(Answer::Pong));
+        }
+
+        fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
+            std::mem::take(&mut self.0)
+        }
+
+        fn give_back(&mut self, _: Replies) {}
+
+        fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
+            StoreError::Timeout
+        }
+
+        fn next_deadline(&self) -> Option<Instant> {
+            Some(Instant::now())
+        }
+
+        fn is_immediate(&self) -> bool {
+            true
+        }
+    }
+
+    fn unexpected() -> Command<'static> {
+        Command::GetMany { keys: Vec::new(), bytes_max: 0 }
+    }
+
+    #[test]
+    fn a_session_that_has_panicked_is_never_called_again() {
+        let (store, mut world, now) = (Touchy::default(), StdWorld::default(), Instant::now());
+        let mut session = Guarded::open(&store, &mut world, now);
+        assert!(session.submit(now, 1, Command::Ping, now));
+        assert!(session.is_immediate() && session.next_deadline().is_some());
+        assert_eq!(session.abandon(now, 9), StoreError::Timeout);
+
+        // Only the one who asked is to blame for it; what was answered before goes with the session.
+        assert!(!session.submit(now, 2, unexpected(), now));
+        assert!(session.is_broken());
+        assert!(session.submit(now, 3, Command::Ping, now), "those who come now wait for another");
+        assert!(session.progress(&mut world, now).is_empty());
+        assert_eq!(session.abandon(now, 1), broken());
+        assert_eq!((session.is_immediate(), session.next_deadline()), (false, None));
+    }
+
+    #[test]
+    fn another_takes_the_place_of_a_broken_one() {
+        let (store, mut world, now) = (Touchy::default(), StdWorld::default(), Instant::now());
+        let mut session = Guarded::open(&store, &mut world, now);
+        session.submit(now, 1, unexpected(), now);
+        session.replace(&store, &mut world, now);
+        assert_eq!(store.opened.load(Ordering::Relaxed), 2);
+        assert!(session.submit(now, 2, Command::Ping, now));
+        let replies = session.progress(&mut world, now);
+        assert_eq!(replies.iter().collect::<Vec<_>>(), [(2, Ok(Answer::Pong))]);
     }
 }

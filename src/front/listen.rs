@@ -4,9 +4,7 @@
 //! one that a killed process left behind is removed, and at the end our own, but only if the path still
 //! leads to it. A successor may have put its own there.
 
-use super::failed;
-use mio::net::UnixStream;
-use socket2::{Domain, Socket, Type};
+use crate::net::{connect_unix, failed};
 use std::fmt;
 use std::fs::{File, Metadata, TryLockError};
 use std::io;
@@ -17,14 +15,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th: it is sent
-/// again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
-const BACKLOG: i32 = 4096;
-
-/// What the kernel may keep for a client that does not read, before it is our turn to wait (it
-/// doubles this for its own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB
-/// for each, and a thousand such clients put the whole host into TCP memory pressure.
-const SEND_BUFFER_BYTES: usize = 256 * 1024;
+/// How long one who listens on a Unix socket may take to accept us or to refuse.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `PORT` or `LISTEN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,7 +77,19 @@ impl Listen {
 }
 
 /// With `both`, an IPv6 address takes IPv4 clients too, whatever the system's default is.
+#[cfg(feature = "poll")]
 fn bind_tcp(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
+    use socket2::{Domain, Socket, Type};
+
+    // Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th: it is sent again after
+    // a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
+    const BACKLOG: i32 = 4096;
+
+    // What the kernel may keep for a client that does not read, before it is our turn to wait (it doubles this for its
+    // own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB for each, and a thousand such
+    // clients put the whole host into TCP memory pressure.
+    const SEND_BUFFER_BYTES: usize = 256 * 1024;
+
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if both {
         socket.set_only_v6(false)?;
@@ -97,6 +101,13 @@ fn bind_tcp(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// std has no calls for these: 128 clients may wait, buffers are as large as the system likes, and an IPv6 address
+/// takes IPv4 clients too where that is the system's default (on Linux it is, unless net.ipv6.bindv6only is set).
+#[cfg(not(feature = "poll"))]
+fn bind_tcp(address: SocketAddr, _both: bool) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
 }
 
 impl fmt::Display for Listen {
@@ -165,9 +176,11 @@ fn clear_stale_socket(path: &Path) -> io::Result<()> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());
     };
-    // Without waiting: one who listens and has stopped accepting would keep us for ever.
-    let stale = metadata.file_type().is_socket()
-        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused);
+    let refuses = || {
+        connect_unix(path, CONNECT_TIMEOUT)
+            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    let stale = metadata.file_type().is_socket() && refuses();
     if !stale {
         return Err(io::ErrorKind::AddrInUse.into());
     }

@@ -8,26 +8,25 @@
 //! tiny_http prints responses in its own way; we take its writer and print in ours, so that both
 //! fronts say the same. It keeps the connection open, whatever we say about closing it.
 
-use super::access::{End, Entry};
-use super::guard::guarded;
+use super::access_log::End;
+use super::exchange::{Exchange, Printer, guarded};
 use super::listen::{Bound, Listen, SocketFile};
-use super::{Board, Options, Running, account};
-use crate::http::{
-    self, ChunkedDecoder, DateCache, Framing, Head, HeadLimits, HeadParser, Header, Method,
-    ParseError, Printing,
-};
+use super::options::{Options, Server};
+use crate::http::{self, ChunkedDecoder, Framing, Head, HeadIndex, HeadLimits, ParseError, Parsed};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
-use crate::service::step::{Outcome, Step};
-use crate::service::trace::Trace;
+use crate::service::metrics;
+use crate::service::problem::Problem;
+use crate::service::step::Step;
 use crate::store::blocking::Blocking;
-use crate::store::{Store, StoreError};
+use crate::store::{Replies, Store, StoreError};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tiny_http::Server;
+use tiny_http::Header;
 
 /// Starts the server and its workers.
 ///
@@ -35,24 +34,22 @@ use tiny_http::Server;
 /// When the address cannot be bound or the operating system refuses threads or descriptors.
 pub fn start(
     options: Options,
-    service: Service,
+    service: Arc<Service>,
     store: Arc<dyn Store>,
-    board: Arc<Board>,
     lifecycle: &Arc<Lifecycle>,
-) -> io::Result<Running> {
+) -> io::Result<Server> {
     watch_acceptor(lifecycle);
     let (server, address, socket_file) = listen(&options.listen)?;
     let options = Arc::new(options);
     for n in 0..options.workers {
-        let worker = Worker {
+        let mut worker = Worker {
             n,
             options: Arc::clone(&options),
-            service: service.clone(),
-            board: Arc::clone(&board),
+            service: Arc::clone(&service),
             lifecycle: Arc::clone(lifecycle),
             server: Arc::clone(&server),
             store: Arc::clone(&store),
-            date: DateCache::default(),
+            printer: Printer::new(RandomState::new().build_hasher().finish()),
         };
         lifecycle.spawn(format!("worker-{n}"), move || match Blocking::new(&*worker.store) {
             Ok(session) => worker.run(session),
@@ -61,7 +58,7 @@ pub fn start(
     }
     let workers = options.workers;
     let wake = move || (0..workers).for_each(|_| server.unblock());
-    Ok(Running { address, threads: workers, wake: Box::new(wake), socket_file })
+    Ok(Server { address, threads: workers, wake: Box::new(wake), socket_file })
 }
 
 /// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the
@@ -86,14 +83,14 @@ fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
 }
 
 /// The server, where it listens, and the file to remove at the end if it is a Unix socket.
-fn listen(listen: &Listen) -> io::Result<(Arc<Server>, String, Option<SocketFile>)> {
+fn listen(listen: &Listen) -> io::Result<(Arc<tiny_http::Server>, String, Option<SocketFile>)> {
     let (bound, address) = listen.bind()?;
     let (listener, file) = match bound {
         Bound::Tcp(listener) => (listener.into(), None),
         Bound::Unix(listener, file) => (tiny_http::Listener::from(listener), Some(file)),
     };
     // It panics when there is no thread for it.
-    let server = catch_unwind(|| Server::from_listener(listener, None))
+    let server = catch_unwind(|| tiny_http::Server::from_listener(listener, None))
         .map_err(|_| io::Error::other("failed to start the thread that accepts"))?;
     let server = Arc::new(server.map_err(io::Error::other)?);
     // Never dropped: a server that is removes whatever is at the path of its socket, its successor's too.
@@ -104,27 +101,24 @@ fn listen(listen: &Listen) -> io::Result<(Arc<Server>, String, Option<SocketFile
 struct Worker {
     n: usize,
     options: Arc<Options>,
-    service: Service,
-    board: Arc<Board>,
+    service: Arc<Service>,
     lifecycle: Arc<Lifecycle>,
-    server: Arc<Server>,
+    server: Arc<tiny_http::Server>,
     store: Arc<dyn Store>,
-    date: DateCache,
+    printer: Printer,
 }
 
 impl Worker {
-    fn run(mut self, mut session: Blocking) {
+    fn run(&mut self, mut session: Blocking) {
         loop {
             let stopped = self.lifecycle.state() >= State::Stopped;
             // What has been read by then is still answered.
             let next = if stopped { self.server.try_recv() } else { self.server.recv().map(Some) };
             match next {
                 Ok(Some(request)) => {
-                    self.board.begin(self.n, Instant::now());
-                    self.board.line(self.n).request_began();
+                    self.service.metrics().begin(self.n, Instant::now());
                     self.serve(request, &mut session);
-                    self.board.line(self.n).request_ended();
-                    self.board.wait(self.n);
+                    self.service.metrics().wait(self.n);
                 }
                 // `try_recv` may have eaten the wake-up of another worker: pass it on.
                 Ok(None) => return self.server.unblock(),
@@ -140,86 +134,141 @@ impl Worker {
         }
     }
 
-    /// The life of a request, top to bottom.
-    fn serve(&mut self, mut request: tiny_http::Request, session: &mut Blocking) {
-        let began = Instant::now();
-        let head = match read_head(&request, &self.options.head) {
-            Ok(head) => head,
-            Err(e) => {
-                let trace = self.service.trace(None);
-                return self.respond(request, None, &trace, Err(self.service.malformed(e)), began);
-            }
-        };
-        let trace = self.service.trace(Some(&head));
-        let step = match guarded(&self.service, || self.service.admit(&head))
-            .and_then(|admitted| admitted)
-        {
-            Err(problem) => {
-                skip_body(&mut request, &head);
-                problem.into()
-            }
-            Ok(call) => match read_body(&mut request, &head, self.options.body_bytes_max) {
-                Err(e) => self.service.malformed(e).into(),
-                Ok(body) => guarded(&self.service, || self.service.perform(call, body))
-                    .unwrap_or_else(Step::from),
-            },
-        };
-        // The store's time begins when the request is whole.
-        let deadline = Instant::now() + self.options.request_timeout;
-        let outcome = self.finish(step, session, deadline);
-        self.respond(request, Some(&head), &trace, outcome, began);
+    fn metrics(&self) -> &metrics::Worker {
+        self.service.metrics().worker(self.n)
     }
 
-    /// Asks the store what the rules want to know, until they know what to answer.
-    fn finish(&self, mut step: Step, session: &mut Blocking, deadline: Instant) -> Outcome {
-        loop {
-            match step {
-                Step::Done(outcome) => return outcome,
-                Step::Ask(command, next) => {
-                    let late = Instant::now() >= deadline + Duration::from_millis(1);
-                    let answer = if late {
-                        Err(StoreError::Timeout)
-                    } else {
-                        session.renew(&*self.store)?;
-                        guarded(&self.service, || session.call(command, deadline))?
-                    };
-                    step = guarded(&self.service, || next(answer)).unwrap_or_else(Step::from);
-                }
+    /// The life of a request, top to bottom.
+    fn serve(&mut self, mut request: tiny_http::Request, session: &mut Blocking) {
+        let now = Instant::now();
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.printer.set_time(unix_time);
+        let number = self.printer.next_number();
+        let bytes = print_head(&request);
+        let index = match read_head(&bytes, &self.options.head) {
+            Ok(index) => index,
+            Err(e) => {
+                let problem = self.service.malformed(e);
+                let exchange = &mut Exchange::unread(0, number, now);
+                return self.refuse(request, exchange, &bytes, problem);
             }
+        };
+        self.metrics().request_began();
+        let time = self.options.request_timeout;
+        let exchange = &mut Exchange::begin(index, 0, number, now, time);
+        let head = Head::new(&index, &bytes);
+        let admitted = guarded(self.metrics(), || exchange.admit(&self.service, &bytes));
+        if let Err(problem) = admitted.and_then(|admitted| admitted) {
+            skip_body(&mut request, &head);
+            return match problem.is_refusal() {
+                true => self.refuse(request, exchange, &bytes, problem),
+                false => self.respond(request, exchange, &bytes, problem),
+            };
         }
+        if head.framing() != Framing::Length(0)
+            && let Err(problem) = guarded(self.metrics(), || exchange.check(&self.service, &bytes))
+                .and_then(|checked| checked)
+        {
+            skip_body(&mut request, &head);
+            return self.respond(request, exchange, &bytes, problem);
+        }
+        let body = match read_body(&mut request, &head, self.options.body_bytes_max) {
+            Ok(body) => body,
+            Err(e) => {
+                let problem = self.service.malformed(e);
+                return self.refuse(request, exchange, &bytes, problem);
+            }
+        };
+        // The store's time begins when the request is whole.
+        exchange.deadline = Instant::now() + time;
+        self.run_to_its_end(request, exchange, &bytes, &body, session);
+    }
+
+    /// Asks the store what the rules want to know, until they know what to answer; then answers.
+    fn run_to_its_end(
+        &mut self,
+        request: tiny_http::Request,
+        exchange: &mut Exchange,
+        bytes: &[u8],
+        body: &[u8],
+        session: &mut Blocking,
+    ) {
+        let service = Arc::clone(&self.service);
+        let worker = service.metrics().worker(self.n);
+        let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
+        // What a response borrows of the store's answer stays until it is printed.
+        let mut replies = Replies::default();
+        let now = Instant::now();
+        let mut step = guarded(worker, || exchange.perform(&service, bytes, body, now));
+        let outcome = loop {
+            let (command, next) = match step {
+                Ok(Ok(Step::Ask(command, next))) => (command, next),
+                Ok(Ok(Step::Done(response))) => break Ok(response),
+                Ok(Err(problem)) | Err(problem) => break Err(problem),
+            };
+            let is_late = Instant::now() >= exchange.deadline + Duration::from_millis(1);
+            let asked = guarded(worker, || {
+                if is_late {
+                    return Ok(Replies::of(Err(StoreError::Timeout)));
+                }
+                session.renew(&*self.store)?;
+                Ok::<_, io::Error>(session.call(command, exchange.deadline))
+            });
+            replies = match asked {
+                Ok(Ok(replies)) => replies,
+                Ok(Err(e)) => Replies::of(Err(StoreError::Unreachable(e.to_string()))),
+                Err(problem) => break Err(problem),
+            };
+            let reply = replies.iter().next().map_or(Err(StoreError::Timeout), |(_, reply)| reply);
+            step = guarded(worker, || exchange.resume(&service, bytes, body, next, reply));
+        };
+        let status = self.printer.print(exchange, bytes, &outcome, close, &mut printed);
+        drop(outcome);
+        session.give_back(replies);
+        exchange.answered(status);
+        self.send(request, exchange, bytes, &printed);
+    }
+
+    /// The protocol was broken or its limits were.
+    fn refuse(
+        &mut self,
+        request: tiny_http::Request,
+        exchange: &mut Exchange,
+        bytes: &[u8],
+        problem: Problem,
+    ) {
+        exchange.refused(self.metrics(), &problem);
+        self.respond(request, exchange, bytes, problem);
     }
 
     fn respond(
         &mut self,
+        request: tiny_http::Request,
+        exchange: &mut Exchange,
+        bytes: &[u8],
+        problem: Problem,
+    ) {
+        let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
+        let status = self.printer.print(exchange, bytes, &Err(problem), close, &mut printed);
+        exchange.answered(status);
+        self.send(request, exchange, bytes, &printed);
+    }
+
+    /// Whether the response says that the connection ends. tiny_http keeps it open, whatever is said.
+    fn closes(&self, request: &tiny_http::Request, exchange: &Exchange, bytes: &[u8]) -> bool {
+        exchange.head(bytes).is_none_or(|head| !head.keep_alive())
+            || is_upgrade(request)
+            || self.lifecycle.state() >= State::Draining
+    }
+
+    fn send(
+        &mut self,
         mut request: tiny_http::Request,
-        head: Option<&Head>,
-        trace: &Trace,
-        outcome: Outcome,
-        began: Instant,
+        exchange: &Exchange,
+        bytes: &[u8],
+        printed: &[u8],
     ) {
         let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip().to_canonical());
-        let refused = match &outcome {
-            Err(problem) if head.is_none() || problem.is_refusal() => {
-                self.service.shard().refused(problem.code);
-                Some(problem.detail.clone())
-            }
-            _ => None,
-        };
-        // Also where the rest of the head was no good.
-        let head_only = *request.method() == Method::Head;
-        let response = self.service.seal(outcome, trace);
-        let status = response.status_code().0;
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let printing = Printing {
-            head_only,
-            close: head.is_none_or(|h| !h.keep_alive())
-                || is_upgrade(&request)
-                || self.lifecycle.state() >= State::Draining,
-            keep_alive_1_0: head.is_some_and(|h| h.version < (1, 1)),
-            date: self.date.at(seconds),
-        };
-        let mut bytes = Vec::new();
-        http::print(response, &printing, &mut bytes);
         // The rest of the body is read before a writer is to be had, and a client that expects 100 does
         // not send it before it is asked to. HTTP/1.0 has no 100.
         if *request.http_version() >= (1, 1) {
@@ -228,35 +277,31 @@ impl Worker {
         let mut writer = request.into_writer();
         // A writer is all we get: a client that has closed, and whose kernel has not refused the response
         // when this returns, passes for one that has it.
-        let end = match writer.write_all(&bytes).and_then(|()| writer.flush()) {
-            Ok(()) => End::Answered(status),
+        let end = match writer.write_all(printed).and_then(|()| writer.flush()) {
+            Ok(()) => End::Answered,
             Err(_) => End::Gone,
         };
-        let entry = Entry {
-            method: head.map_or("-", |h| h.method.as_str()),
-            target: head.map_or("-", |h| h.target.as_str()),
-            end,
-            refused: refused.as_deref(),
-            took: began.elapsed(),
-            trace,
-            peer,
-        };
-        account(&self.service, self.options.access_log, &entry);
+        let (log, maker) = (self.options.access_log, self.printer.maker());
+        exchange.account(end, self.metrics(), log, (maker, bytes), || peer, Instant::now());
     }
 }
 
-/// Prints the head that tiny_http has read and gives it to our own parser, which lets less pass. What
-/// tiny_http has done with the bytes cannot be undone: a body behind a bad length may be read as a request
-/// all the same.
-fn read_head(request: &tiny_http::Request, limits: &HeadLimits) -> Result<Head, ParseError> {
+/// Prints the head that tiny_http has read, so that our own parser can read it, which lets less pass.
+fn print_head(request: &tiny_http::Request) -> Vec<u8> {
     let version = request.http_version();
     let mut printed = format!("{} {} HTTP/{version}\r\n", request.method(), request.url());
     for Header { field, value } in request.headers() {
         printed.extend([field.as_str().as_str(), ":", value.as_str(), "\r\n"]);
     }
     printed.push_str("\r\n");
-    match HeadParser::new().parse(printed.as_bytes(), limits)? {
-        Some((head, length)) if length == printed.len() => Ok(head),
+    printed.into_bytes()
+}
+
+/// Judges the head. What tiny_http has done with the bytes cannot be undone: a body behind a bad length may be read as
+/// a request all the same.
+fn read_head(printed: &[u8], limits: &HeadLimits) -> Result<HeadIndex, ParseError> {
+    match http::parse(printed, limits)? {
+        Parsed::Whole(index) if index.len() == printed.len() => Ok(index),
         _ => Err(ParseError::BadRequestLine),
     }
 }
@@ -279,7 +324,7 @@ fn read_body(
     body_bytes_max: usize,
 ) -> Result<Vec<u8>, ParseError> {
     let mut body = Vec::new();
-    match head.framing {
+    match head.framing() {
         Framing::Length(0) => {}
         Framing::Length(length) => match request.as_reader().take(length).read_to_end(&mut body) {
             Ok(n) if n as u64 == length => {}
@@ -306,7 +351,7 @@ fn read_body(
 /// that nobody has read. A plain length tiny_http sees to.
 fn skip_body(request: &mut tiny_http::Request, head: &Head) {
     // A client that has gone need not be told.
-    match head.framing {
+    match head.framing() {
         Framing::Chunked if is_upgrade(request) => drop(decode(request.as_reader(), 0)),
         Framing::Chunked => drop(io::copy(request.as_reader(), &mut io::sink())),
         Framing::Length(length) if is_upgrade(request) => {
@@ -319,6 +364,7 @@ fn skip_body(request: &mut tiny_http::Request, head: &Head) {
 /// Takes the chunks of a raw connection apart.
 fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, ParseError> {
     let (mut decoder, mut body) = (ChunkedDecoder::default(), Vec::new());
+    let mut input = Vec::new();
     let mut is_too_large = false;
     loop {
         let mut scratch = [0; 4096];
@@ -327,7 +373,9 @@ fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, Parse
             Err(_) | Ok(0) => return Err(ParseError::BadChunkEnd),
             Ok(n) => n,
         };
-        let (_, whole) = decoder.decode(&scratch[..n], &mut body, usize::MAX)?;
+        input.extend_from_slice(&scratch[..n]);
+        let (taken, whole) = decoder.decode(&input, &mut body, usize::MAX)?;
+        input.drain(..taken);
         if body.len() > body_bytes_max {
             is_too_large = true;
             body.clear();

@@ -11,7 +11,6 @@
 //! The id of a session is a secret, so a target that may hold one is shown without it: `/sess/…`,
 //! `/items?sid=…`.
 
-use crate::service::trace::Trace;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
@@ -31,8 +30,8 @@ pub enum AccessLog {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// With a response of this status, as far as we can see.
-    Answered(u16),
+    /// With its response, as far as can be seen from here.
+    Answered,
     /// The client was gone before it had all of its response: [`GONE`].
     Gone,
     /// The response was cut off, and why: the client did not take it.
@@ -46,64 +45,68 @@ pub const GONE: u16 = 499;
 #[derive(Debug)]
 pub struct Entry<'a> {
     /// The method, or `-` when the head was unreadable.
-    pub method: &'a str,
+    pub method: &'a [u8],
     /// The target as sent, or `-`.
-    pub target: &'a str,
+    pub target: &'a [u8],
     /// How it ended.
     pub end: End,
+    /// The status of its response, if one was made.
+    pub status: u16,
     /// Refused by the protocol, before any rule saw it; and why.
     pub refused: Option<&'a str>,
     /// From the complete head to the end of the response.
     pub took: Duration,
-    /// Its ids.
-    pub trace: &'a Trace,
-    /// Who asked; nobody has an address on a Unix socket.
+    /// Its id.
+    pub request_id: &'a [u8],
+    /// The id of the caller's trace.
+    pub trace_id: Option<&'a str>,
+    /// Who asked; a Unix socket has no addresses.
     pub peer: Option<IpAddr>,
 }
 
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl AccessLog {
+    /// Whether a request that ended so is one of those to be logged.
+    pub fn wants(self, end: End, status: u16, is_refused: bool) -> bool {
         match self {
-            End::Answered(status) => write!(f, "{status}"),
-            End::Gone => write!(f, "{GONE}"),
-            End::Cut(_) => f.write_str("cut"),
+            AccessLog::Off => false,
+            AccessLog::All => true,
+            AccessLog::Errors => end != End::Answered || status >= 500 || is_refused,
         }
+    }
+
+    /// Logs a request.
+    pub fn record(self, entry: &Entry) {
+        let level = match (entry.end, entry.status) {
+            (End::Answered, 500..) => log::Level::Warn,
+            _ => log::Level::Info,
+        };
+        log::log!(target: "access", level, "{entry}");
     }
 }
 
-impl AccessLog {
-    /// Logs the request, if it is one of those to be logged.
-    pub fn record(self, entry: &Entry) {
-        let failed = match entry.end {
-            End::Answered(status) => status >= 500 || entry.refused.is_some(),
-            End::Gone | End::Cut(_) => true,
-        };
-        if self == AccessLog::Off || (self == AccessLog::Errors && !failed) {
-            return;
+impl fmt::Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy;
+        write!(f, "{} {} ", text(self.method), masked(&text(self.target)))?;
+        match self.end {
+            End::Answered => write!(f, "{}", self.status)?,
+            End::Gone => write!(f, "{GONE}")?,
+            End::Cut(_) => f.write_str("cut")?,
         }
-        let level = match entry.end {
-            End::Answered(500..) => log::Level::Warn,
-            _ => log::Level::Info,
-        };
-        let mut more = String::new();
-        if let Some(id) = &entry.trace.trace_id {
-            more.push_str(" trace=");
-            more.push_str(id);
+        write!(f, " {}ms id={}", self.took.as_millis(), text(self.request_id))?;
+        if let Some(id) = self.trace_id {
+            write!(f, " trace={id}")?;
         }
-        if let Some(peer) = entry.peer {
-            more.push_str(&format!(" peer={peer}"));
+        if let Some(peer) = self.peer {
+            write!(f, " peer={peer}")?;
         }
-        if let Some(why) = entry.refused {
-            more.push_str(" refused: ");
-            more.push_str(why);
+        if let Some(why) = self.refused {
+            write!(f, " refused: {why}")?;
         }
-        if let End::Cut(why) = entry.end {
-            more.push_str(" cut: ");
-            more.push_str(why);
+        if let End::Cut(why) = self.end {
+            write!(f, " cut: {why}")?;
         }
-        let Entry { method, target, end, took, trace, .. } = entry;
-        let target = masked(target);
-        log::log!(target: "access", level, "{method} {target} {end} {}ms id={}{more}", took.as_millis(), trace.request_id);
+        Ok(())
     }
 }
 
@@ -229,5 +232,51 @@ mod tests {
                 _ => assert_eq!(masked(target), target),
             }
         }
+    }
+
+    #[test]
+    fn errors_are_faults_of_the_service_and_of_the_protocol() {
+        let cut = End::Cut("not taken in time");
+        for (end, status, is_refused, is_error) in [
+            (End::Answered, 200, false, false),
+            (End::Answered, 404, false, false),
+            (End::Answered, 400, true, true),
+            (End::Answered, 408, true, true),
+            (End::Answered, 499, false, false),
+            (End::Answered, 500, false, true),
+            (End::Answered, 504, false, true),
+            (End::Gone, 0, false, true),
+            (End::Gone, 200, false, true),
+            (cut, 200, false, true),
+        ] {
+            let wants = |log: AccessLog| log.wants(end, status, is_refused);
+            assert_eq!(wants(AccessLog::Errors), is_error, "{end:?} {status}");
+            assert!(wants(AccessLog::All) && !wants(AccessLog::Off));
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_there_is_to_say() {
+        let entry = |end, refused| Entry {
+            method: b"GET",
+            target: b"/sess/SECRET",
+            end,
+            status: 503,
+            refused,
+            took: Duration::from_micros(2001),
+            request_id: b"r-1",
+            trace_id: Some("4bf9"),
+            peer: Some([10, 0, 0, 9].into()),
+        };
+        let full = entry(End::Answered, Some("too many connections"));
+        assert_eq!(
+            full.to_string(),
+            "GET /sess/… 503 2ms id=r-1 trace=4bf9 peer=10.0.0.9 refused: too many connections"
+        );
+        let bare = Entry { trace_id: None, peer: None, ..entry(End::Gone, None) };
+        assert_eq!(bare.to_string(), "GET /sess/… 499 2ms id=r-1");
+        let cut =
+            Entry { method: b"-", target: b"-", peer: None, ..entry(End::Cut("too slow"), None) };
+        assert_eq!(cut.to_string(), "- - cut 2ms id=r-1 trace=4bf9 cut: too slow");
     }
 }

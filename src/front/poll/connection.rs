@@ -1,0 +1,578 @@
+//! One client of the poll front: its socket, its phase, its buffers.
+//!
+//! ```text
+//!          ┌──────────────────── response written, connection kept ───────────────────┐
+//!          ▼                                                                          │
+//!   Idle ─▶ Head ─▶ Body ─▶ Answering (the service, the store) ─▶ Writing ────────────┤
+//!    75 s    10 s    30 s*   REQUEST_TIMEOUT                        10 s*             ▼
+//!                                                                     Lingering ─▶ closed
+//! ```
+//!
+//! Each phase has one deadline ([`timers`](super::timers)). Where many bytes may have to move (*) it moves with them,
+//! for as long as they keep the [`pace`]; else it is set when the phase begins, and no byte renews it. At most one
+//! request is in flight; what a client sends behind it waits, first in `input` and then, when
+//! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
+//! what time it is.
+//!
+//! An idle connection has no buffers: [`Work`] is lent by the worker's pool for as long as there is any. The bytes of a
+//! request stay where they came in, at the front of `input`, until its response is out: its head is an index into them.
+//!
+//! A request refused by its head ends the connection, unless its whole body lies there already: what
+//! comes later could be taken for a body by one reader and for a request by another.
+//!
+//! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
+//! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
+//! reset, and a reset can destroy the response before the client has read it.
+
+use super::pool::{Body, Pool, Work};
+use super::timers::{Link, Linked};
+use crate::front::options::Options;
+use crate::front::pace;
+use crate::http::{self, Framing, HeadIndex, ParseError, Parsed};
+use crate::net::{Ready, Socket, World};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// How long, and for how many bytes, a connection is drained before it is closed.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 8 * 1024 * 1024;
+
+/// How long a client for whom there is no room may take to begin a request before it is refused: an answer
+/// to HEAD has no body, and the first byte tells.
+const REFUSAL_TIME: Duration = Duration::from_millis(100);
+
+/// Scratch buffers' worth of bytes one client may bring in before the others have their turn.
+const READS_PER_TURN: usize = 2;
+
+/// See the module's text. Small, because every idle client has one.
+pub struct Connection {
+    /// Its socket.
+    pub socket: Socket,
+    link: Link,
+    work: Option<Box<Work>>,
+    phase: Phase,
+    /// There is no room for it: it gets 503 whatever it asks.
+    pub refused: bool,
+    /// It has a turn coming, whatever its socket says.
+    pub queued: bool,
+    /// Its phase has begun, and has no deadline yet.
+    begun: bool,
+    readable: bool,
+    /// The peer has shut down its sending half: read on until the end shows. It still listens.
+    ended: bool,
+    /// No event has told of it yet, and so of no end either.
+    fresh: bool,
+    /// Both directions are dead; an answer would not be read.
+    broken: bool,
+    /// The peer had ended when the last response was written: it may have gone altogether.
+    doubt: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Idle,
+    Head,
+    Body,
+    Answering,
+    Writing,
+    Lingering,
+}
+
+/// What a client has for its worker.
+pub enum Progress {
+    /// Nothing until its socket is ready again.
+    Wait,
+    /// Nothing yet, but there is more to read: the others first.
+    Again,
+    /// A head. Answer with [`Connection::expect`] or [`Connection::respond`].
+    Head(HeadIndex),
+    /// The whole request. Answer with [`Connection::respond`].
+    Whole,
+    /// The last response is out and, as far as can be seen from here, in the hands of the client.
+    Answered,
+    /// No request, and no way to find the next one. Answer with [`Connection::respond`] and close.
+    Malformed(ParseError),
+    /// The client closed its half in the middle of a request. As `Malformed`.
+    Truncated,
+    /// A deadline has passed in the middle of a request. As `Malformed`; 408.
+    TimedOut,
+    /// There is no room for it. As `Malformed`; 503.
+    Refused,
+    /// It is over: drop the connection.
+    Gone,
+}
+
+impl Linked for Connection {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl Connection {
+    /// A client that has just been accepted.
+    pub fn new(socket: Socket, refused: bool) -> Connection {
+        Connection {
+            socket,
+            link: Link::default(),
+            work: None,
+            phase: Phase::Idle,
+            refused,
+            queued: false,
+            begun: true,
+            // Data may have come before the registration, and with it the edge.
+            readable: true,
+            ended: false,
+            fresh: true,
+            broken: false,
+            doubt: false,
+        }
+    }
+
+    /// The world has told of its socket.
+    pub fn ready(&mut self, ready: &Ready) {
+        self.fresh = false;
+        self.readable |= ready.readable;
+        self.ended |= ready.ended;
+        self.broken |= ready.broken;
+    }
+
+    /// How long its phase may take, if that has begun since it was last asked.
+    pub fn time(&mut self, options: &Options) -> Option<Duration> {
+        if !std::mem::take(&mut self.begun) {
+            return None;
+        }
+        Some(match self.phase {
+            Phase::Idle if self.refused => REFUSAL_TIME,
+            Phase::Idle => options.idle_timeout,
+            Phase::Head => options.head_timeout,
+            Phase::Body => options.body_timeout,
+            Phase::Answering => options.request_timeout,
+            Phase::Writing => options.write_timeout,
+            Phase::Lingering => LINGER_TIME,
+        })
+    }
+
+    /// Whether the store has the word.
+    pub fn is_answering(&self) -> bool {
+        self.phase == Phase::Answering
+    }
+
+    /// When the pace of its body or response is too slow, if nothing more moves.
+    pub fn pace_deadline(&self, options: &Options) -> Option<Instant> {
+        let work = self.work.as_ref()?;
+        let (timeout, bytes) = match self.phase {
+            Phase::Body => (options.body_timeout, work.body_bytes()),
+            // What the kernel took at first is not counted: the client need not have taken any of it.
+            Phase::Writing => (options.write_timeout, work.sent),
+            _ => return None,
+        };
+        Some(pace::deadline(timeout, work.began, work.moved, bytes))
+    }
+
+    /// Bytes kept for it: of what it has sent, and of a response it has not taken.
+    pub fn held(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.held())
+    }
+
+    /// Bytes that its worker has on its account for it, and are now this many.
+    pub fn count(&mut self, held: usize) -> usize {
+        self.work.as_mut().map_or(0, |work| std::mem::replace(&mut work.counted, held))
+    }
+
+    /// The exchange whose response is not out, or in doubt.
+    pub fn exchange(&self) -> Option<u64> {
+        self.work.as_ref()?.exchange
+    }
+
+    /// Its request is served by this exchange from now on.
+    pub fn set_exchange(&mut self, exchange: u64, pool: &mut Pool) {
+        self.work(pool).exchange = Some(exchange);
+    }
+
+    /// Gives up what it has sent behind the request that is being answered, which then is its last.
+    pub fn forget_the_rest(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.drop_the_rest();
+            work.forgotten = true;
+        }
+    }
+
+    /// Whether it has sent something that was not kept.
+    pub fn has_forgotten(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.forgotten)
+    }
+
+    /// Whether it is in the middle of sending a request.
+    pub fn is_sending(&self) -> bool {
+        matches!(self.phase, Phase::Head | Phase::Body)
+    }
+
+    /// Whether it has sent no whole head of a request, so that closing it cuts nothing.
+    pub fn awaits_head(&self) -> bool {
+        matches!(self.phase, Phase::Idle | Phase::Head)
+    }
+
+    /// The bytes of the message in hand, from the first of its head on, and those of its body.
+    pub fn message(&self) -> (&[u8], &[u8]) {
+        self.work.as_ref().map_or((b"", b""), |work| work.message())
+    }
+
+    /// Reads and parses until there is something for the worker to do.
+    pub fn advance(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        scratch: &mut [u8],
+        pool: &mut Pool,
+        options: &Options,
+    ) -> Progress {
+        if self.phase == Phase::Lingering {
+            return self.linger(world, scratch);
+        }
+        if self.broken || self.flush(world, now).is_err() {
+            return Progress::Gone;
+        }
+        if self.phase == Phase::Writing {
+            if self.is_writing() {
+                return Progress::Wait;
+            }
+            if !self.written(world) {
+                return Progress::Gone;
+            }
+        }
+        if self.is_answered() {
+            return Progress::Answered;
+        }
+        let mut reads = 0;
+        loop {
+            if let Some(progress) = self.parse(now, reads > 0, options) {
+                return progress;
+            }
+            if reads == READS_PER_TURN {
+                return Progress::Again;
+            }
+            reads += 1;
+            match self.read(world, scratch) {
+                Ok(Some(0)) if self.phase == Phase::Idle => {
+                    // In doubt whether the last response arrived, our end is what will tell.
+                    if self.doubt && self.exchange().is_some() && self.end(world) {
+                        return self.linger(world, scratch);
+                    }
+                    // No more comes, as if its time were up.
+                    return self.expired();
+                }
+                Ok(Some(0)) => return Progress::Truncated,
+                Ok(Some(n)) => {
+                    self.work(pool).input.extend_from_slice(&scratch[..n]);
+                    if self.phase == Phase::Idle && self.exchange().is_some() {
+                        // It has more to say, so it is there.
+                        self.doubt = false;
+                        return Progress::Answered;
+                    }
+                }
+                Ok(None) => return Progress::Wait,
+                Err(_) => return Progress::Gone,
+            }
+        }
+    }
+
+    /// Judges what has come; `None` when more is to be read.
+    fn parse(&mut self, now: Instant, has_read: bool, options: &Options) -> Option<Progress> {
+        let work = self.work.as_deref_mut();
+        match (self.phase, work) {
+            (Phase::Answering | Phase::Writing | Phase::Lingering, _) => Some(Progress::Wait),
+            (Phase::Idle | Phase::Head, None) => None,
+            // Whose last response is in doubt.
+            (Phase::Idle, Some(work)) if work.exchange.is_some() => None,
+            (Phase::Idle, Some(work)) if self.refused => {
+                let has_begun = !work.input[work.at..].trim_ascii().is_empty();
+                has_begun.then_some(Progress::Refused)
+            }
+            (Phase::Idle | Phase::Head, Some(work)) => {
+                match http::parse(&work.input[work.at..], &options.head) {
+                    Ok(Parsed::Whole(index)) => {
+                        work.head_len = index.len();
+                        self.enter(Phase::Answering);
+                        Some(Progress::Head(index))
+                    }
+                    // Empty lines begin no request, so they start no clock.
+                    Ok(Parsed::More { begun }) => {
+                        if begun && self.phase == Phase::Idle {
+                            self.enter(Phase::Head);
+                        }
+                        None
+                    }
+                    Err(e) => Some(Progress::Malformed(e)),
+                }
+            }
+            (Phase::Body, Some(work)) => match work.take_body(options.body_bytes_max) {
+                Ok(true) => {
+                    self.enter(Phase::Answering);
+                    Some(Progress::Whole)
+                }
+                Ok(false) => {
+                    if has_read {
+                        work.moved = now;
+                    }
+                    None
+                }
+                Err(e) => Some(Progress::Malformed(e)),
+            },
+            (Phase::Body, None) => Some(Progress::Gone),
+        }
+    }
+
+    /// Whether the whole body of the request in hand lies there.
+    pub fn has_body(&self, framing: Framing) -> bool {
+        let there = self.work.as_ref().map_or(0, |work| work.behind_head().len());
+        matches!(framing, Framing::Length(n) if n <= there as u64)
+    }
+
+    /// The request is admitted: read its body next. A client that asked gets `100 Continue`.
+    pub fn expect(
+        &mut self,
+        world: &mut dyn World,
+        framing: Framing,
+        expects_continue: bool,
+        now: Instant,
+        pool: &mut Pool,
+    ) {
+        self.enter(Phase::Body);
+        let work = self.work(pool);
+        work.began = now;
+        work.moved = now;
+        work.body = match framing {
+            Framing::Length(n) => Body::Length(usize::try_from(n).unwrap_or(usize::MAX)),
+            Framing::Chunked => Body::Chunked(Box::default()),
+        };
+        // Nothing has come behind the head, so the client may really be waiting.
+        if work.behind_head().is_empty() && expects_continue {
+            work.output.extend_from_slice(http::CONTINUE);
+            // A failure shows again at the next read.
+            let _ = self.flush(world, now);
+        }
+    }
+
+    /// The request is refused by its head. Its body is dropped if the whole of it lies here; else nobody
+    /// may read on. Whether the connection may be kept.
+    pub fn drop_body(&mut self, framing: Framing, expects: bool) -> bool {
+        match framing {
+            Framing::Length(0) => true,
+            // Who expects anything and sees a final status may keep the body to itself (RFC 9110
+            // §10.1.1), in HTTP/1.0 too: these bytes may be the next request.
+            Framing::Length(n) if self.has_body(framing) && !expects => {
+                if let Some(work) = &mut self.work {
+                    work.body = Body::Length(n as usize);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Sends a response. False when it cannot be taken; else the connection lives on, be it
+    /// only to linger.
+    pub fn respond(
+        &mut self,
+        world: &mut dyn World,
+        bytes: &[u8],
+        close: bool,
+        now: Instant,
+        pool: &mut Pool,
+    ) -> bool {
+        self.enter(Phase::Writing);
+        let socket = self.socket;
+        let work = self.work(pool);
+        work.close = close;
+        work.began = now;
+        work.moved = now;
+        let sent = match work.output.is_empty() {
+            true => match send_some(world, socket, bytes) {
+                Ok(n) => n,
+                Err(_) => return false,
+            },
+            false => 0,
+        };
+        if sent < bytes.len() {
+            work.output.extend_from_slice(&bytes[sent..]);
+            work.drop_body();
+            return true;
+        }
+        self.written(world)
+    }
+
+    /// Whether the last response is out and, as far as can be seen from here, in the hands of the client.
+    pub fn is_answered(&self) -> bool {
+        let Some(work) = self.work.as_ref().filter(|work| work.exchange.is_some()) else {
+            return false;
+        };
+        match self.phase {
+            // Who has sent more before it ended is there to be answered, as far as can be seen.
+            Phase::Idle => !self.doubt || work.message_end() < work.input.len(),
+            Phase::Lingering => !self.doubt,
+            _ => false,
+        }
+    }
+
+    /// Whether there is something to do for it now, or may be.
+    pub fn has_more(&self) -> bool {
+        let has_input = self.work.as_ref().is_some_and(|work| work.has_input());
+        match self.phase {
+            Phase::Idle => has_input || self.readable || self.ended,
+            Phase::Lingering => self.readable || self.ended,
+            _ => false,
+        }
+    }
+
+    /// Whether a part of the last response is not out.
+    pub fn is_writing(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| !work.output.is_empty())
+    }
+
+    /// The exchange is over: what it was about is dropped, and what has come behind it is next.
+    pub fn finish(&mut self) {
+        if let Some(work) = &mut self.work {
+            work.finish();
+        }
+    }
+
+    /// Gives its buffers back if there is nothing in them; to be called when nothing is counted for them.
+    pub fn rest(&mut self, pool: &mut Pool) {
+        if self.work.as_ref().is_some_and(|work| work.is_empty())
+            && self.phase == Phase::Idle
+            && let Some(work) = self.work.take()
+        {
+            pool.put(work);
+        }
+    }
+
+    /// The socket itself is asked in the next turn, whatever the world has told of it.
+    pub fn look(&mut self) {
+        self.readable = true;
+    }
+
+    /// A deadline has passed: what it means depends on the phase.
+    pub fn expired(&mut self) -> Progress {
+        match self.phase {
+            Phase::Idle if self.refused => Progress::Refused,
+            Phase::Head | Phase::Body => Progress::TimedOut,
+            Phase::Idle | Phase::Writing | Phase::Lingering => Progress::Gone,
+            // The worker answers it.
+            Phase::Answering => Progress::Wait,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.begun = true;
+    }
+
+    fn work(&mut self, pool: &mut Pool) -> &mut Work {
+        self.work.get_or_insert_with(|| pool.take())
+    }
+
+    /// The response is out. False when it was not taken.
+    fn written(&mut self, world: &mut dyn World) -> bool {
+        // Who has shut down its sending half may still read, or have closed altogether; that shows when
+        // the response, or our end behind it, is refused.
+        if std::mem::take(&mut self.fresh) {
+            self.ended |= world.has_ended(self.socket);
+        }
+        self.doubt = self.ended;
+        if self.work.as_ref().is_some_and(|work| work.close) {
+            return self.end(world);
+        }
+        self.enter(Phase::Idle);
+        true
+    }
+
+    /// Ends our half, to linger. False when there is no connection any more.
+    fn end(&mut self, world: &mut dyn World) -> bool {
+        if world.shut_down(self.socket).is_err() {
+            self.doubt = true;
+            return false;
+        }
+        self.enter(Phase::Lingering);
+        if let Some(work) = &mut self.work {
+            work.drop_the_rest();
+            work.linger = LINGER_BYTES;
+        }
+        true
+    }
+
+    /// Reads and drops until the client closes too, or has had its share.
+    fn linger(&mut self, world: &mut dyn World, scratch: &mut [u8]) -> Progress {
+        if self.doubt {
+            match world.has_taken(self.socket) {
+                Ok(true) => self.doubt = false,
+                Ok(false) => return Progress::Wait,
+                Err(_) => return Progress::Gone,
+            }
+        }
+        if self.is_answered() {
+            return Progress::Answered;
+        }
+        for _ in 0..READS_PER_TURN {
+            match self.read(world, scratch) {
+                Ok(Some(n)) if n > 0 => match &mut self.work {
+                    Some(work) if work.linger == 0 => return Progress::Gone,
+                    Some(work) => work.linger = work.linger.saturating_sub(n),
+                    None => return Progress::Gone,
+                },
+                Ok(None) => return Progress::Wait,
+                _ => return Progress::Gone,
+            }
+        }
+        Progress::Again
+    }
+
+    /// `Some(0)` is the end of the stream, `None` that there is nothing now.
+    fn read(&mut self, world: &mut dyn World, scratch: &mut [u8]) -> io::Result<Option<usize>> {
+        if !self.readable && !self.ended {
+            return Ok(None);
+        }
+        match world.recv(self.socket, scratch) {
+            Ok(n) => {
+                // Edge-triggered: a short read means drained, and saves the call that would
+                // say so; but a close that came with the data is told only once (`ended`).
+                self.readable = n == scratch.len();
+                Ok(Some(n))
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn flush(&mut self, world: &mut dyn World, now: Instant) -> io::Result<()> {
+        let Some(work) = self.work.as_deref_mut().filter(|work| !work.output.is_empty()) else {
+            return Ok(());
+        };
+        let taken = send_some(world, self.socket, &work.output[work.sent..])?;
+        work.sent += taken;
+        if taken > 0 {
+            work.moved = now;
+        }
+        if work.sent == work.output.len() {
+            work.output.clear();
+            work.sent = 0;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what the kernel takes now.
+fn send_some(world: &mut dyn World, socket: Socket, bytes: &[u8]) -> io::Result<usize> {
+    let mut at = 0;
+    while at < bytes.len() {
+        match world.send(socket, &bytes[at..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => at += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(at)
+}

@@ -1,0 +1,297 @@
+//! Buffers for clients that are in the middle of something. Whoever is idle has none.
+//!
+//! What comes back is kept for the next, for a while: at every [`trim`](Pool::trim), once a second, those go that were
+//! not needed since the one before. So a steady load allocates nothing, and after a burst the memory is given back.
+
+use crate::http::{ChunkedDecoder, ParseError};
+use std::time::Instant;
+
+/// A buffer that has grown beyond this is not kept.
+const KEPT_BYTES: usize = 8 * 1024;
+
+/// Nor is so much room in it, beyond what is there.
+const FIT_BYTES: usize = 8 * 1024;
+
+/// The buffers of one client.
+#[derive(Debug)]
+pub struct Work {
+    /// What it has sent and is not done with; the message in hand begins at `at`, with its head.
+    pub input: Vec<u8>,
+    /// See there. What is before it is done with.
+    pub at: usize,
+    /// The length of the head in hand; 0 without one.
+    pub head_len: usize,
+    /// The body behind it.
+    pub body: Body,
+    /// What of a response the kernel has not taken at first, and how much of it since.
+    pub output: Vec<u8>,
+    /// See there.
+    pub sent: usize,
+    /// When the body or the response began to move.
+    pub began: Instant,
+    /// When it last moved.
+    pub moved: Instant,
+    /// The exchange whose response is not out, or in doubt.
+    pub exchange: Option<u64>,
+    /// Bytes that the worker has on its account for this client.
+    pub counted: usize,
+    /// The connection ends behind the response.
+    pub close: bool,
+    /// What it has sent behind its request was not kept.
+    pub forgotten: bool,
+    /// How much may still be read and dropped of a connection that has ended.
+    pub linger: usize,
+}
+
+/// A body, as far as it has come.
+#[derive(Debug)]
+pub enum Body {
+    /// So many bytes behind the head.
+    Length(usize),
+    /// In chunks, which are taken out of the input as they come.
+    Chunked(Box<Chunked>),
+}
+
+/// A body in chunks.
+#[derive(Debug, Default)]
+pub struct Chunked {
+    decoder: ChunkedDecoder,
+    /// What they hold.
+    pub bytes: Vec<u8>,
+}
+
+impl Default for Body {
+    fn default() -> Body {
+        Body::Length(0)
+    }
+}
+
+impl Work {
+    /// `any` is any moment: both times are set when something begins to move.
+    fn new(any: Instant) -> Work {
+        Work {
+            input: Vec::new(),
+            at: 0,
+            head_len: 0,
+            body: Body::default(),
+            output: Vec::new(),
+            sent: 0,
+            began: any,
+            moved: any,
+            exchange: None,
+            counted: 0,
+            close: false,
+            forgotten: false,
+            linger: 0,
+        }
+    }
+
+    /// The message in hand, and its body.
+    pub fn message(&self) -> (&[u8], &[u8]) {
+        let bytes = self.input.get(self.at..).unwrap_or_default();
+        let body = match &self.body {
+            Body::Length(n) => bytes.get(self.head_len..self.head_len + n).unwrap_or_default(),
+            Body::Chunked(chunked) => &chunked.bytes,
+        };
+        (bytes, body)
+    }
+
+    /// What has come behind the head in hand.
+    pub fn behind_head(&self) -> &[u8] {
+        self.input.get(self.at + self.head_len..).unwrap_or_default()
+    }
+
+    /// Where the message in hand ends in the input.
+    pub fn message_end(&self) -> usize {
+        let body = if let Body::Length(n) = self.body { n } else { 0 };
+        self.input.len().min((self.at + self.head_len).saturating_add(body))
+    }
+
+    /// Whether something has come that is not done with.
+    pub fn has_input(&self) -> bool {
+        self.at < self.input.len()
+    }
+
+    /// Bytes of the body that have come.
+    pub fn body_bytes(&self) -> usize {
+        match &self.body {
+            Body::Length(_) => self.behind_head().len(),
+            Body::Chunked(chunked) => chunked.bytes.len(),
+        }
+    }
+
+    /// Takes what has come of the body; true when it is whole.
+    ///
+    /// # Errors
+    /// Its chunks are malformed, or too large.
+    pub fn take_body(&mut self, body_bytes_max: usize) -> Result<bool, ParseError> {
+        let at = self.at + self.head_len;
+        match &mut self.body {
+            // The service has refused a length above the limit.
+            Body::Length(n) => Ok(self.input.len() - at >= *n),
+            Body::Chunked(chunked) => {
+                let Chunked { decoder, bytes } = &mut **chunked;
+                let (taken, whole) = decoder.decode(&self.input[at..], bytes, body_bytes_max)?;
+                self.input.drain(at..at + taken);
+                Ok(whole)
+            }
+        }
+    }
+
+    /// The body in hand is done with: a client that takes its response slowly need not have its request kept for so long.
+    pub fn drop_body(&mut self) {
+        let head_end = self.at + self.head_len;
+        self.input.drain(head_end..self.message_end());
+        self.body = Body::default();
+        self.fit();
+    }
+
+    /// What is behind the message in hand will not be read.
+    pub fn drop_the_rest(&mut self) {
+        self.input.truncate(self.message_end());
+        self.fit();
+    }
+
+    /// Gives back room that is not needed, if that is much.
+    fn fit(&mut self) {
+        if self.input.capacity() > 2 * self.input.len() + FIT_BYTES {
+            self.input.shrink_to_fit();
+        }
+    }
+
+    /// The message in hand is done with: the next one begins behind it.
+    pub fn finish(&mut self) {
+        self.at = self.message_end();
+        self.head_len = 0;
+        self.body = Body::default();
+        self.exchange = None;
+        if self.at == self.input.len() {
+            self.input.clear();
+            self.at = 0;
+            self.fit();
+        } else if self.at > self.input.len() / 2 {
+            // Moving the rest to the front is paid for by the bytes before it.
+            self.input.drain(..self.at);
+            self.at = 0;
+        }
+    }
+
+    /// Bytes in the buffers.
+    pub fn held(&self) -> usize {
+        let chunks = if let Body::Chunked(chunked) = &self.body { chunked.bytes.len() } else { 0 };
+        self.input.len() + chunks + self.output.len()
+    }
+
+    /// Whether it is of no use to its client now.
+    pub fn is_empty(&self) -> bool {
+        self.exchange.is_none() && self.held() == 0
+    }
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Pool {
+    #[expect(clippy::vec_box, reason = "they go to connections, which hold a pointer each")]
+    free: Vec<Box<Work>>,
+    /// How many were there at the least since it was last trimmed: those were not needed.
+    least: usize,
+    /// When the worker began.
+    began: Instant,
+}
+
+impl Pool {
+    /// An empty one, for a worker that begins now.
+    pub fn new(now: Instant) -> Pool {
+        Pool { free: Vec::new(), least: 0, began: now }
+    }
+
+    /// Buffers for a client.
+    pub fn take(&mut self) -> Box<Work> {
+        let work = self.free.pop().unwrap_or_else(|| Box::new(Work::new(self.began)));
+        self.least = self.least.min(self.free.len());
+        work
+    }
+
+    /// Takes them back.
+    pub fn put(&mut self, mut work: Box<Work>) {
+        if work.input.capacity() > KEPT_BYTES {
+            work.input = Vec::new();
+        }
+        if work.output.capacity() > KEPT_BYTES {
+            work.output = Vec::new();
+        }
+        work.at = 0;
+        work.close = false;
+        work.forgotten = false;
+        self.free.push(work);
+    }
+
+    /// Lets those go that were not needed since the last time. Whether there are more, to be trimmed the next time.
+    pub fn trim(&mut self) -> bool {
+        self.free.truncate(self.free.len() - self.least.min(self.free.len()));
+        self.free.shrink_to(2 * self.free.len());
+        self.least = self.free.len();
+        !self.free.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_needed_for_a_while_goes() {
+        let mut pool = Pool::new(Instant::now());
+        let burst: Vec<_> = (0..100).map(|_| pool.take()).collect();
+        burst.into_iter().for_each(|work| pool.put(work));
+        // They were needed since the last time.
+        assert!(pool.trim());
+        assert_eq!(pool.free.len(), 100);
+        let few: Vec<_> = (0..10).map(|_| pool.take()).collect();
+        few.into_iter().for_each(|work| pool.put(work));
+        assert!(pool.trim());
+        assert_eq!(pool.free.len(), 10);
+        assert!(!pool.trim());
+        assert!(pool.free.capacity() <= 20);
+    }
+
+    #[test]
+    fn messages_follow_each_other_in_the_input() {
+        let mut work = Work::new(Instant::now());
+        work.input.extend_from_slice(b"head1bodyhead2");
+        (work.head_len, work.body) = (5, Body::Length(4));
+        assert_eq!(work.take_body(10), Ok(true));
+        assert_eq!((work.message_end(), work.held()), (9, 14));
+        work.finish();
+        assert_eq!(&work.input[work.at..], b"head2");
+        work.head_len = 5;
+        work.finish();
+        assert!(work.is_empty() && !work.has_input());
+    }
+
+    /// An unfinished trailer line stays in the input until the rest has come, and the next message stays behind it.
+    #[test]
+    fn chunks_leave_the_input_as_they_come() {
+        let body = b"3\r\nabc\r\n2\r\nde\r\n0\r\nMd5: x\r\n\r\n";
+        let message = [&b"head1"[..], body, b"head2"].concat();
+        for piece in 1..message.len() {
+            let mut work = Work::new(Instant::now());
+            (work.head_len, work.body) = (5, Body::Chunked(Box::default()));
+            let (mut is_whole, mut came) = (false, 0);
+            for bytes in message.chunks(piece) {
+                work.input.extend_from_slice(bytes);
+                came += bytes.len();
+                if came >= 5 && !is_whole {
+                    is_whole = work.take_body(10).unwrap();
+                    assert_eq!(is_whole, came >= 5 + body.len());
+                    assert!(work.held() <= 5 + 5 + b"Md5: x\r\n".len() + piece, "{piece}");
+                }
+            }
+            let Body::Chunked(chunked) = &work.body else { panic!("{:?}", work.body) };
+            assert_eq!(chunked.bytes, b"abcde");
+            assert_eq!(work.message_end(), 5);
+            work.finish();
+            assert_eq!(&work.input[work.at..], b"head2");
+        }
+    }
+}

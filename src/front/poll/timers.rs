@@ -1,0 +1,275 @@
+//! When each client's phase must be over, without a look at anybody who is not due.
+//!
+//! ```text
+//! 16 ms   a            whoever joins a list joins at its end, for every list has one length: who is to be looked
+//! 128 ms  c ─ b        at is at the front. Then it is due, or joins the list of what is left.
+//! …
+//! 65 s    d ─ e ─ …
+//! ```
+//!
+//! Most deadlines move on before they come, and a client whose new one is later than its next look stays where it is.
+//! So a request on a busy connection costs two comparisons here, and a wait of 75 s some eight looks.
+//!
+//! The lists run through the connections themselves. Times are milliseconds since the beginning, modulo 2³²: of two,
+//! the later is less than 2³¹ ahead, and so no wait is longer than 24 days.
+
+use crate::net::Slab;
+use std::time::{Duration, Instant};
+
+/// How long the lists are, in milliseconds. Nobody is looked at more than the first of them too late.
+const LENGTHS: [u32; 5] = [16, 128, 1024, 8192, 65_536];
+
+/// The longest wait.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
+
+/// No place.
+const NONE: u32 = u32::MAX;
+
+/// A connection's part in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// When its phase must be over.
+    deadline: u32,
+    /// When that was set.
+    set: u32,
+    /// When it is looked at next.
+    look: u32,
+    before: u32,
+    behind: u32,
+    list: Option<u8>,
+}
+
+impl Default for Link {
+    fn default() -> Link {
+        Link { deadline: 0, set: 0, look: 0, before: NONE, behind: NONE, list: None }
+    }
+}
+
+/// What has a [`Link`].
+pub trait Linked {
+    /// It.
+    fn link(&mut self) -> &mut Link;
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Timers {
+    beginning: Instant,
+    tick: Instant,
+    /// The present tick, up to a millisecond, and down: so nobody is due too early.
+    now: u32,
+    past: u32,
+    /// First and last of each list.
+    lists: [(u32, u32); LENGTHS.len()],
+}
+
+impl Timers {
+    /// Empty lists.
+    pub fn new(beginning: Instant) -> Timers {
+        Timers { beginning, tick: beginning, now: 0, past: 0, lists: [(NONE, NONE); LENGTHS.len()] }
+    }
+
+    /// A tick has begun.
+    pub fn begin(&mut self, now: Instant) {
+        self.tick = now;
+        let micros = now.saturating_duration_since(self.beginning).as_micros() as u64;
+        (self.now, self.past) = (micros.div_ceil(1000) as u32, (micros / 1000) as u32);
+    }
+
+    /// `key` has so long from now on.
+    pub fn set<T: Linked>(&mut self, all: &mut Slab<T>, key: u64, time: Duration) {
+        let Some(link) = all.get_mut(key).map(T::link) else { return };
+        let deadline = self.now.wrapping_add(time.min(LONGEST).as_millis() as u32);
+        (link.deadline, link.set) = (deadline, self.now);
+        if link.list.is_none() || is_past(deadline.wrapping_add(1), link.look) {
+            self.join(all, key);
+        }
+    }
+
+    /// Somebody to be looked at: it is due, or else it is told so by [`wait_on`](Timers::wait_on).
+    pub fn next_look<T: Linked>(&self, all: &mut Slab<T>) -> Option<u64> {
+        let first = |(first, _): &(u32, u32)| Some((*first, at(all, *first)?.look));
+        let mut firsts = self.lists.iter().filter_map(first);
+        let (place, _) = firsts.find(|(_, look)| is_past(*look, self.past))?;
+        all.at(place as usize).map(|(key, _)| key)
+    }
+
+    /// Whether this one's time is over.
+    pub fn is_due(&self, link: &Link) -> bool {
+        is_past(link.deadline, self.past)
+    }
+
+    /// Who was looked at is not due, and waits on.
+    pub fn wait_on<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
+        self.join(all, key);
+    }
+
+    /// `key` waits for nothing.
+    pub fn clear<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
+        let Some(link) = all.get_mut(key).map(T::link) else { return };
+        let Link { before, behind, list, .. } = *link;
+        let Some(list) = link.list.take().and(list) else { return };
+        let (first, last) = &mut self.lists[usize::from(list)];
+        match at(all, before) {
+            Some(other) => other.behind = behind,
+            None => *first = behind,
+        }
+        match at(all, behind) {
+            Some(other) => other.before = before,
+            None => *last = before,
+        }
+    }
+
+    /// When somebody is to be looked at next.
+    pub fn next<T: Linked>(&self, all: &mut Slab<T>) -> Option<Instant> {
+        let left = |(first, _): &(u32, u32)| Some(at(all, *first)?.look.wrapping_sub(self.past));
+        let left = self.lists.iter().filter_map(left).map(|left| (left as i32).max(0)).min()?;
+        Some(self.tick + Duration::from_millis(left as u64))
+    }
+
+    /// Puts `key` behind all others of the longest list that is over before its deadline.
+    fn join<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
+        self.clear(all, key);
+        let Some(deadline) = all.get_mut(key).map(|one| one.link().deadline) else { return };
+        let left = deadline.wrapping_sub(self.now) as i32;
+        let fits = |length: &u32| *length as i32 <= left;
+        let list = LENGTHS.iter().rposition(fits).unwrap_or(0);
+        let place = Slab::<T>::place(key) as u32;
+        let (first, last) = &mut self.lists[list];
+        let before = std::mem::replace(last, place);
+        match at(all, before) {
+            Some(other) => other.behind = place,
+            None => *first = place,
+        }
+        if let Some(link) = at(all, place) {
+            link.look = self.now.wrapping_add(LENGTHS[list]);
+            (link.before, link.behind, link.list) = (before, NONE, Some(list as u8));
+        }
+    }
+
+    /// The tick took so long: what was set in it is counted from its end. What was set before is
+    /// not put off, or whoever makes ticks long would stop every clock.
+    pub fn postpone<T: Linked>(&mut self, all: &mut Slab<T>, by: Duration) {
+        for one in all.iter_mut() {
+            let link = one.link();
+            if link.set == self.now {
+                link.deadline = link.deadline.wrapping_add(by.as_millis() as u32);
+            }
+        }
+    }
+}
+
+/// Whether it is `time` by `now`.
+fn is_past(time: u32, now: u32) -> bool {
+    now.wrapping_sub(time) as i32 >= 0
+}
+
+fn at<T: Linked>(all: &mut Slab<T>, place: u32) -> Option<&mut Link> {
+    if place == NONE { None } else { all.at_mut(place as usize).map(T::link) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Client(Link);
+
+    impl Linked for Client {
+        fn link(&mut self) -> &mut Link {
+            &mut self.0
+        }
+    }
+
+    /// All who are due by now, as a worker finds them.
+    fn due(timers: &mut Timers, all: &mut Slab<Client>) -> Vec<u64> {
+        let mut due = Vec::new();
+        while let Some(key) = timers.next_look(all) {
+            if timers.is_due(&all.get(key).unwrap().0) {
+                due.push(key);
+                timers.clear(all, key);
+            } else {
+                timers.wait_on(all, key);
+            }
+        }
+        due
+    }
+
+    /// Many clients whose deadlines are set, moved on, drawn near and taken back at random; beside it a plain table of
+    /// when each is due. Nobody is found too early, and nobody more than a step too late.
+    #[test]
+    fn who_is_due_is_found_and_no_other() {
+        let start = Instant::now();
+        // Two minutes before the count of milliseconds begins anew.
+        let origin = u64::from(u32::MAX) - 120_000;
+        let (mut timers, mut all) = (Timers::new(start), Slab::default());
+        let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut draw = |n: u64| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random % n
+        };
+        let mut table: Vec<(u64, Option<u64>)> =
+            (0..200).map(|_| (all.insert(Client(Link::default())), None)).collect();
+        let mut now = origin;
+        for _ in 0..20_000 {
+            now += draw(40);
+            timers.begin(start + Duration::from_millis(now));
+            for key in due(&mut timers, &mut all) {
+                let (_, deadline) = table.iter_mut().find(|(k, _)| *k == key).unwrap();
+                let deadline = deadline.take().expect("it waits for something");
+                assert!(deadline <= now, "{} ms too early", deadline - now);
+            }
+            for (_, deadline) in &table {
+                let late = deadline.map_or(0, |deadline| now.saturating_sub(deadline));
+                assert!(late <= 16 + 40, "{late} ms late");
+            }
+            for _ in 0..3 {
+                let n = draw(200) as usize;
+                let (key, deadline) = &mut table[n];
+                if draw(8) == 0 {
+                    timers.clear(&mut all, *key);
+                    *deadline = None;
+                } else {
+                    let longest = [10, 200, 3000, 100_000][draw(4) as usize];
+                    let time = draw(longest);
+                    timers.set(&mut all, *key, Duration::from_millis(time));
+                    *deadline = Some(now + time);
+                }
+            }
+        }
+        assert!(now > u64::from(u32::MAX) + 100_000, "the count has begun anew");
+    }
+
+    #[test]
+    fn the_next_look_is_when_it_was_promised_and_a_clear_list_promises_none() {
+        let start = Instant::now();
+        let (mut timers, mut all) = (Timers::new(start), Slab::default());
+        let key = all.insert(Client(Link::default()));
+        assert_eq!(timers.next(&mut all), None);
+        timers.set(&mut all, key, Duration::from_secs(2));
+        assert_eq!(timers.next(&mut all), Some(start + Duration::from_millis(1024)));
+        timers.set(&mut all, key, Duration::from_millis(100));
+        assert_eq!(timers.next(&mut all), Some(start + Duration::from_millis(16)));
+        timers.clear(&mut all, key);
+        assert_eq!(timers.next(&mut all), None);
+    }
+
+    #[test]
+    fn a_long_tick_puts_off_only_what_was_set_in_it() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (mut timers, mut all) = (Timers::new(start), Slab::default());
+        let [a, b] = [(); 2].map(|()| all.insert(Client(Link::default())));
+        timers.set(&mut all, a, Duration::from_millis(1000));
+        timers.begin(at(500));
+        timers.set(&mut all, b, Duration::from_millis(1000));
+        timers.postpone(&mut all, Duration::from_millis(300));
+        timers.begin(at(1020));
+        assert_eq!(due(&mut timers, &mut all), [a]);
+        timers.begin(at(1790));
+        assert_eq!(due(&mut timers, &mut all), [0; 0]);
+        timers.begin(at(1820));
+        assert_eq!(due(&mut timers, &mut all), [b]);
+    }
+}
