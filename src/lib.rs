@@ -5,34 +5,34 @@
 //! answer any request, and any replica can die.
 //!
 //! ```text
-//! bytes in ─▶ http ─▶ Request ─▶ service ─▶ Step::Ask(Command) ─▶ store session ─▶ redis | memory | noop
-//!                                   ▲                                  │
-//!                                   └────────────── Answer ◀───────────┘
+//! bytes in ─▶ http ─▶ Head ─▶ service ─▶ Step::Ask(Command) ─▶ store session ─▶ redis | memory | noop
+//!                                ▲                                   │
+//!                                └──────────── Reply ◀───────────────┘
 //! bytes out ◀─ http ◀─ Response ◀─ Step::Done
 //! ```
 //!
 //! Three kinds of code, and data flows one way through them:
 //!
-//! - **Pure core**: [`http`] (bytes and messages), [`resp`] codec (bytes and Redis replies),
+//! - **Pure core**: [`http`] (bytes and messages), the codec of [`resp`] (bytes and Redis replies),
 //!   [`service`] (requests and steps). No sockets, no threads, no clocks: everything is an argument.
 //! - **Thin shells**: [`front`] (sockets and the core), [`store`] sessions (the core and Redis).
-//!   They move bytes and keep deadlines, and know no rule.
+//!   They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
 //! - **Assembly**: [`config`], [`lifecycle`], [`mod@log`], and `main`.
 //!
-//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, in a hundred lines),
-//! [`http::HeadParser`], [`service::step`], [`service`], [`service::items`], [`store`],
-//! [`store::memory`]; then the same again through [`front::poll`], [`front::connection`],
-//! [`store::redis`], [`resp::client`], [`resp::link`], [`resp::connection`], [`resp::codec`].
+//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, in two hundred lines),
+//! [`http::parse`], [`front::exchange`], [`service::step`], [`service`], [`service::items`], [`store`],
+//! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, but for Redis. Then the same again
+//! through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
+//! [`resp::client`], [`resp::link`], [`resp::connection`], [`resp::codec`].
 //!
-//! The layers, and what each may name, are a table in `tests/layers.rs`, which is a test.
+//! The layers, and what each may name, are a table in `tests/layers`, which is a test.
 
 pub mod config;
 pub mod front;
 pub mod http;
 pub mod lifecycle;
 pub mod log;
+pub mod net;
 pub mod resp;
 pub mod service;
-pub mod slab;
 pub mod store;
-pub mod stream;

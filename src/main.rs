@@ -4,10 +4,12 @@
 //! configuration or arguments.
 
 use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System};
-use kioskd::front::{self, Board, Kind, Running, failed};
+use kioskd::front::{self, Front, Server};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
-use kioskd::service::{Service, Vitals};
+use kioskd::net::failed;
+use kioskd::service::Service;
+use kioskd::service::metrics::{Metrics, Status};
 use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
 use std::ffi::OsString;
 use std::fmt;
@@ -98,16 +100,15 @@ fn complain(what: fmt::Arguments<'_>) {
 
 fn run(config: Config, log: &Log) -> ExitCode {
     let (lifecycle, events) = Lifecycle::new();
-    let running = match assemble(&config, &lifecycle, log) {
-        Ok(running) => running,
+    let started = match assemble(&config, &lifecycle, log) {
+        Ok(started) => started,
         Err(e) => {
             log::error!("failed to start: {e}");
             return ExitCode::FAILURE;
         }
     };
     lifecycle.advance(State::Ready);
-    let Front { running, board, store } = running;
-    announce(&config, &running, &*store);
+    announce(&config, &started);
     let Some((signal, first)) = serve(&events) else {
         return ExitCode::FAILURE;
     };
@@ -118,7 +119,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
         config.drain_delay,
         config.drain_timeout
     );
-    let code = drain(&config, &lifecycle, &events, first, &running, &board);
+    let code = drain(&config, &lifecycle, &events, first, &started);
     if log.dropped() > 0 {
         log::warn!("{} log lines were dropped in all", log.dropped());
     }
@@ -139,13 +140,13 @@ fn serve(events: &Receiver<Event>) -> Option<(&'static str, Instant)> {
     }
 }
 
-struct Front {
-    running: Running,
-    board: Arc<Board>,
+struct Started {
+    server: Server,
+    metrics: Arc<Metrics>,
     store: Arc<dyn Store>,
 }
 
-fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::Result<Front> {
+fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Result<Started> {
     // Before anything else: a signal that comes during the start must find its handler.
     lifecycle.watch_signals().map_err(failed("watch for signals"))?;
     let store: Arc<dyn Store> = match &config.store {
@@ -156,40 +157,32 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> std::io::
         }
     };
     let tick = match config.kind {
-        Kind::Poll => Duration::ZERO,
+        Front::Poll => Duration::ZERO,
         // A thread of the plain front is at one request for as long as that takes.
-        Kind::TinyHttp => config.front.request_timeout + config.front.body_timeout,
+        Front::TinyHttp => config.front.request_timeout + config.front.body_timeout,
     };
-    let board = Arc::new(Board::new(config.front.workers, tick));
+    let metrics = Arc::new(Metrics::new(config.front.workers, tick, Instant::now()));
     let mut options = config.service.clone();
     options.store = store.kind();
     // Its values and the answer made of them are there at the same time.
     let half = config.front.worker_share() / 2;
     options.bulk_bytes_max = options.bulk_bytes_max.min(half);
-    let service = Service::new(options, {
-        let (board, lifecycle) = (Arc::clone(&board), Arc::clone(lifecycle));
+    let service = Service::new(options, Arc::clone(&metrics), {
+        let lifecycle = Arc::clone(lifecycle);
         let log_lines_dropped = log.counter();
-        move || Vitals {
+        move || Status {
             ready: lifecycle.state() == State::Ready,
-            turning: board.turning(Instant::now()),
-            connections: board.connections(),
-            in_flight: board.in_flight(),
             log_lines_dropped: log_lines_dropped(),
         }
     });
-    let running = front::start(
-        config.kind,
-        config.front.clone(),
-        service,
-        Arc::clone(&store),
-        Arc::clone(&board),
-        lifecycle,
-    )?;
-    Ok(Front { running, board, store })
+    let options = config.front.clone();
+    let server =
+        front::start(config.kind, options, Arc::new(service), Arc::clone(&store), lifecycle)?;
+    Ok(Started { server, metrics, store })
 }
 
 /// The one start-up line, and what an operator should know once.
-fn announce(config: &Config, running: &Running, store: &dyn Store) {
+fn announce(config: &Config, Started { server, store, .. }: &Started) {
     let mut place = String::new();
     if let Some(pod) = &config.pod_name {
         place.push_str(&format!(" pod={pod}"));
@@ -199,7 +192,7 @@ fn announce(config: &Config, running: &Running, store: &dyn Store) {
     }
     let line = format!(
         "{VERSION} listening on {} front={} workers={} store={} at {}{place}",
-        running.address,
+        server.address,
         config.kind.name(),
         config.front.workers,
         store.kind(),
@@ -231,22 +224,21 @@ fn drain(
     lifecycle: &Lifecycle,
     events: &Receiver<Event>,
     first: Instant,
-    running: &Running,
-    board: &Board,
+    Started { server, metrics, .. }: &Started,
 ) -> ExitCode {
-    let mut threads = running.threads;
+    let mut threads = server.threads;
     match wait(events, first, config.drain_delay, &mut threads) {
         Waited::TimedOut | Waited::Ended => {}
-        Waited::Signal => return cut("a second signal came", board),
-        Waited::Died => return cut("a thread died of a panic", board),
+        Waited::Signal => return cut("a second signal came", metrics),
+        Waited::Died => return cut("a thread died of a panic", metrics),
     }
     lifecycle.advance(State::Stopped);
-    running.wake();
+    server.wake();
     match wait(events, first, config.drain_timeout, &mut threads) {
-        Waited::Signal => cut("a second signal came", board),
-        Waited::Died => cut("a thread died of a panic", board),
+        Waited::Signal => cut("a second signal came", metrics),
+        Waited::Died => cut("a thread died of a panic", metrics),
         // Clients that have their answers and do not hang up cut nothing.
-        Waited::TimedOut if board.in_flight() > 0 => cut("DRAIN_TIMEOUT has passed", board),
+        Waited::TimedOut if metrics.in_flight() > 0 => cut("DRAIN_TIMEOUT has passed", metrics),
         Waited::Ended | Waited::TimedOut => {
             log::info!("drained: every request was answered");
             ExitCode::SUCCESS
@@ -295,8 +287,8 @@ fn wait(
     Waited::Ended
 }
 
-fn cut(why: &str, board: &Board) -> ExitCode {
-    log::error!("shutdown failed: {why}; {} requests in flight were cut", board.in_flight());
+fn cut(why: &str, metrics: &Metrics) -> ExitCode {
+    log::error!("shutdown failed: {why}; {} requests in flight were cut", metrics.in_flight());
     ExitCode::FAILURE
 }
 
