@@ -12,15 +12,14 @@
 //! `MultiplexedConnection` of redis-rs on a current-thread tokio, a task for each command in flight; and
 //! `redis-benchmark -c 1 -P n`, which sends n, waits for n, and parses next to nothing: a lower bound, not a peer.
 
+use kioskd::net::{MioWorld, World};
 use kioskd::resp::client::Target;
-use kioskd::resp::link::Options;
 use kioskd::resp::endpoint::Endpoint;
+use kioskd::resp::link::Options;
 use kioskd::store::redis::Redis;
-use kioskd::store::{Answer, Command, Done, Store, Wiring};
-use mio::{Events, Poll, Token, Waker};
+use kioskd::store::{Answer, Command, Key, Store};
 use redis::AsyncCommands;
 use std::process::{Child, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ROUNDS: usize = 5;
@@ -81,33 +80,35 @@ fn cpu() -> f64 {
 fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
     let endpoint = Endpoint::parse(address, 6379).expect("an address");
     let store = Redis::new(Target::Single(endpoint), Options::default());
-    let mut poll = Poll::new().expect("a poll");
-    let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("a waker"));
-    let mut session = store
-        .session(Wiring { registry: poll.registry(), first_token: 1, waker })
-        .expect("a session");
-    let (mut events, mut done) = (Events::with_capacity(16), Done::new());
-    let get = || Command::Get { key: b"item:1".to_vec(), renew: None, once: None };
+    let mut world = MioWorld::for_calls().expect("a poll");
+    let start = world.now();
+    let mut session = store.session(&mut world, start);
+    let mut ready = Vec::new();
+    let get = || {
+        let key = Key { prefix: "item:", id: b"1"[..].into() };
+        Command::Get { key, renew: None, once: None }
+    };
+    let mut next = 0;
     let mut turn = |fresh: u64, answered: &mut u64| {
-        let now = Instant::now();
-        for tag in 0..fresh {
-            session.submit(now, tag, get(), now + Duration::from_secs(2));
+        let now = world.now();
+        for _ in 0..fresh {
+            // Of so many, none is used again while it is under way.
+            next = (next + 1) % 1024;
+            session.submit(now, next, get(), now + Duration::from_secs(2));
         }
-        session.progress(now, &mut done);
-        let finished = done.len() as u64;
-        for (_, answer) in done.drain(..) {
+        let replies = session.progress(&mut world, now);
+        let finished = replies.len() as u64;
+        for (_, answer) in replies.iter() {
             match answer {
                 Ok(Answer::Value(Some(value))) => assert_eq!(value.len(), VALUE.len()),
                 other => panic!("{other:?}"),
             }
         }
+        session.give_back(replies);
         *answered += finished;
         if finished == 0 {
-            let wait = session.next_deadline().map(|t| t.saturating_duration_since(now));
-            poll.poll(&mut events, wait).expect("a poll");
-            for event in events.iter().filter(|e| e.token() != Token(0)) {
-                session.ready(event);
-            }
+            world.wait(session.next_deadline(), &mut ready).expect("a poll");
+            ready.drain(..).for_each(|ready| session.ready(ready));
         }
         finished
     };

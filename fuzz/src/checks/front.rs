@@ -12,13 +12,14 @@
 //! ```
 
 use super::client::{Client, PATIENCE, Script, Transcript};
-use super::model::answer_of;
+use super::model::Given;
 use kioskd::config::{Config, System};
-use kioskd::front::{self, Board, Kind, Options, Running};
+use kioskd::front::{self, Options, Server};
 use kioskd::lifecycle::{Event, Lifecycle, State};
-use kioskd::service::{Service, Vitals};
-use kioskd::store::{Answer, Command, Done, Session, Store, StoreError, Tag, Wiring};
-use std::io;
+use kioskd::net::World;
+use kioskd::service::Service;
+use kioskd::service::metrics::{Metrics, Status};
+use kioskd::store::{Command, Replies, Session, Store, StoreError, Tag};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -40,12 +41,12 @@ const SETTINGS: [(&str, &str); 9] = [
 
 /// The front with its one worker, for one script at a time.
 pub struct Front {
-    service: Service,
+    service: Arc<Service>,
     options: Options,
     lifecycle: Arc<Lifecycle>,
     scripts: Sender<Script>,
     transcripts: Receiver<Transcript>,
-    running: Running,
+    server: Server,
     events: Receiver<Event>,
 }
 
@@ -60,30 +61,26 @@ impl Front {
         let settings = SETTINGS.into_iter().chain([("LISTEN", &*listen)]);
         let config = Config::read(settings, &System::look()).expect("the settings are right");
 
-        let service = Service::new(config.service, || Vitals {
+        let metrics = Arc::new(Metrics::new(1, Duration::ZERO, Instant::now()));
+        let service = Service::new(config.service, Arc::clone(&metrics), || Status {
             ready: true,
-            turning: true,
-            connections: 0,
-            in_flight: 0,
             log_lines_dropped: 0,
         });
+        let service = Arc::new(service);
         let (lifecycle, events) = Lifecycle::new();
-        let board = Arc::new(Board::new(1, Duration::ZERO));
         let (scripts, to_play) = channel();
         let (played, transcripts) = channel();
-        let stage =
-            Stage { path, board: Arc::clone(&board), ways: Mutex::new(Some((to_play, played))) };
-        let running = front::start(
-            Kind::Poll,
+        let stage = Stage { path, metrics, ways: Mutex::new(Some((to_play, played))) };
+        let server = front::start(
+            front::Front::Poll,
             config.front.clone(),
-            service.clone(),
+            Arc::clone(&service),
             Arc::new(stage),
-            board,
             &lifecycle,
         )
         .expect("the front starts");
         lifecycle.advance(State::Ready);
-        Front { service, options: config.front, lifecycle, scripts, transcripts, running, events }
+        Front { service, options: config.front, lifecycle, scripts, transcripts, server, events }
     }
 
     /// The rules it serves by.
@@ -99,7 +96,7 @@ impl Front {
     /// Plays a client from its connect to the end of its connection.
     pub fn play(&self, script: Script) -> Transcript {
         self.scripts.send(script).expect("the worker lives");
-        self.running.wake();
+        self.server.wake();
         self.transcripts.recv_timeout(PATIENCE * 2).expect("the worker turns")
     }
 }
@@ -107,8 +104,8 @@ impl Front {
 impl Drop for Front {
     fn drop(&mut self) {
         self.lifecycle.advance(State::Stopped);
-        self.running.wake();
-        for _ in 0..self.running.threads {
+        self.server.wake();
+        for _ in 0..self.server.threads {
             // A thread that does not end has said why; here it only leaves its socket behind.
             let _ = self.events.recv_timeout(PATIENCE);
         }
@@ -118,7 +115,7 @@ impl Drop for Front {
 /// The store: it makes the one session that plays.
 struct Stage {
     path: PathBuf,
-    board: Arc<Board>,
+    metrics: Arc<Metrics>,
     ways: Mutex<Option<(Receiver<Script>, Sender<Transcript>)>>,
 }
 
@@ -131,46 +128,47 @@ impl Store for Stage {
         "nowhere".to_owned()
     }
 
-    fn session(&self, _: Wiring<'_>) -> io::Result<Box<dyn Session>> {
+    fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
         let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (scripts, transcripts) = ways.ok_or(io::ErrorKind::AlreadyExists)?;
-        Ok(Box::new(Actor {
+        let (scripts, transcripts) = ways.expect("the only worker opens one session");
+        Box::new(Actor {
             path: self.path.clone(),
-            board: Arc::clone(&self.board),
+            metrics: Arc::clone(&self.metrics),
             scripts,
             transcripts,
             client: None,
             asked: Vec::new(),
-        }))
+        })
     }
 }
 
 struct Actor {
     path: PathBuf,
-    board: Arc<Board>,
+    metrics: Arc<Metrics>,
     scripts: Receiver<Script>,
     transcripts: Sender<Transcript>,
     client: Option<Client>,
     /// Answers, and the ticks until they are given.
-    asked: Vec<(u32, Tag, Result<Answer, StoreError>)>,
+    asked: Vec<(u32, Tag, Given)>,
 }
 
 impl Session for Actor {
-    fn submit(&mut self, _: Instant, tag: Tag, command: Command, _: Instant) {
+    fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
         let ticks = self.client.as_ref().map_or(0, Client::store_ticks);
-        self.asked.push((ticks, tag, answer_of(&command)));
+        self.asked.push((ticks, tag, Given::to(&command)));
     }
 
-    fn progress(&mut self, _: Instant, done: &mut Done) {
-        for (ticks, tag, answer) in std::mem::take(&mut self.asked) {
+    fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
+        let mut replies = Replies::default();
+        for (ticks, tag, given) in std::mem::take(&mut self.asked) {
             match ticks.checked_sub(1) {
-                None => done.push((tag, answer)),
-                Some(left) => self.asked.push((left, tag, answer)),
+                None => given.push(tag, &mut replies),
+                Some(left) => self.asked.push((left, tag, given)),
             }
         }
-        if !done.is_empty() {
+        if !replies.is_empty() {
             // The tick is not over: the worker takes these and comes back.
-            return;
+            return replies;
         }
         if self.client.is_none()
             && let Ok(script) = self.scripts.try_recv()
@@ -178,13 +176,21 @@ impl Session for Actor {
             self.client = Some(Client::connect(&self.path, script));
         }
         if let Some(client) = &mut self.client
-            && let Some(end) = client.act(self.board.connections() > 0)
+            && let Some(end) = client.act(self.metrics.connections() > 0)
         {
             let transcript = client.transcript(end);
             self.client = None;
             // Nobody waits for it when the check has given up.
             let _ = self.transcripts.send(transcript);
         }
+        replies
+    }
+
+    fn give_back(&mut self, _: Replies) {}
+
+    fn abandon(&mut self, _: Instant, tag: Tag) -> StoreError {
+        self.asked.retain(|(_, asked, _)| *asked != tag);
+        StoreError::Timeout
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -1,15 +1,16 @@
-//! `HeadParser` on any bytes.
+//! `http::parse` on any bytes.
 //!
 //! - The outcome, be it a head or an error, is the same in every cut, and it is there at the first
 //!   byte that decides it: bytes behind that one change nothing.
 //! - An accepted head is clean, looked at with other eyes: every line ends in CRLF, no CR, LF or
 //!   control byte stands elsewhere, a 1.1 request has one `Host`, no length stands beside a coding.
-//! - It is within the limits, and printed plainly it is read as the same head again.
+//! - It is within the limits, a known field is found by its name, and printed plainly it is read as the same
+//!   head again.
 
 use super::all_cuts;
-use kioskd::http::{Framing, Head, HeadLimits, HeadParser, ParseError};
+use kioskd::http::{Field, Framing, Head, HeadIndex, HeadLimits, ParseError, Parsed, parse};
 
-type Outcome = Result<Option<(Head, usize)>, ParseError>;
+type Outcome = Result<Option<HeadIndex>, ParseError>;
 
 /// Panics if a claim does not hold for `input`.
 pub fn check(input: &[u8]) {
@@ -27,10 +28,11 @@ fn check_within(input: &[u8], limits: &HeadLimits) {
     }
     let by_byte: Vec<usize> = (1..=input.len()).collect();
     let (_, decided_at) = read(input, &by_byte, limits);
-    if let Ok(Some((head, length))) = &whole {
-        assert_eq!(*length, decided_at, "{}", input.escape_ascii());
-        assert_is_clean(head, &input[..*length], limits);
-        assert_reads_back(head);
+    if let Ok(Some(index)) = &whole {
+        assert_eq!(index.len(), decided_at, "{}", input.escape_ascii());
+        let head = Head::new(index, input);
+        assert_is_clean(&head, &input[..index.len()], limits);
+        assert_reads_back(&head);
     }
     if whole.is_err() {
         let before = &input[..decided_at];
@@ -39,19 +41,19 @@ fn check_within(input: &[u8], limits: &HeadLimits) {
     }
 }
 
-/// Shows the parser `input` up to each of `ends`; gives the first outcome and where it came.
+/// Parses `input` up to each of `ends`; gives the first outcome and where it came.
 fn read(input: &[u8], ends: &[usize], limits: &HeadLimits) -> (Outcome, usize) {
-    let mut parser = HeadParser::new();
     for &end in ends {
-        match parser.parse(&input[..end], limits) {
-            Ok(None) => {}
-            outcome => return (outcome, end),
+        match parse(&input[..end], limits) {
+            Ok(Parsed::More { .. }) => {}
+            Ok(Parsed::Whole(index)) => return (Ok(Some(index)), end),
+            Err(error) => return (Err(error), end),
         }
     }
     (Ok(None), input.len())
 }
 
-/// Heads do not compare, their debug texts do.
+/// Indices do not compare, their debug texts do.
 fn text(outcome: &Outcome) -> String {
     format!("{outcome:?}")
 }
@@ -59,13 +61,13 @@ fn text(outcome: &Outcome) -> String {
 fn assert_is_clean(head: &Head, bytes: &[u8], limits: &HeadLimits) {
     let shown = bytes.escape_ascii();
     assert!(bytes.len() <= limits.head_bytes_max, "{shown}");
-    assert!(head.headers.len() <= limits.headers_max, "{shown}");
-    assert!(head.target.as_str().len() <= limits.target_bytes_max, "{shown}");
+    assert!(head.fields().count() <= limits.headers_max, "{shown}");
+    assert!(head.target_text().len() <= limits.target_bytes_max, "{shown}");
     assert!(bytes.ends_with(b"\r\n\r\n"), "{shown}");
 
     let text: Vec<&[u8]> = lines(bytes);
     let fields = text.len() - 2;
-    assert_eq!(head.headers.len(), fields, "{shown}");
+    assert_eq!(head.fields().count(), fields, "{shown}");
     for line in &text {
         let is_control = |&byte: &u8| byte != b'\t' && byte.is_ascii_control();
         assert!(!line.iter().any(is_control), "{shown}");
@@ -79,16 +81,42 @@ fn assert_is_clean(head: &Head, bytes: &[u8], limits: &HeadLimits) {
         );
     }
 
-    let number_of = |name: &str| head.all(name).count();
+    let number_of = |name: &str| {
+        head.fields().filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes())).count()
+    };
+    for (name, field) in KNOWN {
+        let number = number_of(name);
+        assert_eq!(head.all(field).count(), number, "{name} of {shown}");
+        assert_eq!((head.has(field), head.is_repeated(field)), (number > 0, number > 1), "{shown}");
+    }
     assert!(number_of("Host") <= 1, "{shown}");
-    assert!(head.version < (1, 1) || number_of("Host") == 1, "{shown}");
-    let wanted = match head.framing {
+    assert!(head.is_http_1_0() || number_of("Host") == 1, "{shown}");
+    let wanted = match head.framing() {
         Framing::Chunked => (0, 1),
         Framing::Length(_) => (number_of("Content-Length").min(1), 0),
     };
     let found = (number_of("Content-Length"), number_of("Transfer-Encoding"));
     assert_eq!(found, wanted, "{shown}");
 }
+
+/// The fields that an index has a bit for.
+const KNOWN: [(&str, Field); 15] = [
+    ("Host", Field::Host),
+    ("Connection", Field::Connection),
+    ("Content-Length", Field::ContentLength),
+    ("Transfer-Encoding", Field::TransferEncoding),
+    ("Expect", Field::Expect),
+    ("Content-Type", Field::ContentType),
+    ("Content-Encoding", Field::ContentEncoding),
+    ("Content-Range", Field::ContentRange),
+    ("If-Match", Field::IfMatch),
+    ("If-None-Match", Field::IfNoneMatch),
+    ("Idempotency-Key", Field::IdempotencyKey),
+    ("X-Request-Id", Field::RequestId),
+    ("Traceparent", Field::Traceparent),
+    ("Sec-Fetch-Site", Field::SecFetchSite),
+    ("Origin", Field::Origin),
+];
 
 /// The lines of a head without their CRLF and without the empty ones before the request: request
 /// line, fields, and the empty line that ends it.
@@ -106,29 +134,26 @@ fn lines(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 fn assert_reads_back(head: &Head) {
-    let version = &head.version;
+    let minor = if head.is_http_1_0() { b"0" } else { b"1" };
     let mut printed =
-        format!("{} {} HTTP/{}.{}\r\n", head.method, head.target.as_str(), version.0, version.1);
-    for header in &head.headers {
-        printed.push_str(&format!("{}:{}\r\n", header.field, header.value));
+        [head.method_text(), b" ", head.target_text(), b" HTTP/1.", minor, b"\r\n"].concat();
+    for (name, value) in head.fields() {
+        // White space at the ends is gone.
+        printed.extend([name, b":", value, b"\r\n"].concat());
     }
-    printed.push_str("\r\n");
-    // White space at the ends is gone.
-    let printed = unescaped(printed.as_bytes());
+    printed.extend(b"\r\n");
     let limits = HeadLimits { head_bytes_max: printed.len() + 1, ..HeadLimits::default() };
     let (again, _) = read(&printed, &[printed.len()], &limits);
-    let wanted = Ok(Some((head.clone(), printed.len())));
-    assert_eq!(text(&again), text(&wanted), "{}", printed.escape_ascii());
+    let shown = printed.escape_ascii();
+    let Ok(Some(again)) = again else { panic!("{again:?} of {shown}") };
+    assert_eq!(again.len(), printed.len(), "{shown}");
+    assert_eq!(parts(&Head::new(&again, &printed)), parts(head), "{shown}");
 }
 
-/// DEL and two digits stand for a byte above ASCII.
-fn unescaped(printed: &[u8]) -> Vec<u8> {
-    let mut pieces = printed.split(|byte| *byte == 0x7f);
-    let mut bytes = pieces.next().unwrap_or_default().to_vec();
-    for piece in pieces {
-        let digits = std::str::from_utf8(&piece[..2]).expect("two digits");
-        bytes.push(u8::from_str_radix(digits, 16).expect("two digits"));
-        bytes.extend_from_slice(&piece[2..]);
-    }
-    bytes
+/// All there is to know of a head but where it lies.
+fn parts<'a>(head: &Head<'a>) -> impl PartialEq + std::fmt::Debug + use<'a> {
+    let target = (head.target_text(), head.path(), head.query(), head.authority());
+    let fields: Vec<_> = head.fields().collect();
+    let is = (head.is_http_1_0(), head.is_asterisk(), head.keep_alive(), head.expects_continue());
+    (head.method(), head.method_text(), target, fields, head.framing(), is)
 }

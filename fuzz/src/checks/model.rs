@@ -1,14 +1,17 @@
 //! What must come back for some bytes, read the slow way: one byte after the other.
 //!
 //! The model knows nothing of buffers, phases and readiness. It asks the same service the same
-//! questions, and for it the store is a table that nobody can write to (`answer_of`).
+//! questions, and for it the store is a table that nobody can write to (`Given`).
 
 use kioskd::front::Options;
-use kioskd::http::{ChunkedDecoder, Framing, Head, HeadParser, Method, ParseError};
-use kioskd::service::step::Step;
-use kioskd::service::{Call, Service};
-use kioskd::store::{Answer, Command, StoreError, When};
+use kioskd::http::{
+    ChunkedDecoder, Field, Framing, Head, HeadIndex, Method, ParseError, Parsed, parse,
+};
+use kioskd::service::step::{Cx, Step};
+use kioskd::service::{Route, Service};
+use kioskd::store::{Answer, Command, Found, Key, Replies, Reply, StoreError, Tag, When};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// When the client has closed its half.
 const AT_THE_END: usize = usize::MAX;
@@ -42,10 +45,12 @@ pub fn expected(
 ) -> Vec<Expected> {
     let mut all = Vec::new();
     let mut at = 0;
-    while let Some((head, end)) = read_head(input, at, options, &mut all) {
+    while let Some(index) = read_head(input, at, options, &mut all) {
         let n = all.len();
         let is_whole = |body: Range<usize>| body.end <= input.len() && is_whole(n, body);
-        let (mut response, next) = answer(&head, input, end, service, options, &is_whole);
+        let head = Head::new(&index, &input[at..]);
+        let body_at = at + index.len();
+        let (mut response, next) = answer(&head, input, body_at, service, options, &is_whole);
         response.closes |= !head.keep_alive();
         let closes = response.closes;
         all.push(response);
@@ -57,18 +62,17 @@ pub fn expected(
     all
 }
 
-/// The head that begins at `at` and where it ends. Without one, `all` gets what is to be said.
+/// The head that begins at `at`. Without one, `all` gets what is to be said.
 fn read_head(
     input: &[u8],
     at: usize,
     options: &Options,
     all: &mut Vec<Expected>,
-) -> Option<(Head, usize)> {
-    let mut parser = HeadParser::new();
+) -> Option<HeadIndex> {
     for end in at + 1..=input.len() {
-        match parser.parse(&input[at..end], &options.head) {
-            Ok(None) => {}
-            Ok(Some((head, length))) => return Some((head, at + length)),
+        match parse(&input[at..end], &options.head) {
+            Ok(Parsed::More { .. }) => {}
+            Ok(Parsed::Whole(index)) => return Some(index),
             Err(error) => {
                 all.push(refusal(error.status(), end, &input[at..end]));
                 return None;
@@ -109,13 +113,21 @@ fn answer(
     let mut response = Expected {
         due_at: body_at,
         status: 0,
-        head_only: head.method == Method::Head,
+        head_only: head.method() == Method::Head,
         closes: false,
         may_continue: false,
         request_id: chosen_id(head),
     };
-    let call = match service.admit(head) {
-        Ok(call) => call,
+    let cx = |body| Cx { head: *head, body, options: service.options() };
+    let has_body = head.framing() != Framing::Length(0);
+    let admitted = service.admit(head).and_then(|route| {
+        if has_body {
+            service.check(route, &cx(b""))?;
+        }
+        Ok(route)
+    });
+    let route = match admitted {
+        Ok(route) => route,
         Err(problem) => {
             response.status = problem.status;
             let next = dropped(head)
@@ -125,11 +137,11 @@ fn answer(
             return (response, next);
         }
     };
-    response.may_continue = head.framing != Framing::Length(0) && head.expects_continue();
-    match read_body(head.framing, &input[body_at..], options.body_bytes_max) {
+    response.may_continue = has_body && head.expects_continue();
+    match read_body(head.framing(), &input[body_at..], options.body_bytes_max) {
         Body::Whole(body, length) => {
             response.due_at = body_at + length;
-            response.status = status(service, call, body);
+            response.status = status(service, route, &cx(&body));
             (response, Some(body_at + length))
         }
         Body::Bad(error, length) => {
@@ -146,10 +158,10 @@ fn answer(
 
 /// How much of a refused request's body to drop if it is whole; `None` if the connection ends anyhow.
 fn dropped(head: &Head) -> Option<usize> {
-    match head.framing {
+    match head.framing() {
         Framing::Length(0) => Some(0),
         // A client that expects anything may keep its body to itself.
-        Framing::Length(n) if head.header("Expect").is_none() => usize::try_from(n).ok(),
+        Framing::Length(n) if !head.has(Field::Expect) => usize::try_from(n).ok(),
         _ => None,
     }
 }
@@ -169,63 +181,95 @@ fn read_body(framing: Framing, input: &[u8], body_bytes_max: usize) -> Body {
         };
     }
     let (mut decoder, mut body) = (ChunkedDecoder::default(), Vec::new());
-    for (i, byte) in input.iter().enumerate() {
-        match decoder.decode(&[*byte], &mut body, body_bytes_max) {
-            Ok((_, false)) => {}
-            Ok((_, true)) => return Body::Whole(body, i + 1),
-            Err(error) => return Body::Bad(error, i + 1),
+    let mut at = 0;
+    for end in 1..=input.len() {
+        match decoder.decode(&input[at..end], &mut body, body_bytes_max) {
+            Ok((taken, false)) => at += taken,
+            Ok((_, true)) => return Body::Whole(body, end),
+            Err(error) => return Body::Bad(error, end),
         }
     }
     Body::Unfinished
 }
 
-fn status(service: &Service, call: Call, body: Vec<u8>) -> u16 {
-    let mut step = service.perform(call, body);
+fn status(service: &Service, route: Route, cx: &Cx) -> u16 {
+    // What a step borrows of the answer stays until the next one.
+    let mut replies;
+    let mut outcome = service.perform(route, cx, Instant::now());
     loop {
-        step = match step {
-            Step::Done(Ok(response)) => return response.status_code().0,
-            Step::Done(Err(problem)) => return problem.status,
-            Step::Ask(command, next) => next(answer_of(&command)),
+        outcome = match outcome {
+            Ok(Step::Done(response)) => return response.status,
+            Err(problem) => return problem.status,
+            Ok(Step::Ask(command, next)) => {
+                let mut given = Replies::default();
+                Given::to(&command).push(0, &mut given);
+                replies = given;
+                let (_, reply) = replies.iter().next().expect("one was given");
+                next(cx, reply)
+            }
         }
     }
 }
 
-/// The store of these tests, a function of the question: under every key that ends in `1` there is
-/// `DOCUMENT`, under the others nothing, and no write changes that.
-pub fn answer_of(command: &Command) -> Result<Answer, StoreError> {
-    const DOCUMENT: &[u8] = br#"{"name":"Bob"}"#;
-    let value = |key: &[u8]| key.ends_with(b"1").then(|| DOCUMENT.to_vec());
-    let holds = |key: &[u8], when: &When| match when {
-        When::Always => true,
-        When::Absent => value(key).is_none(),
-        When::Present => value(key).is_some(),
-        When::Unchanged(wanted) => value(key).as_ref() == Some(wanted),
-    };
-    Ok(match command {
-        Command::Get { key, .. } => Answer::Value(value(key)),
-        Command::GetMany { keys, .. } => {
-            Answer::Values(keys.iter().map(|key| Ok(value(key))).collect())
+/// The answer of the store of these tests.
+pub enum Given {
+    /// One with no bytes but those of `DOCUMENT`.
+    Plain(Reply<'static>),
+    /// `Answer::Page`, the only one.
+    Page(Vec<(Vec<u8>, Option<Duration>)>),
+    /// `Answer::Values`.
+    Values(Vec<Found>),
+}
+
+impl Given {
+    /// A function of the question: under every key that ends in `1` there is `DOCUMENT`, under the others nothing, and
+    /// no write changes that.
+    pub fn to(command: &Command) -> Given {
+        const DOCUMENT: &[u8] = br#"{"name":"Bob"}"#;
+        let value = |key: &[u8]| key.ends_with(b"1").then_some(DOCUMENT);
+        let there = |key: &Key| value(&key.to_vec()).is_some();
+        let holds = |key: &Key, when: &When| match when {
+            When::Always => true,
+            When::Absent => !there(key),
+            When::Present => there(key),
+            When::Unchanged(wanted) => value(&key.to_vec()) == Some(&**wanted),
+        };
+        Given::Plain(Ok(match command {
+            Command::Get { key, .. } => Answer::Value(value(&key.to_vec())),
+            Command::GetMany { keys, .. } => {
+                let values = keys.iter().map(|key| Ok(value(key).map(<[u8]>::to_vec)));
+                return Given::Values(values.collect());
+            }
+            Command::Set { key, when, once, .. } if holds(key, when) => match once {
+                None => Answer::Stored,
+                Some(_) => Answer::Done { there: there(key) },
+            },
+            Command::Delete { key, when, once } if holds(key, when) => match once {
+                None => Answer::Deleted(there(key)),
+                Some(_) => Answer::Done { there: there(key) },
+            },
+            Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
+            Command::Scan { prefix, .. } => {
+                return Given::Page(vec![([&prefix.to_vec()[..], b"1"].concat(), None)]);
+            }
+            Command::Ping => Answer::Pong,
+            Command::Take { .. } => return Given::Plain(Err(StoreError::Overloaded)),
+        }))
+    }
+
+    /// Adds it to what is finished.
+    pub fn push(self, tag: Tag, replies: &mut Replies) {
+        match self {
+            Given::Plain(reply) => replies.push(tag, reply),
+            Given::Page(keys) => replies.push_page(tag, keys, None),
+            Given::Values(values) => replies.push_values(tag, values),
         }
-        Command::Set { key, when, once, .. } if holds(key, when) => match once {
-            None => Answer::Stored,
-            Some(_) => Answer::Done { there: value(key).is_some() },
-        },
-        Command::Delete { key, when, once } if holds(key, when) => match once {
-            None => Answer::Deleted(value(key).is_some()),
-            Some(_) => Answer::Done { there: value(key).is_some() },
-        },
-        Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
-        Command::Scan { prefix, .. } => {
-            Answer::Page { keys: vec![([prefix, &b"1"[..]].concat(), None)], next: None }
-        }
-        Command::Ping => Answer::Pong,
-        Command::Take { .. } => return Err(StoreError::Overloaded),
-    })
+    }
 }
 
 fn chosen_id(head: &Head) -> Option<String> {
-    let id = head.only("X-Request-Id")?;
-    let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let fits = (1..=128).contains(&id.len()) && id.bytes().all(is_fit);
-    fits.then(|| id.to_owned())
+    let id = head.only(Field::RequestId)?;
+    let is_fit = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let fits = (1..=128).contains(&id.len()) && id.iter().all(is_fit);
+    fits.then(|| id.iter().copied().map(char::from).collect())
 }
