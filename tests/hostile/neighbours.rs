@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use crate::support::hostile::{PROMPT, alone, ask_until, for_each_store_in_turn, median};
 use crate::support::{Client, Kioskd, PATIENCE};
 use kioskd::config::{Config, System};
-use kioskd::front::{self, Board, Running};
+use kioskd::front::{self, Server};
 use kioskd::lifecycle::{Event, Lifecycle, State};
-use kioskd::service::{Service, Vitals};
-use kioskd::store::{Command, Done, Session, Store, Tag, Wiring, memory::Memory};
+use kioskd::net::World;
+use kioskd::service::Service;
+use kioskd::service::metrics::{Metrics, Status};
+use kioskd::store::{Command, Replies, Session, Store, StoreError, Tag, memory::Memory};
 
 /// Runs `greedy` on a connection of its own while a polite client asks; both on the one worker there is.
 #[track_caller]
@@ -105,50 +107,50 @@ fn count_responses(mut stream: &TcpStream) -> usize {
     count
 }
 
-/// The front as `main` puts it together, with a store and vitals of the test's own.
+/// The front as `main` puts it together, with a store and a status of the test's own.
 struct InProcess {
-    running: Running,
+    server: Server,
     events: Receiver<Event>,
     lifecycle: Arc<Lifecycle>,
 }
 
 impl InProcess {
-    fn start(store: Arc<dyn Store>, vitals: impl Fn() -> Vitals + Send + Sync + 'static) -> Self {
-        InProcess::start_on("poll", store, vitals)
+    fn start(store: Arc<dyn Store>, status: impl Fn() -> Status + Send + Sync + 'static) -> Self {
+        InProcess::start_on("poll", store, status)
     }
 
     fn start_on(
         front: &str,
         store: Arc<dyn Store>,
-        vitals: impl Fn() -> Vitals + Send + Sync + 'static,
+        status: impl Fn() -> Status + Send + Sync + 'static,
     ) -> Self {
         let settings = [("FRONT", front), ("LISTEN", "127.0.0.1:0"), ("WORKERS", "1")];
         let config = Config::read(settings, &System::look()).expect("these are good settings");
         let (lifecycle, events) = Lifecycle::new();
-        let board = Arc::new(Board::new(1, Duration::ZERO));
-        let service = Service::new(config.service.clone(), vitals);
-        let running = front::start(config.kind, config.front, service, store, board, &lifecycle)
+        let metrics = Arc::new(Metrics::new(1, Duration::ZERO, Instant::now()));
+        let service = Arc::new(Service::new(config.service, metrics, status));
+        let server = front::start(config.kind, config.front, service, store, &lifecycle)
             .expect("loopback has a free port");
         lifecycle.advance(State::Ready);
-        InProcess { running, events, lifecycle }
+        InProcess { server, events, lifecycle }
     }
 
     fn connect(&self) -> Client {
-        Client::connect(&self.running.address)
+        Client::connect(&self.server.address)
     }
 
     fn stop(self) {
         self.lifecycle.advance(State::Stopped);
-        self.running.wake();
-        for _ in 0..self.running.threads {
+        self.server.wake();
+        for _ in 0..self.server.threads {
             let event = self.events.recv_timeout(PATIENCE);
             assert!(matches!(event, Ok(Event::Ended { panicked: false, .. })), "{event:?}");
         }
     }
 }
 
-fn well() -> Vitals {
-    Vitals { ready: true, turning: true, connections: 0, in_flight: 0, log_lines_dropped: 0 }
+fn well() -> Status {
+    Status { ready: true, log_lines_dropped: 0 }
 }
 
 /// The log of this process, errors only: what the panic hook of `main` writes goes here too.
@@ -177,7 +179,7 @@ fn errors() -> Vec<String> {
     LINES.lock().expect("no collector panics").clone()
 }
 
-/// The rules ask for vitals in the middle of a probe, so vitals that panic are a handler that panics.
+/// The rules ask for the status in the middle of a probe, so a status that panics is a handler that panics.
 #[test]
 fn a_panic_in_a_handler_is_a_500_for_that_request_and_nothing_else() {
     errors();
@@ -193,20 +195,20 @@ fn a_panic_in_a_handler_is_a_500_for_that_request_and_nothing_else() {
     assert_eq!(neighbour.post("/items?id=1", r#"{"a":1}"#).status, 201);
     bad.store(true, Ordering::Relaxed);
     for _ in 0..100 {
-        let reply = unlucky.get("/livez");
+        let reply = unlucky.get("/readyz");
         assert_eq!((reply.status, &*reply.problem().0), (500, "internal_error"));
         assert!(!reply.text().contains("wants"), "the text stays with us");
         assert_eq!(neighbour.get("/items?id=1").text(), r#"{"a":1}"#);
     }
     // Pipelined between good ones it is answered in its place.
     unlucky.send(
-        "GET /items?id=1 HTTP/1.1\r\nHost: a\r\n\r\nGET /livez HTTP/1.1\r\nHost: a\r\n\r\n\
+        "GET /items?id=1 HTTP/1.1\r\nHost: a\r\n\r\nGET /readyz HTTP/1.1\r\nHost: a\r\n\r\n\
          GET /items?id=1 HTTP/1.1\r\nHost: a\r\n\r\n",
     );
     let statuses = [(); 3].map(|()| unlucky.read_response().status);
     assert_eq!(statuses, [200, 500, 200]);
     bad.store(false, Ordering::Relaxed);
-    assert_eq!(unlucky.get("/livez").status, 200);
+    assert_eq!(unlucky.get("/readyz").status, 200);
     let told = errors();
     let told = told
         .iter()
@@ -267,33 +269,41 @@ impl Store for Mortal {
         "at this test".to_owned()
     }
 
-    fn session(&self, wiring: Wiring<'_>) -> std::io::Result<Box<dyn Session>> {
+    fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session> {
         let opened = self.opened.fetch_add(1, Ordering::Relaxed);
         assert!(!self.last || opened == 0, "a death this test wants");
-        Ok(Box::new(MortalSession {
-            inner: self.inner.session(wiring)?,
+        Box::new(MortalSession {
+            inner: self.inner.session(world, now),
             asked: false,
             dies_in: Arc::clone(&self.dies_in),
-        }))
+        })
     }
 }
 
 impl Session for MortalSession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command, deadline: Instant) {
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
         self.may_die("submit");
         self.asked = true;
         // Nobody answers this one.
-        if !matches!(&command, Command::Get { key, .. } if key == b"item:silence") {
+        if !matches!(&command, Command::Get { key, .. } if key.to_vec() == b"item:silence") {
             self.inner.submit(now, tag, command, deadline);
         }
     }
 
-    fn progress(&mut self, now: Instant, done: &mut Done) {
+    fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
         // Not in the idle end of a tick, before there is anybody to hear of it.
         if std::mem::take(&mut self.asked) {
             self.may_die("progress");
         }
-        self.inner.progress(now, done);
+        self.inner.progress(world, now)
+    }
+
+    fn give_back(&mut self, replies: Replies) {
+        self.inner.give_back(replies);
+    }
+
+    fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
+        self.inner.abandon(now, tag)
     }
 
     fn next_deadline(&self) -> Option<Instant> {

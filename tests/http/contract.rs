@@ -135,8 +135,9 @@ fn location_is_the_same_item_behind_a_proxy_that_decodes_paths() {
 /// A target after a location that decodes (`ngx_http_parse_complex_uri`, `ngx_escape_uri`): only its path is touched.
 fn as_nginx_passes_it_on(target: &str) -> String {
     let (path, query) = target.split_once('?').map_or((target, None), |(p, q)| (p, Some(q)));
-    let decoded = kioskd::http::percent_decode(path, false).expect("it is ours");
-    let decoded = String::from_utf8(decoded).expect("ids are UTF-8").replace('\\', "/");
+    let decoded = kioskd::http::percent_decode(path.as_bytes(), false).expect("it is ours");
+    let decoded =
+        String::from_utf8(decoded.into_owned()).expect("ids are UTF-8").replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     for segment in decoded.split('/') {
         match segment {

@@ -14,7 +14,7 @@
 //! ```
 
 use crate::checks::random::Random;
-use kioskd::http::{Head, HeadLimits, HeadParser, ParseError};
+use kioskd::http::{Head, HeadLimits, ParseError, Parsed, parse};
 use std::collections::BTreeMap;
 
 /// A disagreement on purpose: its name, and whether these bytes are an instance of it.
@@ -132,12 +132,11 @@ struct Read {
 
 impl Case<'_> {
     fn of(input: &[u8]) -> Case<'_> {
-        let parsed = HeadParser::new().parse(input, &limits());
-        Case {
-            input,
-            ours: parsed.map(|found| found.map(|(head, length)| ours(&head, length))),
-            theirs: theirs(input),
-        }
+        let ours = parse(input, &limits()).map(|parsed| match parsed {
+            Parsed::Whole(index) => Some(ours(&Head::new(&index, input), index.len())),
+            Parsed::More { .. } => None,
+        });
+        Case { input, ours, theirs: theirs(input) }
     }
 
     fn agrees(&self) -> bool {
@@ -196,18 +195,16 @@ impl Case<'_> {
 fn ours(head: &Head, length: usize) -> Read {
     Read {
         length,
-        method: head.method.to_string(),
-        target: head.target.as_str().to_owned(),
-        minor_version: head.version.1,
-        headers: head
-            .headers
-            .iter()
-            .map(|header| {
-                let value = header.value.as_str().as_bytes().to_vec();
-                (header.field.to_string(), value)
-            })
-            .collect(),
+        method: text(head.method_text()),
+        target: text(head.target_text()),
+        // They know no other.
+        minor_version: u8::from(!head.is_http_1_0()),
+        headers: head.fields().map(|(name, value)| (text(name), value.to_vec())).collect(),
     }
+}
+
+fn text(ascii: &[u8]) -> String {
+    String::from_utf8(ascii.to_vec()).expect("only a value has other bytes")
 }
 
 fn theirs(input: &[u8]) -> Result<Option<Read>, httparse::Error> {
@@ -224,21 +221,9 @@ fn theirs(input: &[u8]) -> Result<Option<Read>, httparse::Error> {
         headers: request
             .headers
             .iter()
-            .map(|header| (header.name.to_owned(), escaped(header.value)))
+            .map(|header| (header.name.to_owned(), header.value.to_vec()))
             .collect(),
     }))
-}
-
-/// Bytes above ASCII the way our heads show them.
-fn escaped(value: &[u8]) -> Vec<u8> {
-    let mut escaped = Vec::new();
-    for &byte in value {
-        match byte.is_ascii() {
-            true => escaped.push(byte),
-            false => escaped.extend_from_slice(format!("\x7f{byte:02X}").as_bytes()),
-        }
-    }
-    escaped
 }
 
 // Goal: no disagreement that nobody meant. Method: heads put together from good and bad parts, then

@@ -8,7 +8,7 @@
 use crate::checks::connection::check_sent;
 use crate::checks::front::Front;
 use crate::checks::random::Random;
-use kioskd::http::{ChunkedDecoder, Framing, Head, HeadLimits, HeadParser, ParseError};
+use kioskd::http::{ChunkedDecoder, Framing, Head, HeadLimits, ParseError, Parsed, parse};
 
 /// What became of a connection's bytes.
 #[derive(Debug, Default, PartialEq)]
@@ -103,38 +103,48 @@ fn read(wire: &[u8], ends: &[usize]) -> Reading {
         reader.input.extend_from_slice(&wire[at..end]);
         at = end;
         if let Err(error) = reader.advance() {
-            reader.reading.error = Some(error);
+            (reader.reading.error, reader.reading.begun) = (Some(error), false);
             // What is behind a broken message is nobody's.
             return reader.reading;
         }
     }
-    reader.reading.begun = reader.open.is_some() || reader.parser.has_begun();
+    reader.reading.begun |= reader.open.is_some();
     reader.reading
 }
 
 #[derive(Default)]
 struct Reader {
     input: Vec<u8>,
-    parser: HeadParser,
-    /// A head and as much as there is of its body.
-    open: Option<(Head, ChunkedDecoder, Vec<u8>)>,
+    /// A request whose head is there, with as much as there is of its body.
+    open: Option<(Request, Framing, ChunkedDecoder)>,
     reading: Reading,
 }
 
 impl Reader {
     fn advance(&mut self) -> Result<(), ParseError> {
         loop {
-            let Some((head, decoder, body)) = &mut self.open else {
-                let Some((head, length)) =
-                    self.parser.parse(&self.input, &HeadLimits::default())?
-                else {
-                    return Ok(());
+            let Some((request, framing, decoder)) = &mut self.open else {
+                let index = match parse(&self.input, &HeadLimits::default())? {
+                    Parsed::Whole(index) => index,
+                    Parsed::More { begun } => {
+                        self.reading.begun = begun;
+                        return Ok(());
+                    }
                 };
-                self.input.drain(..length);
-                self.open = Some((head, ChunkedDecoder::default(), Vec::new()));
+                self.reading.begun = false;
+                let head = Head::new(&index, &self.input);
+                let request = Request {
+                    method: text(head.method_text()),
+                    target: text(head.target_text()),
+                    headers: head.fields().count(),
+                    body: Vec::new(),
+                };
+                self.open = Some((request, index.framing(), ChunkedDecoder::default()));
+                self.input.drain(..index.len());
                 continue;
             };
-            let whole = match head.framing {
+            let body = &mut request.body;
+            let whole = match *framing {
                 Framing::Length(length) => {
                     let missing = length as usize - body.len();
                     let taken = missing.min(self.input.len());
@@ -150,15 +160,13 @@ impl Reader {
             if !whole {
                 return Ok(());
             }
-            self.reading.requests.push(Request {
-                method: head.method.to_string(),
-                target: head.target.as_str().to_owned(),
-                headers: head.headers.len(),
-                body: std::mem::take(body),
-            });
-            self.open = None;
+            self.reading.requests.extend(self.open.take().map(|(request, ..)| request));
         }
     }
+}
+
+fn text(ascii: &[u8]) -> String {
+    String::from_utf8_lossy(ascii).into_owned()
 }
 
 const BODY_BYTES_MAX: usize = 1000;

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::contract::{self, HOUR, Line, assert_same, delete, get, rules, set};
+use crate::support::session::{Answer, When};
 use crate::support::{
     Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Redis, eventually, for_each_front,
     under_load,
@@ -22,9 +23,9 @@ use kioskd::resp::endpoint::Endpoint;
 use kioskd::resp::link::Options;
 use kioskd::resp::sign_on::{self, Purpose};
 use kioskd::resp::slot::slot;
+use kioskd::store::Store;
 use kioskd::store::redis::Redis as RedisStore;
 use kioskd::store::redis::record::record_key;
-use kioskd::store::{Answer, Store, When};
 
 /// A rule of the contract and its name.
 type Rule = (&'static str, fn(&dyn Store));
@@ -180,7 +181,7 @@ fn a_key_in_the_middle_of_a_move_is_found_by_every_command() {
     }
     for side in [0, 10] {
         let k = |n: u32| key(side + n);
-        let unchanged = |n: u32| When::Unchanged(k(n));
+        let unchanged = |n: u32| When::Unchanged(k(n).into());
         for (n, command, answer) in [
             (0, set(&k(0), b"new", HOUR, unchanged(0)), Answer::Stored),
             (1, delete(&k(1), unchanged(1)), Answer::Deleted(true)),
@@ -633,7 +634,7 @@ fn compare_and_set(store: &dyn Store, n: usize, stop: &AtomicBool) -> usize {
             return i;
         }
         let round = i / 50;
-        let when = When::Unchanged(value(i, round));
+        let when = When::Unchanged(value(i, round).into());
         let answer = line.set(&key(i), &value(i, round + 1), None, when);
         assert_eq!(answer, Answer::Stored, "{n} {i}");
         assert_same(line.get(&key(i)), &value(i, round + 1));

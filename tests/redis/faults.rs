@@ -19,11 +19,13 @@
 //!
 //! A real redis-server wherever one can be brought to do it; a proxy in front of one for the wire; a fake for the rest.
 
-use crate::support::session::{Line, Loop, get, redis_store, set, take};
+use crate::support::session::{
+    Answer, Command, Done, Line, Loop, When, get, key, redis_store, set, take,
+};
 use crate::support::{Act, ByHand, Client, Cut, FakeRedis, HELLO, Kioskd, PATIENCE, Proxy, Redis};
 use crate::support::{Reply, Way, eventually};
 use kioskd::resp::link::Options;
-use kioskd::store::{Answer, Command, Done, StoreError, Ttl, When};
+use kioskd::store::{StoreError, Ttl};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -1419,7 +1421,7 @@ fn add_one(store: &kioskd::store::redis::Redis) {
         else {
             unreachable!("set() makes a Set");
         };
-        let when = When::Unchanged(old);
+        let when = When::Unchanged(old.into());
         match line.ask(Command::Set { key, value, ttl, when, once: None }) {
             Ok(Answer::Stored) => return,
             Ok(Answer::Unmet) => {}
@@ -1576,10 +1578,10 @@ fn scripts_on_their_way_to_a_server_without_shebang_are_all_sent_again() {
         let mut turns = Loop::open(&redis_store(&fake.addr(), Options::default()));
         for tag in 0..16 {
             let write = Command::Set {
-                key: format!("item:{tag}").into_bytes(),
-                value: b"{}".to_vec(),
+                key: key(format!("item:{tag}").as_bytes()),
+                value: b"{}".into(),
                 ttl: Ttl::Keep,
-                when: When::Unchanged(b"[]".to_vec()),
+                when: When::Unchanged(b"[]".into()),
                 once: None,
             };
             turns.submit(tag, write, PATIENCE);
@@ -1638,21 +1640,20 @@ fn sign_ons(redis: &Redis) -> u64 {
         .unwrap_or(0)
 }
 
-fn delete(key: &str) -> Command {
-    let key = key.as_bytes().to_vec();
-    Command::Delete { key, when: When::Always, once: None }
+fn delete(name: &str) -> Command {
+    Command::Delete { key: key(name.as_bytes()), when: When::Always, once: None }
 }
 
 /// Every command that changes something, each in its kind.
-fn writes(key: &str) -> Vec<Command> {
+fn writes(name: &str) -> Vec<Command> {
     let put = |when: When| {
-        let Command::Set { key, value, ttl, .. } = set(key, b"{}") else {
+        let Command::Set { key, value, ttl, .. } = set(name, b"{}") else {
             unreachable!("set() makes a Set");
         };
         Command::Set { key, value, ttl, when, once: None }
     };
-    let remove = |when: When| Command::Delete { key: key.as_bytes().to_vec(), when, once: None };
-    let unchanged = || When::Unchanged(b"{}".to_vec());
+    let remove = |when: When| Command::Delete { key: key(name.as_bytes()), when, once: None };
+    let unchanged = || When::Unchanged(b"{}".into());
     vec![
         put(When::Always),
         put(When::Absent),
@@ -1661,7 +1662,7 @@ fn writes(key: &str) -> Vec<Command> {
         remove(When::Always),
         remove(When::Present),
         remove(unchanged()),
-        take(key),
+        take(name),
     ]
 }
 

@@ -12,6 +12,7 @@
 //! deadlines, `Ping`) include it through `for_every_store`.
 
 use crate::contract::{self, HOUR, Line, assert_same, conditions, delete, get, rules, set, take};
+use crate::support::session::{Answer, Command, When};
 use crate::support::{Act, FakeRedis, PATIENCE, Redis};
 use kioskd::resp::client::Target;
 use kioskd::resp::endpoint::Endpoint;
@@ -20,7 +21,7 @@ use kioskd::resp::request::Script;
 use kioskd::store::memory::Memory;
 use kioskd::store::noop::Noop;
 use kioskd::store::redis::{Redis as RedisStore, scripts};
-use kioskd::store::{Answer, Command, Store, StoreError, When};
+use kioskd::store::{Store, StoreError};
 use std::time::Duration;
 
 macro_rules! tests {
@@ -67,7 +68,7 @@ fn memory_is_full_at_its_bound_and_says_so() {
     assert_eq!(line.ask(set(b"k", &vec![0; 1 << 20], HOUR, When::Always)), full);
     assert_eq!(line.get(b"k"), None);
     line.set(b"k", b"v", HOUR, When::Always);
-    for when in [When::Always, When::Present, When::Unchanged(b"v".to_vec())] {
+    for when in [When::Always, When::Present, When::Unchanged(b"v".into())] {
         assert_eq!(line.ask(set(b"k", &vec![0; 1 << 20], None, when)), full);
         assert_same(line.get(b"k"), b"v");
     }
@@ -81,7 +82,7 @@ fn redis_holds_a_plain_string_with_its_ttl() {
     let mut line = Line::open(&store_on(&redis.addr()));
     let minutes = Some(Duration::from_secs(1800));
     let json = br#"{"name":"Bob"}"#;
-    for when in [When::Always, When::Present, When::Unchanged(json.to_vec()), When::Absent] {
+    for when in [When::Always, When::Present, When::Unchanged(json.into()), When::Absent] {
         for ttl in [minutes, Some(Duration::from_millis(1_799_999))] {
             if when == When::Absent {
                 line.delete(b"item:7", When::Always);

@@ -5,15 +5,12 @@
 //! this was not too early by a clock that was started before the write. Where a value must outlive something, a witness
 //! with the shorter time is written *later*, and when the witness is gone the value must still be there.
 
-use kioskd::store::blocking::Blocking;
-use kioskd::store::{
-    Answer, Command, Done, Once, Session, Store, StoreError, Tag, Ttl, When, Wiring,
-};
-use mio::{Events, Poll, Token, Waker};
+use kioskd::store::{Store, StoreError, Tag, Ttl};
 use std::collections::HashMap;
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use crate::support::session::{self, Answer, Command, Done, Once, When, key};
 use crate::support::{PATIENCE, eventually};
 
 /// Hands the names of all rules to the macro `$with`: those for stores that keep what they are given, and those for
@@ -230,8 +227,8 @@ pub fn a_read_renews_only_when_it_is_told_to(store: &dyn Store) {
 pub fn nothing_that_gives_at_least_so_long_takes_away_what_is_left(store: &dyn Store) {
     let mut line = Line::open(store);
     let at_least = |when: When, ttl, value: &[u8]| Command::Set {
-        key: b"k".into(),
-        value: value.to_vec(),
+        key: key(b"k"),
+        value: value.to_vec().into(),
         ttl: Ttl::AtLeast(ttl),
         when,
         once: None,
@@ -265,25 +262,25 @@ pub fn nothing_that_gives_at_least_so_long_takes_away_what_is_left(store: &dyn S
 
 pub fn once(name: &str, fingerprint: u8, keeps_value: bool) -> Option<Once> {
     Some(Once {
-        name: name.as_bytes().to_vec(),
+        name: name.as_bytes().to_vec().into(),
         fingerprint: [fingerprint; 32],
         ttl: Duration::from_secs(3600),
         keeps_value,
     })
 }
 
-fn set_once(key: &[u8], value: &[u8], when: When, once: Option<Once>) -> Command {
+fn set_once(name: &[u8], value: &[u8], when: When, once: Option<Once>) -> Command {
     Command::Set {
-        key: key.to_vec(),
-        value: value.to_vec(),
+        key: key(name),
+        value: value.to_vec().into(),
         ttl: Ttl::Exactly(Duration::from_secs(3600)),
         when,
-        once,
+        once: once.map(Box::new),
     }
 }
 
-fn delete_once(key: &[u8], when: When, once: Option<Once>) -> Command {
-    Command::Delete { key: key.to_vec(), when, once }
+fn delete_once(name: &[u8], when: When, once: Option<Once>) -> Command {
+    Command::Delete { key: key(name), when, once: once.map(Box::new) }
 }
 
 fn recorded(fingerprint: u8, there: bool, value: &[u8]) -> Answer {
@@ -318,7 +315,8 @@ pub fn a_write_with_a_record_happens_once(store: &dyn Store) {
                 let alike = set_once(b"k", b"new", when.clone(), again.clone());
                 let unlike = set_once(b"k", b"x", When::Always, once(&name, b'b', false));
                 let removal = delete_once(b"k", When::Always, again.clone());
-                let look = Command::Get { key: b"k".into(), renew: None, once: again.clone() };
+                let look =
+                    Command::Get { key: key(b"k"), renew: None, once: again.clone().map(Box::new) };
                 for command in [alike, unlike, removal, look] {
                     assert_eq!(line.answer(command), record, "{context}");
                 }
@@ -351,7 +349,11 @@ pub fn a_delete_with_a_record_happens_once(store: &dyn Store) {
 
 pub fn a_look_before_a_write_gives_the_record_or_the_value(store: &dyn Store) {
     let mut line = Line::open(store);
-    let look = || Command::Get { key: b"k".into(), renew: None, once: once(":n", b'a', false) };
+    let look = || Command::Get {
+        key: key(b"k"),
+        renew: None,
+        once: once(":n", b'a', false).map(Box::new),
+    };
     assert_eq!(line.answer(look()), Answer::Value(None));
     for value in [&b"v"[..], b"", &[b'x'; 1 << 20]] {
         line.put(b"k", Some(value));
@@ -446,9 +448,9 @@ pub fn conditions() -> Vec<(When, Option<&'static [u8]>, bool)> {
         (same(), Some(b"ol"), false),
         (same(), Some(b""), false),
         // Empty is a value, absent is none.
-        (When::Unchanged(Vec::new()), None, false),
-        (When::Unchanged(Vec::new()), Some(b""), true),
-        (When::Unchanged(Vec::new()), Some(b"old"), false),
+        (When::Unchanged(Vec::new().into()), None, false),
+        (When::Unchanged(Vec::new().into()), Some(b""), true),
+        (When::Unchanged(Vec::new().into()), Some(b"old"), false),
     ]
 }
 
@@ -528,15 +530,15 @@ pub fn unchanged_compares_every_byte_of_a_large_binary_value(store: &dyn Store) 
     for at in [0, old.len() / 2, old.len() - 1] {
         let mut other = old.clone();
         other[at] ^= 1;
-        let answer = line.set(b"k", &new, HOUR, When::Unchanged(other.clone()));
+        let answer = line.set(b"k", &new, HOUR, When::Unchanged(other.clone().into()));
         assert_eq!(answer, Answer::Unmet, "byte {at}");
-        let answer = line.delete(b"k", When::Unchanged(other));
+        let answer = line.delete(b"k", When::Unchanged(other.into()));
         assert_eq!(answer, Answer::Unmet, "byte {at}");
     }
-    let answer = line.set(b"k", &new, HOUR, When::Unchanged(old));
+    let answer = line.set(b"k", &new, HOUR, When::Unchanged(old.into()));
     assert_eq!(answer, Answer::Stored);
     assert_same(line.get(b"k"), &new);
-    assert_eq!(line.delete(b"k", When::Unchanged(new)), Answer::Deleted(true));
+    assert_eq!(line.delete(b"k", When::Unchanged(new.into())), Answer::Deleted(true));
     assert_eq!(line.get(b"k"), None);
 }
 
@@ -597,7 +599,7 @@ pub fn no_change_made_with_compare_and_set_is_lost(store: &dyn Store) {
                         let old = line.get(b"k").expect("nobody deletes it");
                         let n: usize = std::str::from_utf8(&old).unwrap().parse().unwrap();
                         let new = (n + 1).to_string();
-                        let when = When::Unchanged(old);
+                        let when = When::Unchanged(old.into());
                         if line.set(b"k", new.as_bytes(), None, when) == Answer::Stored {
                             break;
                         }
@@ -631,7 +633,7 @@ pub fn many_commands_in_flight_are_each_answered_once_with_their_own_value(store
     for n in 0..N {
         let command = match n % 5 {
             0 => get(&key(n), HOUR),
-            1 => set(&key(n), b"new", HOUR, When::Unchanged(value(n))),
+            1 => set(&key(n), b"new", HOUR, When::Unchanged(value(n).into())),
             2 => Command::Ping,
             3 => delete(&key(n), When::Present),
             _ => get(&key(n), None),
@@ -742,7 +744,7 @@ pub fn a_deadline_in_the_past_is_a_timeout_or_an_answer(store: &dyn Store) {
             let key = format!("k{n}").into_bytes();
             let value = format!("v{n}").into_bytes();
             for command in [set(&key, &value, HOUR, When::Always), get(&key, None), Command::Ping] {
-                let answer = line.0.call(command.clone(), past);
+                let answer = line.0.ask_until(command.clone(), past);
                 let answer_fits = match (&command, &answer) {
                     (_, Err(StoreError::Timeout)) => true,
                     (Command::Set { .. }, Ok(Answer::Stored)) => true,
@@ -770,15 +772,15 @@ pub fn an_idle_session_has_nothing_to_say(store: &dyn Store) {
 // ---- Helpers ----------------------------------------------------------------------------------
 
 /// A session that waits, and the commands as calls.
-pub struct Line(pub Blocking);
+pub struct Line(session::Line);
 
 impl Line {
     pub fn open(store: &dyn Store) -> Line {
-        Line(Blocking::new(store).expect("the system has a poll left"))
+        Line(session::Line::open(store, PATIENCE))
     }
 
     pub fn ask(&mut self, command: Command) -> Result<Answer, StoreError> {
-        self.0.call(command, Instant::now() + PATIENCE)
+        self.0.ask(command)
     }
 
     #[track_caller]
@@ -809,8 +811,7 @@ impl Line {
 
     #[track_caller]
     pub fn take(&mut self, key: &[u8], window: Duration) -> (u64, Duration) {
-        let key = key.to_vec();
-        match self.answer(Command::Take { key, window }) {
+        match self.answer(Command::Take { key: self::key(key), window }) {
             Answer::Taken { count, resets_in } => (count, resets_in),
             other => panic!("{other:?}"),
         }
@@ -841,92 +842,64 @@ impl Line {
     }
 }
 
-/// A loop around one session, as a worker of the poll front has it.
-pub struct Loop {
-    poll: Poll,
-    session: Box<dyn Session>,
-    _waker: Arc<Waker>,
-}
+/// A [`session::Loop`], with answers that are counted.
+pub struct Loop(session::Loop);
 
 impl Loop {
     pub fn open(store: &dyn Store) -> Loop {
-        let poll = Poll::new().expect("the system has a poll left");
-        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).expect("and a waker"));
-        let session = store.session(Wiring {
-            registry: poll.registry(),
-            first_token: 1,
-            waker: Arc::clone(&waker),
-        });
-        Loop { poll, session: session.expect("a session needs no server yet"), _waker: waker }
+        Loop(session::Loop::open(store))
     }
 
     pub fn submit(&mut self, tag: Tag, command: Command) {
-        let now = Instant::now();
-        self.session.submit(now, tag, command, now + PATIENCE);
+        self.0.submit(tag, command, PATIENCE);
     }
 
     /// Turns until `wanted` answers are there. One too many, or two of one tag, is a fault.
     #[track_caller]
     pub fn run(&mut self, wanted: usize) -> HashMap<Tag, Result<Answer, StoreError>> {
         let mut answers = HashMap::new();
-        let mut events = Events::with_capacity(16);
-        loop {
-            let mut done: Done = Vec::new();
-            self.session.progress(Instant::now(), &mut done);
+        while answers.len() < wanted {
+            let mut done = Done::new();
+            self.0.turn(PATIENCE, &mut done);
             for (tag, answer) in done {
                 assert!(answers.insert(tag, answer).is_none(), "{tag} came twice");
             }
-            if answers.len() >= wanted {
-                assert_eq!(answers.len(), wanted);
-                return answers;
-            }
-            let until = self.session.next_deadline();
-            let wait = until.map(|t| t.saturating_duration_since(Instant::now()));
-            self.poll.poll(&mut events, wait).expect("a poll");
-            for event in events.iter().filter(|e| e.token() != Token(0)) {
-                self.session.ready(event);
-            }
         }
+        assert_eq!(answers.len(), wanted);
+        answers
     }
 
     /// A few turns more: an answer that came now would be one too many.
     #[track_caller]
     pub fn assert_nothing_more(&mut self) {
-        let mut events = Events::with_capacity(16);
         for _ in 0..5 {
-            let mut done: Done = Vec::new();
-            self.session.progress(Instant::now(), &mut done);
+            let mut done = Done::new();
+            self.0.turn(Duration::from_millis(5), &mut done);
             assert!(done.is_empty(), "{done:?}");
-            let moment = Some(Duration::from_millis(5));
-            self.poll.poll(&mut events, moment).expect("a poll");
-            for event in events.iter().filter(|e| e.token() != Token(0)) {
-                self.session.ready(event);
-            }
         }
     }
 }
 
-pub fn get(key: &[u8], renew: Option<Duration>) -> Command {
-    Command::Get { key: key.to_vec(), renew, once: None }
+pub fn get(name: &[u8], renew: Option<Duration>) -> Command {
+    Command::Get { key: key(name), renew, once: None }
 }
 
-pub fn set(key: &[u8], value: &[u8], ttl: Option<Duration>, when: When) -> Command {
+pub fn set(name: &[u8], value: &[u8], ttl: Option<Duration>, when: When) -> Command {
     Command::Set {
-        key: key.to_vec(),
-        value: value.to_vec(),
+        key: key(name),
+        value: value.to_vec().into(),
         ttl: ttl.map_or(Ttl::Keep, Ttl::Exactly),
         when,
         once: None,
     }
 }
 
-pub fn delete(key: &[u8], when: When) -> Command {
-    Command::Delete { key: key.to_vec(), when, once: None }
+pub fn delete(name: &[u8], when: When) -> Command {
+    Command::Delete { key: key(name), when, once: None }
 }
 
-pub fn take(key: &[u8]) -> Command {
-    let (key, window) = (key.to_vec(), Duration::from_secs(60));
-    Command::Take { key, window }
+pub fn take(name: &[u8]) -> Command {
+    Command::Take { key: key(name), window: Duration::from_secs(60) }
 }
 
 #[track_caller]
