@@ -22,6 +22,7 @@ fn resp_holds_for_the_corpus() {
 }
 
 #[test]
+#[cfg(feature = "poll")]
 fn connection_holds_for_the_corpus() {
     let front = crate::checks::front::Front::start();
     for_each_input("connection", |input| {

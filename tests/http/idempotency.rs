@@ -269,6 +269,7 @@ fn a_bad_key_is_400_and_changes_nothing() {
 /// `é` as a client sends it, in UTF-8 or in Latin-1, is no key; `%C3%A9` is one of six characters. (tiny_http ends the
 /// connection at any byte above ASCII.)
 #[test]
+#[cfg(feature = "poll")]
 fn a_byte_above_ascii_is_no_part_of_a_key() {
     let kioskd = Kioskd::start(&[("STORE", "memory")]);
     assert_fresh(&send(&kioskd, "POST", "/items/1", "%C3%A9", &[], "{}"), 201);
@@ -469,6 +470,7 @@ fn the_same_request_at_the_same_moment_on_two_replicas_takes_effect_once() {
 
 /// Effect and record are replicated together, so a failover between attempt and retry changes nothing.
 #[test]
+#[cfg(feature = "poll")]
 fn a_retry_after_a_failover_is_replayed_by_the_new_master() {
     let group = Sentinels::start();
     let kioskd = Kioskd::start(&[("REDIS_URL", &group.url())]);

@@ -504,6 +504,7 @@ fn a_bulk_read_asks_sixteen_at_a_time() {
 
 /// And no more than sixteen: somebody else's GET, which comes later on the same connection, finds as many before it.
 #[test]
+#[cfg(feature = "poll")]
 fn a_bulk_read_leaves_others_their_turn() {
     let fake = FakeRedis::start(|command| match &*command[command.len() - 1] {
         "item:other" => Act::Send(b"$2\r\n{}\r\n".repeat(16 + 1)),
@@ -536,6 +537,7 @@ fn place(key: &str) -> Option<usize> {
 
 /// Ten bulks of a thousand once took all the places in the client's queue, and everybody else heard 503, the probe too.
 #[test]
+#[cfg(feature = "poll")]
 fn a_dozen_bulk_reads_leave_room_for_others_and_for_the_probe() {
     let redis = Redis::start();
     let kioskd = Kioskd::start(&[

@@ -8,7 +8,11 @@
 //! tiny_http_faults                                  what the other front cannot help
 //! ```
 //!
-//! What goes wrong with Redis is in `tests/redis`, and clients that mean harm are in `tests/hostile`.
+//! Without the feature `poll` it is the contract, on the front there is; the suites of the front that faces a network are
+//! left out. What goes wrong with Redis is in `tests/redis`, and clients that mean harm are in `tests/hostile`.
+
+// What the suites that are left out would have used.
+#![cfg_attr(not(feature = "poll"), allow(dead_code, unused_imports))]
 
 #[path = "../../fuzz/src/checks/mod.rs"]
 mod checks;
@@ -20,11 +24,15 @@ mod corpus;
 mod differential;
 mod idempotency;
 mod items;
+#[cfg(feature = "poll")]
 mod limits;
 mod lists;
 mod openapi;
+#[cfg(feature = "poll")]
 mod semantics;
 mod splits;
+#[cfg(feature = "poll")]
 mod syntax;
+#[cfg(feature = "poll")]
 mod tiny_http_faults;
 mod transcripts;

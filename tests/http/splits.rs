@@ -5,7 +5,9 @@
 //! where the requests can be looked at, and by the front itself over a socket, where the responses
 //! can.
 
+#[cfg(feature = "poll")]
 use crate::checks::connection::check_sent;
+#[cfg(feature = "poll")]
 use crate::checks::front::Front;
 use crate::checks::random::Random;
 use kioskd::http::{ChunkedDecoder, Framing, Head, HeadLimits, ParseError, Parsed, parse};
@@ -58,6 +60,7 @@ fn damaged_requests_are_the_same_however_they_are_cut() {
 // The front answers from a store that may take its time, and may have more of the client's bytes
 // by then than it can use: that is in the plan as well as the cuts.
 #[test]
+#[cfg(feature = "poll")]
 fn the_front_answers_the_same_requests_however_they_are_cut() {
     let front = Front::start();
     let mut random = Random::new(3);
@@ -76,6 +79,7 @@ fn the_front_answers_the_same_requests_however_they_are_cut() {
 // count, so that five before a request were refused in one piece and forgiven in two, and half of
 // one began a request, so that `\r`, `\n` and the end of the stream made a 400 where `\r\n` did not.
 #[test]
+#[cfg(feature = "poll")]
 fn empty_lines_count_however_they_are_cut() {
     const GET: &str = "GET /livez HTTP/1.1\r\nHost: a\r\n\r\n";
     const WHOLE: u8 = 0;

@@ -8,8 +8,11 @@ mod contract;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "poll")]
 mod cluster;
+#[cfg(feature = "poll")]
 mod faults;
+#[cfg(feature = "poll")]
 mod sentinel;
 mod sign_on;
 mod store_contract;

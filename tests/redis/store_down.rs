@@ -69,6 +69,7 @@ fn a_frozen_redis_is_504_in_time_and_recovers() {
 
 /// One worker, so that the loop which waits for Redis is the one that has to answer the probe.
 #[test]
+#[cfg(feature = "poll")]
 fn livez_answers_while_a_request_waits_for_a_frozen_redis() {
     let redis = Redis::start();
     let kioskd = Kioskd::start(&[
