@@ -1,4 +1,5 @@
 //! The README is held to the program: its table of settings, the files it leads to and the tests it names as evidence.
+//! So are the texts beside it, as far as they lead somewhere.
 //!
 //! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
 //! the README and `--help` show it word for word.
@@ -112,30 +113,103 @@ fn every_test_named_as_evidence_exists() {
     assert!(seen > 20, "only {seen} names found: has the table moved?");
 }
 
+/// Links, and the files named in the prose, of the README, of `docs/` and of `fuzz/`.
 #[test]
-fn every_file_the_readme_leads_to_exists() {
-    let targets: Vec<&str> = README
-        .split("](")
+fn every_file_the_texts_lead_to_exists() {
+    for text in texts() {
+        let named = read(&text);
+        let folder = text.parent().expect("a file is in a folder");
+        for target in links(&named) {
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let path = if path.is_empty() { text.clone() } else { folder.join(path) };
+            assert!(path.exists(), "{text:?} links to `{target}`, and there is none");
+            let is_there = heading.is_empty() || headings(&read(&path)).any(|h| h == heading);
+            assert!(is_there, "{text:?} links to `{target}`, which has no such heading");
+        }
+        // Files of src are named without their folder.
+        let places = [folder, root(), &root().join("src")];
+        for path in code_words(&without_blocks(&named)).filter(|word| is_source(word)) {
+            let found = places.iter().any(|place| place.join(path).exists());
+            assert!(found, "{text:?} names `{path}`, and there is none");
+        }
+    }
+}
+
+#[test]
+fn the_table_of_requirements_leads_to_files() {
+    let mut seen = 0;
+    let rows = rows(section("## Requirements, and what shows them"));
+    for target in rows.iter().filter_map(|cells| cells.get(1)).flat_map(|cell| code_words(cell)) {
+        let found =
+            [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
+        assert!(found, "the README names `{target}`, and there is none");
+        seen += 1;
+    }
+    assert!(seen > 20, "only {seen} files found: has the table moved?");
+}
+
+/// A check that finds nothing says that all is well.
+#[test]
+fn the_check_of_the_texts_sees_what_they_lead_to() {
+    let text = "## What *is* not\n[a](docs/a.md), [b](https://b) and [c](#d).\n```sh\n`x/y.rs`\n```\n`front/a.rs`";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["docs/a.md", "#d"]);
+    assert_eq!(headings(text).collect::<Vec<_>>(), ["what-is-not"]);
+    let text = without_blocks(text);
+    assert_eq!(
+        code_words(&text).filter(|word| is_source(word)).collect::<Vec<_>>(),
+        ["front/a.rs"]
+    );
+    for name in ["README.md", "docs/fronts.md", "fuzz/README.md"] {
+        assert!(texts().contains(&root().join(name)), "{name}");
+    }
+}
+
+/// What is written for readers of this repository.
+fn texts() -> Vec<PathBuf> {
+    let docs = root().join("docs");
+    let mut texts: Vec<PathBuf> = fs::read_dir(&docs)
+        .unwrap_or_else(|e| panic!("failed to list {docs:?}: {e}"))
+        .map(|entry| entry.expect("an entry of a folder just listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .collect();
+    texts.extend([root().join("README.md"), root().join("fuzz/README.md")]);
+    texts
+}
+
+/// The targets of all links that stay in this repository.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](")
         .skip(1)
         .filter_map(|rest| rest.split_once(')'))
         .map(|(target, _)| target)
-        .filter(|target| !target.starts_with("http") && !target.starts_with('#'))
-        .collect();
-    assert!(!targets.is_empty(), "no links found");
-    let in_table = rows(section("## Requirements, and what shows them"))
-        .into_iter()
-        .filter_map(|cells| cells.get(1).copied())
-        .flat_map(code_words);
-    for target in targets.into_iter().chain(in_table) {
-        // The table of requirements names files of src without their folder.
-        let found =
-            [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
-        assert!(found, "the README leads to `{target}`, and there is none");
-    }
+        .filter(|target| !target.starts_with("http"))
+}
+
+/// All headings, as links spell them.
+fn headings(text: &str) -> impl Iterator<Item = String> {
+    text.lines().filter(|line| line.starts_with('#')).map(|line| {
+        let words = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = words.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    })
+}
+
+/// A file of Rust in some folder. Other words with a slash are paths of URLs and types of content.
+fn is_source(word: &str) -> bool {
+    word.contains('/') && word.ends_with(".rs")
+}
+
+/// Without what is shown as a block: commands and what they print.
+fn without_blocks(text: &str) -> String {
+    text.split("```").step_by(2).collect()
 }
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"))
 }
 
 /// From a heading to the next one of its level.
@@ -167,9 +241,7 @@ fn collect_functions(folder: &Path, functions: &mut BTreeSet<String>) {
         if path.is_dir() {
             collect_functions(&path, functions);
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path)
-                .unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"));
-            for line in text.lines() {
+            for line in read(&path).lines() {
                 let line = line.trim_start();
                 // The rules of the store contract are `pub fn`; a macro makes tests of them, one for each store.
                 if let Some((name, _)) = line
