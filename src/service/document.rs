@@ -72,8 +72,8 @@ fn bad_json(reason: &str) -> Problem {
 /// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; of other bytes it
 /// says something, but those are refused all the same.
 fn too_deep(text: &[u8]) -> Option<usize> {
-    // Most documents have fewer brackets than may be inside each other, and to count them takes a tenth of the time.
-    if text.iter().filter(|b| matches!(b, b'{' | b'[')).count() <= DEPTH_MAX {
+    // Most documents have fewer brackets than may be inside each other, and counting them takes little.
+    if opening_brackets(text) <= DEPTH_MAX {
         return None;
     }
     let mut depth = 0usize;
@@ -98,6 +98,13 @@ fn too_deep(text: &[u8]) -> Option<usize> {
         }
     }
     None
+}
+
+/// How many there are, in strings too. Sums of one byte each, which no chunk exceeds, are added up sixteen at a time.
+fn opening_brackets(text: &[u8]) -> usize {
+    // `[` and `{` differ in this bit alone, and no other byte becomes `{` by it.
+    let count = |chunk: &[u8]| chunk.iter().map(|b| u8::from(b | 0x20 == b'{')).sum::<u8>();
+    text.chunks(128).map(|chunk| usize::from(count(chunk))).sum()
 }
 
 #[cfg(test)]
