@@ -5,11 +5,10 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::{Kioskd, Redis, eventually, for_each_front, temp_dir};
+use support::{Kioskd, Port, Redis, eventually, for_each_front, temp_dir};
 
 /// A certificate authority, and a certificate of it for `names`.
 struct Certificates {
@@ -54,12 +53,10 @@ impl Drop for Certificates {
     }
 }
 
-fn start(certificates: &Certificates, more: &[&str]) -> (Redis, u16) {
-    // Free a moment ago, and nothing else here takes ports by number.
-    let port =
-        TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+fn start(certificates: &Certificates, more: &[&str]) -> (Redis, Port) {
+    let port = Port::take();
     let (tls_port, certificate, key, ca) = (
-        port.to_string(),
+        port.number().to_string(),
         certificates.path("redis.pem"),
         certificates.path("redis.key"),
         certificates.path("ca.pem"),
@@ -78,7 +75,7 @@ fn items_go_in_and_out_over_tls() {
     let ca = certificates.path("ca.pem");
     for_each_front(|front| {
         for host in ["localhost", "127.0.0.1"] {
-            let url = format!("rediss://{host}:{port}");
+            let url = format!("rediss://{host}:{}", port.number());
             let kioskd =
                 Kioskd::start(&[("FRONT", front), ("REDIS_URL", &url), ("REDIS_CA_FILE", &ca)]);
             let mut client = kioskd.connect();
@@ -91,7 +88,7 @@ fn items_go_in_and_out_over_tls() {
     });
     assert_eq!(redis.command(&["STRLEN", "item:7"]), "1000012");
     // Dropped by the server, found dead, made again.
-    let url = format!("rediss://localhost:{port}");
+    let url = format!("rediss://localhost:{}", port.number());
     let kioskd = Kioskd::start(&[("REDIS_URL", &url), ("REDIS_CA_FILE", &ca)]);
     let mut client = kioskd.connect();
     assert_eq!(client.get("/items?id=7").status, 200);
@@ -104,7 +101,7 @@ fn a_server_that_cannot_prove_its_name_gets_nothing() {
     let certificates = Certificates::new("DNS:redis.example");
     let (redis, port) = start(&certificates, &["--requirepass", "hunter2"]);
     let ca = certificates.path("ca.pem");
-    let url = format!("rediss://:hunter2@localhost:{port}");
+    let url = format!("rediss://:hunter2@localhost:{}", port.number());
     for (settings, why) in
         [(vec![("REDIS_CA_FILE", ca.as_str())], "another name"), (vec![], "an unknown authority")]
     {

@@ -7,7 +7,6 @@
 //!
 //! Every value names the key it was written under, so an answer from the wrong place shows.
 
-use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,8 +14,8 @@ use std::time::{Duration, Instant};
 use crate::contract::{self, HOUR, Line, assert_same, delete, get, rules, set};
 use crate::support::session::{Answer, When};
 use crate::support::{
-    Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Redis, eventually, for_each_front,
-    under_load,
+    Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Port, Redis, eventually,
+    for_each_front, under_load,
 };
 use kioskd::resp::client::Target;
 use kioskd::resp::endpoint::Endpoint;
@@ -72,7 +71,9 @@ fn any_node_leads_to_the_whole_cluster() {
             assert_whole(&format!("redis+cluster://{}?protocol={protocol}", node.addr()));
         }
     }
-    let (dead, also_dead, live) = (unused_address(), unused_address(), cluster.nodes[4].addr());
+    // Nobody listens on the first two.
+    let nobody = [Port::take(), Port::take()];
+    let ([dead, also_dead], live) = (nobody.each_ref().map(Port::addr), cluster.nodes[4].addr());
     assert_whole(&format!("redis+cluster://{dead},{also_dead},{live}"));
     assert_whole(&format!("redis+cluster://{live},{dead},{also_dead}"));
 
@@ -706,11 +707,4 @@ fn assert_kept(kioskd: &Kioskd, journal: &Journal, may_be_lost: impl Fn(&Op) -> 
         }
     }
     println!("{lost} writes lost by Redis");
-}
-
-/// Nobody listens there.
-fn unused_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    let address = listener.local_addr().expect("a bound socket has one");
-    address.to_string()
 }

@@ -23,7 +23,7 @@ use crate::support::session::{
     Answer, Command, Done, Line, Loop, When, get, key, redis_store, set, take,
 };
 use crate::support::{Act, ByHand, Client, Cut, FakeRedis, HELLO, Kioskd, PATIENCE, Proxy, Redis};
-use crate::support::{Reply, Way, eventually};
+use crate::support::{Port, Reply, Way, eventually};
 use kioskd::resp::link::Options;
 use kioskd::store::{StoreError, Ttl};
 use std::collections::HashMap;
@@ -1270,7 +1270,8 @@ fn refusing_states_are_503_and_pass() {
     let kioskd = start(&redis.addr(), LONG);
     let mut client = kioskd.connect();
     let mut line = Line::open(&redis_store(&redis.addr(), Options::default()), ms(300));
-    let nowhere = free_port();
+    let nobody = Port::take();
+    let nowhere = nobody.number().to_string();
     for (state, begin, end, read) in [
         (
             "OOM",
@@ -1304,11 +1305,12 @@ fn refusing_states_are_503_and_pass() {
         assert_problem(&reply, 503, "store_unavailable");
         assert!(reply.header("retry-after").is_some(), "{reply:?}");
         for command in writes("item:1").into_iter().filter(needs_memory) {
-            let answer = line.ask(command.clone());
-            assert!(
-                matches!(answer, Err(StoreError::Unavailable(_))),
-                "{state} {command:?}: {answer:?}"
-            );
+            eventually("an answer in time", || match line.ask(command.clone()) {
+                Err(StoreError::Unavailable(_)) => true,
+                // The last of its tries was without one: nobody knows.
+                Err(StoreError::Timeout) => false,
+                answer => panic!("{state} {command:?}: {answer:?}"),
+            });
         }
         assert_eq!(client.get("/items?id=1").status, read, "a read");
         assert_eq!(client.get("/readyz").status, 503, "not ready for writes");
@@ -1458,7 +1460,7 @@ fn refused_credentials_are_store_error_and_never_logged() {
             ("FRONT", "poll"),
             ("WORKERS", "1"),
             ("REDIS_URL", &url),
-            ("REQUEST_TIMEOUT", "2s"),
+            ("REQUEST_TIMEOUT", LONG),
         ])
     };
 
@@ -1471,15 +1473,15 @@ fn refused_credentials_are_store_error_and_never_logged() {
 
     // WRONGPASS, and no such user.
     for wrong in ["kiosk:pw-wrong", "nobody:pw-kiosk"] {
-        let refused = with(wrong);
+        let mut refused = with(wrong);
         let mut client = refused.connect();
         let start = Instant::now();
         for _ in 0..20 {
             assert_problem(&client.get("/items?id=1"), 502, "store_error");
         }
-        assert!(start.elapsed() < ms(1500), "refused at once");
+        assert!(start.elapsed() < Duration::from_secs(15), "refused at once, twenty times");
         // The log is written by a thread of its own.
-        eventually("the log to say why", || refused.log().contains("WRONGPASS"));
+        refused.wait_for_log("WRONGPASS");
         assert!(!refused.log().contains("pw-"), "{}", refused.log());
     }
     assert!(sign_ons(&redis) <= 5, "no hammering");
@@ -1670,11 +1672,4 @@ fn writes(name: &str) -> Vec<Command> {
 /// All but the deletions, which are the way out of a full memory.
 fn needs_memory(command: &Command) -> bool {
     !matches!(command, Command::Delete { .. })
-}
-
-/// A port nobody listens on.
-fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    let address = listener.local_addr().expect("it has an address");
-    address.port().to_string()
 }

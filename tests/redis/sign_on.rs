@@ -87,7 +87,7 @@ fn a_user_with_few_rights_can_do_what_it_may() {
         ["ACL", "SETUSER", "kiosk"].into_iter().chain(rules.split(' ')).collect();
     assert_eq!(redis.command(&words), "OK");
     for protocol in [2, 3] {
-        let kioskd = start(&format!("redis://kiosk:pw@{}?protocol={protocol}", redis.addr()));
+        let mut kioskd = start(&format!("redis://kiosk:pw@{}?protocol={protocol}", redis.addr()));
         let mut client = kioskd.connect();
         for _ in 0..3 {
             assert_eq!(client.post("/items/1", "{}").status, 201);
@@ -102,6 +102,7 @@ fn a_user_with_few_rights_can_do_what_it_may() {
                 assert_eq!((reply.status, &*reply.problem().0), (502, "store_error"));
             }
         }
+        kioskd.wait_for_log(": connected");
         let connected = kioskd.log().matches(": connected").count();
         assert_eq!(connected, 1, "{}", kioskd.log());
     }

@@ -1,22 +1,24 @@
 //! A real redis-server for one test: its own port, its own directory, no persistence, gone when the test is.
 
 use std::io::{BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::fake_redis::{read_value, request};
+use super::port::Port;
 use super::process::{Process, on_path, temp_dir, tethered};
 use super::{PATIENCE, eventually};
 
 /// A running redis-server.
 pub struct Redis {
     process: Process,
-    port: u16,
+    port: Port,
     dir: PathBuf,
     arguments: Vec<String>,
+    /// Of the node of a cluster; held, no more.
+    bus: Option<Port>,
 }
 
 impl Redis {
@@ -35,9 +37,9 @@ impl Redis {
         let dir = temp_dir();
         // redis-server cannot say which port it got, so one is chosen for it, and another if somebody was faster.
         for _ in 0..20 {
-            let port = free_port();
-            if let Some(process) = try_start(port, &dir, &arguments) {
-                return Redis { process, port, dir, arguments };
+            let port = Port::take();
+            if let Some(process) = try_start(port.number(), &dir, &arguments) {
+                return Redis { process, port, dir, arguments, bus: None };
             }
         }
         panic!("redis-server did not start: {}", log_of(&dir));
@@ -47,12 +49,15 @@ impl Redis {
     /// above, does not exist for every port the kernel gives.
     #[track_caller]
     pub fn start_node() -> Redis {
-        let bus = free_port().to_string();
-        let node = ["--cluster-enabled", "yes", "--cluster-port", &bus];
+        let bus = Port::take();
+        let number = bus.number().to_string();
+        let node = ["--cluster-enabled", "yes", "--cluster-port", &number];
         let timeout = ["--cluster-node-timeout", "2000"];
         // A new replica is served at once, not after the five seconds in which more might come.
         let hurry = ["--repl-diskless-sync-delay", "0"];
-        Redis::start_with(&[&node[..], &timeout, &hurry].concat())
+        let mut node = Redis::start_with(&[&node[..], &timeout, &hurry].concat());
+        node.bus = Some(bus);
+        node
     }
 
     /// As [`Redis::start_with`], with a Unix socket beside the port: [`Redis::socket`].
@@ -64,11 +69,11 @@ impl Redis {
 
     /// `127.0.0.1:PORT`
     pub fn addr(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.port.addr()
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// The path of its Unix socket, when it was started with one.
@@ -87,7 +92,7 @@ impl Redis {
             .iter()
             .position(|word| word == "--requirepass")
             .map(|at| &self.arguments[at + 1]);
-        ask(self.port, password.map(String::as_str), arguments).unwrap_or_else(|error| {
+        ask(self.port(), password.map(String::as_str), arguments).unwrap_or_else(|error| {
             panic!("failed to ask Redis {arguments:?}: {error}; {}", log_of(&self.dir))
         })
     }
@@ -115,7 +120,7 @@ impl Redis {
         self.process.kill();
         let mut started = None;
         eventually("redis-server to take its port again", || {
-            started = try_start(self.port, &self.dir, &self.arguments);
+            started = try_start(self.port(), &self.dir, &self.arguments);
             started.is_some()
         });
         self.process = started.expect("eventually() returns when it is there");
@@ -139,28 +144,6 @@ impl Drop for Redis {
         self.process.kill();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-/// A port that nobody listens on and nobody is given, also while the server that has it is down.
-///
-/// From below the range out of which the kernel hands out ports to whoever does not care: many tests run at a time, and a
-/// port that a killed server left would now and then be somebody else's when it comes back.
-pub fn free_port() -> u16 {
-    static NEXT: OnceLock<Mutex<u16>> = OnceLock::new();
-    const LOWEST: u16 = 10_000;
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
-    let first = range.ok().and_then(|text| text.split_whitespace().next()?.parse().ok());
-    let end = first.filter(|first| *first > LOWEST + 1000).unwrap_or(32_768);
-    // Two runs of the tests at a time begin at different places.
-    let start = || Mutex::new(LOWEST + (std::process::id() * 797 % u32::from(end - LOWEST)) as u16);
-    let mut next = NEXT.get_or_init(start).lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in LOWEST..end {
-        *next = if *next + 1 < end { *next + 1 } else { LOWEST };
-        if TcpListener::bind(("127.0.0.1", *next)).is_ok() {
-            return *next;
-        }
-    }
-    panic!("no port from {LOWEST} to {end} is free");
 }
 
 /// Starts a server and waits until it answers PING; `None` when it ended instead, as it does when the port is taken.

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use super::fake_redis::request;
 use super::place::Place;
+use super::port::Port;
 use super::process::{Process, on_path, temp_dir, tethered};
-use super::redis::{Redis, ask, free_port};
+use super::redis::{Redis, ask};
 use super::{PATIENCE, eventually};
 
 /// What the sentinels call the master.
@@ -38,7 +39,7 @@ pub struct Sentinels {
 
 struct Sentinel {
     process: Process,
-    port: u16,
+    port: Port,
     dir: PathBuf,
     lives: bool,
 }
@@ -227,7 +228,7 @@ impl Sentinels {
 
     /// `127.0.0.1:PORT` of each sentinel.
     pub fn addresses(&self) -> Vec<String> {
-        let address = |s: &Sentinel| format!("127.0.0.1:{}", s.port);
+        let address = |s: &Sentinel| s.port.addr();
         self.sentinels.iter().map(address).collect()
     }
 
@@ -237,12 +238,12 @@ impl Sentinels {
     }
 
     pub fn port(&self, n: usize) -> u16 {
-        self.sentinels[n].port
+        self.sentinels[n].port.number()
     }
 
     /// Asks one sentinel; see [`Redis::command`]. Nothing when it is not there.
     pub fn ask(&self, n: usize, words: &[&str]) -> String {
-        ask(self.sentinels[n].port, self.password.as_deref(), words).unwrap_or_default()
+        ask(self.port(n), self.password.as_deref(), words).unwrap_or_default()
     }
 
     pub fn kill_sentinel(&mut self, n: usize) {
@@ -273,7 +274,7 @@ impl Sentinels {
     pub fn watch_for(&self, channel_name: &str) -> Switch {
         let (send, heard) = channel();
         for n in (0..3).filter(|n| self.sentinels[*n].lives) {
-            let stream = TcpStream::connect(("127.0.0.1", self.sentinels[n].port));
+            let stream = TcpStream::connect(("127.0.0.1", self.port(n)));
             let mut stream = stream.expect("a sentinel that is there");
             if let Some(password) = &self.password {
                 stream.write_all(&request(&["AUTH", password])).expect("it reads");
@@ -354,8 +355,8 @@ impl Sentinel {
         let mut log = String::new();
         // It cannot say which port it got; another is chosen if somebody was faster.
         for _ in 0..20 {
-            let (port, dir) = (free_port(), temp_dir());
-            let text = format!("port {port}\ndir {}\n{config}", dir.display());
+            let (port, dir) = (Port::take(), temp_dir());
+            let text = format!("port {}\ndir {}\n{config}", port.number(), dir.display());
             std::fs::write(dir.join("sentinel.conf"), text).expect("our own directory");
             let process = Process::spawn(&mut command(&dir));
             let mut sentinel = Sentinel { process, port, dir, lives: false };
@@ -377,7 +378,7 @@ impl Sentinel {
     /// Waits until it answers, or has ended.
     #[track_caller]
     fn greet(&mut self, password: Option<&str>) {
-        let port = self.port;
+        let port = self.port.number();
         eventually("a sentinel to answer or to end", || {
             self.process.exited().is_some()
                 || ask(port, password, &["SENTINEL", "MYID"]).is_ok_and(|id| id.len() == 40)
