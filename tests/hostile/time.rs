@@ -436,7 +436,8 @@ fn a_client_that_never_reads_costs_one_response_of_memory() {
             left -= 1;
             left == 0
         });
-        let grown = kioskd.rss_peak_kib() - before;
+        // The kernel counts pages a few at a time, so the most may be less than it was.
+        let grown = kioskd.rss_peak_kib().saturating_sub(before);
         assert!(grown < 8 * 1024, "{grown} KiB for one client");
     });
 }
@@ -545,7 +546,7 @@ fn a_thousand_clients_that_never_read_disturb_nobody() {
         let (asked, median) = (took.len(), median(took));
         eprintln!("a good client asked {asked} times and waited {median:?} in the median");
         assert!(median < PROMPT, "{median:?} in the median");
-        let grown = kioskd.rss_peak_kib() - before;
+        let grown = kioskd.rss_peak_kib().saturating_sub(before);
         // One response each, with room for a vector that has grown beyond its need, and the pipelined requests.
         assert!(grown < CROWD as u64 * 80, "{grown} KiB for {CROWD} clients");
     });

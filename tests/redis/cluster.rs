@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::contract::{self, HOUR, Line, assert_same, delete, get, rules, set};
 use crate::support::session::{Answer, When};
 use crate::support::{
-    Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Port, Redis, eventually,
+    Act, Cluster, FakeRedis, Journal, Kioskd, Op, PATIENCE, Port, Redis, SetOnDrop, eventually,
     for_each_front, under_load,
 };
 use kioskd::resp::client::Target;
@@ -125,7 +125,7 @@ fn slots_that_move_under_load_cost_no_answer() {
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let _stops = StopOnDrop(&stop);
+        let _stops = SetOnDrop(&stop);
         let journal = under_load(&kioskd, 4, || {
             let begin = Instant::now();
             let step = |what: &str| println!("{what} after {:?}", begin.elapsed());
@@ -650,14 +650,6 @@ fn compare_and_set(store: &dyn Store, n: usize, stop: &AtomicBool) -> usize {
         std::thread::sleep(Duration::from_millis(2));
     }
     unreachable!("counting never ends")
-}
-
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Pages through the twenty items that are there, and reads them all at once.

@@ -23,7 +23,7 @@ use crate::support::session::{
     Answer, Command, Done, Line, Loop, When, get, key, redis_store, set, take,
 };
 use crate::support::{Act, ByHand, Client, Cut, FakeRedis, HELLO, Kioskd, PATIENCE, Proxy, Redis};
-use crate::support::{Port, Reply, Way, eventually};
+use crate::support::{Port, Reply, SetOnDrop, Way, eventually};
 use kioskd::resp::link::Options;
 use kioskd::store::{StoreError, Ttl};
 use std::collections::HashMap;
@@ -446,16 +446,25 @@ fn a_reset_in_the_middle_of_a_reply_is_survived() {
 fn client_kill_in_a_loop_fails_no_read_and_loses_no_write() {
     let redis = Redis::start();
     let kioskd = start(&redis.addr(), "2s");
-    let over = AtomicBool::new(false);
+    let (over, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
     let (mut done, mut doubtful) = (0, 0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
+            // On a machine so busy that signing on takes longer than the pause, no connection would ever come about: that
+            // is an outage. So a read must have been answered since the last time.
+            let mut seen = 0;
             for _ in 0..40 {
                 redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
                 std::thread::sleep(ms(25));
+                while reads.load(Ordering::SeqCst) == seen && !over.load(Ordering::SeqCst) {
+                    std::thread::sleep(ms(1));
+                }
+                seen = reads.load(Ordering::SeqCst);
             }
             over.store(true, Ordering::SeqCst);
         });
+        // A failed assertion ends the other thread, too.
+        let _over = SetOnDrop(&over);
         let mut client = kioskd.connect();
         let mut n = 0;
         while !over.load(Ordering::SeqCst) {
@@ -463,6 +472,7 @@ fn client_kill_in_a_loop_fails_no_read_and_loses_no_write() {
             let body = format!("{{\"n\":{n}}}");
             let wrote = client.post("/items?id=kill", &body);
             let read = client.get("/items?id=kill");
+            reads.fetch_add(1, Ordering::SeqCst);
             match wrote.status {
                 201 => {
                     done += 1;

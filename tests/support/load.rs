@@ -13,7 +13,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Client, Kioskd, Reply};
+use super::{Client, Kioskd, Reply, SetOnDrop};
 
 /// One request and its answer.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ pub fn under_load_of(who: &str, kioskd: &Kioskd, clients: usize, during: impl Fn
             .map(|n| scope.spawn(move || client(&format!("{who}{n}"), address, stop)))
             .collect();
         // Were this skipped by a panic, the clients would go on for ever and hide it.
-        let _stops = Stops(stop);
+        let _stops = SetOnDrop(stop);
         during();
         stop.store(true, Ordering::Relaxed);
         let joined = threads.into_iter().map(|thread| thread.join());
@@ -81,14 +81,6 @@ pub fn under_load_of(who: &str, kioskd: &Kioskd, clients: usize, during: impl Fn
     });
     ops.sort_by_key(|op| op.at);
     Journal { ops }
-}
-
-struct Stops<'a>(&'a AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn client(name: &str, address: &str, stop: &AtomicBool) -> Vec<Op> {

@@ -39,6 +39,7 @@ pub use proxy::{Cut, Proxy, Way};
 pub use redis::{Redis, ask};
 pub use sentinels::{News, Sentinels, Switch};
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a wait may last before the test fails: far longer than anything here takes, so that only a real fault
@@ -74,6 +75,16 @@ pub fn for_each_service(settings: &[(&str, &str)], test: impl Fn(&Kioskd)) {
             all.extend_from_slice(settings);
             test(&Kioskd::start(&all));
         }
+    }
+}
+
+/// Tells the other threads of a scope that it is over, also when what they wait for has panicked: the scope would wait for
+/// them for ever, and hide it.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
