@@ -12,6 +12,8 @@ mod support;
 mod cluster;
 #[cfg(feature = "poll")]
 mod faults;
+#[cfg(target_os = "linux")]
+mod names;
 #[cfg(feature = "poll")]
 mod sentinel;
 mod sign_on;
