@@ -108,6 +108,46 @@ fn ten_thousand_idle_connections_fit_into_six_mebibytes() {
     });
 }
 
+/// What is idle costs a hundred bytes, and what has left costs nothing: neither ten thousand who came and went little by
+/// little, nor a burst of as many.
+#[test]
+fn after_ten_thousand_clients_the_memory_is_back() {
+    const CLIENTS: usize = 10_000;
+    let _alone = alone();
+    allow_files(CLIENTS + 200);
+    let max = (CLIENTS + 10).to_string();
+    for_each_store_in_turn(&[("MAX_CONNECTIONS", &max), ("WORKERS", "1")], |kioskd| {
+        let files = files_at_rest(kioskd);
+        let visit = |crowds: usize| {
+            let size = CLIENTS / crowds;
+            let held: Vec<Crowd> = (0..crowds)
+                .map(|_| {
+                    let crowd = Crowd::connect(&kioskd.addr(), size, GET);
+                    eventually("them to be answered", || crowd.answers() == size);
+                    crowd
+                })
+                .collect();
+            let there = kioskd.rss_kib();
+            drop(held);
+            eventually("them to be let go", || kioskd.fd_count() <= files);
+            there
+        };
+        // Whatever is allocated once, and for good, has been.
+        drop(Crowd::connect(&kioskd.addr(), 250, GET));
+        eventually("them to be let go", || kioskd.fd_count() <= files);
+        let before = kioskd.rss_kib();
+        for crowds in [40, 1] {
+            let there = visit(crowds);
+            let mut after = 0;
+            eventually("the memory to be given back", || {
+                after = kioskd.rss_kib();
+                eprintln!("{before} KiB before, {there} KiB with all of them, {after} KiB after");
+                after <= before + 500
+            });
+        }
+    });
+}
+
 const MAX: usize = 50;
 
 /// Reads the whole of a refusal.
