@@ -142,13 +142,25 @@ impl<T> Slab<T> {
     /// Of two empty chunks the lower is kept, for it is used first. Gives that.
     #[cold]
     fn give_back(&mut self, empty: usize) -> usize {
-        match self.spare {
+        let kept = match self.spare {
             Some(other) if self.chunks[other].free == u64::MAX => {
                 self.chunks[empty.max(other)].places = None;
                 empty.min(other)
             }
             _ => empty,
+        };
+        while self.chunks.last().is_some_and(|chunk| chunk.places.is_none()) {
+            self.chunks.pop();
         }
+        self.lowest = self.lowest.min(self.chunks.len());
+        if self.chunks.capacity() > 4 * self.chunks.len() {
+            // Not shrunk where it lies: it was moved behind all that there was when it grew, and no allocator gives
+            // back what is before it.
+            let mut few = Vec::with_capacity(self.chunks.len() + 1);
+            few.append(&mut self.chunks);
+            self.chunks = few;
+        }
+        kept
     }
 
     /// The place of a key: a small number that no other key in the table has at the same time.

@@ -100,7 +100,7 @@ enum Parcel {
 
 /// What is kept of the buffers when they come back.
 const KEPT_BYTES: usize = 64 * 1024;
-const KEPT_REPLIES: usize = 1024;
+const KEPT_REPLIES: usize = 256;
 
 impl Replies {
     /// Whether nothing is finished.

@@ -507,7 +507,7 @@ enum Doing {
 
 /// Places that there can be, and that are kept when no command is under way.
 const PLACES_MAX: usize = 1 << 20;
-const PLACES_KEPT: usize = 1024;
+const PLACES_KEPT: usize = 256;
 
 impl Tags {
     fn set(&mut self, tag: Tag, doing: Doing) {

@@ -108,8 +108,10 @@ fn ten_thousand_idle_connections_fit_into_six_mebibytes() {
     });
 }
 
-/// What is idle costs a hundred bytes, and what has left costs nothing: neither ten thousand who came and went little by
-/// little, nor a burst of as many.
+/// Neither ten thousand clients who come little by little nor a burst of as many leaves anything behind when they go.
+///
+/// The image's musl gives back what is free. glibc gives back no page that lies before one in use, so there the level
+/// after the first of them must hold: `cargo test --target x86_64-unknown-linux-musl` shows that it is our doing.
 #[test]
 fn after_ten_thousand_clients_the_memory_is_back() {
     const CLIENTS: usize = 10_000;
@@ -118,8 +120,8 @@ fn after_ten_thousand_clients_the_memory_is_back() {
     let max = (CLIENTS + 10).to_string();
     for_each_store_in_turn(&[("MAX_CONNECTIONS", &max), ("WORKERS", "1")], |kioskd| {
         let files = files_at_rest(kioskd);
-        let visit = |crowds: usize| {
-            let size = CLIENTS / crowds;
+        let visit = |clients: usize, crowds: usize| {
+            let size = clients / crowds;
             let held: Vec<Crowd> = (0..crowds)
                 .map(|_| {
                     let crowd = Crowd::connect(&kioskd.addr(), size, GET);
@@ -133,17 +135,19 @@ fn after_ten_thousand_clients_the_memory_is_back() {
             there
         };
         // Whatever is allocated once, and for good, has been.
-        drop(Crowd::connect(&kioskd.addr(), 250, GET));
-        eventually("them to be let go", || kioskd.fd_count() <= files);
+        visit(250, 1);
+        if cfg!(not(target_env = "musl")) {
+            visit(CLIENTS, 1);
+        }
         let before = kioskd.rss_kib();
         for crowds in [40, 1] {
-            let there = visit(crowds);
+            let there = visit(CLIENTS, crowds);
             let mut after = 0;
             eventually("the memory to be given back", || {
                 after = kioskd.rss_kib();
-                eprintln!("{before} KiB before, {there} KiB with all of them, {after} KiB after");
                 after <= before + 500
             });
+            eprintln!("{before} KiB before, {there} KiB with all of them, {after} KiB after");
         }
     });
 }

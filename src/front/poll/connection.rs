@@ -55,8 +55,6 @@ pub struct Connection {
     pub refused: bool,
     /// It has a turn coming, whatever its socket says.
     pub queued: bool,
-    /// Its phase has begun, and has no deadline yet.
-    begun: bool,
     readable: bool,
     /// The peer has shut down its sending half: read on until the end shows. It still listens.
     ended: bool,
@@ -118,7 +116,6 @@ impl Connection {
             phase: Phase::Idle,
             refused,
             queued: false,
-            begun: true,
             // Data may have come before the registration, and with it the edge.
             readable: true,
             ended: false,
@@ -138,7 +135,7 @@ impl Connection {
 
     /// How long its phase may take, if that has begun since it was last asked.
     pub fn time(&mut self, options: &Options) -> Option<Duration> {
-        if !std::mem::take(&mut self.begun) {
+        if !std::mem::take(&mut self.link.begun) {
             return None;
         }
         Some(match self.phase {
@@ -464,7 +461,7 @@ impl Connection {
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        self.begun = true;
+        self.link.begun = true;
     }
 
     fn work(&mut self, pool: &mut Pool) -> &mut Work {
@@ -575,4 +572,15 @@ fn send_some(world: &mut dyn World, socket: Socket, bytes: &[u8]) -> io::Result<
         }
     }
     Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With its key's part and the table of sockets, where it takes 40 bytes, an idle client is 96 bytes.
+    #[test]
+    fn an_idle_client_takes_little() {
+        assert_eq!(size_of::<Option<Connection>>(), 48);
+    }
 }

@@ -37,11 +37,14 @@ pub struct Link {
     before: u32,
     behind: u32,
     list: Option<u8>,
+    /// Its phase has begun, and has no deadline yet.
+    pub begun: bool,
 }
 
 impl Default for Link {
+    /// Of a client who has just come: its first phase has begun.
     fn default() -> Link {
-        Link { deadline: 0, set: 0, look: 0, before: NONE, behind: NONE, list: None }
+        Link { deadline: 0, set: 0, look: 0, before: NONE, behind: NONE, list: None, begun: true }
     }
 }
 

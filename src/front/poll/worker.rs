@@ -32,6 +32,9 @@ use std::time::{Duration, Instant};
 /// Clients taken in in one tick: a flood of them must not hold up those who are here.
 const ACCEPTED_PER_TICK: usize = 256;
 
+/// As many events as a wait tells of, about: made early, lest it end up behind what a burst leaves.
+const READY_PER_TICK: usize = 256;
+
 /// Bytes read in one go, for whichever client is next.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
@@ -98,7 +101,7 @@ impl Worker {
         mut world: impl World,
     ) {
         let mut worker = Worker::new(n, options, service, store, lifecycle, &mut world);
-        let mut ready = Vec::new();
+        let mut ready = Vec::with_capacity(READY_PER_TICK);
         loop {
             worker.service.metrics().wait(n);
             let until = worker.until(world.now());
@@ -209,6 +212,9 @@ impl Worker {
         self.time_out(world, now);
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = self.pool.trim().then_some(now + TRIM_EVERY);
+            for list in [&mut self.again, &mut self.turns, &mut self.late] {
+                list.shrink_to_fit();
+            }
         }
         if stopped && !self.accepting && self.clients.is_empty() {
             return ControlFlow::Break(());
