@@ -7,6 +7,9 @@
 /// 9999-12-31 23:59:59, the last second with a four-digit year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
+/// A date as a field has it, 29 bytes.
+pub type Date = [u8; 29];
+
 /// Prints a moment; one after the year 9999 is printed as its last second.
 pub fn http_date(unix_seconds: u64) -> String {
     const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -50,17 +53,26 @@ fn days_in_month(year: u64, month: usize) -> u64 {
 }
 
 /// The date of the last second asked for, printed once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct DateCache {
-    printed: Option<(u64, String)>,
+    second: u64,
+    printed: Date,
+}
+
+impl Default for DateCache {
+    fn default() -> DateCache {
+        DateCache { second: 0, printed: *b"Thu, 01 Jan 1970 00:00:00 GMT" }
+    }
 }
 
 impl DateCache {
     /// The date at `unix_seconds`; printed anew only when the second changed.
-    pub fn at(&mut self, unix_seconds: u64) -> &str {
-        let stale = self.printed.take().filter(|(second, _)| *second == unix_seconds);
-        let fresh = stale.unwrap_or_else(|| (unix_seconds, http_date(unix_seconds)));
-        &self.printed.insert(fresh).1
+    pub fn at(&mut self, unix_seconds: u64) -> &Date {
+        if self.second != unix_seconds {
+            self.second = unix_seconds;
+            self.printed.copy_from_slice(http_date(unix_seconds).as_bytes());
+        }
+        &self.printed
     }
 }
 
@@ -92,8 +104,8 @@ mod tests {
     #[test]
     fn the_cache_follows_the_clock_both_ways() {
         let mut cache = DateCache::default();
-        for unix_seconds in [784_111_777, 784_111_777, 784_111_778, 784_111_777] {
-            assert_eq!(cache.at(unix_seconds), http_date(unix_seconds));
+        for unix_seconds in [0, 784_111_777, 784_111_777, 784_111_778, 784_111_777] {
+            assert_eq!(cache.at(unix_seconds), http_date(unix_seconds).as_bytes());
         }
     }
 }

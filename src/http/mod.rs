@@ -28,7 +28,7 @@ mod target;
 
 pub use authority::Authority;
 pub use body::{ChunkedDecoder, Framing, decimal};
-pub use date::{DateCache, http_date};
+pub use date::{Date, DateCache, http_date};
 pub use error::ParseError;
 pub use field::Field;
 #[cfg(test)]

@@ -15,8 +15,8 @@
 //! The length is always counted here, so it cannot be wrong: a wrong one would shift every response
 //! behind it.
 
-use super::Response;
-use super::response::{Extra, Location, reason};
+use super::response::{ContentType, Extra, Location, reason};
+use super::{Date, Response};
 
 /// The interim response to `Expect: 100-continue` (RFC 9110 §10.1.1), ready to send.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -31,8 +31,8 @@ pub struct Printing<'a> {
     /// The client speaks HTTP/1.0 and asked to keep the connection, so it must be told (RFC 9112
     /// §9.3 keeps silent about a 1.1 client).
     pub keep_alive_1_0: bool,
-    /// The current date as [`http_date`](super::http_date) prints it.
-    pub date: &'a str,
+    /// The current date.
+    pub date: &'a Date,
     /// The request's id: letters, digits, `.`, `_` and `-`.
     pub request_id: &'a [u8],
 }
@@ -49,19 +49,7 @@ pub fn print(response: &Response, how: &Printing, out: &mut Vec<u8>) {
     let body: &[u8] = if has_body { &response.body } else { b"" };
     out.reserve(HEAD_BYTES + if how.head_only { 0 } else { body.len() });
 
-    match status {
-        200 => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
-        _ => {
-            out.extend_from_slice(b"HTTP/1.1 ");
-            push_number(out, status.into());
-            out.push(b' ');
-            out.extend_from_slice(reason(status).as_bytes());
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-    if let Some(content_type) = response.content_type {
-        push_field(out, b"Content-Type: ", content_type.text().as_bytes());
-    }
+    push_start(out, status, response.content_type);
     if let Some(etag) = &response.etag {
         out.extend_from_slice(b"ETag: ");
         out.extend_from_slice(etag);
@@ -73,23 +61,44 @@ pub fn print(response: &Response, how: &Printing, out: &mut Vec<u8>) {
     if response.replayed {
         out.extend_from_slice(b"Idempotency-Replayed: true\r\n");
     }
-    push_extra(out, &response.extra);
-    push_field(out, b"X-Request-Id: ", how.request_id);
-    out.extend_from_slice(b"X-Content-Type-Options: nosniff\r\n");
+    if response.extra != Extra::None {
+        push_extra(out, &response.extra);
+    }
+    out.extend_from_slice(b"X-Request-Id: ");
+    out.extend_from_slice(how.request_id);
     if has_body {
-        out.extend_from_slice(b"Content-Length: ");
+        out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\nContent-Length: ");
         push_number(out, body.len());
-        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(b"\r\nDate: ");
+    } else {
+        out.extend_from_slice(b"\r\nX-Content-Type-Options: nosniff\r\nDate: ");
     }
-    push_field(out, b"Date: ", how.date.as_bytes());
+    out.extend_from_slice(how.date);
     if how.close {
-        out.extend_from_slice(b"Connection: close\r\n");
+        out.extend_from_slice(b"\r\nConnection: close\r\n\r\n");
     } else if how.keep_alive_1_0 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+        out.extend_from_slice(b"\r\nConnection: keep-alive\r\n\r\n");
+    } else {
+        out.extend_from_slice(b"\r\n\r\n");
     }
-    out.extend_from_slice(b"\r\n");
     if !how.head_only {
         out.extend_from_slice(body);
+    }
+}
+
+/// The status line and `Content-Type`, in one piece for what nearly every response is.
+fn push_start(out: &mut Vec<u8>, status: u16, content_type: Option<ContentType>) {
+    if (status, content_type) == (200, Some(ContentType::Json)) {
+        out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
+        return;
+    }
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(out, status.into());
+    out.push(b' ');
+    out.extend_from_slice(reason(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    if let Some(content_type) = content_type {
+        push_field(out, b"Content-Type: ", content_type.text().as_bytes());
     }
 }
 
@@ -197,7 +206,7 @@ mod tests {
         head_only: false,
         close: false,
         keep_alive_1_0: false,
-        date: "Sun, 06 Nov 1994 08:49:37 GMT",
+        date: b"Sun, 06 Nov 1994 08:49:37 GMT",
         request_id: b"id-1",
     };
     const HEAD: Printing<'static> = Printing { head_only: true, ..PLAIN };

@@ -1329,7 +1329,7 @@ impl Sent {
             head_only: false,
             close: false,
             keep_alive_1_0: false,
-            date: "Sun, 06 Nov 1994 08:49:37 GMT",
+            date: b"Sun, 06 Nov 1994 08:49:37 GMT",
             request_id: trace::given_id(&cx.head).unwrap_or(b"id-1"),
         };
         let (mut out, mut buffer) = (Vec::new(), Vec::new());
