@@ -4,7 +4,6 @@
 //! Stricter than RFC 3986 where laxness has only ever served attackers: no userinfo (`@`), no
 //! comma (two joined `Host` values), no empty host, no IPvFuture, and a port that fits a port.
 
-use super::body::decimal;
 use super::bytes::{REG_NAME, run};
 use std::net::Ipv6Addr;
 
@@ -20,24 +19,25 @@ pub struct Authority<'a> {
 impl<'a> Authority<'a> {
     /// The authority that `raw` is, whole.
     pub fn parse(raw: &'a [u8]) -> Option<Authority<'a>> {
-        let (host, rest) = if raw.first() == Some(&b'[') {
-            let (host, rest) = raw.split_at(raw.iter().position(|b| *b == b']')? + 1);
-            let address = std::str::from_utf8(&host[1..host.len() - 1]).ok()?;
-            address.parse::<Ipv6Addr>().ok()?;
-            (host, rest)
-        } else {
-            let (host, rest) = raw.split_at(reg_name_len(raw)?);
-            if host.is_empty() {
-                return None;
-            }
-            (host, rest)
+        let host_len = match raw.first()? {
+            b'[' => address_len(raw)?,
+            _ => reg_name_len(raw).filter(|len| *len > 0)?,
         };
+        let (host, rest) = raw.split_at(host_len);
         let port = match rest {
-            b"" | b":" => None,
-            _ => Some(decimal(rest.strip_prefix(b":")?).filter(|port| *port <= 65_535)? as u16),
+            [] | [b':'] => None,
+            [b':', digits @ ..] => Some(port(digits)?),
+            _ => return None,
         };
         Some(Authority { host, port })
     }
+}
+
+/// How much of `raw` is an IPv6 address in brackets.
+fn address_len(raw: &[u8]) -> Option<usize> {
+    let end = raw.iter().position(|b| *b == b']')?;
+    std::str::from_utf8(&raw[1..end]).ok()?.parse::<Ipv6Addr>().ok()?;
+    Some(end + 1)
 }
 
 /// How much of `raw` is a `reg-name` without the comma (every IPv4 address is one too); `None` for an escape that is
@@ -52,6 +52,19 @@ fn reg_name_len(raw: &[u8]) -> Option<usize> {
             _ => return Some(at),
         }
     }
+}
+
+/// A number of nothing but digits that fits a port; zeros in front mean nothing.
+fn port(digits: &[u8]) -> Option<u16> {
+    let mut port = 0;
+    for byte in digits {
+        let digit = byte.wrapping_sub(b'0');
+        port = port * 10 + u32::from(digit);
+        if digit > 9 || port > 65_535 {
+            return None;
+        }
+    }
+    Some(port as u16)
 }
 
 #[cfg(test)]

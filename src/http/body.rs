@@ -16,7 +16,7 @@
 
 use super::ParseError;
 use super::bytes::{TOKEN, VALUE, misplaced, run};
-use super::field::{self, Line};
+use super::field;
 
 /// What one body may spend on chunk extensions and trailers together, the closing empty line
 /// included. Nobody we know sends either; without a bound they are a body nobody counts.
@@ -73,13 +73,6 @@ pub(super) enum One<'a> {
     Value(&'a [u8]),
     /// It is there more than once.
     Several,
-}
-
-impl<'a> One<'a> {
-    /// One more has come.
-    pub fn add(&mut self, value: &'a [u8]) {
-        *self = if *self == One::None { One::Value(value) } else { One::Several };
-    }
 }
 
 /// A number of nothing but digits, if a `u64` can hold it.
@@ -257,22 +250,24 @@ impl ChunkedDecoder {
     /// left where it is, to be judged again with what comes.
     fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
         let window = &input[..input.len().min(OVERHEAD_BYTES_MAX - self.overhead_bytes)];
-        let line = field::line(window, self.trailers == TRAILERS_MAX)?;
-        let len = match line {
-            Some(Line::Empty) => 2,
-            Some(Line::Field { len, .. }) => len,
-            None => window.len(),
-        };
-        if self.overhead_bytes + len == OVERHEAD_BYTES_MAX && line != Some(Line::Empty) {
+        let full = self.trailers == TRAILERS_MAX;
+        let end = window.strip_prefix(field::LINE_END);
+        let trailer = field::split(window).filter(|_| !full).map(|(_, _, behind)| behind);
+        let behind = end.or(trailer);
+        if let (None, Some(e)) = (behind, field::fault(window, full)) {
+            return Err(e);
+        }
+        let len = window.len() - behind.map_or(0, <[u8]>::len);
+        if self.overhead_bytes + len == OVERHEAD_BYTES_MAX && end.is_none() {
             return Err(ParseError::TrailersTooLarge);
         }
-        if line.is_none() {
+        if behind.is_none() {
             return Ok(None);
         }
         self.overhead_bytes += len;
-        match line {
-            Some(Line::Empty) => self.state = State::Done,
-            _ => self.trailers += 1,
+        match end {
+            Some(_) => self.state = State::Done,
+            None => self.trailers += 1,
         }
         Ok(Some(len))
     }

@@ -1,7 +1,7 @@
 //! The alphabets of HTTP/1.1 as one table: which bytes may stand where.
 //!
 //! A scanner asks `run` for the longest prefix in an alphabet and judges the one byte that stopped
-//! it. That is a table look-up per byte, and it makes every fault belong to exactly one byte.
+//! it. That makes every fault belong to exactly one byte.
 
 use super::ParseError;
 
@@ -9,6 +9,8 @@ use super::ParseError;
 pub(super) const TOKEN: u8 = 1;
 /// Visible ASCII without `#`: a fragment is never sent to a server (RFC 9110 §7.1).
 pub(super) const TARGET: u8 = 2;
+/// The same without the `?` that ends a path.
+pub(super) const PATH: u8 = 16;
 /// `field-content`: HTAB, SP, visible ASCII and obs-text (RFC 9110 §5.5).
 pub(super) const VALUE: u8 = 4;
 /// Characters of a `reg-name` that are not escaped, but for the comma (RFC 3986 §3.2.2).
@@ -23,7 +25,7 @@ const ALPHABETS: [u8; 256] = {
             table[i] |= TOKEN | REG_NAME;
         }
         if byte.is_ascii_graphic() && byte != b'#' {
-            table[i] |= TARGET;
+            table[i] |= if byte == b'?' { TARGET } else { TARGET | PATH };
         }
         if byte == b'\t' || byte == b' ' || byte.is_ascii_graphic() || byte >= 0x80 {
             table[i] |= VALUE;
@@ -46,34 +48,51 @@ const ALPHABETS: [u8; 256] = {
 };
 
 /// How many bytes at the front of `bytes` belong to `alphabet`.
+///
+/// One look at the table for each, and one at the length for every eight.
+#[inline]
 pub(super) fn run(bytes: &[u8], alphabet: u8) -> usize {
+    let is_in = |byte: u8| ALPHABETS[usize::from(byte)] & alphabet != 0;
     let mut at = 0;
-    if alphabet == VALUE {
-        // Values are long, and mostly printable: eight bytes at a time.
-        while let Some(eight) = bytes.get(at..at + 8)
-            && !has_control(eight)
-        {
-            at += 8;
+    while let Some(eight) = bytes[at..].first_chunk::<8>() {
+        if let Some(i) = eight.iter().position(|byte| !is_in(*byte)) {
+            return at + i;
         }
+        at += 8;
     }
-    let of = |byte: u8| ALPHABETS[usize::from(byte)];
-    while let Some(&[a, b, c, d]) = bytes[at..].first_chunk()
-        && of(a) & of(b) & of(c) & of(d) & alphabet != 0
+    while let Some(byte) = bytes.get(at)
+        && is_in(*byte)
     {
-        at += 4;
+        at += 1;
     }
-    at + bytes[at..].iter().take_while(|byte| of(**byte) & alphabet != 0).count()
+    at
 }
 
-/// Whether one of eight bytes is below 0x20 or is DEL. All at once: a byte of `word` whose highest bit is not set
-/// borrows when 0x20 is taken from it, or when, changed to 0 for DEL, 1 is; those above it may be called wrong then,
-/// which the look at each byte puts right.
-fn has_control(eight: &[u8]) -> bool {
+/// The same for [`VALUE`]: values are long, and what ends them is easily told from text, eight bytes at a time.
+#[inline]
+pub(super) fn run_of_value(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(eight) = bytes[at..].first_chunk() {
+        let word = u64::from_le_bytes(*eight);
+        let mut suspects = controls(word);
+        while suspects != 0 {
+            let bit = suspects.trailing_zeros() - 7;
+            if ALPHABETS[usize::from((word >> bit) as u8)] & VALUE == 0 {
+                return at + bit as usize / 8;
+            }
+            suspects &= suspects - 1;
+        }
+        at += 8;
+    }
+    at + run(&bytes[at..], VALUE)
+}
+
+/// Sets the highest bit of each byte of `word` that may be a control byte, and no other bits: all that are below 0x20
+/// lose 0x20, and DEL gains 1, into that bit. So do those from 0x80 on, and a byte whose neighbour has borrowed or
+/// carried may; therefore each is looked up once more.
+fn controls(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
-    let word = u64::from_le_bytes(eight.try_into().unwrap_or_default());
-    let del = word ^ (ONES * 0x7f);
-    let borrows = (word.wrapping_sub(ONES * 0x20) & !word) | (del.wrapping_sub(ONES) & !del);
-    borrows & (ONES * 0x80) != 0
+    (word.wrapping_sub(ONES * 0x20) | word.wrapping_add(ONES)) & (ONES * 0x80)
 }
 
 /// Names the fault of a byte out of place: its own, or that of the `place` it stands in.
@@ -106,6 +125,9 @@ mod tests {
         assert_eq!(target.len(), 0x7E - 0x21);
         assert!(!target.contains(&b'#') && !target.contains(&b' '));
 
+        let path = members(PATH);
+        assert_eq!(path, target.iter().copied().filter(|b| *b != b'?').collect::<Vec<_>>());
+
         let value = members(VALUE);
         assert_eq!(value.len(), 1 + (0x7F - 0x20) + 128);
         assert!(!value.contains(&0x7F) && !value.contains(&b'\r'));
@@ -124,7 +146,7 @@ mod tests {
                     bytes[place] = byte;
                     let wanted =
                         bytes.iter().take_while(|b| ALPHABETS[usize::from(**b)] & VALUE != 0);
-                    assert_eq!(run(&bytes, VALUE), wanted.count(), "{bytes:?}");
+                    assert_eq!(run_of_value(&bytes), wanted.count(), "{bytes:?}");
                 }
             }
         }

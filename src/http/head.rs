@@ -16,10 +16,11 @@
 
 use super::authority::Authority;
 use super::body::{Framing, One, framing};
-use super::bytes::{TARGET, TOKEN, misplaced, run};
-use super::field::{self, Field, Line, line_end};
+use super::bytes::{PATH, TARGET, TOKEN, misplaced, run};
+use super::field::{self, Field, line_end};
 use super::target::{self, Form};
 use super::{Method, ParseError};
+use std::ops::Range;
 
 /// How many empty lines before a request line are forgiven.
 ///
@@ -57,51 +58,43 @@ impl Default for HeadLimits {
     }
 }
 
-/// Where something stands in the bytes of a head. What is not there begins at 0, where only a method can.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Span {
-    pub at: u32,
-    pub len: u32,
-}
+/// What stands between a target and the fields.
+const VERSION_LINE: &[u8] = b" HTTP/1.1\r\n";
 
-impl Span {
-    /// Heads are no longer than `head_bytes_max`, which is far below 4 GiB.
-    pub fn new(at: usize, len: usize) -> Span {
-        Span { at: at as u32, len: len as u32 }
-    }
-
-    fn of(self, bytes: &[u8]) -> &[u8] {
-        let at = self.at as usize;
-        bytes.get(at..at + self.len as usize).unwrap_or_default()
-    }
-}
-
-/// A head that has passed every rule of RFC 9112, as places in its bytes.
+/// A head that has passed every rule of RFC 9112, as places in its bytes, which are counted from its request line on.
+///
+/// ```text
+/// ␍␊PUT http://kiosk/items?ttl=60 HTTP/1.1␍␊Host: kiosk␍␊␍␊
+///   ↑at ↑target     ↑path ↑path_end ↑target_end           ↑end
+/// ```
+///
+/// Heads are no longer than `head_bytes_max`, which is far below 4 GiB.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadIndex {
-    kind: Method,
+    method: Method,
+    method_len: u8,
     /// The x of HTTP/1.x as it was sent. Any x above 1 means what 1.1 means (RFC 9110 §2.5).
     minor: u8,
     form: Form,
-    framing: Framing,
     /// The known fields that are there, as bits.
     present: u16,
     /// And those that came more than once.
     repeated: u16,
-    method: Span,
-    target: Span,
-    path: Span,
-    /// Behind the `?`; at 0 when there is none.
-    query: Span,
-    /// Where the fields begin.
-    fields: u32,
-    len: u32,
+    /// Where the request line begins: behind the empty lines.
+    at: u32,
+    target: u32,
+    path: u32,
+    /// Where the `?` is, if there is one.
+    path_end: u32,
+    target_end: u32,
+    end: u32,
+    framing: Framing,
 }
 
 impl HeadIndex {
     /// The length of the head, with its empty lines.
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.at as usize + self.end as usize
     }
 
     /// No head is empty.
@@ -112,6 +105,17 @@ impl HeadIndex {
     /// Where the body behind this head ends.
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Where the fields begin.
+    fn fields_at(&self) -> usize {
+        self.target_end as usize + VERSION_LINE.len()
+    }
+
+    /// Where the query is; `None` without a `?`.
+    fn query(&self) -> Option<Range<usize>> {
+        (self.path_end < self.target_end)
+            .then_some(self.path_end as usize + 1..self.target_end as usize)
     }
 }
 
@@ -154,53 +158,31 @@ pub fn parse(input: &[u8], limits: &HeadLimits) -> Result<Parsed, ParseError> {
 }
 
 fn parse_window(window: &[u8], limits: &HeadLimits) -> Result<Parsed, ParseError> {
-    let mut at = 0;
-    let mut empty_lines = 0;
-    while window.get(at) == Some(&b'\r') {
-        if empty_lines == EMPTY_LINES_MAX {
-            return Err(ParseError::TooManyEmptyLines);
-        }
-        let Some(n) = line_end(&window[at..])? else { return Ok(Parsed::More { begun: false }) };
-        at += n;
-        empty_lines += 1;
-    }
+    let Some(at) = empty_lines(window)? else { return Ok(Parsed::More { begun: false }) };
     let message = &window[at..];
     if message.is_empty() {
         return Ok(Parsed::More { begun: false });
     }
-    let Some(mut index) =
-        request_line(message, at, limits).map_err(|e| name(e, window, message))?
-    else {
+    let index = request_line(message, limits).map_err(|e| name(e, window, message))?;
+    let Some(mut index) = index else { return Ok(Parsed::More { begun: true }) };
+    index.at = at as u32;
+    if !fields(&mut index, message, limits)? {
         return Ok(Parsed::More { begun: true });
-    };
-    at = index.fields as usize;
-    let (mut fields, mut length, mut coding) = (0, One::None, One::None);
-    loop {
-        match field::line(&window[at..], fields >= limits.headers_max)? {
-            None => return Ok(Parsed::More { begun: true }),
-            Some(Line::Empty) => break,
-            Some(Line::Field { name_len, len }) => {
-                let (name, value) = (&window[at..at + name_len], at + name_len + 1..at + len);
-                if let Some(field) = Field::of(name) {
-                    let value = window[value].trim_ascii();
-                    index.note(field, value)?;
-                    match field {
-                        Field::ContentLength => length.add(value),
-                        Field::TransferEncoding => coding.add(value),
-                        _ => {}
-                    }
-                }
-                fields += 1;
-                at += len;
-            }
-        }
     }
-    index.len = (at + 2) as u32;
-    if index.minor >= 1 && index.present & Field::Host.bit() == 0 {
-        return Err(ParseError::MissingHost);
-    }
-    index.framing = framing(index.minor == 0, length, coding)?;
     Ok(Parsed::Whole(index))
+}
+
+/// The length of the empty lines before a request line; `None` when the last is not whole.
+fn empty_lines(window: &[u8]) -> Result<Option<usize>, ParseError> {
+    let mut at = 0;
+    while window.get(at) == Some(&b'\r') {
+        if at == EMPTY_LINES_MAX * 2 {
+            return Err(ParseError::TooManyEmptyLines);
+        }
+        let Some(n) = line_end(&window[at..])? else { return Ok(None) };
+        at += n;
+    }
+    Ok(Some(at))
 }
 
 /// Gives the fault of what is no request at all its name. (`PROXY` alone is a method like any other.)
@@ -220,61 +202,64 @@ fn name(e: ParseError, window: &[u8], message: &[u8]) -> ParseError {
 /// differently see different targets. What is wrong with a byte is said at that byte; what the
 /// parts mean is judged at the line end, version first, so that the HTTP/2 preface
 /// `PRI * HTTP/2.0` is a version we do not speak (505) and not a strange target (400).
-fn request_line(
-    message: &[u8],
-    line_at: usize,
-    limits: &HeadLimits,
-) -> Result<Option<HeadIndex>, ParseError> {
+fn request_line(message: &[u8], limits: &HeadLimits) -> Result<Option<HeadIndex>, ParseError> {
     let method_len = run(message, TOKEN);
     if method_len > METHOD_BYTES_MAX {
         return Err(ParseError::MethodTooLong);
     }
     match message.get(method_len) {
-        None => return Ok(None),
         Some(b' ') if method_len > 0 => {}
-        Some(b'\r') => return Err(ParseError::BadRequestLine),
-        Some(&byte) => return Err(misplaced(byte, ParseError::BadMethod)),
+        byte => return no_space(byte, ParseError::BadMethod).map_or(Ok(None), Err),
     }
-    let target_at = method_len + 1;
-    let target_len = run(&message[target_at..], TARGET);
-    if target_len > limits.target_bytes_max {
+    let target = method_len + 1;
+    let path_end = target + run(&message[target..], PATH);
+    let target_end = path_end + run(&message[path_end..], TARGET);
+    if target_end - target > limits.target_bytes_max {
         return Err(ParseError::UriTooLong);
     }
-    let version_at = target_at + target_len + 1;
-    match message.get(version_at - 1) {
-        None => return Ok(None),
-        Some(b' ') if target_len > 0 => {}
-        Some(b' ' | b'\r') => return Err(ParseError::BadRequestLine),
-        Some(&byte) => return Err(misplaced(byte, ParseError::BadTarget)),
+    match message.get(target_end) {
+        Some(b' ') if target_end > target => {}
+        Some(b' ') => return Err(ParseError::BadRequestLine),
+        byte => return no_space(byte, ParseError::BadTarget).map_or(Ok(None), Err),
     }
-    let version = &message[version_at..];
-    let is_plain = matches!(version, [b'H', b'T', b'T', b'P', b'/', b'1', b'.', x, b'\r', b'\n', ..] if x.is_ascii_digit());
-    if !is_plain && !is_version_line(version)? {
-        return Ok(None);
-    }
-    if version[5] != b'1' {
-        return Err(ParseError::VersionNotSupported);
-    }
+    let version = &message[target_end + 1..];
+    let minor = match version.first_chunk::<10>() {
+        Some(line) if is_http_1(line) => line[7] - b'0',
+        _ if !is_version_line(version)? => return Ok(None),
+        // All that is left is another major version.
+        _ => return Err(ParseError::VersionNotSupported),
+    };
     let method = Method::of(&message[..method_len]);
-    let raw = &message[target_at..target_at + target_len];
-    let (form, path_at) = target::form(method, raw)?;
-    let query_at = raw[path_at..].iter().position(|b| *b == b'?').map(|i| path_at + i);
-    let path_end = query_at.unwrap_or(target_len);
-    let in_head = |at: usize, end: usize| Span::new(line_at + target_at + at, end - at);
+    let (form, path_at) = target::form(method, &message[target..target_end])?;
     Ok(Some(HeadIndex {
-        kind: method,
-        minor: version[7] - b'0',
+        method,
+        method_len: method_len as u8,
+        minor,
         form,
-        framing: Framing::Length(0),
         present: 0,
         repeated: 0,
-        method: Span::new(line_at, method_len),
-        target: in_head(0, target_len),
-        path: in_head(path_at, path_end),
-        query: query_at.map_or(Span::default(), |at| in_head(at + 1, target_len)),
-        fields: (line_at + version_at + 10) as u32,
-        len: 0,
+        at: 0,
+        target: target as u32,
+        path: (target + path_at) as u32,
+        path_end: path_end as u32,
+        target_end: target_end as u32,
+        end: 0,
+        framing: Framing::Length(0),
     }))
+}
+
+/// What is wrong when there is no space behind a method or a target, the `place`; `None` if nothing is there yet.
+#[cold]
+fn no_space(found: Option<&u8>, place: ParseError) -> Option<ParseError> {
+    match found? {
+        b'\r' => Some(ParseError::BadRequestLine),
+        &byte => Some(misplaced(byte, place)),
+    }
+}
+
+/// Whether this is an HTTP/1 version with its line end: two comparisons for what nearly every request line ends with.
+fn is_http_1(line: &[u8; 10]) -> bool {
+    line[..7] == *b"HTTP/1." && line[7].is_ascii_digit() && line[8..] == *b"\r\n"
 }
 
 /// Whether this is the rest of a request line from its version on, whole; the first byte that cannot be is its fault.
@@ -291,10 +276,45 @@ fn is_version_line(version: &[u8]) -> Result<bool, ParseError> {
     Ok(version.len() >= 9 && line_end(&version[8..])?.is_some())
 }
 
+/// Reads the fields of a message up to the empty line, and judges them; false while that has not come.
+fn fields(index: &mut HeadIndex, message: &[u8], limits: &HeadLimits) -> Result<bool, ParseError> {
+    let (mut length, mut coding): (&[u8], &[u8]) = (b"", b"");
+    let mut rest = &message[index.fields_at()..];
+    let mut n = 0;
+    while n < limits.headers_max
+        && let Some((name, value, behind)) = field::split(rest)
+    {
+        if let Some(field) = Field::of(name) {
+            let value = value.trim_ascii();
+            index.note(field, value)?;
+            match field {
+                Field::ContentLength => length = value,
+                Field::TransferEncoding => coding = value,
+                _ => {}
+            }
+        }
+        rest = behind;
+        n += 1;
+    }
+    let Some(behind) = rest.strip_prefix(field::LINE_END) else {
+        return field::fault(rest, n == limits.headers_max).map_or(Ok(false), Err);
+    };
+    index.end = (message.len() - behind.len()) as u32;
+    if index.minor >= 1 && !index.has(Field::Host) {
+        return Err(ParseError::MissingHost);
+    }
+    if index.has(Field::ContentLength) || index.has(Field::TransferEncoding) {
+        let length = index.one(Field::ContentLength, length);
+        let coding = index.one(Field::TransferEncoding, coding);
+        index.framing = framing(index.minor == 0, length, coding)?;
+    }
+    Ok(true)
+}
+
 impl HeadIndex {
     /// Takes note of a field.
     fn note(&mut self, field: Field, value: &[u8]) -> Result<(), ParseError> {
-        if self.present & field.bit() != 0 {
+        if self.has(field) {
             self.repeated |= field.bit();
             return if field == Field::Host { Err(ParseError::RepeatedHost) } else { Ok(()) };
         }
@@ -309,39 +329,57 @@ impl HeadIndex {
         }
         Ok(())
     }
+
+    fn has(&self, field: Field) -> bool {
+        self.present & field.bit() != 0
+    }
+
+    fn is_repeated(&self, field: Field) -> bool {
+        self.repeated & field.bit() != 0
+    }
+
+    /// A field whose last value is this, if it is there.
+    fn one<'a>(&self, field: Field, value: &'a [u8]) -> One<'a> {
+        match (self.has(field), self.is_repeated(field)) {
+            (false, _) => One::None,
+            (true, false) => One::Value(value),
+            (true, true) => One::Several,
+        }
+    }
 }
 
 /// A head: its index, and the bytes it came in.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
     index: &'a HeadIndex,
+    /// From the request line on.
     bytes: &'a [u8],
 }
 
 impl<'a> Head<'a> {
     /// Joins an index with the bytes that [`parse`] made it of; there may be more behind them.
     pub fn new(index: &'a HeadIndex, bytes: &'a [u8]) -> Head<'a> {
-        Head { index, bytes }
+        Head { index, bytes: bytes.get(index.at as usize..).unwrap_or_default() }
     }
 
     /// The method.
     pub fn method(&self) -> Method {
-        self.index.kind
+        self.index.method
     }
 
     /// The method as it was sent.
     pub fn method_text(&self) -> &'a [u8] {
-        self.index.method.of(self.bytes)
+        self.slice(0..usize::from(self.index.method_len))
     }
 
     /// The target as it was sent: ASCII.
     pub fn target_text(&self) -> &'a [u8] {
-        self.index.target.of(self.bytes)
+        self.slice(self.index.target as usize..self.index.target_end as usize)
     }
 
     /// The raw path: begins with `/`, or is `*` (asterisk-form) or empty (authority-form).
     pub fn path(&self) -> &'a [u8] {
-        match self.index.path.of(self.bytes) {
+        match self.slice(self.index.path as usize..self.index.path_end as usize) {
             b"" if self.index.form == Form::Absolute => b"/",
             path => path,
         }
@@ -349,8 +387,11 @@ impl<'a> Head<'a> {
 
     /// The raw query behind the first `?`; empty for a `?` with nothing behind it.
     pub fn query(&self) -> Option<&'a [u8]> {
-        let query = self.index.query;
-        (query.at > 0).then(|| query.of(self.bytes))
+        self.index.query().map(|range| self.slice(range))
+    }
+
+    fn slice(&self, range: Range<usize>) -> &'a [u8] {
+        self.bytes.get(range).unwrap_or_default()
     }
 
     /// True for `OPTIONS *`, which asks about the server and not about a path.
@@ -363,7 +404,7 @@ impl<'a> Head<'a> {
         if self.index.form != Form::Absolute {
             return None;
         }
-        let end = (self.index.path.at - self.index.target.at) as usize;
+        let end = (self.index.path - self.index.target) as usize;
         let before = &self.target_text()[..end];
         before.windows(3).position(|w| w == b"://").map(|at| &before[at + 3..])
     }
@@ -380,7 +421,7 @@ impl<'a> Head<'a> {
 
     /// Whether a field is there.
     pub fn has(&self, field: Field) -> bool {
-        self.index.present & field.bit() != 0
+        self.index.has(field)
     }
 
     /// The first value of a field, without the space around it.
@@ -395,7 +436,7 @@ impl<'a> Head<'a> {
 
     /// Whether a field is there more than once.
     pub fn is_repeated(&self, field: Field) -> bool {
-        self.index.repeated & field.bit() != 0
+        self.index.is_repeated(field)
     }
 
     /// Every value of a field, in order.
@@ -406,14 +447,11 @@ impl<'a> Head<'a> {
 
     /// Every field, in order: its name as it was sent, and its value.
     pub fn fields(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        let mut rest = &self.bytes[self.index.fields as usize..self.index.len as usize];
-        std::iter::from_fn(move || match field::line(rest, false) {
-            Ok(Some(Line::Field { name_len, len })) => {
-                let (line, behind) = rest.split_at(len);
-                rest = behind;
-                Some((&line[..name_len], line[name_len + 1..].trim_ascii()))
-            }
-            _ => None,
+        let mut rest = self.slice(self.index.fields_at()..self.index.end as usize);
+        std::iter::from_fn(move || {
+            let (name, value, behind) = field::split(rest)?;
+            rest = behind;
+            Some((name, value.trim_ascii()))
         })
     }
 

@@ -20,6 +20,7 @@ pub enum Method {
 
 impl Method {
     /// The method that `token` names.
+    #[inline]
     pub fn of(token: &[u8]) -> Method {
         match token {
             b"GET" => Method::Get,

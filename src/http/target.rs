@@ -24,14 +24,21 @@ pub(super) enum Form {
 }
 
 /// Tells the form of a target, checks it against `method`, and finds where the path begins. Escapes are not judged.
+#[inline]
 pub(super) fn form(method: Method, raw: &[u8]) -> Result<(Form, usize), ParseError> {
+    match raw.first() {
+        Some(b'/') if method != Method::Connect => Ok((Form::Origin, 0)),
+        _ => rare_form(method, raw),
+    }
+}
+
+/// The same for all but the origin-form.
+fn rare_form(method: Method, raw: &[u8]) -> Result<(Form, usize), ParseError> {
     let bad = ParseError::BadTarget;
     if method == Method::Connect {
         // RFC 9110 §9.3.6: there is no default port to tunnel to.
         Authority::parse(raw).ok_or(bad)?.port.ok_or(bad)?;
         Ok((Form::Authority, raw.len()))
-    } else if raw.first() == Some(&b'/') {
-        Ok((Form::Origin, 0))
     } else if raw == b"*" && method == Method::Options {
         Ok((Form::Asterisk, 0))
     } else {
