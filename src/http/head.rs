@@ -18,6 +18,7 @@ use super::authority::Authority;
 use super::body::{Framing, One, framing};
 use super::bytes::{PATH, TARGET, TOKEN, misplaced, run};
 use super::field::{self, Field, line_end};
+use super::query::{Parameters, Query};
 use super::target::{self, Form};
 use super::{Method, ParseError};
 use std::ops::Range;
@@ -76,6 +77,7 @@ pub struct HeadIndex {
     /// The x of HTTP/1.x as it was sent. Any x above 1 means what 1.1 means (RFC 9110 §2.5).
     minor: u8,
     form: Form,
+    parameters: Parameters,
     /// The known fields that are there, as bits.
     present: u16,
     /// And those that came more than once.
@@ -143,7 +145,7 @@ pub enum Parsed {
 /// let message = b"GET /items?id=7 HTTP/1.1\r\nHost: kiosk\r\n\r\nthe next message";
 /// assert!(matches!(parse(&message[..30], &limits)?, Parsed::More { begun: true }));
 /// let Parsed::Whole(index) = parse(message, &limits)? else { panic!() };
-/// assert_eq!(Head::new(&index, message).query(), Some(&b"id=7"[..]));
+/// assert_eq!(Head::new(&index, message).query_text(), Some(&b"id=7"[..]));
 /// assert_eq!(&message[index.len()..], b"the next message");
 /// # Ok::<(), ParseError>(())
 /// ```
@@ -168,6 +170,9 @@ fn parse_window(window: &[u8], limits: &HeadLimits) -> Result<Parsed, ParseError
     index.at = at as u32;
     if !fields(&mut index, message, limits)? {
         return Ok(Parsed::More { begun: true });
+    }
+    if let Some(query) = index.query() {
+        index.parameters.find(&message[query]);
     }
     Ok(Parsed::Whole(index))
 }
@@ -236,6 +241,7 @@ fn request_line(message: &[u8], limits: &HeadLimits) -> Result<Option<HeadIndex>
         method_len: method_len as u8,
         minor,
         form,
+        parameters: Parameters::default(),
         present: 0,
         repeated: 0,
         at: 0,
@@ -386,8 +392,13 @@ impl<'a> Head<'a> {
     }
 
     /// The raw query behind the first `?`; empty for a `?` with nothing behind it.
-    pub fn query(&self) -> Option<&'a [u8]> {
+    pub fn query_text(&self) -> Option<&'a [u8]> {
         self.index.query().map(|range| self.slice(range))
+    }
+
+    /// The query as parameters; without a `?` there are none.
+    pub fn query(&self) -> Query<'a> {
+        Query::new(self.query_text().unwrap_or_default(), self.index.parameters)
     }
 
     fn slice(&self, range: Range<usize>) -> &'a [u8] {

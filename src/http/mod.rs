@@ -12,7 +12,7 @@
 //! to close after an error, belong to the front; what a method or a path means, to the service.
 //!
 //! Reading order: `error` (what can be wrong), `bytes` (the alphabets), `field` (one line), `head` (the lines
-//! together), `target` and `authority`, `body`, then the way out: `response`, `date`, `print`.
+//! together), `target`, `query` and `authority`, `body`, then the way out: `response`, `date`, `print`.
 
 mod authority;
 mod body;
@@ -23,6 +23,7 @@ mod field;
 mod head;
 mod method;
 mod print;
+mod query;
 mod response;
 mod target;
 
@@ -38,5 +39,6 @@ pub use method::Method;
 pub use print::{
     CONTINUE, Printing, print, push_number, push_percent_encoded, push_string, write_problem,
 };
+pub use query::{Parameter, Query};
 pub use response::{ContentType, Extra, Location, Response, Tag, reason};
-pub use target::{BadEscape, percent_decode, query_pairs, query_values};
+pub use target::{BadEscape, percent_decode};

@@ -6,14 +6,14 @@
 
 use super::problem::Problem;
 use super::step::{Cx, Outcome, ask, done};
-use crate::http::{self, Head, Response};
+use crate::http::{Head, Parameter, Response};
 use crate::store::{Answer, Command, Reply};
 
 const NOT_READY: Problem = Problem::new(503, "not_ready", "dependencies not ready");
 
 /// Whether each check is to be listed (`?verbose`).
 fn is_verbose(head: &Head) -> bool {
-    head.query().is_some_and(|query| http::query_values(query, "verbose").next().is_some())
+    head.query().has(Parameter::Verbose)
 }
 
 /// `/livez`: 200 `ok` while every worker's loop turns; 500 `stuck` otherwise.

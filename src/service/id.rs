@@ -9,7 +9,7 @@
 //! are reserved, so `/items/_get` can never be an id; the query form takes such ids.
 
 use super::problem::Problem;
-use crate::http::{self, Location};
+use crate::http::{self, Location, Parameter, Query};
 use crate::store::Key;
 use std::borrow::Cow;
 
@@ -63,10 +63,10 @@ impl Collection {
         Key { prefix: self.key_prefix(), id }
     }
 
-    fn id_parameter(self) -> &'static str {
+    fn id_parameter(self) -> Parameter {
         match self {
-            Collection::Items => "id",
-            Collection::Sessions => "sid",
+            Collection::Items => Parameter::Id,
+            Collection::Sessions => Parameter::Sid,
         }
     }
 
@@ -87,19 +87,20 @@ impl Collection {
     ///
     /// # Errors
     /// There is none, or two, or it is not an id.
-    pub fn id<'a>(self, path: &'a [u8], query: &'a [u8]) -> Result<Id<'a>, Problem> {
+    pub fn id<'a>(self, path: &'a [u8], query: &Query<'a>) -> Result<Id<'a>, Problem> {
         let in_path = self.id_in_path(path);
-        let mut in_query = http::query_values(query, self.id_parameter());
+        let parameter = self.id_parameter();
         let id = match in_path {
             Some(raw) => {
-                if in_query.next().is_some() {
+                if query.has(parameter) {
                     return Err(TWICE);
                 }
                 http::percent_decode(raw, false).map_err(|_| BAD_ID)?
             }
             None => {
-                let id = in_query.next().ok_or_else(|| self.missing_id())?.map_err(|_| BAD_ID)?;
-                if in_query.next().is_some() {
+                let raw = query.first(parameter).ok_or_else(|| self.missing_id())?;
+                let id = http::percent_decode(raw, true).map_err(|_| BAD_ID)?;
+                if query.is_repeated(parameter) {
                     return Err(TWICE);
                 }
                 id
@@ -168,7 +169,7 @@ mod tests {
         ] {
             assert_eq!(printed(Collection::Items.location(id.as_bytes().into())), location);
             let (path, query) = location.split_once('?').unwrap_or((location, ""));
-            let found = Collection::Items.id(path.as_bytes(), query.as_bytes());
+            let found = Collection::Items.id(path.as_bytes(), &Query::of(query.as_bytes()));
             assert_eq!(found, Ok(id.as_bytes().into()));
         }
         let reserved = Collection::Sessions.location(b"_x"[..].into());

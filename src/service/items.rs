@@ -81,12 +81,12 @@ impl<'a> Item<'a> {
     /// Reads everything that the head tells. The id comes first: the original tests demand
     /// `missing id` whatever the body is.
     fn of(cx: &Cx<'a>) -> Result<Item<'a>, Problem> {
-        let (path, query) = (cx.head.path(), cx.head.query().unwrap_or_default());
+        let (path, query) = (cx.head.path(), cx.head.query());
         let collection = match path.starts_with(b"/items") {
             true => Collection::Items,
             false => Collection::Sessions,
         };
-        let id = collection.id(path, query)?;
+        let id = collection.id(path, &query)?;
         let method = cx.head.method();
         match method {
             Method::Post | Method::Put => content::whole(&cx.head)?,
@@ -98,7 +98,7 @@ impl<'a> Item<'a> {
             Method::Delete => (true, false),
             _ => (false, collection == Collection::Sessions),
         };
-        let asked = ttl::asked(query, cx.options, ttl_is_obeyed)?;
+        let asked = ttl::asked(&query, cx.options, ttl_is_obeyed)?;
         let ttl = asked.unwrap_or(match collection {
             Collection::Items => cx.options.item_ttl,
             Collection::Sessions => cx.options.session_ttl,

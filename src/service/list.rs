@@ -20,7 +20,9 @@ use super::id::{BAD_ID, Collection, is_id};
 use super::patch::{elements, members, name};
 use super::problem::{Problem, unexpected};
 use super::step::{Cx, Outcome, ask, done};
-use crate::http::{self, Extra, Head, Method, Response, push_number, push_string};
+use crate::http::{
+    self, Extra, Head, Method, Parameter, Query, Response, push_number, push_string,
+};
 use crate::store::{Answer, Command, Found, Reply};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -57,22 +59,22 @@ struct Page<'a> {
 
 /// Whether the query asks for a page: any of the three, and no id.
 pub fn is_meant(head: &Head) -> bool {
-    let query = head.query().unwrap_or_default();
+    use Parameter::*;
+    let query = head.query();
     let reads = matches!(head.method(), Method::Get | Method::Head);
-    let has = |name| http::query_values(query, name).next().is_some();
-    reads && !has("id") && (has("prefix") || has("limit") || has("cursor"))
+    reads && !query.has(Id) && [Prefix, Limit, Cursor].into_iter().any(|asked| query.has(asked))
 }
 
 impl<'a> Page<'a> {
     fn of(head: &Head<'a>) -> Result<Page<'a>, Problem> {
-        let query = head.query().unwrap_or_default();
+        let query = &head.query();
         // A page has no entity tag for them to be about, but what cannot be read is refused here too.
         Conditions::of(head)?;
-        let prefix = one(query, "prefix", &BAD_PREFIX)?.unwrap_or_default();
+        let prefix = one(query, Parameter::Prefix, &BAD_PREFIX)?.unwrap_or_default();
         if !prefix.is_empty() && !is_id(&prefix) {
             return Err(BAD_PREFIX);
         }
-        let limit = match one(query, "limit", &BAD_LIMIT)? {
+        let limit = match one(query, Parameter::Limit, &BAD_LIMIT)? {
             Some(digits) if digits.len() <= 4 => http::decimal(&digits)
                 .and_then(|n| usize::try_from(n).ok())
                 .filter(|n| (1..=LIMIT_MAX).contains(n))
@@ -80,7 +82,7 @@ impl<'a> Page<'a> {
             Some(_) => return Err(BAD_LIMIT),
             None => LIMIT,
         };
-        let cursor = match one(query, "cursor", &BAD_CURSOR)? {
+        let cursor = match one(query, Parameter::Cursor, &BAD_CURSOR)? {
             Some(hex) if !hex.is_empty() => Some(from_hex(&hex).ok_or(BAD_CURSOR)?),
             _ => None,
         };
@@ -155,13 +157,15 @@ fn print_page<'a>(
 
 /// The one value of a parameter.
 fn one<'a>(
-    query: &'a [u8],
-    name: &'static str,
+    query: &Query<'a>,
+    parameter: Parameter,
     problem: &Problem,
 ) -> Result<Option<Cow<'a, [u8]>>, Problem> {
-    let mut values = http::query_values(query, name);
-    let value = values.next().transpose().map_err(|_| problem.clone())?;
-    if values.next().is_some() { Err(problem.clone()) } else { Ok(value) }
+    let value = query.first(parameter).map(|raw| http::percent_decode(raw, true)).transpose();
+    match value {
+        Ok(value) if !query.is_repeated(parameter) => Ok(value),
+        _ => Err(problem.clone()),
+    }
 }
 
 /// `POST /items/_get`.

@@ -270,7 +270,7 @@ impl Service {
 
 /// `?ttl=` can have no effect here.
 fn no_ttl(cx: &Cx) -> Result<(), Problem> {
-    ttl::asked(cx.head.query().unwrap_or_default(), cx.options, false).map(drop)
+    ttl::asked(&cx.head.query(), cx.options, false).map(drop)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 use super::options::Options;
 use super::problem::Problem;
-use crate::http;
+use crate::http::{self, Parameter, Query};
 use std::time::Duration;
 
 /// What the query asks for: digits only, 1 to `MAX_TTL`, once. `obeyed` is whether this request can
@@ -16,14 +16,14 @@ use std::time::Duration;
 /// # Errors
 /// 400 for anything else, and for any where it cannot be obeyed: a client that asked for a time to
 /// live must not believe it got it.
-pub fn asked(query: &[u8], options: &Options, obeyed: bool) -> Result<Option<Duration>, Problem> {
-    let mut values = http::query_values(query, "ttl");
-    let Some(value) = values.next() else {
+pub fn asked(query: &Query, options: &Options, obeyed: bool) -> Result<Option<Duration>, Problem> {
+    let Some(raw) = query.first(Parameter::Ttl) else {
         return Ok(None);
     };
-    let seconds = value.ok().as_deref().and_then(http::decimal).map(Duration::from_secs);
+    let value = http::percent_decode(raw, true).ok();
+    let seconds = value.as_deref().and_then(http::decimal).map(Duration::from_secs);
     let ttl = seconds.filter(|ttl| !ttl.is_zero() && *ttl <= options.max_ttl);
-    if ttl.is_none() || values.next().is_some() || !obeyed {
+    if ttl.is_none() || query.is_repeated(Parameter::Ttl) || !obeyed {
         return Err(bad(options));
     }
     Ok(ttl)

@@ -152,7 +152,7 @@ fn assert_reads_back(head: &Head) {
 
 /// All there is to know of a head but where it lies.
 fn parts<'a>(head: &Head<'a>) -> impl PartialEq + std::fmt::Debug + use<'a> {
-    let target = (head.target_text(), head.path(), head.query(), head.authority());
+    let target = (head.target_text(), head.path(), head.query_text(), head.authority());
     let fields: Vec<_> = head.fields().collect();
     let is = (head.is_http_1_0(), head.is_asterisk(), head.keep_alive(), head.expects_continue());
     (head.method(), head.method_text(), target, fields, head.framing(), is)

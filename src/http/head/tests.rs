@@ -92,7 +92,7 @@ fn gives_the_parts_of_a_head() {
     let head = read.head();
     assert_eq!((head.method(), head.method_text()), (Method::Put, &b"PUT"[..]));
     assert_eq!(head.target_text(), b"/items/7?ttl=5");
-    assert_eq!((head.path(), head.query()), (&b"/items/7"[..], Some(&b"ttl=5"[..])));
+    assert_eq!((head.path(), head.query_text()), (&b"/items/7"[..], Some(&b"ttl=5"[..])));
     assert!(!head.is_http_1_0());
     let fields: Vec<_> = head.fields().collect();
     let wanted: [(&[u8], &[u8]); 3] = [(b"Host", b"a"), (b"X", b"b c"), (b"Content-Length", b"3")];
