@@ -22,10 +22,12 @@
 //! Whether TLS is built in, and reading any password file, is for `store`.
 
 use super::env::{SOCKET_PATH_BYTES_MAX, duration};
+use crate::http::percent_decode;
+use crate::resp::client::Target;
 use crate::resp::codec::Protocol;
 use crate::resp::credentials::{Credentials, Secret};
 use crate::resp::endpoint::Endpoint;
-use std::path::PathBuf;
+use crate::resp::link::Options;
 use std::time::Duration;
 
 /// Longest URL. Room for 64 hosts of a cloud provider.
@@ -39,51 +41,23 @@ const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
 /// Everything a URL says.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct RedisUrl {
-    /// What listens where.
-    pub topology: Topology,
-    /// For the data nodes; sentinels have their own.
-    pub credentials: Credentials,
-    /// What to SELECT. Default: 0.
-    pub database: u16,
+    /// What listens where: 1 to 64 sentinels (default port 26379) or nodes of a cluster.
+    pub target: Target,
+    /// Those that were given, with what the URL says instead of some of them.
+    pub options: Options,
     /// The scheme was `rediss…`. Whoever connects must refuse if TLS is not built in, and never fall
     /// back to plaintext.
     pub tls: bool,
-    /// For one attempt to connect, from 1 ms to 10 minutes.
-    pub connect_timeout: Option<Duration>,
-    /// The newest to ask for.
-    pub protocol: Option<Protocol>,
-    /// What CLIENT LIST shows. 1 to 64 bytes of printable ASCII.
-    pub client_name: Option<String>,
-}
-
-/// What the named hosts are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Topology {
-    /// One server.
-    Single(Endpoint),
-    /// Sentinels, which know the address of the master they call `name`.
-    Sentinel {
-        /// 1 to 64 sentinels. Default port: 26379.
-        seeds: Vec<Endpoint>,
-        name: String,
-        /// `sentinel_user`: who we are to the sentinels. `None`: Redis's `default` user.
-        user: Option<String>,
-        /// `sentinel_password_file`. `None`: sentinels ask for no password. That of the data nodes
-        /// is not sent to them.
-        password_file: Option<PathBuf>,
-    },
-    /// Some nodes of a cluster, which know the others: 1 to 64. Default port: 6379.
-    Cluster { seeds: Vec<Endpoint> },
 }
 
 impl RedisUrl {
-    /// Reads a URL in one of the forms above.
+    /// Reads a URL in one of the forms above; `options` are what it does not speak of.
     ///
     /// # Errors
     /// If any of it is not exactly so.
-    pub fn parse(url: &str) -> Result<Self, String> {
+    pub fn parse(url: &str, mut options: Options) -> Result<Self, String> {
         check_characters(url)?;
         let (scheme, rest) = url.split_once("://").ok_or(SCHEMES)?;
         // RFC 3986 §3.1: without regard to case.
@@ -107,22 +81,24 @@ impl RedisUrl {
         };
         let (place, query) = split(rest, '?');
         let (hosts, path) = split(place, '/');
-        let (topology, database) = match &*scheme {
-            "redis" => (Topology::Single(read_host(hosts)?), read_path(path)?),
+        let (target, database) = match &*scheme {
+            "redis" => (Target::Single(read_host(hosts)?), read_path(path)?),
             "redis+sentinel" => {
                 let seeds = read_seeds(hosts, SENTINEL_PORT)?;
                 let (name, database) = split(path.unwrap_or_default(), '/');
                 let name = read_master_name(name)?;
-                let topology = Topology::Sentinel { seeds, name, user: None, password_file: None };
-                (topology, read_path(database)?)
+                let target = Target::Sentinel { seeds, name, user: None, password_file: None };
+                (target, read_path(database)?)
             }
             "redis+cluster" => match path {
-                None | Some("") => (Topology::Cluster { seeds: read_seeds(hosts, REDIS_PORT)? }, 0),
+                None | Some("") => (Target::Cluster { seeds: read_seeds(hosts, REDIS_PORT)? }, 0),
                 Some(_) => return Err("a cluster has no databases: leave the path out".into()),
             },
-            _ => (Topology::Single(read_socket(place)?), 0),
+            _ => (Target::Single(read_socket(place)?), 0),
         };
-        let mut url = RedisUrl { credentials, database, tls, ..RedisUrl::of(topology) };
+        options.sign_on.credentials = credentials;
+        options.sign_on.database = database;
+        let mut url = RedisUrl { target, options, tls };
         if let Some(query) = query {
             url.read_options(query)?;
         }
@@ -134,24 +110,12 @@ impl RedisUrl {
     ///
     /// # Errors
     /// As [`Endpoint::parse`], and if it is a URL.
-    pub fn from_addr(addr: &str) -> Result<Self, String> {
+    pub fn from_addr(addr: &str, options: Options) -> Result<Self, String> {
         check_characters(addr)?;
         if addr.contains(['@', '/']) {
             return Err("expected only host:port; a URL or a password goes in REDIS_URL".into());
         }
-        Ok(RedisUrl::of(Topology::Single(read_host(addr)?)))
-    }
-
-    fn of(topology: Topology) -> Self {
-        RedisUrl {
-            topology,
-            credentials: Credentials::default(),
-            database: 0,
-            tls: false,
-            connect_timeout: None,
-            protocol: None,
-            client_name: None,
-        }
+        Ok(RedisUrl { target: Target::Single(read_host(addr)?), options, tls: false })
     }
 
     /// Reads `a=1&b=2`. Each option once, each only where it means something.
@@ -165,8 +129,8 @@ impl RedisUrl {
             given.push(name);
             self.read_option(name, value)?;
         }
-        match &self.topology {
-            Topology::Sentinel { user: Some(_), password_file: None, .. } => {
+        match &self.target {
+            Target::Sentinel { user: Some(_), password_file: None, .. } => {
                 Err("sentinel_user needs sentinel_password_file".into())
             }
             _ => Ok(()),
@@ -176,42 +140,37 @@ impl RedisUrl {
     fn read_option(&mut self, name: &str, value: &str) -> Result<(), String> {
         let must_be = |expected| format!("option `{name}` must be {expected}");
         let text = || match value.len() {
-            1..=NAME_BYTES_MAX => Ok(Some(value.to_owned())),
+            1..=NAME_BYTES_MAX => Ok(value.to_owned()),
             _ => Err(must_be("a text of 1 to 64 bytes")),
         };
-        match (name, &mut self.topology) {
+        let Options { connect_timeout, sign_on, .. } = &mut self.options;
+        match (name, &mut self.target) {
             ("connect_timeout", _) => {
                 let range = Duration::from_millis(1)..=Duration::from_secs(600);
                 let time = duration(value).filter(|time| range.contains(time));
-                let expected = "a time from 1ms to 10m, such as 500ms or 2s";
-                self.connect_timeout = Some(time.ok_or_else(|| must_be(expected))?);
+                *connect_timeout =
+                    time.ok_or_else(|| must_be("a time from 1ms to 10m, such as 500ms or 2s"))?;
             }
             ("timeout", _) => {
-                return Err(
-                    "option `timeout`: set REQUEST_TIMEOUT instead: it covers everything".into()
-                );
+                let instead = "option `timeout`: set REQUEST_TIMEOUT instead: it covers everything";
+                return Err(instead.into());
             }
             ("protocol", _) => {
-                self.protocol = Some(match value {
+                sign_on.protocol = match value {
                     "2" => Protocol::Resp2,
                     "3" => Protocol::Resp3,
                     _ => return Err(must_be("2 or 3")),
-                });
+                }
             }
-            ("client_name", _) => self.client_name = text()?,
-            ("db", Topology::Single(Endpoint::Unix(_))) => self.database = read_database(value)?,
-            ("sentinel_user", Topology::Sentinel { user, .. }) => *user = text()?,
-            ("sentinel_password_file", Topology::Sentinel { password_file, .. }) => {
-                let path = Some(value).filter(|value| !value.is_empty());
-                *password_file = Some(path.ok_or_else(|| must_be("a path"))?.into());
-            }
+            ("client_name", _) => sign_on.client_name = text()?,
+            ("db", Target::Single(Endpoint::Unix(_))) => sign_on.database = read_database(value)?,
+            ("sentinel_user", Target::Sentinel { user, .. }) => *user = Some(text()?),
+            ("sentinel_password_file", Target::Sentinel { password_file, .. }) => match value {
+                "" => return Err(must_be("a path")),
+                path => *password_file = Some(path.into()),
+            },
             // Shown only so far: it may be anything.
-            _ => {
-                return Err(format!(
-                    "unknown option `{}`",
-                    name.chars().take(32).collect::<String>()
-                ));
-            }
+            _ => return Err(format!("unknown option `{name:.32}`")),
         }
         Ok(())
     }
@@ -225,13 +184,12 @@ fn check_characters(text: &str) -> Result<(), String> {
     if text.len() > URL_BYTES_MAX {
         return Err(format!("longer than {URL_BYTES_MAX} bytes"));
     }
-    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        true => Ok(()),
-        false => {
-            Err("only printable ASCII may stand in it; write others as %XX in user and password"
-                .into())
-        }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let others =
+            "only printable ASCII may stand in it; write others as %XX in user and password";
+        return Err(others.into());
     }
+    Ok(())
 }
 
 /// Takes user and password from the front of what follows `://`; returns the rest as well.
@@ -254,26 +212,17 @@ fn split_credentials(rest: &str) -> Result<(Credentials, &str), String> {
     }
     let escapes = "in user and password `%` must begin a %XX; in UTF-8, the user without control \
                    characters; write `%` itself as %25";
-    let user = percent_decode(user).filter(|user| !user.contains(|c: char| c.is_control()));
-    let user = Some(user.ok_or(escapes)?).filter(|user| !user.is_empty());
-    let password = match password {
-        Some(text) => Some(Secret::new(percent_decode(text).ok_or(escapes)?)),
-        None => None,
+    let decode = |text: &str| {
+        let bytes = percent_decode(text.as_bytes(), false).map_err(|_| escapes)?;
+        String::from_utf8(bytes.into()).map_err(|_| escapes)
     };
-    Ok((Credentials { user, password }, rest))
-}
-
-fn percent_decode(text: &str) -> Option<String> {
-    let digit = |byte: u8| char::from(byte).to_digit(16);
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => (digit(rest.next()?)? * 16 + digit(rest.next()?)?) as u8,
-            byte => byte,
-        });
+    let user = decode(user)?;
+    if user.contains(char::is_control) {
+        return Err(escapes.into());
     }
-    String::from_utf8(bytes).ok()
+    let user = Some(user).filter(|user| !user.is_empty());
+    let password = password.map(decode).transpose()?.map(Secret::new);
+    Ok((Credentials { user, password }, rest))
 }
 
 fn read_host(host: &str) -> Result<Endpoint, String> {
@@ -282,15 +231,14 @@ fn read_host(host: &str) -> Result<Endpoint, String> {
             "several hosts need redis+sentinel:// or redis+cluster:// to say what they are".into(),
         );
     }
-    Endpoint::parse(host, REDIS_PORT).map_err(|e| e.to_string())
+    Endpoint::parse(host, REDIS_PORT)
 }
 
 fn read_seeds(hosts: &str, default_port: u16) -> Result<Vec<Endpoint>, String> {
     if hosts.split(',').count() > SEEDS_MAX {
         return Err(format!("more than {SEEDS_MAX} hosts"));
     }
-    let endpoints = hosts.split(',').map(|host| Endpoint::parse(host, default_port));
-    endpoints.collect::<Result<_, _>>().map_err(|e| e.to_string())
+    hosts.split(',').map(|host| Endpoint::parse(host, default_port)).collect()
 }
 
 fn read_socket(path: &str) -> Result<Endpoint, String> {
@@ -332,10 +280,7 @@ fn read_database(text: &str) -> Result<u16, String> {
 
 /// What stands before the first `delimiter`, and what behind it if there is one.
 fn split(text: &str, delimiter: char) -> (&str, Option<&str>) {
-    match text.split_once(delimiter) {
-        Some((before, behind)) => (before, Some(behind)),
-        None => (text, None),
-    }
+    text.split_once(delimiter).map_or((text, None), |(before, behind)| (before, Some(behind)))
 }
 
 #[cfg(test)]

@@ -6,15 +6,13 @@
 
 use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, one_of, time};
 use super::limits::{Limits, gives_way};
-use super::redis_url::{RedisUrl, Topology};
+use super::redis_url::RedisUrl;
 use super::service_link::is_service_link;
 use super::system::System;
 use crate::resp::client::Target;
-use crate::resp::codec::Protocol;
-use crate::resp::credentials::{Credentials, Secret};
+use crate::resp::credentials::Secret;
 use crate::resp::link;
 use crate::resp::password::{PASSWORD_BYTES_MAX, parse_password};
-use crate::resp::sign_on::{self, Purpose};
 use crate::resp::tls;
 use crate::store::memory;
 use std::fs::File;
@@ -57,35 +55,35 @@ impl StoreChoice {
 /// What was chosen, with all that does not depend on the limits: those come with [`fit`].
 pub(super) fn choose(env: &mut Env, request_timeout: Duration) -> StoreChoice {
     let address = ["REDIS_URL", "REDIS_ADDR"].into_iter().find(|name| env.is_set(name));
-    let url = redis_url(env);
-    let connect_timeout = env.read("REDIS_CONNECT_TIMEOUT", time);
+    let url = redis_url(env, request_timeout);
     let words = ["memory", "noop", "redis"].map(|word| (word, word));
     let store = env.read_set("STORE", one_of(&words));
     if address.is_none() || matches!(store, Some("memory" | "noop")) {
         refuse_what_nothing_uses(env, address, store);
         return if store == Some("noop") { StoreChoice::Noop } else { StoreChoice::Memory(0) };
     }
-    let file = env.read_set("REDIS_PASSWORD_FILE", |path| {
-        let password = read_password(Path::new(path))?;
-        Ok((PathBuf::from(path), password))
-    });
+    let of_file = env.read_set("REDIS_PASSWORD_FILE", |path| read_password(Path::new(path)));
     match url {
-        Some(url) => redis(env, url, file, connect_timeout, request_timeout),
+        Some(url) => redis(env, url, of_file),
         // There is an error, and the start ends.
         None => StoreChoice::Noop,
     }
 }
 
-fn redis_url(env: &mut Env) -> Option<RedisUrl> {
-    let url = if !env.is_set("REDIS_URL") {
-        env.read_set("REDIS_ADDR", RedisUrl::from_addr)?
-    } else {
-        if env.is_set("REDIS_ADDR") {
-            env.wrong("REDIS_ADDR", "set either REDIS_ADDR or REDIS_URL, not both");
-        }
-        env.read_set("REDIS_URL", RedisUrl::parse)?
+fn redis_url(env: &mut Env, request_timeout: Duration) -> Option<RedisUrl> {
+    let options = link::Options {
+        connect_timeout: env.read("REDIS_CONNECT_TIMEOUT", time),
+        stall_timeout: request_timeout,
+        ..link::Options::default()
     };
-    if !env.has_poll && !matches!(url.topology, Topology::Single(_)) {
+    if !env.is_set("REDIS_URL") {
+        return env.read_set("REDIS_ADDR", |addr| RedisUrl::from_addr(addr, options.clone()));
+    }
+    if env.is_set("REDIS_ADDR") {
+        env.wrong("REDIS_ADDR", "set either REDIS_ADDR or REDIS_URL, not both");
+    }
+    let url = env.read_set("REDIS_URL", |url| RedisUrl::parse(url, options.clone()))?;
+    if !env.has_poll && !matches!(url.target, Target::Single(_)) {
         env.wrong("REDIS_URL", &format!("redis+sentinel:// or redis+cluster://: {NEEDS_POLL}"));
     }
     Some(url)
@@ -117,56 +115,22 @@ fn refuse_what_nothing_uses(env: &mut Env, address: Option<&str>, store: Option<
     }
 }
 
-fn redis(
-    env: &mut Env,
-    url: RedisUrl,
-    file: Option<(PathBuf, Secret)>,
-    connect_timeout: Duration,
-    request_timeout: Duration,
-) -> StoreChoice {
-    let tls = if url.tls {
-        tls(env)
-    } else {
-        if env.is_set("REDIS_CA_FILE") {
-            let expected = "only TLS uses it: write rediss:// in REDIS_URL, or leave it out";
-            env.wrong("REDIS_CA_FILE", expected);
-        }
-        None
-    };
-    let (password_file, from_file) = file.unzip();
-    let options = link::Options {
-        connect_timeout: url.connect_timeout.unwrap_or(connect_timeout),
-        stall_timeout: request_timeout,
-        sign_on: sign_on::Options {
-            credentials: credentials(env, url.credentials, from_file),
-            database: url.database,
-            client_name: url.client_name.unwrap_or_else(|| "kioskd".to_owned()),
-            protocol: url.protocol.unwrap_or(Protocol::Resp3),
-            purpose: match &url.topology {
-                Topology::Single(_) => Purpose::Single,
-                Topology::Sentinel { .. } => Purpose::Master,
-                Topology::Cluster { .. } => Purpose::ClusterNode,
-            },
-        },
-        password_file,
-        tls,
-        ..link::Options::default()
-    };
-    let target = match url.topology {
-        Topology::Single(endpoint) => Target::Single(endpoint),
-        Topology::Cluster { seeds } => Target::Cluster { seeds },
-        Topology::Sentinel { seeds, name, user, password_file } => {
-            if let Some(Err(e)) = password_file.as_deref().map(read_password) {
-                env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
-            }
-            let mut options = options.clone();
-            options.sign_on.credentials = Credentials { user, password: None };
-            options.sign_on.database = 0;
-            options.sign_on.purpose = Purpose::Sentinel;
-            options.password_file = password_file;
-            Target::Sentinel { seeds, name, options: Box::new(options) }
-        }
-    };
+fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
+    let RedisUrl { target, mut options, tls } = url;
+    if tls {
+        options.tls = self::tls(env);
+    } else if env.is_set("REDIS_CA_FILE") {
+        let expected = "only TLS uses it: write rediss:// in REDIS_URL, or leave it out";
+        env.wrong("REDIS_CA_FILE", expected);
+    }
+    if let Target::Sentinel { password_file: Some(path), .. } = &target
+        && let Err(e) = read_password(path)
+    {
+        env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
+    }
+    options.password_file = env.text("REDIS_PASSWORD_FILE").map(PathBuf::from);
+    let password = &mut options.sign_on.credentials.password;
+    *password = first_password(env, of_file, password.take());
     StoreChoice::Redis(target, Box::new(options))
 }
 
@@ -183,17 +147,17 @@ fn tls(env: &mut Env) -> Option<tls::Config> {
 }
 
 /// The password in the file goes before that in the environment, and both before the URL's.
-fn credentials(env: &mut Env, of_url: Credentials, of_file: Option<Secret>) -> Credentials {
-    let plain = env.text("REDIS_PASSWORD").map(Secret::new);
-    let used = if of_file.is_some() { "REDIS_PASSWORD_FILE" } else { "REDIS_PASSWORD" };
-    if of_file.is_some() && plain.is_some() {
-        env.notes.push(format!("{used} is used, not REDIS_PASSWORD"));
-    }
-    let password = of_file.or(plain);
-    if password.is_some() && of_url.password.is_some() {
-        env.notes.push(format!("{used} is used, not the password in REDIS_URL"));
-    }
-    Credentials { password: password.or(of_url.password), ..of_url }
+fn first_password(env: &mut Env, file: Option<Secret>, url: Option<Secret>) -> Option<Secret> {
+    let mut passwords = [
+        ("REDIS_PASSWORD_FILE", file),
+        ("REDIS_PASSWORD", env.text("REDIS_PASSWORD").map(Secret::new)),
+        ("the password in REDIS_URL", url),
+    ]
+    .into_iter()
+    .filter_map(|(name, password)| Some((name, password?)));
+    let (used, password) = passwords.next()?;
+    env.notes.extend(passwords.map(|(other, _)| format!("{used} is used, not {other}")));
+    Some(password)
 }
 
 /// Fits a store to the limits: `share` is what one worker may keep for its clients.
@@ -227,21 +191,15 @@ pub(super) fn fit(
                 env.wrong("MAX_BODY_BYTES", &expected);
             }
         }
-        StoreChoice::Redis(target, options) => {
-            let of_sentinels = match target {
-                Target::Sentinel { options, .. } => Some(options),
-                _ => None,
-            };
-            for options in of_sentinels.into_iter().chain([options]) {
-                let replies = &mut options.limits;
-                replies.value_bytes_max = body_bytes_max + 64 * 1024;
-                // A document that was stored must come back, whatever its size.
-                replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
-                // So must the two that a compare-and-set is made of find room on their way.
-                options.queue_bytes_max = (share + AROUND_DOCUMENTS_BYTES)
-                    .min(options.queue_bytes_max)
-                    .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);
-            }
+        StoreChoice::Redis(_, options) => {
+            let replies = &mut options.limits;
+            replies.value_bytes_max = body_bytes_max + 64 * 1024;
+            // A document that was stored must come back, whatever its size.
+            replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
+            // So must the two that a compare-and-set is made of find room on their way.
+            options.queue_bytes_max = (share + AROUND_DOCUMENTS_BYTES)
+                .min(options.queue_bytes_max)
+                .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);
         }
     }
 }

@@ -27,6 +27,7 @@ use super::backoff::Backoff;
 use super::cluster::{read_redirect, read_slots};
 use super::codec::{ErrorReply, Received, Reply, Unsendable};
 use super::connection::{Heard, Shape};
+use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::guide::{Guide, Map, Origin, ROUND, Standing, Watch, Wish};
 use super::link::{Link, NOBODY, Options, Wreck};
@@ -34,10 +35,12 @@ use super::nodes::Nodes;
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
 use super::request::{Encoded, Failure, Home, Outcome, Outline, Request, Spelling, Words};
 use super::sentinel::{read_address, read_master, read_others, read_switch};
+use super::sign_on::Purpose;
 use crate::net::Slab;
 use crate::net::{Ready, World};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Commands that may be under way or waiting in one client; one more is refused. What requests
@@ -82,8 +85,11 @@ pub enum Target {
         seeds: Vec<Endpoint>,
         /// The master's name.
         name: String,
-        /// How the sentinels are reached; they have passwords of their own.
-        options: Box<Options>,
+        /// Who we are to the sentinels. `None`: Redis's `default` user.
+        user: Option<String>,
+        /// Where the sentinels' password is. `None`: they ask for none. That of the data nodes is not
+        /// sent to them.
+        password_file: Option<PathBuf>,
     },
     /// On a cluster that has these nodes, among others.
     Cluster {
@@ -175,10 +181,11 @@ enum Place {
 pub type Sink<'a, P> = &'a mut dyn FnMut(P, Shape, Result<Received<'_>, Failure>);
 
 impl<P> Client<P> {
-    /// A client for `target`, whose sockets are `owner`'s. Connects at the first `progress`.
+    /// A client for `target`, whose sockets are `owner`'s. Connects at the first `progress`. What a server
+    /// must be is known by the target, not by the options.
     pub fn new(
         target: Target,
-        options: Options,
+        mut options: Options,
         owner: u64,
         world: &mut dyn World,
         now: Instant,
@@ -187,12 +194,21 @@ impl<P> Client<P> {
         let mut open = |endpoint, options: &Options| {
             nodes.insert(Link::new(endpoint, options.clone(), owner, world, now))
         };
+        options.sign_on.purpose = match target {
+            Target::Single(_) => Purpose::Single,
+            Target::Sentinel { .. } => Purpose::Master,
+            Target::Cluster { .. } => Purpose::ClusterNode,
+        };
         let mut sentinel_options = options.clone();
         let guide = match target {
             Target::Single(endpoint) => Guide::Single(open(endpoint, &options)),
-            Target::Sentinel { seeds, name, options } => {
-                let sentinels = seeds.into_iter().map(|seed| open(seed, &options)).collect();
-                sentinel_options = *options;
+            Target::Sentinel { seeds, name, user, password_file } => {
+                sentinel_options.sign_on.credentials = Credentials { user, password: None };
+                sentinel_options.sign_on.database = 0;
+                sentinel_options.sign_on.purpose = Purpose::Sentinel;
+                sentinel_options.password_file = password_file;
+                let open = |seed| open(seed, &sentinel_options);
+                let sentinels = seeds.into_iter().map(open).collect();
                 Guide::Sentinel(Watch::new(name, sentinels, now))
             }
             Target::Cluster { seeds } => Guide::Cluster(Map::new(seeds, now)),

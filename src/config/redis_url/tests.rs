@@ -19,33 +19,41 @@ const RAW_DELIMITER: &str = "write `@` as %40";
 const URL_AS_ADDRESS: &str = "only host:port";
 const SENTINEL_PASSWORD: &str = "needs sentinel_password_file";
 
+fn read(url: &str) -> Result<RedisUrl, String> {
+    RedisUrl::parse(url, Options::default())
+}
+
+fn read_addr(addr: &str) -> Result<RedisUrl, String> {
+    RedisUrl::from_addr(addr, Options::default())
+}
+
 #[track_caller]
 fn parse(url: &str) -> RedisUrl {
-    RedisUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    read(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 /// What was read, in the form with nothing left out, and without the password.
 fn shown(url: &RedisUrl) -> String {
     let tls = if url.tls { "s" } else { "" };
-    let user = url.credentials.user.as_deref().unwrap_or_default();
-    let who = match &url.credentials.password {
+    let user = url.options.sign_on.credentials.user.as_deref().unwrap_or_default();
+    let who = match &url.options.sign_on.credentials.password {
         Some(password) => format!("{user}:{password}@"),
         None if user.is_empty() => String::new(),
         None => format!("{user}@"),
     };
-    let database = url.database;
+    let database = url.options.sign_on.database;
     let join =
         |seeds: &[Endpoint]| seeds.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(",");
-    match &url.topology {
-        Topology::Single(Endpoint::Unix(path)) => {
+    match &url.target {
+        Target::Single(Endpoint::Unix(path)) => {
             let database = if database == 0 { String::new() } else { format!("?db={database}") };
             format!("unix://{who}{}{database}", path.display())
         }
-        Topology::Single(endpoint) => format!("redis{tls}://{who}{endpoint}/{database}"),
-        Topology::Sentinel { seeds, name, .. } => {
+        Target::Single(endpoint) => format!("redis{tls}://{who}{endpoint}/{database}"),
+        Target::Sentinel { seeds, name, .. } => {
             format!("redis{tls}+sentinel://{who}{}/{name}/{database}", join(seeds))
         }
-        Topology::Cluster { seeds } => format!("redis{tls}+cluster://{who}{}", join(seeds)),
+        Target::Cluster { seeds } => format!("redis{tls}+cluster://{who}{}", join(seeds)),
     }
 }
 
@@ -140,14 +148,14 @@ fn refuses_what_is_no_url() {
         ("redis+cluster://n1/0", CLUSTER_DATABASE),
         ("redis+cluster://n1/1", CLUSTER_DATABASE),
     ] {
-        assert_refused(RedisUrl::parse(url), error, url);
+        assert_refused(read(url), error, url);
     }
 }
 
 #[test]
 fn decodes_user_and_password_and_nothing_else() {
     let of = |url: &str| {
-        let Credentials { user, password } = parse(url).credentials;
+        let Credentials { user, password } = parse(url).options.sign_on.credentials;
         (user, password.map(|password| password.expose().to_owned()))
     };
     let some = |text: &str| Some(text.to_owned());
@@ -177,7 +185,7 @@ fn decodes_user_and_password_and_nothing_else() {
         ("u:p#q", FRAGMENT),
     ] {
         for url in [format!("redis://{userinfo}@h"), format!("unix://{userinfo}@/run/s")] {
-            assert_refused(RedisUrl::parse(&url), error, &url);
+            assert_refused(read(&url), error, &url);
         }
     }
 }
@@ -194,7 +202,7 @@ fn errors_never_show_the_password() {
                 for scheme in ["redis", "unix", "redis+sentinel", "redis+cluster", "http"] {
                     for user in ["", "u"] {
                         let url = format!("{scheme}://{user}:{password}@{rest}");
-                        let shown = match RedisUrl::parse(&url) {
+                        let shown = match read(&url) {
                             Ok(parsed) => format!("{parsed:?}"),
                             Err(error) => error,
                         };
@@ -202,7 +210,7 @@ fn errors_never_show_the_password() {
                             !shown.contains("sesame") && !shown.contains("open"),
                             "{url}: {shown}"
                         );
-                        if let Err(error) = RedisUrl::from_addr(&url) {
+                        if let Err(error) = read_addr(&url) {
                             assert!(!error.contains("sesame"));
                         }
                     }
@@ -219,20 +227,20 @@ fn reads_the_options() {
         ["redis://h", "redis://h/0", "unix:///s", "redis+sentinel://h/n", "redis+cluster://h"]
     {
         let url = parse(&format!("{place}?{all}"));
-        assert_eq!(url.connect_timeout, Some(Duration::from_millis(1500)));
-        assert_eq!(url.protocol, Some(Protocol::Resp3));
-        assert_eq!(url.client_name.as_deref(), Some("kiosk-1"));
-        let without = parse(place);
-        assert_eq!(without, RedisUrl::of(without.topology.clone()));
+        assert_eq!(url.options.connect_timeout, Duration::from_millis(1500));
+        assert_eq!(url.options.sign_on.protocol, Protocol::Resp3);
+        assert_eq!(url.options.sign_on.client_name, "kiosk-1");
+        let without = parse(place).options;
+        assert_eq!(format!("{without:?}"), format!("{:?}", Options::default()));
     }
-    assert_eq!(parse("redis://h?protocol=2").protocol, Some(Protocol::Resp2));
+    assert_eq!(parse("redis://h?protocol=2").options.sign_on.protocol, Protocol::Resp2);
     for (text, ms) in [("1ms", 1), ("600000ms", 600_000), ("10m", 600_000)] {
         let url = parse(&format!("redis://h?connect_timeout={text}"));
-        assert_eq!(url.connect_timeout, Some(Duration::from_millis(ms)));
+        assert_eq!(url.options.connect_timeout, Duration::from_millis(ms));
     }
 
     let url = parse("redis+sentinel://s/n?sentinel_user=w&sentinel_password_file=/run/secrets/s");
-    let Topology::Sentinel { user, password_file, .. } = url.topology else { panic!() };
+    let Target::Sentinel { user, password_file, .. } = url.target else { panic!() };
     assert_eq!(user.as_deref(), Some("w"));
     assert_eq!(password_file, Some("/run/secrets/s".into()));
 }
@@ -261,7 +269,7 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
         (&format!("redis://h?{}", "x".repeat(33)), format!("`{}`", "x".repeat(32))),
         ("redis+sentinel://s/n?sentinel_user=w", SENTINEL_PASSWORD.into()),
     ] {
-        assert_refused(RedisUrl::parse(url), &error, url);
+        assert_refused(read(url), &error, url);
     }
     let long_name = format!("client_name={}", "n".repeat(65));
     for option in [
@@ -285,7 +293,7 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
         "client_name=",
         &long_name,
     ] {
-        let error = RedisUrl::parse(&format!("redis://h?{option}")).unwrap_err();
+        let error = read(&format!("redis://h?{option}")).unwrap_err();
         let name = option.split('=').next().unwrap();
         assert!(error.contains(&format!("option `{name}` must be")), "{error}");
     }
@@ -298,13 +306,13 @@ fn takes_64_seeds_and_4096_bytes() {
         for url in
             [format!("redis+cluster://{}", seeds(n)), format!("redis+sentinel://{}/n", seeds(n))]
         {
-            assert_eq!(RedisUrl::parse(&url).is_ok(), taken, "{n}");
+            assert_eq!(read(&url).is_ok(), taken, "{n}");
         }
     }
     for (n, taken) in [(4095, true), (4096, true), (4097, false)] {
         let url = format!("redis://:{}@h", "p".repeat(n - "redis://:@h".len()));
         assert_eq!(url.len(), n);
-        assert_eq!(RedisUrl::parse(&url).is_ok(), taken, "{n}");
+        assert_eq!(read(&url).is_ok(), taken, "{n}");
     }
 }
 
@@ -317,8 +325,8 @@ fn reads_a_bare_address() {
         ("[::1]:7000", "redis://[::1]:7000/0"),
         ("[::1]", "redis://[::1]:6379/0"),
     ] {
-        let parsed = RedisUrl::from_addr(addr).unwrap();
-        assert_eq!(parsed, RedisUrl::parse(shown).unwrap());
+        let parsed = read_addr(addr).unwrap();
+        assert_eq!(self::shown(&parsed), shown);
     }
     for (addr, error) in [
         ("", EMPTY_HOST),
@@ -333,6 +341,6 @@ fn reads_a_bare_address() {
         ("0.0.0.0:6379", "`0.0.0.0` is an address to listen on"),
         ("redis:6379?db=1", "port of `redis`"),
     ] {
-        assert_refused(RedisUrl::from_addr(addr), error, addr);
+        assert_refused(read_addr(addr), error, addr);
     }
 }
