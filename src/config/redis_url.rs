@@ -62,43 +62,37 @@ impl RedisUrl {
         let (scheme, rest) = url.split_once("://").ok_or(SCHEMES)?;
         // RFC 3986 §3.1: without regard to case.
         let scheme = scheme.to_ascii_lowercase();
-        let (scheme, tls) = match scheme.strip_prefix("rediss") {
-            Some(kind) => (format!("redis{kind}"), true),
-            None => (scheme, false),
-        };
-        let is_socket = match &*scheme {
-            "redis" | "redis+sentinel" | "redis+cluster" => false,
-            "unix" | "redis+unix" if !tls => true,
-            _ => return Err(SCHEMES.into()),
-        };
         if rest.contains('#') {
             return Err("`#` has no meaning here; in user and password write it as %23".into());
         }
         // A socket path may hold an `@`, if there is nothing before the path.
-        let (credentials, rest) = match is_socket && rest.starts_with('/') {
+        let (credentials, rest) = match scheme.ends_with("unix") && rest.starts_with('/') {
             true => (Credentials::default(), rest),
             false => split_credentials(rest)?,
         };
         let (place, query) = split(rest, '?');
         let (hosts, path) = split(place, '/');
         let (target, database) = match &*scheme {
-            "redis" => (Target::Single(read_host(hosts)?), read_path(path)?),
-            "redis+sentinel" => {
+            "redis" | "rediss" => (Target::Single(read_host(hosts)?), read_path(path)?),
+            "unix" | "redis+unix" => (Target::Single(read_socket(place)?), 0),
+            "redis+sentinel" | "rediss+sentinel" => {
                 let seeds = read_seeds(hosts, SENTINEL_PORT)?;
                 let (name, database) = split(path.unwrap_or_default(), '/');
                 let name = read_master_name(name)?;
                 let target = Target::Sentinel { seeds, name, user: None, password_file: None };
                 (target, read_path(database)?)
             }
-            "redis+cluster" => match path {
-                None | Some("") => (Target::Cluster { seeds: read_seeds(hosts, REDIS_PORT)? }, 0),
-                Some(_) => return Err("a cluster has no databases: leave the path out".into()),
-            },
-            _ => (Target::Single(read_socket(place)?), 0),
+            "redis+cluster" | "rediss+cluster" if path.is_none_or(str::is_empty) => {
+                (Target::Cluster { seeds: read_seeds(hosts, REDIS_PORT)? }, 0)
+            }
+            "redis+cluster" | "rediss+cluster" => {
+                return Err("a cluster has no databases: leave the path out".into());
+            }
+            _ => return Err(SCHEMES.into()),
         };
         options.sign_on.credentials = credentials;
         options.sign_on.database = database;
-        let mut url = RedisUrl { target, options, tls };
+        let mut url = RedisUrl { target, options, tls: scheme.starts_with("rediss") };
         if let Some(query) = query {
             url.read_options(query)?;
         }
@@ -180,16 +174,14 @@ const SCHEMES: &str = "expected redis://, rediss://, unix://, redis+unix://, red
                        rediss+sentinel://, redis+cluster:// or rediss+cluster://";
 
 /// Before anything else, so that nothing later need think of newlines, spaces or length.
-fn check_characters(text: &str) -> Result<(), String> {
+fn check_characters(text: &str) -> Result<(), &'static str> {
     if text.len() > URL_BYTES_MAX {
-        return Err(format!("longer than {URL_BYTES_MAX} bytes"));
+        return Err("longer than 4096 bytes");
     }
-    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let others =
-            "only printable ASCII may stand in it; write others as %XX in user and password";
-        return Err(others.into());
-    }
-    Ok(())
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_plain
+        .then_some(())
+        .ok_or("only printable ASCII may stand in it; write others as %XX in user and password")
 }
 
 /// Takes user and password from the front of what follows `://`; returns the rest as well.
@@ -197,18 +189,16 @@ fn check_characters(text: &str) -> Result<(), String> {
 /// Splits at the *last* `@` there is, even one in the path or the options: a delimiter before
 /// it may stand inside a password that was not encoded, and then what follows the first
 /// delimiter is secret.
-fn split_credentials(rest: &str) -> Result<(Credentials, &str), String> {
+fn split_credentials(rest: &str) -> Result<(Credentials, &str), &'static str> {
     let Some((userinfo, rest)) = rest.rsplit_once('@') else {
         return Ok((Credentials::default(), rest));
     };
     let (user, password) = split(userinfo, ':');
     if userinfo.contains(['@', '/', '?']) || password.is_some_and(|text| text.contains(':')) {
-        return Err(
-            "in user and password write `@` as %40, `/` as %2F, `:` as %3A and `?` as %3F".into()
-        );
+        return Err("in user and password write `@` as %40, `/` as %2F, `:` as %3A and `?` as %3F");
     }
     if password.unwrap_or(user).is_empty() {
-        return Err("nothing before `@`, or nothing after the `:` before it".into());
+        return Err("nothing before `@`, or nothing after the `:` before it");
     }
     let escapes = "in user and password `%` must begin a %XX; in UTF-8, the user without control \
                    characters; write `%` itself as %25";
@@ -218,7 +208,7 @@ fn split_credentials(rest: &str) -> Result<(Credentials, &str), String> {
     };
     let user = decode(user)?;
     if user.contains(char::is_control) {
-        return Err(escapes.into());
+        return Err(escapes);
     }
     let user = Some(user).filter(|user| !user.is_empty());
     let password = password.map(decode).transpose()?.map(Secret::new);
@@ -226,12 +216,12 @@ fn split_credentials(rest: &str) -> Result<(Credentials, &str), String> {
 }
 
 fn read_host(host: &str) -> Result<Endpoint, String> {
-    if host.contains(',') {
-        return Err(
-            "several hosts need redis+sentinel:// or redis+cluster:// to say what they are".into(),
-        );
+    match host.contains(',') {
+        true => {
+            Err("several hosts need redis+sentinel:// or redis+cluster:// to say what they are")?
+        }
+        false => Endpoint::parse(host, REDIS_PORT),
     }
-    Endpoint::parse(host, REDIS_PORT)
 }
 
 fn read_seeds(hosts: &str, default_port: u16) -> Result<Vec<Endpoint>, String> {
@@ -241,41 +231,35 @@ fn read_seeds(hosts: &str, default_port: u16) -> Result<Vec<Endpoint>, String> {
     hosts.split(',').map(|host| Endpoint::parse(host, default_port)).collect()
 }
 
-fn read_socket(path: &str) -> Result<Endpoint, String> {
+fn read_socket(path: &str) -> Result<Endpoint, &'static str> {
     let is_path =
         path.starts_with('/') && !path.ends_with('/') && path.len() <= SOCKET_PATH_BYTES_MAX;
-    match is_path {
-        true => Ok(Endpoint::Unix(path.into())),
-        false => Err(format!(
-            "expected an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes: unix:///run/redis.sock"
-        )),
-    }
+    is_path
+        .then(|| Endpoint::Unix(path.into()))
+        .ok_or("expected an absolute path of at most 107 bytes: unix:///run/redis.sock")
 }
 
 /// The characters that `sentinel monitor` itself accepts in a name.
-fn read_master_name(name: &str) -> Result<String, String> {
+fn read_master_name(name: &str) -> Result<String, &'static str> {
     let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
-    match is_name && !name.is_empty() {
-        true => Ok(name.to_owned()),
-        false => Err("after the sentinels, /name: what they call the master, of letters, digits, \
-                      `.`, `-` and `_`"
-            .into()),
-    }
+    (is_name && !name.is_empty()).then(|| name.to_owned()).ok_or(
+        "after the sentinels, /name: what they call the master, of letters, digits, `.`, `-` and `_`",
+    )
 }
 
 /// `/` alone means 0, like no path at all.
-fn read_path(path: Option<&str>) -> Result<u16, String> {
+fn read_path(path: Option<&str>) -> Result<u16, &'static str> {
     match path.unwrap_or_default() {
         "" => Ok(0),
-        path if path.contains('/') => Err("the path is longer than its scheme allows".into()),
+        path if path.contains('/') => Err("the path is longer than its scheme allows"),
         path => read_database(path),
     }
 }
 
-fn read_database(text: &str) -> Result<u16, String> {
+fn read_database(text: &str) -> Result<u16, &'static str> {
     // Rust reads over a plus.
     let number = text.parse().ok().filter(|_| !text.starts_with('+'));
-    number.ok_or("the database is not a number from 0 to 65535".into())
+    number.ok_or("the database is not a number from 0 to 65535")
 }
 
 /// What stands before the first `delimiter`, and what behind it if there is one.
