@@ -164,9 +164,6 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     let metrics = Arc::new(Metrics::new(config.front.workers, tick, Instant::now()));
     let mut options = config.service.clone();
     options.store = store.kind();
-    // Its values and the answer made of them are there at the same time.
-    let half = config.front.worker_share() / 2;
-    options.bulk_bytes_max = options.bulk_bytes_max.min(half);
     let service = Service::new(options, Arc::clone(&metrics), {
         let lifecycle = Arc::clone(lifecycle);
         let log_lines_dropped = log.counter();
@@ -183,20 +180,16 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
 
 /// The one start-up line, and what an operator should know once.
 fn announce(config: &Config, Started { server, store, .. }: &Started) {
-    let mut place = String::new();
-    if let Some(pod) = &config.pod_name {
-        place.push_str(&format!(" pod={pod}"));
-    }
-    if let Some(namespace) = &config.namespace {
-        place.push_str(&format!(" namespace={namespace}"));
-    }
+    let context = &config.log.context;
+    let place: Vec<_> = context.iter().map(|(name, value)| format!(" {name}={value}")).collect();
     let line = format!(
-        "{VERSION} listening on {} front={} workers={} store={} at {}{place}",
+        "{VERSION} listening on {} front={} workers={} store={} at {}{}",
         server.address,
         config.kind.name(),
         config.front.workers,
         store.kind(),
         store.place(),
+        place.concat(),
     );
     log::info!("{line}");
     // It may have been set for everything on this host: who did so must not take silence for a hang.
@@ -213,7 +206,7 @@ fn announce(config: &Config, Started { server, store, .. }: &Started) {
             "the memory store loses everything on restart and is not shared between replicas; set REDIS_ADDR"
         );
     }
-    if config.front.listen.is_loopback() && config.pod_name.is_some() {
+    if config.front.listen.is_loopback() && context.iter().any(|(name, _)| *name == "pod") {
         log::warn!("listening on loopback inside a pod: no Service can reach it");
     }
 }

@@ -3,7 +3,6 @@
 use super::settings::{NOT_BUILT, SETTINGS, default_of};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -23,38 +22,20 @@ const MASK: &str = "***";
 /// A longer value is not shown to its end.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// A setting that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigError {
-    name: String,
-    value: String,
-    expected: String,
-}
-
-/// `NAME="value": what it may be`, on one line whatever is in the value.
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={:?}: {}", self.name, self.value, self.expected)
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
 /// The environment, and all that was found wrong in it so far.
 #[derive(Debug, Default)]
 pub(super) struct Env {
     values: BTreeMap<String, String>,
-    pub errors: Vec<ConfigError>,
+    /// `NAME="value": what it may be`, on one line whatever is in the value.
+    pub errors: Vec<String>,
     /// What an operator should hear once, though the start goes on.
     pub notes: Vec<String>,
-    /// Whether this build has the cargo feature `poll`.
-    pub has_poll: bool,
 }
 
 impl Env {
     /// Takes the variables that are ours by their names. An empty value counts as unset.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Env {
-        let mut env = Env { has_poll: cfg!(feature = "poll"), ..Env::default() };
+        let mut env = Env::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
             let is_ours = is_setting(&name)
@@ -131,8 +112,7 @@ impl Env {
             value.truncate(end);
             value.push('…');
         }
-        let (name, expected) = (name.to_owned(), expected.to_owned());
-        self.errors.push(ConfigError { name, value, expected });
+        self.errors.push(format!("{name}={value:?}: {expected}"));
     }
 }
 
@@ -263,6 +243,6 @@ mod tests {
     fn a_long_value_is_not_shown_to_its_end() {
         let mut env = Env::default();
         env.fail("LISTEN", "é".repeat(1_000_000), "an address");
-        assert!(env.errors[0].to_string().len() < 500);
+        assert!(env.errors[0].len() < 500);
     }
 }

@@ -8,22 +8,13 @@
 //! What was set stands. Where two that were set contradict each other, or one of them the system, the
 //! start ends; where one is a default, the default gives way, and the log says so once.
 
-use super::env::{Env, VALUE_BYTES_MAX, count, time};
+use super::env::{Env, count, time};
 use super::settings::default_of;
 use super::system::System;
-use crate::front::Front;
 #[cfg(feature = "poll")]
 use crate::front::accept::REFUSALS_MAX;
+use crate::front::{Front, Options};
 use std::time::Duration;
-
-/// See the module's text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limits {
-    pub workers: usize,
-    pub connections_max: usize,
-    pub body_bytes_max: usize,
-    pub buffered_bytes_max: usize,
-}
 
 /// Only the poll front refuses.
 #[cfg(not(feature = "poll"))]
@@ -45,48 +36,34 @@ const WORKER_FILES: usize = 3;
 /// As a default, MAX_BODY_BYTES gives way down to this.
 const BODY_BYTES_LEAST: usize = 1024;
 
-/// The limits for a front whose workers have `links` connections to Redis each.
-pub(super) fn limits(env: &mut Env, front: Front, links: usize, system: &System) -> Limits {
-    let workers = env.read_set("WORKERS", count(1..=WORKERS_MAX));
-    let mut limits = Limits {
-        workers: workers.unwrap_or_else(|| default_workers(front, system)),
-        connections_max: env.read("MAX_CONNECTIONS", count(1..=1_000_000)),
-        body_bytes_max: env.read("MAX_BODY_BYTES", count(1..=VALUE_BYTES_MAX)),
-        buffered_bytes_max: env.read("MAX_BUFFERED_BYTES", count(1..=usize::MAX)),
-    };
-    if let Some(files_max) = system.files_max {
-        fit_files(env, &mut limits, front, links, files_max, system.files_open);
-    }
+/// WORKERS, or as many as suit the front.
+pub(super) fn workers(env: &mut Env, kind: Front, system: &System) -> usize {
+    env.read_set("WORKERS", count(1..=WORKERS_MAX)).unwrap_or(match kind {
+        // Halves, because the kernel and Redis have work to do for each request, too.
+        Front::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
+        Front::TinyHttp => PLAIN_WORKERS,
+    })
+}
+
+/// Makes `limits` fit each other and the system, for a front whose workers have `links` connections to
+/// Redis each.
+pub(super) fn fit(env: &mut Env, limits: &mut Options, kind: Front, links: usize, system: &System) {
+    fit_files(env, limits, kind, links, system);
     if !env.is_set("MAX_BUFFERED_BYTES") {
         let quarter = system.memory_max.map_or(usize::MAX, |bytes| bytes / 4);
         limits.buffered_bytes_max = limits.buffered_bytes_max.min(quarter);
     }
-    if front == Front::Poll {
-        fit_buffers(env, &mut limits, system);
-    }
-    limits
-}
-
-fn default_workers(front: Front, system: &System) -> usize {
-    match front {
-        // Halves, because the kernel and Redis have work to do for each request, too.
-        Front::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
-        Front::TinyHttp => PLAIN_WORKERS,
+    if kind == Front::Poll {
+        fit_buffers(env, limits, system);
     }
 }
 
 /// Clients get what the process leaves of the files that may be open.
-fn fit_files(
-    env: &mut Env,
-    limits: &mut Limits,
-    front: Front,
-    links: usize,
-    files_max: usize,
-    files_open: usize,
-) {
+fn fit_files(env: &mut Env, limits: &mut Options, kind: Front, links: usize, system: &System) {
+    let Some(files_max) = system.files_max else { return };
     // tiny_http takes in whoever comes, and MAX_CONNECTIONS is none of its limits.
-    let refused = if front == Front::Poll { REFUSALS_MAX } else { 0 };
-    let own = files_open + OWN_FILES + refused;
+    let refused = if kind == Front::Poll { REFUSALS_MAX } else { 0 };
+    let own = system.files_open + OWN_FILES + refused;
     let each = WORKER_FILES + links;
     let fitting = files_max.saturating_sub(own + 1) / each;
     let workers = limits.workers;
@@ -99,32 +76,30 @@ fn fit_files(
         return env.fail("WORKERS", workers.to_string(), &expected);
     }
     let why = format!("the limit on open files is {files_max} (`ulimit -n`)");
-    gives_way(env, "WORKERS", &mut limits.workers, fitting.min(workers), &why);
-    let others = own + each * limits.workers;
-    if front == Front::Poll {
-        let left = limits.connections_max.min(files_max - others);
+    at_most(env, "WORKERS", &mut limits.workers, fitting, &why);
+    if kind == Front::Poll {
+        let others = own + each * limits.workers;
         let why = format!("{why}, and {others} of them are not for clients");
-        gives_way(env, "MAX_CONNECTIONS", &mut limits.connections_max, left, &why);
+        at_most(env, "MAX_CONNECTIONS", &mut limits.connections_max, files_max - others, &why);
     }
 }
 
 /// A worker's share must hold a body on its way in and one on its way out, and no more memory is
 /// promised to clients than there is.
-fn fit_buffers(env: &mut Env, limits: &mut Limits, system: &System) {
-    let Limits { body_bytes_max, buffered_bytes_max, .. } = *limits;
-    let (is_body_set, are_buffers_set) =
-        (env.is_set("MAX_BODY_BYTES"), env.is_set("MAX_BUFFERED_BYTES"));
-    let whose = match system.memory_max {
-        Some(bytes) if !are_buffers_set && buffered_bytes_max == bytes / 4 => {
-            ", a quarter of what this process may use"
-        }
-        _ => "",
+fn fit_buffers(env: &mut Env, limits: &mut Options, system: &System) {
+    let Options { body_bytes_max, buffered_bytes_max, .. } = *limits;
+    let is_body_set = env.is_set("MAX_BODY_BYTES");
+    let are_buffers_set = env.is_set("MAX_BUFFERED_BYTES");
+    let is_quarter = system.memory_max.is_some_and(|bytes| buffered_bytes_max == bytes / 4);
+    let whose = match is_quarter && !are_buffers_set {
+        true => ", a quarter of what this process may use",
+        false => "",
     };
     let why = format!("MAX_BUFFERED_BYTES is {buffered_bytes_max}{whose}");
     let two = 2 * body_bytes_max;
     if !env.is_set("WORKERS") {
-        let fitting = (buffered_bytes_max / two).clamp(1, limits.workers);
-        gives_way(env, "WORKERS", &mut limits.workers, fitting, &why);
+        let fitting = (buffered_bytes_max / two).max(1);
+        at_most(env, "WORKERS", &mut limits.workers, fitting, &why);
     }
     let workers = limits.workers;
     let half_a_share = buffered_bytes_max / workers / 2;
@@ -161,7 +136,12 @@ fn fit_buffers(env: &mut Env, limits: &mut Limits, system: &System) {
     }
 }
 
-/// A default that gives way, unless it need not, and why.
+/// A default gives way, unless it need not; and why.
+fn at_most(env: &mut Env, name: &str, value: &mut usize, most: usize, why: &str) {
+    gives_way(env, name, value, most.min(*value), why);
+}
+
+/// A default becomes another value, unless it has it, and why.
 pub(super) fn gives_way(env: &mut Env, name: &str, value: &mut usize, to: usize, why: &str) {
     if *value != to {
         env.notes.push(format!("{name} is {to}, not {value}: {why}"));
@@ -176,11 +156,10 @@ pub(super) fn ttls(env: &mut Env) -> [Duration; 3] {
         env.wrong("MAX_TTL", "a second at least, for ?ttl= counts whole ones");
     }
     let mut ttls = ["ITEM_TTL", "SESSION_TTL"].map(|name| (name, env.read(name, time)));
-    let [item, session] = ttls;
-    let longest = if item.1 > session.1 { item } else { session };
-    if !env.is_set("MAX_TTL") && longest.1 > max {
-        follows(env, "MAX_TTL", longest.0);
-        max = longest.1;
+    let longest = ttls.into_iter().max_by_key(|(_, ttl)| *ttl);
+    if let Some((name, ttl)) = longest.filter(|(_, ttl)| !env.is_set("MAX_TTL") && *ttl > max) {
+        follows(env, "MAX_TTL", name);
+        max = ttl;
     }
     for (name, ttl) in ttls.iter_mut().filter(|(_, ttl)| *ttl > max) {
         if env.is_set(name) {

@@ -16,7 +16,6 @@ mod settings;
 mod store;
 mod system;
 
-pub use env::ConfigError;
 pub use settings::{BUILD, NOT_BUILT, SETTINGS};
 pub use store::StoreChoice;
 pub use system::System;
@@ -27,7 +26,9 @@ use crate::front::{self, Front};
 use crate::http::HeadLimits;
 use crate::log;
 use crate::service;
-use env::{Env, NEEDS_POLL, SOCKET_PATH_BYTES_MAX, count, one_of, time, time_or_zero};
+use env::{
+    Env, NEEDS_POLL, SOCKET_PATH_BYTES_MAX, VALUE_BYTES_MAX, count, one_of, time, time_or_zero,
+};
 use std::ffi::OsString;
 use std::time::Duration;
 
@@ -50,10 +51,6 @@ pub struct Config {
     pub drain_delay: Duration,
     /// How long it then has to finish.
     pub drain_timeout: Duration,
-    /// Kubernetes' name for this replica.
-    pub pod_name: Option<String>,
-    /// And where it is.
-    pub namespace: Option<String>,
     /// What an operator should hear once: what gave way to what, and what is not used.
     pub notes: Vec<String>,
 }
@@ -62,16 +59,13 @@ impl Config {
     /// Reads the settings from `variables` (those of the process, or a test's).
     ///
     /// # Errors
-    /// Every setting that cannot be used.
+    /// A line for every setting that cannot be used: its name, its value, what it may be.
     pub fn read<T: Into<OsString>>(
         variables: impl IntoIterator<Item = (T, T)>,
         system: &System,
-    ) -> Result<Config, Vec<ConfigError>> {
+    ) -> Result<Config, Vec<String>> {
         let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Config::from_env(Env::new(variables), system)
-    }
-
-    fn from_env(mut env: Env, system: &System) -> Result<Config, Vec<ConfigError>> {
+        let mut env = Env::new(variables);
         let mut config = read(&mut env, system);
         config.notes = env.notes;
         if env.errors.is_empty() { Ok(config) } else { Err(env.errors) }
@@ -85,51 +79,51 @@ fn read(env: &mut Env, system: &System) -> Config {
         }
     }
     let kind = env.read("FRONT", one_of(&[("poll", Front::Poll), ("tiny_http", Front::TinyHttp)]));
-    if kind == Front::Poll && !env.has_poll {
+    if kind == Front::Poll && !cfg!(feature = "poll") {
         env.wrong("FRONT", NEEDS_POLL);
     }
     let request_timeout = env.read("REQUEST_TIMEOUT", time);
     let mut store = store::choose(env, request_timeout);
-    let limits = limits::limits(env, kind, store.links(), system);
-    let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
-    let (pod_name, namespace) = (env.text("POD_NAME"), env.text("NAMESPACE"));
-    let context = [("pod", &pod_name), ("namespace", &namespace)];
-    let context = context.into_iter().filter_map(|(name, value)| Some((name, value.clone()?)));
-    let context: Vec<(&str, String)> = context.collect();
     let access_logs =
         [("off", AccessLog::Off), ("errors", AccessLog::Errors), ("all", AccessLog::All)];
-    let front = front::Options {
+    let mut front = front::Options {
         listen: listen(env),
-        workers: limits.workers,
+        workers: limits::workers(env, kind, system),
         request_timeout,
         head: HeadLimits {
             head_bytes_max: env.read("MAX_HEAD_BYTES", count(256..=1024 * 1024)),
             ..HeadLimits::default()
         },
-        body_bytes_max: limits.body_bytes_max,
+        body_bytes_max: env.read("MAX_BODY_BYTES", count(1..=VALUE_BYTES_MAX)),
         head_timeout: env.read("HEAD_TIMEOUT", time),
         body_timeout: env.read("BODY_TIMEOUT", time),
         idle_timeout: env.read("IDLE_TIMEOUT", time),
         write_timeout: env.read("WRITE_TIMEOUT", time),
-        connections_max: limits.connections_max,
-        buffered_bytes_max: limits.buffered_bytes_max,
+        connections_max: env.read("MAX_CONNECTIONS", count(1..=1_000_000)),
+        buffered_bytes_max: env.read("MAX_BUFFERED_BYTES", count(1..=usize::MAX)),
         access_log: env.read("ACCESS_LOG", one_of(&access_logs)),
     };
-    store::fit(env, &mut store, &limits, front.worker_share(), system);
+    limits::fit(env, &mut front, kind, store.links(), system);
+    store::fit(env, &mut store, &front, system);
+    let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
+    let context = [("pod", "POD_NAME"), ("namespace", "NAMESPACE")];
+    let context = context.into_iter().filter_map(|(field, name)| Some((field, env.text(name)?)));
+    let context: Vec<(&str, String)> = context.collect();
     Config {
         kind,
-        front,
         service: service::Options {
             item_ttl,
             session_ttl,
             max_ttl,
             idempotency_ttl: env.read("IDEMPOTENCY_TTL", time),
-            body_bytes_max: limits.body_bytes_max,
-            bulk_bytes_max: service::list::BULK_BYTES_MAX,
+            body_bytes_max: front.body_bytes_max,
+            // Its values and the answer made of them are there at the same time.
+            bulk_bytes_max: service::list::BULK_BYTES_MAX.min(front.worker_share() / 2),
             // `main` knows it when the store is chosen.
             store: "",
             context: context.clone(),
         },
+        front,
         store,
         log: log::Options {
             filter: log_filter(env),
@@ -139,8 +133,6 @@ fn read(env: &mut Env, system: &System) -> Config {
         rust_log: env.is_set("RUST_LOG") && !env.is_set("LOG"),
         drain_delay: env.read("DRAIN_DELAY", time_or_zero),
         drain_timeout: env.read("DRAIN_TIMEOUT", time_or_zero),
-        pod_name,
-        namespace,
         notes: Vec::new(),
     }
 }
@@ -201,7 +193,6 @@ mod tests {
 
     fn read_on(system: &System, settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
         Config::read(settings.iter().copied(), system)
-            .map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
     fn read(settings: &[(&str, &str)]) -> Result<Config, Vec<String>> {
@@ -231,16 +222,10 @@ mod tests {
         assert_eq!(config.front.head.head_bytes_max, HeadLimits::default().head_bytes_max);
     }
 
+    #[cfg(not(feature = "poll"))]
     #[test]
     fn a_build_without_poll_says_which_build_has_what_is_asked_for() {
-        let read = |front, url: &str| {
-            let settings =
-                [("FRONT", front), ("REDIS_URL", url)].map(|(n, v)| (n.into(), v.into()));
-            let mut env = Env::new(settings);
-            env.has_poll = false;
-            let read = Config::from_env(env, &SYSTEM);
-            read.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())
-        };
+        let read = |front, url| read(&[("FRONT", front), ("REDIS_URL", url)]);
         let has_it = "the default build has it (cargo feature `poll`), this one was built without";
         assert!(read("tiny_http", "redis://h").is_ok());
         assert_eq!(read("poll", "").unwrap_err(), [format!("FRONT=\"poll\": {has_it}")]);

@@ -5,18 +5,18 @@
 //! them, until it restarts.
 
 use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, one_of, time};
-use super::limits::{Limits, gives_way};
+use super::limits::gives_way;
 use super::redis_url::RedisUrl;
 use super::service_link::is_service_link;
 use super::system::System;
+use crate::front;
+use crate::net::read_file;
 use crate::resp::client::Target;
 use crate::resp::credentials::Secret;
 use crate::resp::link;
 use crate::resp::password::{PASSWORD_BYTES_MAX, parse_password};
 use crate::resp::tls;
 use crate::store::memory;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ fn redis_url(env: &mut Env, request_timeout: Duration) -> Option<RedisUrl> {
         env.wrong("REDIS_ADDR", "set either REDIS_ADDR or REDIS_URL, not both");
     }
     let url = env.read_set("REDIS_URL", |url| RedisUrl::parse(url, options.clone()))?;
-    if !env.has_poll && !matches!(url.target, Target::Single(_)) {
+    if !cfg!(feature = "poll") && !matches!(url.target, Target::Single(_)) {
         env.wrong("REDIS_URL", &format!("redis+sentinel:// or redis+cluster://: {NEEDS_POLL}"));
     }
     Some(url)
@@ -160,15 +160,9 @@ fn first_password(env: &mut Env, file: Option<Secret>, url: Option<Secret>) -> O
     Some(password)
 }
 
-/// Fits a store to the limits: `share` is what one worker may keep for its clients.
-pub(super) fn fit(
-    env: &mut Env,
-    store: &mut StoreChoice,
-    limits: &Limits,
-    share: usize,
-    system: &System,
-) {
-    let body_bytes_max = limits.body_bytes_max;
+/// Fits a store to the limits.
+pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options, system: &System) {
+    let body_bytes_max = front.body_bytes_max;
     let around = memory::ENTRY_BYTES + "item:i".len();
     let memory_max = env.read("MEMORY_MAX_BYTES", count(around + "{}".len()..=VALUE_BYTES_MAX));
     match store {
@@ -197,7 +191,7 @@ pub(super) fn fit(
             // A document that was stored must come back, whatever its size.
             replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
             // So must the two that a compare-and-set is made of find room on their way.
-            options.queue_bytes_max = (share + AROUND_DOCUMENTS_BYTES)
+            options.queue_bytes_max = (front.worker_share() + AROUND_DOCUMENTS_BYTES)
                 .min(options.queue_bytes_max)
                 .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);
         }
@@ -206,12 +200,7 @@ pub(super) fn fit(
 
 /// The password in a file. It is read again for every connection; here, to report a mistake at the start.
 fn read_password(path: &Path) -> Result<Secret, String> {
-    let read = || {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(PASSWORD_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok::<_, std::io::Error>(bytes)
-    };
-    let bytes = read().map_err(|e| e.to_string());
+    let bytes = read_file(path, PASSWORD_BYTES_MAX + 1).map_err(|e| e.to_string());
     let password = bytes.and_then(|bytes| parse_password(&bytes).map_err(str::to_owned));
     password.map_err(|e| format!("failed to read the password file {}: {e}", path.display()))
 }

@@ -149,9 +149,9 @@ fn known_addresses(name: Option<(&str, u16)>) -> Option<Vec<SocketAddr>> {
 fn find(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<Found> {
     // First the file: it is next door.
     let file = match file {
-        Some((path, bytes_max)) => {
-            Some(read(path, bytes_max).map_err(failed(format_args!("read {}", path.display())))?)
-        }
+        Some((path, bytes_max)) => Some(
+            read_file(path, bytes_max).map_err(failed(format_args!("read {}", path.display())))?,
+        ),
         None => None,
     };
     let addresses = match (known_addresses(name), name) {
@@ -162,8 +162,12 @@ fn find(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<F
     Ok(Found { addresses, file })
 }
 
-/// No more than `bytes_max` bytes, whatever the file is: a size that it says is no bound for a device or a pipe.
-fn read(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+/// What is in a file, but no more than `bytes_max` bytes, whatever it is: a size that it says is no bound for a device
+/// or a pipe.
+///
+/// # Errors
+/// As the operating system says.
+pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
