@@ -50,8 +50,8 @@ pub struct Options {
     pub context: Vec<(&'static str, String)>,
 }
 
-/// The writing end; dropped last.
-#[derive(Debug)]
+/// The end that takes lines. env_logger writes to one, a whole line a call.
+#[derive(Debug, Clone)]
 pub struct Log {
     queue: SyncSender<Message>,
     dropped: Arc<AtomicU64>,
@@ -80,29 +80,19 @@ pub fn is_filter(filter: &str) -> bool {
 /// When the thread or its descriptor is refused, or when somebody logs already.
 pub fn start(options: Options) -> io::Result<Log> {
     let (queue, lines) = sync_channel(LINES_MAX);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let Options { filter, json, context } = options;
-    let format = Arc::new(Format { json, context });
+    let log = Log { queue, dropped: Arc::default() };
+    let options = Arc::new(options);
     // Not through std's stdout: when a write fails midway, it keeps to itself how much was written.
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let mut writer = Writer {
-        out: stdout,
-        format: Arc::clone(&format),
-        dropped: Arc::clone(&dropped),
-        told: 0,
-        told_at: None,
-        torn: false,
-        failure: None,
-    };
+    let mut writer = Writer::new(stdout, Arc::clone(&options), Arc::clone(&log.dropped));
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&lines))?;
-    let pipe = Pipe { queue: queue.clone(), dropped: Arc::clone(&dropped) };
     Builder::new()
-        .parse_filters(&filter)
-        .target(Target::Pipe(Box::new(pipe)))
-        .format(move |line, record| format.write(line, SystemTime::now(), record))
+        .parse_filters(&options.filter)
+        .target(Target::Pipe(Box::new(log.clone())))
+        .format(move |line, record| options.write(line, SystemTime::now(), record))
         .try_init()
         .map_err(io::Error::other)?;
-    Ok(Log { queue, dropped })
+    Ok(log)
 }
 
 /// From now on a panic is logged as the error it is: it is a bug, whoever catches it, and its message
@@ -135,21 +125,9 @@ impl Log {
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
-
-    /// As [`dropped`](Log::dropped), to be asked by others.
-    pub fn counter(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let dropped = Arc::clone(&self.dropped);
-        move || dropped.load(Ordering::Relaxed)
-    }
 }
 
-/// What env_logger writes to; it hands over one whole line a call.
-struct Pipe {
-    queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
-}
-
-impl Write for Pipe {
+impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -165,7 +143,7 @@ impl Write for Pipe {
 /// The thread that writes, and what it knows of where it writes to.
 struct Writer<W> {
     out: W,
-    format: Arc<Format>,
+    options: Arc<Options>,
     dropped: Arc<AtomicU64>,
     /// How many of them have been told of, and when that was last tried.
     told: u64,
@@ -177,6 +155,10 @@ struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
+    fn new(out: W, options: Arc<Options>, dropped: Arc<AtomicU64>) -> Writer<W> {
+        Writer { out, options, dropped, told: 0, told_at: None, torn: false, failure: None }
+    }
+
     fn run(&mut self, lines: &Receiver<Message>) {
         loop {
             match lines.recv_timeout(TELL_EVERY) {
@@ -213,7 +195,7 @@ impl<W: Write> Writer<W> {
             None => " in time".to_owned(),
         };
         let mut notice = Vec::new();
-        let written = self.format.write(
+        let written = self.options.write(
             &mut notice,
             SystemTime::now(),
             &Record::builder()
@@ -260,65 +242,44 @@ impl<W: Write> Writer<W> {
 }
 
 /// How a line looks.
-struct Format {
-    json: bool,
-    context: Vec<(&'static str, String)>,
-}
-
-impl Format {
+impl Options {
     fn write(&self, out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
         match self.json {
-            true => write_json(out, now, record, &self.context),
+            true => self.write_json(out, now, record),
             false => write_text(out, now, record),
         }
+    }
+
+    fn write_json(&self, out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
+        let level = record.level().as_str().to_ascii_lowercase();
+        write!(out, "{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":", Timestamp(now))?;
+        serde_json::to_writer(&mut *out, record.target())?;
+        for (name, value) in &self.context {
+            write!(out, ",\"{name}\":")?;
+            serde_json::to_writer(&mut *out, value)?;
+        }
+        out.write_all(b",\"message\":")?;
+        serde_json::to_writer(&mut *out, &record.args().to_string())?;
+        out.write_all(b"}\n")
     }
 }
 
 fn write_text(out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
     // A message may carry text from outside: escaped, so that it stays one line.
-    let message = record.args().to_string();
-    writeln!(
-        out,
-        "{} {:5} {}: {}",
-        Timestamp(now),
-        record.level(),
-        record.target(),
-        message.escape_debug_controls()
-    )
-}
-
-fn write_json(
-    out: &mut impl Write,
-    now: SystemTime,
-    record: &Record,
-    context: &[(&'static str, String)],
-) -> io::Result<()> {
-    let level = record.level().as_str().to_ascii_lowercase();
-    write!(out, "{{\"time\":\"{}\",\"level\":\"{level}\",\"target\":", Timestamp(now))?;
-    serde_json::to_writer(&mut *out, record.target())?;
-    for (name, value) in context {
-        write!(out, ",\"{name}\":")?;
-        serde_json::to_writer(&mut *out, value)?;
-    }
-    out.write_all(b",\"message\":")?;
-    serde_json::to_writer(&mut *out, &record.args().to_string())?;
-    out.write_all(b"}\n")
+    let message = escape_controls(record.args().to_string());
+    writeln!(out, "{} {:5} {}: {message}", Timestamp(now), record.level(), record.target())
 }
 
 /// Escapes control characters, and nothing else.
-trait EscapeControls {
-    fn escape_debug_controls(&self) -> String;
-}
-
-impl EscapeControls for str {
-    fn escape_debug_controls(&self) -> String {
-        if !self.chars().any(char::is_control) {
-            return self.to_owned();
-        }
-        self.chars()
-            .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-            .collect()
+fn escape_controls(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
     }
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// RFC 3339 in UTC with milliseconds.
@@ -362,17 +323,13 @@ mod tests {
     fn line(json: bool, message: &str) -> String {
         let mut out = Vec::new();
         let now = UNIX_EPOCH + Duration::from_millis(951_782_400_042);
-        let args = format_args!("{message}").to_string();
-        let format = |args: std::fmt::Arguments, out: &mut Vec<u8>| {
+        let context = vec![("pod", "a\"b".to_owned())];
+        let options = Options { filter: String::new(), json, context };
+        let mut write = |args: std::fmt::Arguments| {
             let record = Record::builder().level(Level::Warn).target("kioskd").args(args).build();
-            let context = [("pod", "a\"b".to_owned())];
-            if json {
-                write_json(out, now, &record, &context)
-            } else {
-                write_text(out, now, &record)
-            }
+            options.write(&mut out, now, &record)
         };
-        format(format_args!("{args}"), &mut out).unwrap();
+        write(format_args!("{message}")).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -422,12 +379,11 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_instead_of_waiting() {
         let (queue, _lines) = sync_channel(2);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let mut pipe = Pipe { queue, dropped: Arc::clone(&dropped) };
+        let mut log = Log { queue, dropped: Arc::default() };
         for _ in 0..5 {
-            pipe.write_all(b"line\n").unwrap();
+            log.write_all(b"line\n").unwrap();
         }
-        assert_eq!(dropped.load(Ordering::Relaxed), 3);
+        assert_eq!(log.dropped(), 3);
     }
 
     /// Takes what the script says: so many bytes, or an error.
@@ -454,16 +410,9 @@ mod tests {
 
     /// Writes `one`, `two` and `three` to stdout as the script has it; what is there then, without the notice's time.
     fn written(script: &[Result<usize, io::ErrorKind>]) -> String {
-        let format = Format { json: false, context: Vec::new() };
-        let mut writer = Writer {
-            out: Narrow { script: script.to_vec(), taken: Vec::new() },
-            format: Arc::new(format),
-            dropped: Arc::new(AtomicU64::new(0)),
-            told: 0,
-            told_at: None,
-            torn: false,
-            failure: None,
-        };
+        let options = Options { filter: String::new(), json: false, context: Vec::new() };
+        let out = Narrow { script: script.to_vec(), taken: Vec::new() };
+        let mut writer = Writer::new(out, Arc::new(options), Arc::default());
         let (queue, lines) = sync_channel(8);
         for line in ["one\n", "two\n", "three\n"] {
             queue.send(Message::Line(line.into())).unwrap();

@@ -30,9 +30,7 @@ fn main() -> ExitCode {
     let config = match Config::read(std::env::vars_os(), &System::look()) {
         Ok(config) => config,
         Err(errors) => {
-            for error in errors {
-                complain(format_args!("{error}"));
-            }
+            errors.into_iter().for_each(complain);
             return ExitCode::from(2);
         }
     };
@@ -94,7 +92,7 @@ fn print(text: &str) -> ExitCode {
 }
 
 /// A line on stderr, for what cannot be in the log. When stderr takes nothing, nobody can be told.
-fn complain(what: fmt::Arguments<'_>) {
+fn complain(what: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "kioskd: {what}");
 }
 
@@ -119,11 +117,18 @@ fn run(config: Config, log: &Log) -> ExitCode {
         config.drain_delay,
         config.drain_timeout
     );
-    let code = drain(&config, &lifecycle, &events, first, &started);
+    let drained = drain(&config, &lifecycle, &events, first, &started);
+    match drained {
+        Ok(()) => log::info!("drained: every request was answered"),
+        Err(why) => {
+            let cut = started.metrics.in_flight();
+            log::error!("shutdown failed: {why}; {cut} requests in flight were cut");
+        }
+    }
     if log.dropped() > 0 {
         log::warn!("{} log lines were dropped in all", log.dropped());
     }
-    code
+    if drained.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Until a signal comes: its name, and when. `None` when a thread has ended instead.
@@ -166,10 +171,10 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     options.store = store.kind();
     let service = Service::new(options, Arc::clone(&metrics), {
         let lifecycle = Arc::clone(lifecycle);
-        let log_lines_dropped = log.counter();
+        let log = log.clone();
         move || Status {
             ready: lifecycle.state() == State::Ready,
-            log_lines_dropped: log_lines_dropped(),
+            log_lines_dropped: log.dropped(),
         }
     });
     let options = config.front.clone();
@@ -211,40 +216,24 @@ fn announce(config: &Config, Started { server, store, .. }: &Started) {
     }
 }
 
-/// From the first signal to the exit code.
+/// From the first signal to the end, or to what cut it short.
 fn drain(
     config: &Config,
     lifecycle: &Lifecycle,
     events: &Receiver<Event>,
     first: Instant,
     Started { server, metrics, .. }: &Started,
-) -> ExitCode {
+) -> Result<(), &'static str> {
     let mut threads = server.threads;
-    match wait(events, first, config.drain_delay, &mut threads) {
-        Waited::TimedOut | Waited::Ended => {}
-        Waited::Signal => return cut("a second signal came", metrics),
-        Waited::Died => return cut("a thread died of a panic", metrics),
-    }
+    wait(events, first, config.drain_delay, &mut threads)?;
     lifecycle.advance(State::Stopped);
     server.wake();
-    match wait(events, first, config.drain_timeout, &mut threads) {
-        Waited::Signal => cut("a second signal came", metrics),
-        Waited::Died => cut("a thread died of a panic", metrics),
-        // Clients that have their answers and do not hang up cut nothing.
-        Waited::TimedOut if metrics.in_flight() > 0 => cut("DRAIN_TIMEOUT has passed", metrics),
-        Waited::Ended | Waited::TimedOut => {
-            log::info!("drained: every request was answered");
-            ExitCode::SUCCESS
-        }
+    wait(events, first, config.drain_timeout, &mut threads)?;
+    // Clients that have their answers and do not hang up cut nothing.
+    match threads > 0 && metrics.in_flight() > 0 {
+        true => Err("DRAIN_TIMEOUT has passed"),
+        false => Ok(()),
     }
-}
-
-#[derive(Debug, PartialEq)]
-enum Waited {
-    Ended,
-    Died,
-    Signal,
-    TimedOut,
 }
 
 /// While everybody is waited for: so long at a time.
@@ -254,35 +243,35 @@ const STEP: Duration = Duration::from_millis(100);
 /// the parent to its child, or by two who have the same thing to say.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
-/// Waits for all threads to end, one to die, a second signal, or until `left` has passed.
+/// Waits for all threads to end, or until `left` has passed.
 ///
 /// Time is counted in steps: a process that was stopped for a while wakes up to a step that is over,
 /// and not to the end of the wait, before the workers have seen what came meanwhile.
+///
+/// # Errors
+/// Nothing more is to be waited for, and why.
 fn wait(
     events: &Receiver<Event>,
     first: Instant,
     mut left: Duration,
     threads: &mut usize,
-) -> Waited {
+) -> Result<(), &'static str> {
     while *threads > 0 {
         let step = left.min(STEP);
         match events.recv_timeout(step) {
-            Ok(Event::Signal { at, .. }) if at > first + ONE_SIGNAL => return Waited::Signal,
+            Ok(Event::Signal { at, .. }) if at > first + ONE_SIGNAL => {
+                return Err("a second signal came");
+            }
             Ok(Event::Signal { name, .. }) => {
                 log::info!("{name} within a second of the first: taken for the same");
             }
-            Ok(Event::Ended { panicked: true, .. }) => return Waited::Died,
+            Ok(Event::Ended { panicked: true, .. }) => return Err("a thread died of a panic"),
             Ok(Event::Ended { .. }) => *threads -= 1,
-            Err(_) if left == step => return Waited::TimedOut,
+            Err(_) if left == step => break,
             Err(_) => left -= step,
         }
     }
-    Waited::Ended
-}
-
-fn cut(why: &str, metrics: &Metrics) -> ExitCode {
-    log::error!("shutdown failed: {why}; {} requests in flight were cut", metrics.in_flight());
-    ExitCode::FAILURE
+    Ok(())
 }
 
 #[cfg(test)]
@@ -308,18 +297,18 @@ mod tests {
         let dies = || panic!("a panic this test wants");
         lifecycle.spawn("worker-0".to_owned(), dies).unwrap();
         let mut threads = 1;
-        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), Waited::Died);
+        let died = Err("a thread died of a panic");
+        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), died);
 
         lifecycle.spawn("worker-0".to_owned(), || ()).unwrap();
-        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), Waited::Ended);
+        assert_eq!(wait(&events, Instant::now(), SOON, &mut threads), Ok(()));
+        assert_eq!(threads, 0);
     }
 
     #[test]
     fn a_signal_within_a_second_of_the_first_is_that_one() {
         let first = Instant::now();
-        for (ms, waited) in
-            [(0, Waited::TimedOut), (1000, Waited::TimedOut), (1001, Waited::Signal)]
-        {
+        for (ms, waited) in [(0, Ok(())), (1000, Ok(())), (1001, Err("a second signal came"))] {
             let (signals, events) = channel();
             let (name, at) = ("SIGTERM", first + Duration::from_millis(ms));
             signals.send(Event::Signal { name, at }).unwrap();
