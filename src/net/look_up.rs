@@ -3,16 +3,15 @@
 //! `getaddrinfo` can block for as long as a dead DNS server likes, and a file may lie on a mount
 //! that hangs. Neither can be stopped, so both are done on a thread that may hang instead of a worker. Whoever asks
 //! starts no second errand before the first has ended, so a dead DNS server costs one waiting thread for each
-//! server that is asked for, and [`ERRANDS_MAX`] bounds them whatever the askers do. What needs neither, an address
-//! written in numbers and no file, needs no thread.
+//! server that is asked for, and [`ERRANDS_MAX`] bounds them whatever the askers do.
 
 use super::slab::Slab;
 use super::system::failed;
 use super::world::{Errand, Found};
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -43,14 +42,13 @@ impl Errands {
         if self.list.len() >= ERRANDS_MAX {
             self.forget_abandoned();
         }
-        let progress = match (known_addresses(name), file) {
-            (Some(addresses), None) => Progress::Ended(Ok(Found { addresses, file: None })),
-            _ if self.list.len() >= ERRANDS_MAX => {
-                Progress::Ended(Err(io::Error::other("too many names are being looked up")))
-            }
-            _ => start_thread(name, file, wake),
+        let started = match self.list.len() < ERRANDS_MAX {
+            true => start_thread(name, file, wake),
+            false => Err(io::Error::other("too many names are being looked up")),
         };
-        Errand(self.list.insert(progress))
+        Errand(
+            self.list.insert(started.map_or_else(|e| Progress::Ended(Err(e)), Progress::UnderWay)),
+        )
     }
 
     /// What it has brought, once.
@@ -121,45 +119,26 @@ fn start_thread(
     name: Option<(&str, u16)>,
     file: Option<(&Path, usize)>,
     wake: impl FnOnce() + Send + 'static,
-) -> Progress {
+) -> io::Result<Receiver<io::Result<Found>>> {
     let name = name.map(|(host, port)| (host.to_owned(), port));
     let file = file.map(|(path, bytes_max)| (path.to_owned(), bytes_max));
     let (send, result) = sync_channel(1);
     let started = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        let name = name.as_ref().map(|(host, port)| (host.as_str(), *port));
-        let file = file.as_ref().map(|(path, bytes_max)| (path.as_path(), *bytes_max));
         // The receiver may have gone with its worker: then the result is of no use.
         let _ = send.send(find(name, file));
         wake();
     });
-    match started {
-        Ok(_) => Progress::UnderWay(result),
-        Err(e) => Progress::Ended(Err(failed("start a resolver thread")(e))),
-    }
+    started.map(|_| result).map_err(failed("start a resolver thread"))
 }
 
-/// Addresses for which no name server is needed.
-fn known_addresses(name: Option<(&str, u16)>) -> Option<Vec<SocketAddr>> {
-    let Some((host, port)) = name else {
-        return Some(Vec::new());
-    };
-    Some(vec![SocketAddr::new(host.parse::<IpAddr>().ok()?, port)])
-}
-
-fn find(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<Found> {
+fn find(name: Option<(String, u16)>, file: Option<(PathBuf, usize)>) -> io::Result<Found> {
     // First the file: it is next door.
-    let file = match file {
-        Some((path, bytes_max)) => Some(
-            read_file(path, bytes_max).map_err(failed(format_args!("read {}", path.display())))?,
-        ),
-        None => None,
-    };
-    let addresses = match (known_addresses(name), name) {
-        (Some(addresses), _) => addresses,
-        (None, Some(name)) => name.to_socket_addrs()?.collect(),
-        (None, None) => Vec::new(),
-    };
-    Ok(Found { addresses, file })
+    let file = file.map(|(path, bytes_max)| {
+        read_file(&path, bytes_max).map_err(failed(format_args!("read {}", path.display())))
+    });
+    let file = file.transpose()?;
+    let addresses = name.map(|name| name.to_socket_addrs()).transpose()?;
+    Ok(Found { addresses: addresses.into_iter().flatten().collect(), file })
 }
 
 /// What is in a file, but no more than `bytes_max` bytes, whatever it is: a size that it says is no bound for a device
@@ -176,15 +155,14 @@ pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::SocketAddr;
     use std::sync::mpsc::channel;
 
     fn look_up(name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> io::Result<Found> {
         let mut errands = Errands::default();
         let (wake, woken) = channel();
         let errand = errands.start(name, file, move || wake.send(()).unwrap());
-        if errands.are_under_way() {
-            woken.recv().unwrap();
-        }
+        woken.recv().unwrap();
         let found = errands.take(errand).expect("it has woken us");
         assert!(errands.take(errand).unwrap().is_err(), "only once");
         found
@@ -195,12 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_needs_no_thread_and_a_name_wakes_the_loop() {
-        let mut errands = Errands::default();
-        for name in [None, Some(("127.0.0.1", 1)), Some(("::1", 1))] {
-            errands.start(name, None, || panic!("a thread"));
-            assert!(!errands.are_under_way());
-        }
+    fn a_name_is_found_and_wakes_the_loop() {
         assert_eq!(addresses("127.0.0.1").unwrap(), ["127.0.0.1:6379".parse().unwrap()]);
         assert_eq!(addresses("::1").unwrap(), ["[::1]:6379".parse().unwrap()]);
         assert!(addresses("localhost").unwrap().iter().all(|a| a.ip().is_loopback()));
@@ -231,7 +204,9 @@ mod tests {
     fn errands_that_are_not_asked_for_do_not_pile_up() {
         let mut errands = Errands::default();
         for _ in 0..10 * ERRANDS_MAX {
-            errands.start(None, None, || {});
+            let (wake, woken) = channel();
+            errands.start(None, None, move || wake.send(()).unwrap());
+            woken.recv().unwrap();
         }
         assert!(errands.list.len() <= ERRANDS_MAX);
     }

@@ -168,15 +168,8 @@ impl World for MioWorld {
         }
         for socket in mem::take(&mut self.unwatched) {
             if let Some(Entry { owner, .. }) = self.sockets.get(socket.0) {
-                let (owner, broken) = (*owner, true);
-                ready.push(Ready {
-                    owner,
-                    socket,
-                    readable: true,
-                    writable: true,
-                    ended: true,
-                    broken,
-                });
+                let (readable, writable, ended, broken) = (true, true, true, true);
+                ready.push(Ready { owner: *owner, socket, readable, writable, ended, broken });
             }
         }
         Ok(Instant::now())

@@ -15,9 +15,9 @@ use super::look_up::Errands;
 use super::random::Random;
 use super::slab::Slab;
 use super::system::{closed, either, failed, undisturbed};
-use super::world::{Accepted, Address, Errand, Found, Ready, Socket, World};
+use super::world::{Address, Errand, Found, Ready, Socket, World};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -46,7 +46,6 @@ type PendingConnect = Receiver<io::Result<UnixStream>>;
 struct Connection {
     stream: Stream,
     owner: u64,
-    peer: Option<IpAddr>,
     /// Read by a wait, and not given out yet.
     ahead: Vec<u8>,
     /// What comes after that: the end, or an error.
@@ -109,27 +108,22 @@ impl World for StdWorld {
         self.random.draw()
     }
 
-    fn accepted(&mut self) -> Accepted {
-        Accepted::Closed
-    }
-
     /// Waits here, and then the connection stands.
     fn connect(&mut self, to: &Address, timeout: Duration) -> io::Result<Socket> {
-        let (stream, peer) = match to {
+        let stream = match to {
             Address::Tcp(to) => {
                 // Zero is an error to std.
                 let stream = TcpStream::connect_timeout(to, timeout.max(TURN))?;
                 // A socket that refuses the option still works.
                 let _ = stream.set_nodelay(true);
-                (Stream::Tcp(stream), Some(to.ip().to_canonical()))
+                Stream::Tcp(stream)
             }
-            Address::Unix(path) => (Stream::Unix(self.connect_unix(path, timeout)?), None),
+            Address::Unix(path) => Stream::Unix(self.connect_unix(path, timeout)?),
         };
         either!(&stream, s => s.set_nonblocking(true))?;
         Ok(Socket(self.sockets.insert(Connection {
             stream,
             owner: 0,
-            peer,
             ahead: Vec::new(),
             end: None,
             writable: true,
@@ -168,23 +162,6 @@ impl World for StdWorld {
         };
         connection.read_ahead(Some(Duration::ZERO));
         connection.ahead.is_empty() && matches!(connection.end, Some(Ok(())))
-    }
-
-    fn has_taken(&mut self, socket: Socket) -> io::Result<bool> {
-        let stream = &self.get(socket)?.stream;
-        if let Some(e) = either!(stream, s => s.take_error())? {
-            return Err(e);
-        }
-        match either!(stream, s => s.peer_addr().map(drop)) {
-            Ok(()) => Ok(matches!(stream, Stream::Unix(_))),
-            // A TCP connection that both have ended, and whose last bytes are acknowledged, is none any more.
-            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(true),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn peer(&self, socket: Socket) -> Option<IpAddr> {
-        self.sockets.get(socket.0)?.peer
     }
 
     fn close(&mut self, socket: Socket) {
@@ -234,13 +211,10 @@ impl StdWorld {
             Some((before, pending)) if before == path => pending,
             _ => start_connect(path)?,
         };
-        match pending.recv_timeout(timeout) {
-            Ok(result) => result,
-            Err(_) => {
-                self.pending = Some((path.to_owned(), pending));
-                Err(io::ErrorKind::TimedOut.into())
-            }
-        }
+        pending.recv_timeout(timeout).unwrap_or_else(|_| {
+            self.pending = Some((path.to_owned(), pending));
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 }
 
@@ -346,6 +320,7 @@ fn start_connect(path: &Path) -> io::Result<PendingConnect> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Accepted;
     use crate::net::tests::{self, wait_for};
     use std::net::TcpListener;
 

@@ -93,8 +93,10 @@ pub trait World {
     /// A random number: spread, not secrecy.
     fn random(&mut self) -> u64;
 
-    /// The next client that the acceptor has taken in.
-    fn accepted(&mut self) -> Accepted;
+    /// The next client that the acceptor has taken in. A world without an acceptor has none.
+    fn accepted(&mut self) -> Accepted {
+        Accepted::Closed
+    }
 
     /// Begins to connect, within `timeout`; what comes of it is told as readiness to write, and by
     /// [`connected`](World::connected).
@@ -134,14 +136,18 @@ pub trait World {
     fn has_ended(&mut self, socket: Socket) -> bool;
 
     /// Once both sides have shut down their sending half: whether the peer has taken all that was sent, or false while
-    /// that is under way. (On a Unix socket it has whatever was written.)
+    /// that is under way. (On a Unix socket it has whatever was written.) Asked of clients only.
     ///
     /// # Errors
     /// The peer had closed the whole connection, and its kernel refused what came.
-    fn has_taken(&mut self, socket: Socket) -> io::Result<bool>;
+    fn has_taken(&mut self, _socket: Socket) -> io::Result<bool> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
-    /// The peer's IP address, one of IPv4 as such; `None` on a Unix socket.
-    fn peer(&self, socket: Socket) -> Option<IpAddr>;
+    /// A client's IP address, one of IPv4 as such; `None` on a Unix socket, and of a server.
+    fn peer(&self, _socket: Socket) -> Option<IpAddr> {
+        None
+    }
 
     /// Closes a socket. One that is closed already is no matter.
     fn close(&mut self, socket: Socket);

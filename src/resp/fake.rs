@@ -1,9 +1,9 @@
 //! A world for tests: servers that a test plays by hand, and a clock that it turns.
 
-use crate::net::{Accepted, Address, Errand, Found, Ready, Socket, World};
+use crate::net::{Address, Errand, Found, Ready, Socket, World};
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -135,10 +135,6 @@ impl World for Fake {
         self.random >> 11
     }
 
-    fn accepted(&mut self) -> Accepted {
-        Accepted::Closed
-    }
-
     fn connect(&mut self, to: &Address, _: Duration) -> io::Result<Socket> {
         let refused = matches!(to, Address::Tcp(to) if self.refusing.contains(to));
         let up = !matches!(to, Address::Tcp(to) if self.silent.contains(to));
@@ -198,14 +194,6 @@ impl World for Fake {
 
     fn has_ended(&mut self, socket: Socket) -> bool {
         self.peer(socket).ended
-    }
-
-    fn has_taken(&mut self, _: Socket) -> io::Result<bool> {
-        Ok(true)
-    }
-
-    fn peer(&self, _: Socket) -> Option<IpAddr> {
-        None
     }
 
     fn close(&mut self, socket: Socket) {
