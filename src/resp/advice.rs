@@ -19,97 +19,32 @@ const fn row(kind: &'static str, writes_only: bool, text: &'static str) -> Advic
 }
 
 /// By the code that an error begins with, or that a script has met (before Redis 7.0 in the middle).
+#[rustfmt::skip] // a table
 const BY_CODE: &[Advice] = &[
-    row(
-        "OOM",
-        true,
-        "its memory is full: raise maxmemory, shorten ITEM_TTL and SESSION_TTL, or see who else stores there (INFO memory)",
-    ),
-    row(
-        "MISCONF",
-        true,
-        "it cannot save to its disk and refuses writes: look at its log and its disk (INFO persistence)",
-    ),
-    row(
-        "READONLY",
-        true,
-        "it is a replica: give the address of the master, or the sentinels (redis+sentinel://)",
-    ),
-    row(
-        "NOREPLICAS",
-        true,
-        "it has fewer replicas than its min-replicas-to-write: look at them (INFO replication)",
-    ),
-    row(
-        "MASTERDOWN",
-        false,
-        "it is a replica that has lost its master: look at that one (INFO replication)",
-    ),
+    row("OOM", true, "its memory is full: raise maxmemory, shorten ITEM_TTL and SESSION_TTL, or see who else stores there (INFO memory)"),
+    row("MISCONF", true, "it cannot save to its disk and refuses writes: look at its log and its disk (INFO persistence)"),
+    row("READONLY", true, "it is a replica: give the address of the master, or the sentinels (redis+sentinel://)"),
+    row("NOREPLICAS", true, "it has fewer replicas than its min-replicas-to-write: look at them (INFO replication)"),
+    row("MASTERDOWN", false, "it is a replica that has lost its master: look at that one (INFO replication)"),
     row("LOADING", false, "it reads its data from disk, and answers when it has"),
-    row(
-        "BUSY",
-        false,
-        "somebody's script or function is running there for long (SLOWLOG GET; SCRIPT KILL ends it)",
-    ),
+    row("BUSY", false, "somebody's script or function is running there for long (SLOWLOG GET; SCRIPT KILL ends it)"),
     row("CLUSTERDOWN", false, "slots have no master: look at CLUSTER INFO and CLUSTER NODES"),
     row("TRYAGAIN", false, "slots are being moved (CLUSTER NODES)"),
-    row(
-        "NOAUTH",
-        false,
-        "it wants a password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (for sentinels sentinel_password_file)",
-    ),
-    row(
-        "WRONGPASS",
-        false,
-        "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and the user in REDIS_URL (for sentinels sentinel_password_file)",
-    ),
-    row(
-        "NOPERM",
-        false,
-        "its user needs ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection (ACL SETUSER)",
-    ),
-    row(
-        "WRONGTYPE",
-        false,
-        "a key of ours holds something that is no string: another program writes under item: or sess:",
-    ),
+    row("NOAUTH", false, "it wants a password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (for sentinels sentinel_password_file)"),
+    row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and the user in REDIS_URL (for sentinels sentinel_password_file)"),
+    row("NOPERM", false, "its user needs ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection (ACL SETUSER)"),
+    row("WRONGTYPE", false, "a key of ours holds something that is no string: another program writes under item: or sess:"),
     row("MOVED", false, "it is part of a cluster: use redis+cluster://"),
 ];
 
 /// By words in an error of no code but `ERR`.
+#[rustfmt::skip] // a table
 const BY_WORDS: &[(&str, Advice)] = &[
-    (
-        "max number of clients",
-        row(
-            "max clients",
-            false,
-            "raise its maxclients, or lower WORKERS and the number of replicas",
-        ),
-    ),
-    (
-        "without any password configured",
-        row(
-            "no password",
-            false,
-            "it has no password: give it one (requirepass), or do not give us one",
-        ),
-    ),
-    (
-        "invalid password",
-        row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL"),
-    ),
-    (
-        "DB index is out of range",
-        row("database", false, "raise its `databases`, or name another in REDIS_URL"),
-    ),
-    (
-        "unknown command",
-        row(
-            "unknown command",
-            false,
-            "it is older than Redis 6.2, no Redis, or has commands renamed or switched off",
-        ),
-    ),
+    ("max number of clients", row("max clients", false, "raise its maxclients, or lower WORKERS and the number of replicas")),
+    ("without any password configured", row("no password", false, "it has no password: give it one (requirepass), or do not give us one")),
+    ("invalid password", row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL")),
+    ("DB index is out of range", row("database", false, "raise its `databases`, or name another in REDIS_URL")),
+    ("unknown command", row("unknown command", false, "it is older than Redis 6.2, no Redis, or has commands renamed or switched off")),
 ];
 
 /// What to do about an error that says this; `None` for one that says it all, or that nobody knows.
