@@ -1113,7 +1113,7 @@ impl<P> Client<P> {
         let Some(node) = self.nodes.remove(node_key) else {
             return;
         };
-        if let Some(wreck) = node.link.close(world, now, why) {
+        if let Some(wreck) = node.link.close(world, why) {
             self.all_lost(now, &wreck);
         }
         for key in node.waiting {

@@ -120,6 +120,8 @@ pub struct Link {
     /// The owner of its sockets, to the world.
     owner: u64,
     state: State,
+    /// While connecting, signing on and up.
+    connection: Option<Connection>,
     backoff: Backoff,
     away_since: Option<Instant>,
     away: Option<Away>,
@@ -133,7 +135,7 @@ pub struct Link {
     /// One for the password, likewise.
     reading: Option<Errand>,
     /// The address that is tried, and the one that was connected last.
-    address: Option<SocketAddr>,
+    address: Option<Address>,
     last_good: Option<SocketAddr>,
     /// Why that one is tried though the name is not resolved.
     unresolved: Option<String>,
@@ -147,23 +149,20 @@ enum State {
     },
     Resolving {
         /// Once they are known.
-        addresses: Option<VecDeque<SocketAddr>>,
+        addresses: Option<VecDeque<Address>>,
         password: Option<Secret>,
         until: Instant,
     },
     Connecting {
-        connection: Connection,
-        rest: VecDeque<SocketAddr>,
+        rest: VecDeque<Address>,
         until: Instant,
         password: Option<Secret>,
     },
     SigningOn {
-        connection: Connection,
         sign_on: SignOn,
         until: Instant,
     },
     Up {
-        connection: Connection,
         since: Instant,
         /// It is dead.
         fault: Option<Fault>,
@@ -184,6 +183,7 @@ impl Link {
             options,
             owner,
             state: State::Down { until: now },
+            connection: None,
             backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, world.random()),
             away_since: None,
             away: None,
@@ -205,10 +205,7 @@ impl Link {
 
     /// The connection, when commands can be pushed into it.
     pub fn up(&mut self) -> Option<&mut Connection> {
-        match &mut self.state {
-            State::Up { connection, .. } if !self.renew => Some(connection),
-            _ => None,
-        }
+        if self.is_up() { self.connection.as_mut() } else { None }
     }
 
     /// Whether commands can be pushed.
@@ -218,15 +215,16 @@ impl Link {
 
     /// Whether there may be more to read, of which no event will tell.
     pub fn has_more(&self) -> bool {
-        matches!(&self.state, State::Up { connection, .. } if connection.has_more())
+        self.serving().is_some_and(Connection::has_more)
     }
 
     /// Commands that wait for their replies on this link.
     pub fn in_flight(&self) -> usize {
-        match &self.state {
-            State::Up { connection, .. } => connection.in_flight(),
-            _ => 0,
-        }
+        self.serving().map_or(0, Connection::in_flight)
+    }
+
+    fn serving(&self) -> Option<&Connection> {
+        self.connection.as_ref().filter(|_| matches!(self.state, State::Up { .. }))
     }
 
     /// Why the last attempt failed, since the last connection; `None` while all is well or
@@ -256,43 +254,30 @@ impl Link {
 
     /// The socket there is now.
     pub fn socket(&self) -> Option<Socket> {
-        match &self.state {
-            State::Connecting { connection, .. }
-            | State::SigningOn { connection, .. }
-            | State::Up { connection, .. } => Some(connection.socket()),
-            State::Down { .. } | State::Resolving { .. } => None,
-        }
+        self.connection.as_ref().map(Connection::socket)
     }
 
     /// The world reports readiness of our [socket](Link::socket).
     pub fn ready(&mut self, ready: Ready) {
-        match &mut self.state {
-            State::Connecting { connection, .. }
-            | State::SigningOn { connection, .. }
-            | State::Up { connection, .. } => connection.ready(ready),
-            State::Down { .. } | State::Resolving { .. } => {}
+        if let Some(connection) = &mut self.connection {
+            connection.ready(ready);
         }
     }
 
     /// The next [`progress`](Link::progress) asks the socket itself, whatever the world has reported.
     pub fn look(&mut self) {
-        match &mut self.state {
-            State::SigningOn { connection, .. } | State::Up { connection, .. } => connection.look(),
-            // These are asked each time.
-            State::Connecting { .. } | State::Resolving { .. } | State::Down { .. } => {}
+        if let Some(connection) = &mut self.connection {
+            connection.look();
         }
     }
 
     /// The next thing that the server says, while commands can be sent. `None` when it says no more now; then it is
     /// time for [`progress`](Link::progress).
     pub fn hear(&mut self, world: &mut dyn World, now: Instant) -> Option<Heard<'_>> {
-        let State::Up { connection, fault, .. } = &mut self.state else {
+        let State::Up { fault: fault @ None, .. } = &mut self.state else {
             return None;
         };
-        if fault.is_some() {
-            return None;
-        }
-        match connection.hear(world, now) {
+        match self.connection.as_mut()?.hear(world, now) {
             Ok(heard) => heard,
             Err(e) => {
                 *fault = Some(e);
@@ -303,10 +288,7 @@ impl Link {
 
     /// The command whose reply was heard last, as it was sent.
     pub fn last_command(&self) -> &[u8] {
-        match &self.state {
-            State::Up { connection, .. } => connection.last_command(),
-            _ => &[],
-        }
+        self.serving().map_or(&[], Connection::last_command)
     }
 
     /// Sends, and goes as far as it can without waiting. What was lost if the connection has ended.
@@ -328,17 +310,19 @@ impl Link {
                 State::Down { until } if now < *until => return None,
                 State::Down { .. } => Ok(self.look_up(world, now)),
                 State::Resolving { .. } => self.resolve(world, now)?,
-                State::Connecting { connection, until, .. } => {
-                    match world.connected(connection.socket()) {
-                        Ok(true) => Ok(self.sign_on(now)?),
-                        Ok(false) if now < *until => return None,
+                State::Connecting { until, .. } => {
+                    let until = *until;
+                    match world.connected(self.socket()?) {
+                        Ok(true) => Ok(self.sign_on(now)),
+                        Ok(false) if now < until => return None,
                         outcome => self.next_address(world, outcome, now),
                     }
                 }
                 State::SigningOn { .. } => match self.signing_on(world, now) {
-                    Ok(up) => Ok(up?),
+                    Ok(true) => Ok(State::Up { since: now, fault: None }),
+                    Ok(false) => return None,
                     Err(away) => {
-                        self.drop_connection(world, now);
+                        self.drop_connection(world);
                         self.fail(now, away)
                     }
                 },
@@ -363,7 +347,8 @@ impl Link {
             // At once.
             State::Up { since, .. } if self.has_more() => Some(*since),
             State::Up { fault: Some(_), since, .. } => Some(*since),
-            State::Up { connection, .. } => {
+            State::Up { .. } => {
+                let connection = self.connection.as_ref()?;
                 let stall = connection.waiting_since().map(|t| t + self.options.stall_timeout);
                 stall.into_iter().chain(connection.next_deadline()).min()
             }
@@ -377,10 +362,9 @@ impl Link {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
         }
         let addresses = match &self.endpoint {
-            // It needs none.
-            Endpoint::Unix(_) => Some(VecDeque::new()),
+            Endpoint::Unix(path) => Some([Address::Unix(path.clone())].into()),
             Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => Some([SocketAddr::new(ip, *port)].into()),
+                Ok(ip) => Some([Address::Tcp(SocketAddr::new(ip, *port))].into()),
                 Err(_) => {
                     self.resolving
                         .get_or_insert_with(|| (world.look_up(Some((host, *port)), None), now));
@@ -428,7 +412,7 @@ impl Link {
                     match (found, last_good) {
                         (Ok(found), _) => {
                             self.fell_back = false;
-                            addresses = Some(found.into());
+                            addresses = Some(found.into_iter().map(Address::Tcp).collect());
                         }
                         (Err(e), Some(last)) => addresses = Some(self.fall_back(last, e)),
                         (Err(e), None) => return Some(self.fail(now, Away::Unreachable(e))),
@@ -443,7 +427,8 @@ impl Link {
         if self.reading.is_none()
             && let Some(addresses) = addresses.take()
         {
-            return Some(self.first_address(world, addresses, password, now));
+            let none = Away::Unreachable("the name has no address".to_owned());
+            return Some(self.connect(world, addresses, password, now, none));
         }
         if now >= until {
             self.tried = true;
@@ -458,12 +443,12 @@ impl Link {
         None
     }
 
-    fn fall_back(&mut self, last: SocketAddr, why: String) -> VecDeque<SocketAddr> {
+    fn fall_back(&mut self, last: SocketAddr, why: String) -> VecDeque<Address> {
         if !std::mem::replace(&mut self.fell_back, true) {
             log::warn!("redis {}: {why}; its last address, {last}, is tried", self.endpoint);
         }
         self.unresolved = Some(why);
-        [last].into()
+        [Address::Tcp(last)].into()
     }
 
     /// The name is resolved after its last address was tried: while that is being connected to, these come next.
@@ -477,31 +462,8 @@ impl Link {
         };
         self.resolving = None;
         if let (State::Connecting { rest, .. }, Ok(found)) = (&mut self.state, found) {
-            rest.extend(found.addresses);
+            rest.extend(found.addresses.into_iter().map(Address::Tcp));
         }
-    }
-
-    fn first_address(
-        &mut self,
-        world: &mut dyn World,
-        addresses: VecDeque<SocketAddr>,
-        password: Option<Secret>,
-        now: Instant,
-    ) -> Result<State, Instant> {
-        if let Endpoint::Unix(path) = &self.endpoint {
-            let address = Address::Unix(path.clone());
-            return match self.connect_to(world, &address, now) {
-                Ok(connection) => Ok(self.connecting(connection, VecDeque::new(), password, now)),
-                Err(e) => self.fail(now, Away::Unreachable(e.to_string())),
-            };
-        }
-        self.connect(
-            world,
-            addresses,
-            password,
-            now,
-            Away::Unreachable("the name has no address".to_owned()),
-        )
     }
 
     /// The last address did not work out: tries the next.
@@ -522,7 +484,7 @@ impl Link {
             State::Connecting { rest, password, .. } => (std::mem::take(rest), password.take()),
             _ => (VecDeque::new(), None),
         };
-        self.drop_connection(world, now);
+        self.drop_connection(world);
         self.connect(world, rest, password, now, why)
     }
 
@@ -530,29 +492,23 @@ impl Link {
     fn connect(
         &mut self,
         world: &mut dyn World,
-        mut rest: VecDeque<SocketAddr>,
+        mut rest: VecDeque<Address>,
         password: Option<Secret>,
         now: Instant,
         mut why: Away,
     ) -> Result<State, Instant> {
         while let Some(address) = rest.pop_front() {
-            self.address = Some(address);
-            match self.connect_to(world, &Address::Tcp(address), now) {
-                Ok(connection) => return Ok(self.connecting(connection, rest, password, now)),
+            match self.connect_to(world, &address, now) {
+                Ok(connection) => {
+                    self.address = Some(address);
+                    self.connection = Some(connection);
+                    let until = now + self.options.connect_timeout;
+                    return Ok(State::Connecting { rest, until, password });
+                }
                 Err(e) => why = Away::Unreachable(e.to_string()),
             }
         }
         self.fail(now, why)
-    }
-
-    fn connecting(
-        &self,
-        connection: Connection,
-        rest: VecDeque<SocketAddr>,
-        password: Option<Secret>,
-        now: Instant,
-    ) -> State {
-        State::Connecting { connection, rest, until: now + self.options.connect_timeout, password }
     }
 
     fn connect_to(
@@ -570,23 +526,20 @@ impl Link {
         Ok(Connection::new(socket, tls, self.options.limits.clone(), now))
     }
 
-    fn sign_on(&mut self, now: Instant) -> Option<State> {
+    fn sign_on(&self, now: Instant) -> State {
         let mut options = self.options.sign_on.clone();
         if let State::Connecting { password: Some(password), .. } = &self.state {
             options.credentials.password = Some(password.clone());
         }
-        let connection = self.take_connection(now)?;
-        Some(State::SigningOn {
-            connection,
-            sign_on: SignOn::new(options),
-            until: now + SIGN_ON_TIMEOUT,
-        })
+        State::SigningOn { sign_on: SignOn::new(options), until: now + SIGN_ON_TIMEOUT }
     }
 
-    /// One command after the other. `Ok(Some)` when the last has its answer.
-    fn signing_on(&mut self, world: &mut dyn World, now: Instant) -> Result<Option<State>, Away> {
-        let State::SigningOn { connection, sign_on, until } = &mut self.state else {
-            return Ok(None);
+    /// One command after the other. True when the last has its answer.
+    fn signing_on(&mut self, world: &mut dyn World, now: Instant) -> Result<bool, Away> {
+        let (State::SigningOn { sign_on, until }, Some(connection)) =
+            (&mut self.state, &mut self.connection)
+        else {
+            return Ok(false);
         };
         let gone = |fault: Fault| match fault {
             Fault::Dismissed(e) => Away::Refused(e.to_string()),
@@ -602,7 +555,7 @@ impl Link {
             let Some(reply) = next_reply(connection, world, now).map_err(gone)? else {
                 connection.flush(world, now).map_err(gone)?;
                 if now < *until {
-                    return Ok(None);
+                    return Ok(false);
                 }
                 return Err(Away::Silent(format!(
                     "no answer to signing on within {} ms",
@@ -615,22 +568,22 @@ impl Link {
         // What has come behind the last answer would be taken for one to the next command: it is a fault.
         next_reply(connection, world, now).map_err(gone)?;
         log::info!("redis {}: connected", self.endpoint);
-        self.last_good = self.address;
+        if let Some(Address::Tcp(address)) = self.address {
+            self.last_good = Some(address);
+        }
         self.unresolved = None;
         self.away = None;
         self.away_since = None;
         self.tried = false;
         self.renew = false;
-        Ok(self.take_connection(now).map(|connection| State::Up {
-            connection,
-            since: now,
-            fault: None,
-        }))
+        Ok(true)
     }
 
     /// Sends on the connection. `Some` when it has ended: the next state, and what was lost if it did not end well.
     fn serve(&mut self, world: &mut dyn World, now: Instant) -> Option<(State, Option<Wreck>)> {
-        let State::Up { connection, since, fault } = &mut self.state else {
+        let (State::Up { since, fault }, Some(connection)) =
+            (&mut self.state, &mut self.connection)
+        else {
             return None;
         };
         let stall = self.options.stall_timeout;
@@ -642,7 +595,7 @@ impl Link {
             });
         let fault = match outcome {
             Ok(()) if self.renew && connection.in_flight() == 0 => {
-                self.drop_connection(world, now);
+                self.drop_connection(world);
                 return Some((State::Down { until: now }, None));
             }
             Ok(()) => return None,
@@ -661,7 +614,7 @@ impl Link {
             _ => Away::Unreachable(fault.to_string()),
         };
         let again = !fault.is_nonsense();
-        let connection = self.drop_connection(world, now)?;
+        let connection = self.drop_connection(world)?;
         // Logged above, with the number.
         self.away = Some(why.clone());
         self.unresolved = None;
@@ -672,22 +625,13 @@ impl Link {
     }
 
     /// Closes the link for good; what waits on it is lost.
-    pub fn close(mut self, world: &mut dyn World, now: Instant, why: &str) -> Option<Wreck> {
+    pub fn close(mut self, world: &mut dyn World, why: &str) -> Option<Wreck> {
         let why = Away::Unreachable(why.to_owned());
-        self.drop_connection(world, now).map(|connection| Wreck { connection, again: true, why })
+        self.drop_connection(world).map(|connection| Wreck { connection, again: true, why })
     }
 
-    fn take_connection(&mut self, now: Instant) -> Option<Connection> {
-        match std::mem::replace(&mut self.state, State::Down { until: now }) {
-            State::Connecting { connection, .. }
-            | State::SigningOn { connection, .. }
-            | State::Up { connection, .. } => Some(connection),
-            State::Down { .. } | State::Resolving { .. } => None,
-        }
-    }
-
-    fn drop_connection(&mut self, world: &mut dyn World, now: Instant) -> Option<Connection> {
-        let connection = self.take_connection(now)?;
+    fn drop_connection(&mut self, world: &mut dyn World) -> Option<Connection> {
+        let connection = self.connection.take()?;
         world.close(connection.socket());
         Some(connection)
     }
