@@ -24,6 +24,7 @@ mod world;
 pub use self::mio::{Client, Inbox, MioWorld, Stream, Waker};
 pub use self::std::{StdWorld, connect_unix};
 pub use look_up::read_file;
+pub use random::Random;
 pub use slab::Slab;
 pub use system::failed;
 pub use world::{Accepted, Address, Errand, Found, Ready, Socket, World};

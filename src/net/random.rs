@@ -8,12 +8,18 @@ pub struct Random(u64);
 
 impl Default for Random {
     fn default() -> Random {
-        // The only source of randomness in std. Never 0: that would be followed by 0 for ever.
-        Random(RandomState::new().build_hasher().finish() | 1)
+        // The only source of randomness in std.
+        Random::new(RandomState::new().build_hasher().finish())
     }
 }
 
 impl Random {
+    /// The series that begins with this number.
+    pub fn new(seed: u64) -> Random {
+        // Never 0: that would be followed by 0 for ever.
+        Random(seed | 1)
+    }
+
     /// The next one.
     pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;

@@ -4,6 +4,7 @@
 //! the same server at the same moment must not come back to it at the same moment (the AWS
 //! Architecture Blog, "Exponential Backoff And Jitter", compares the kinds).
 
+use crate::net::Random;
 use std::time::Duration;
 
 /// The state of one series of tries.
@@ -13,15 +14,14 @@ pub struct Backoff {
     base: Duration,
     cap: Duration,
     tries: u32,
-    random: u64,
+    random: Random,
 }
 
 impl Backoff {
     /// A fresh series: waits of up to `base`, doubling up to `cap`, none below `floor`. `random` differs for every
     /// instance and process.
     pub fn new(floor: Duration, base: Duration, cap: Duration, random: u64) -> Backoff {
-        // Zero is the one number that xorshift makes nothing of.
-        Backoff { floor, base, cap, tries: 0, random: random | 1 }
+        Backoff { floor, base, cap, tries: 0, random: Random::new(random) }
     }
 
     /// The next wait of the series.
@@ -34,13 +34,13 @@ impl Backoff {
     /// The wait after this many tries of something that counts its tries itself.
     pub fn wait_of(&mut self, tries: u32) -> Duration {
         let top = self.base.saturating_mul(1 << tries.min(16)).min(self.cap);
-        let wait = Duration::from_nanos(self.draw() % (top.as_nanos() as u64).max(1));
+        let wait = Duration::from_nanos(self.random.draw() % (top.as_nanos() as u64).max(1));
         wait.max(self.floor)
     }
 
     /// A random number in 0..1.
     pub fn unit(&mut self) -> f64 {
-        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+        (self.random.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Waits given out since the series began.
@@ -51,14 +51,6 @@ impl Backoff {
     /// Starts the series anew.
     pub fn reset(&mut self) {
         self.tries = 0;
-    }
-
-    /// xorshift64 (Marsaglia 2003): jitter needs spread, not secrecy.
-    fn draw(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }
 

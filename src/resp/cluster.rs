@@ -12,7 +12,6 @@
 
 use super::codec::{ErrorReply, Reply};
 use super::endpoint::Endpoint;
-use super::sign_on::{field, text};
 use super::slot::SLOTS;
 use std::ops::RangeInclusive;
 
@@ -33,13 +32,11 @@ pub struct Row {
 /// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for it may leave out its
 /// own host. `None` when nothing in it can be used.
 pub fn read_slots(reply: &Reply, asked: &Endpoint) -> Option<Vec<Row>> {
-    let Reply::Array(rows) = reply else {
-        return None;
-    };
     // No slot has two masters, so all rows together are no longer than all slots. A map that says so a
     // thousand times over would take seconds to write down.
     let mut left = usize::from(SLOTS);
-    let rows: Vec<Row> = rows
+    let rows: Vec<Row> = reply
+        .array()?
         .iter()
         .filter_map(|row| read_row(row, asked))
         .map_while(|row| {
@@ -51,10 +48,7 @@ pub fn read_slots(reply: &Reply, asked: &Endpoint) -> Option<Vec<Row>> {
 }
 
 fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
-    let Reply::Array(parts) = row else {
-        return None;
-    };
-    let [Reply::Integer(first), Reply::Integer(last), master, replicas @ ..] = &parts[..] else {
+    let [Reply::Integer(first), Reply::Integer(last), master, replicas @ ..] = row.array()? else {
         return None;
     };
     let (first, last) = (u16::try_from(*first).ok()?, u16::try_from(*last).ok()?);
@@ -70,15 +64,13 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
 }
 
 fn read_node(node: &Reply, asked: &Endpoint) -> Option<Endpoint> {
-    let Reply::Array(node) = node else {
-        return None;
-    };
+    let node = node.array()?;
     let Reply::Integer(port) = node.get(1)? else {
         return None;
     };
-    let host = match node.first().map(|host| text(host).unwrap_or("")) {
+    let host = match node.first().map(|host| host.text().unwrap_or("")) {
         // It has no name; the fourth part tells its IP address.
-        Some("?") => node.get(3).and_then(|meta| field(meta, b"ip"))?,
+        Some("?") => node.get(3).and_then(|meta| meta.field(b"ip"))?,
         // NULL: as we have reached the one who says so. An IP address may be there too, but it is
         // one of the other side, or the cluster would not have been told to hide it.
         Some(host) => host,

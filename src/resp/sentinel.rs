@@ -19,7 +19,6 @@
 
 use super::codec::Reply;
 use super::endpoint::Endpoint;
-use super::sign_on::{field, text};
 
 /// What one sentinel says of the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +35,9 @@ pub struct Master {
 
 /// Reads the answer to SENTINEL MASTER; `None` when the sentinel does not know that name.
 pub fn read_master(reply: &Reply) -> Option<Master> {
-    let endpoint = endpoint(field(reply, b"ip")?, field(reply, b"port")?)?;
-    let epoch = field(reply, b"config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
-    let flags = field(reply, b"flags").unwrap_or("");
+    let endpoint = endpoint(reply.field(b"ip")?, reply.field(b"port")?)?;
+    let epoch = reply.field(b"config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    let flags = reply.field(b"flags").unwrap_or("");
     let has = |wanted: &[&str]| flags.split(',').any(|flag| wanted.contains(&flag));
     Some(Master {
         endpoint,
@@ -50,13 +49,10 @@ pub fn read_master(reply: &Reply) -> Option<Master> {
 
 /// Reads the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.
 pub fn read_address(reply: &Reply) -> Option<Endpoint> {
-    let Reply::Array(parts) = reply else {
+    let [host, port] = reply.array()? else {
         return None;
     };
-    let [host, port] = &parts[..] else {
-        return None;
-    };
-    endpoint(text(host)?, text(port)?)
+    endpoint(host.text()?, port.text()?)
 }
 
 /// More sentinels than watch one master.
@@ -64,11 +60,8 @@ const SENTINELS_MAX: usize = 16;
 
 /// Reads the answer to SENTINEL SENTINELS: the others that watch the same master.
 pub fn read_others(reply: &Reply) -> Option<Vec<Endpoint>> {
-    let Reply::Array(others) = reply else {
-        return None;
-    };
-    let read = |other| endpoint(field(other, b"ip")?, field(other, b"port")?);
-    Some(others.iter().filter_map(read).take(SENTINELS_MAX).collect())
+    let read = |other: &Reply| endpoint(other.field(b"ip")?, other.field(b"port")?);
+    Some(reply.array()?.iter().filter_map(read).take(SENTINELS_MAX).collect())
 }
 
 /// The master among these statements, which are of one epoch: the one that is alive and named most
@@ -86,10 +79,10 @@ pub fn read_switch(push: &[Reply], name: &str) -> Option<(Endpoint, Endpoint)> {
     let [kind, channel, payload] = push else {
         return None;
     };
-    if text(kind) != Some("message") || text(channel) != Some("+switch-master") {
+    if kind.text() != Some("message") || channel.text() != Some("+switch-master") {
         return None;
     }
-    let words: Vec<&str> = text(payload)?.split(' ').collect();
+    let words: Vec<&str> = payload.text()?.split(' ').collect();
     let [about, old_host, old_port, new_host, new_port] = words[..] else {
         return None;
     };

@@ -133,7 +133,7 @@ impl SignOn {
             (Stage::Hello, Reply::Error(e)) => self.hello_failed(&e)?,
             (Stage::Hello, reply) => {
                 self.protocol = Protocol::Resp3;
-                self.judge(field(&reply, b"mode"), field(&reply, b"role"))?;
+                self.judge(reply.field(b"mode"), reply.field(b"role"))?;
                 self.stage = Stage::Select;
             }
             (Stage::Auth | Stage::Select, Reply::Error(e)) => return Err(refused(&e)),
@@ -142,7 +142,7 @@ impl SignOn {
             (Stage::SetName, _) => self.stage = Stage::Role,
             (Stage::Role, Reply::Error(e)) => return Err(refused(&e)),
             (Stage::Role, Reply::Array(parts)) => {
-                let role = parts.first().and_then(text);
+                let role = parts.first().and_then(Reply::text);
                 self.judge(None, role)?;
                 self.stage = Stage::Select;
             }
@@ -220,28 +220,6 @@ impl SignOn {
 fn refused(e: &ErrorReply) -> Away {
     // Nothing of ours is in an error text but the user's name.
     Away::Refused(e.to_string())
-}
-
-/// A field of HELLO's answer: a map in RESP3, a flat array in RESP2.
-pub fn field<'a>(reply: &'a Reply, name: &[u8]) -> Option<&'a str> {
-    let is_name = |r: &Reply| matches!(r, Reply::Bulk(b) | Reply::Simple(b) if b == name);
-    match reply {
-        Reply::Map(pairs) => {
-            pairs.iter().find(|(key, _)| is_name(key)).and_then(|(_, value)| text(value))
-        }
-        Reply::Array(flat) => {
-            flat.chunks_exact(2).find(|pair| is_name(&pair[0])).and_then(|pair| text(&pair[1]))
-        }
-        _ => None,
-    }
-}
-
-/// A string reply as text, if it is text.
-pub fn text(reply: &Reply) -> Option<&str> {
-    match reply {
-        Reply::Bulk(bytes) | Reply::Simple(bytes) => std::str::from_utf8(bytes).ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

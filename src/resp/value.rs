@@ -58,6 +58,35 @@ pub enum Reply {
     TooLarge(u64),
 }
 
+impl Reply {
+    /// The elements of an array.
+    pub fn array(&self) -> Option<&[Reply]> {
+        match self {
+            Reply::Array(elements) => Some(elements),
+            _ => None,
+        }
+    }
+
+    /// A string, if it is text.
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Reply::Bulk(bytes) | Reply::Simple(bytes) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        }
+    }
+
+    /// The text of a field: of a map in RESP3, of a flat array in RESP2.
+    pub fn field(&self, name: &[u8]) -> Option<&str> {
+        let is_name = |r: &Reply| matches!(r, Reply::Bulk(b) | Reply::Simple(b) if b == name);
+        let value = match self {
+            Reply::Map(pairs) => pairs.iter().find(|(key, _)| is_name(key)).map(|(_, v)| v),
+            Reply::Array(flat) => flat.chunks_exact(2).find(|p| is_name(&p[0])).map(|p| &p[1]),
+            _ => None,
+        };
+        value?.text()
+    }
+}
+
 /// The reply to one command as a connection hands it on: what is plain lies in the bytes that were read.
 #[derive(Debug, PartialEq)]
 pub enum Received<'a> {
