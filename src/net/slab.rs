@@ -95,10 +95,7 @@ impl<T> Slab<T> {
 
     /// As [`get_mut`](Slab::get_mut), to look at.
     pub fn get(&self, key: u64) -> Option<&T> {
-        let (generation, place) = split(key);
-        let places = self.chunks.get(place / PLACES)?.places.as_ref()?;
-        let p = &places[place % PLACES];
-        if p.generation == generation { p.value.as_ref() } else { None }
+        self.at(Self::place(key)).filter(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
     /// Whether there is something under `key`.
@@ -202,15 +199,9 @@ impl<T> Slab<T> {
         places.flat_map(|places| places.iter_mut()).filter_map(|p| p.value.as_mut())
     }
 
-    /// Everything in the table, with its key, in no useful order.
+    /// Everything in the table, with its key, in the order of the places.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        (0..).zip(&self.chunks).flat_map(|(c, chunk)| {
-            let places = chunk.places.iter().flat_map(|places| places.iter());
-            let first: u32 = c * PLACES as u32;
-            (first..)
-                .zip(places)
-                .filter_map(|(place, p)| Some((key(p.generation, place), p.value.as_ref()?)))
-        })
+        (0..self.chunks.len() * PLACES).filter_map(|place| self.at(place))
     }
 }
 

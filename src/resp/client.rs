@@ -31,7 +31,7 @@ use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::guide::{Guide, Map, Origin, ROUND, Standing, Watch, Wish};
 use super::link::{Link, NOBODY, Options, Wreck};
-use super::nodes::Nodes;
+use super::nodes::{Node, Nodes};
 use super::remedy::{Remedy, is_shebang_unknown, remedy};
 use super::request::{Encoded, Failure, Home, Outcome, Outline, Request, Spelling, Words};
 use super::sentinel::{read_address, read_master, read_others, read_switch};
@@ -392,10 +392,8 @@ impl<P> Client<P> {
         self.drive(world, now, sink);
         self.follow_guide(world, now);
         self.wake_delayed(now);
-        if !self.homeless.is_empty() {
-            for key in std::mem::take(&mut self.homeless) {
-                self.place(now, key, None);
-            }
+        for key in std::mem::take(&mut self.homeless) {
+            self.place(now, key, None);
         }
         if self.pushed {
             self.drive(world, now, sink);
@@ -509,13 +507,13 @@ impl<P> Client<P> {
             return;
         };
         let wreck = node.link.progress(world, now);
-        let waits = !node.waiting.is_empty();
+        if wreck.is_none() && node.waiting.is_empty() {
+            return;
+        }
         if let Some(wreck) = wreck {
             self.all_lost(now, &wreck);
-            self.serve_waiting(now, node_key);
-        } else if waits {
-            self.serve_waiting(now, node_key);
         }
+        self.serve_waiting(now, node_key);
     }
 
     /// A sentinel has said something unasked. That our master was replaced is believed at once: the
@@ -760,7 +758,7 @@ impl<P> Client<P> {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        let asked = self.nodes.get_mut(node_key).map(|node| node.link.endpoint().clone());
+        let asked = self.nodes.get(node_key).map(|node| node.link.endpoint().clone());
         let redirect = asked.as_ref().and_then(|asked| read_redirect(&e, asked));
         let (Guide::Cluster(_), Some(redirect)) = (&self.guide, redirect) else {
             return self.finish(key, Ok(Reply::Error(e)));
@@ -877,13 +875,10 @@ impl<P> Client<P> {
             match watch.step(now, standing, state) {
                 None => return,
                 Some(Wish::Ask(sentinel)) => {
-                    let name = watch.name.clone();
                     let others_too = watch.is_others_due(now);
-                    let words: [&[u8]; 3] = [b"SENTINEL", b"MASTER", name.as_bytes()];
-                    self.ask(now, Origin::Master(sentinel), None, &words, now + ROUND);
+                    self.ask_sentinel(now, Origin::Master(sentinel), b"MASTER");
                     if others_too {
-                        let words: [&[u8]; 3] = [b"SENTINEL", b"SENTINELS", name.as_bytes()];
-                        self.ask(now, Origin::Others(sentinel), None, &words, now + ROUND);
+                        self.ask_sentinel(now, Origin::Others(sentinel), b"SENTINELS");
                     }
                 }
                 Some(Wish::Follow(endpoint)) => self.follow_master(world, now, endpoint),
@@ -927,6 +922,14 @@ impl<P> Client<P> {
             return;
         }
         self.ask(now, Origin::Map, node, &[b"CLUSTER", b"SLOTS"], now + QUESTION_TIMEOUT);
+    }
+
+    /// A question about the master.
+    fn ask_sentinel(&mut self, now: Instant, origin: Origin<P>, what: &[u8]) {
+        if let Guide::Sentinel(watch) = &self.guide {
+            let name = watch.name.clone();
+            self.ask(now, origin, None, &[b"SENTINEL", what, name.as_bytes()], now + ROUND);
+        }
     }
 
     /// A question of the guide's own.
@@ -1010,14 +1013,13 @@ impl<P> Client<P> {
             return;
         };
         map.fetched(now, rows.is_some(), jitter);
-        if let Some(rows) = rows {
-            map.replace(&rows, |endpoint| {
-                self.node_at(world, endpoint.clone(), now).unwrap_or(NOBODY)
-            });
-            self.guide = Guide::Cluster(map);
+        if let Some(rows) = &rows {
+            let mut node_at = |at: &Endpoint| self.node_at(world, at.clone(), now);
+            map.replace(rows, |at| node_at(at).unwrap_or(NOBODY));
+        }
+        self.guide = Guide::Cluster(map);
+        if rows.is_some() {
             self.regroup(world, now);
-        } else {
-            self.guide = Guide::Cluster(map);
         }
     }
 
@@ -1029,12 +1031,11 @@ impl<P> Client<P> {
         let master = read_master(reply);
         let forbidden = matches!(reply, Reply::Error(e) if e.code == "NOPERM");
         if first && (forbidden || master.as_ref().is_some_and(|m| m.in_doubt)) {
-            let name = watch.name.clone();
             if !forbidden {
                 watch.heard(sentinel, master);
             }
-            let words: [&[u8]; 3] = [b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name.as_bytes()];
-            return self.ask(now, Origin::Address(sentinel), None, &words, now + ROUND);
+            let what = b"GET-MASTER-ADDR-BY-NAME";
+            return self.ask_sentinel(now, Origin::Address(sentinel), what);
         }
         let address = read_address(reply).filter(|_| !first);
         let knows_none = master.is_none() && address.is_none() && watch.master.is_none();
@@ -1086,10 +1087,8 @@ impl<P> Client<P> {
             let Guide::Cluster(map) = &self.guide else {
                 return;
             };
-            let idle = self
-                .nodes
-                .get(node_key)
-                .is_some_and(|n| n.waiting.is_empty() && n.link.in_flight() == 0);
+            let is_idle = |n: &Node| n.waiting.is_empty() && n.link.in_flight() == 0;
+            let idle = self.nodes.get(node_key).is_some_and(is_idle);
             if idle && !all_away && !map.members().contains(&node_key) {
                 self.close(world, now, node_key, "no slots are there any more");
             }
