@@ -26,7 +26,7 @@ use super::endpoint::Endpoint;
 use super::password::{PASSWORD_BYTES_MAX, parse_password};
 use super::sign_on::{self, SignOn};
 use super::tls;
-use crate::net::{Address, Errand, Ready, Socket, World};
+use crate::net::{Address, Errand, Found, Ready, Socket, World};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -64,6 +64,7 @@ const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 pub const NOBODY: u64 = u64::MAX;
 
 const NOT_RESOLVED: &str = "the name is not resolved yet";
+const NO_ADDRESS: &str = "the name has no address";
 
 /// As a default; see [`Options::queue_bytes_max`].
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -134,6 +135,8 @@ pub struct Link {
     resolving: Option<(Errand, Instant)>,
     /// One for the password, likewise.
     reading: Option<Errand>,
+    /// What that has brought, for the present attempt.
+    password: Option<Secret>,
     /// The address that is tried, and the one that was connected last.
     address: Option<Address>,
     last_good: Option<SocketAddr>,
@@ -150,13 +153,11 @@ enum State {
     Resolving {
         /// Once they are known.
         addresses: Option<VecDeque<Address>>,
-        password: Option<Secret>,
         until: Instant,
     },
     Connecting {
         rest: VecDeque<Address>,
         until: Instant,
-        password: Option<Secret>,
     },
     SigningOn {
         sign_on: SignOn,
@@ -191,6 +192,7 @@ impl Link {
             renew: false,
             resolving: None,
             reading: None,
+            password: None,
             address: None,
             last_good: None,
             unresolved: None,
@@ -358,6 +360,7 @@ impl Link {
     /// Sends for what has to be known first: the addresses of a name, and the password.
     fn look_up(&mut self, world: &mut dyn World, now: Instant) -> State {
         self.unresolved = None;
+        self.password = None;
         if let (Some(path), None) = (&self.options.password_file, self.reading) {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
         }
@@ -373,25 +376,20 @@ impl Link {
             },
         };
         let since = self.resolving.map_or(now, |(_, since)| since);
-        State::Resolving { addresses, password: None, until: since + self.options.connect_timeout }
+        State::Resolving { addresses, until: since + self.options.connect_timeout }
     }
 
     /// The next state when all is known that has to be; `None` while it is not.
     fn resolve(&mut self, world: &mut dyn World, now: Instant) -> Option<Result<State, Instant>> {
-        let State::Resolving { addresses, password, until } = &mut self.state else {
+        let State::Resolving { addresses, until } = &mut self.state else {
             return None;
         };
-        let until = *until;
-        let (mut addresses, mut password) = (addresses.take(), password.take());
-        if let Some(errand) = self.reading
-            && let Some(found) = world.looked_up(errand)
-        {
+        let (mut addresses, until) = (addresses.take(), *until);
+        if let Some(found) = self.reading.and_then(|errand| world.looked_up(errand)) {
             self.reading = None;
-            match found
-                .map_err(|e| e.to_string())
-                .and_then(|found| Ok(parse_password(&found.file.unwrap_or_default())?))
-            {
-                Ok(found) => password = Some(found),
+            let found = found.map_err(|e| e.to_string());
+            match found.and_then(|found| Ok(parse_password(&found.file.unwrap_or_default())?)) {
+                Ok(password) => self.password = Some(password),
                 Err(e) => {
                     let path = self.options.password_file.clone().unwrap_or_default();
                     let why = format!("failed to read the password file {}: {e}", path.display());
@@ -402,44 +400,35 @@ impl Link {
         if addresses.is_none()
             && let Some((errand, _)) = self.resolving
         {
-            match (world.looked_up(errand), self.last_good) {
-                (Some(found), last_good) => {
-                    self.resolving = None;
-                    let found = found.map_err(|e| e.to_string()).and_then(|found| {
-                        let none = "the name has no address".to_owned();
-                        if found.addresses.is_empty() { Err(none) } else { Ok(found.addresses) }
-                    });
-                    match (found, last_good) {
-                        (Ok(found), _) => {
-                            self.fell_back = false;
-                            addresses = Some(found.into_iter().map(Address::Tcp).collect());
-                        }
-                        (Err(e), Some(last)) => addresses = Some(self.fall_back(last, e)),
-                        (Err(e), None) => return Some(self.fail(now, Away::Unreachable(e))),
-                    }
+            let found = world.looked_up(errand);
+            self.resolving = self.resolving.filter(|_| found.is_none());
+            addresses = match (found.map(some_addresses), self.last_good) {
+                (Some(Ok(found)), _) => {
+                    self.fell_back = false;
+                    Some(found)
                 }
+                (Some(Err(e)), Some(last)) => Some(self.fall_back(last, e)),
+                (Some(Err(e)), None) => return Some(self.fail(now, Away::Unreachable(e))),
                 (None, Some(last)) if now >= until => {
-                    addresses = Some(self.fall_back(last, NOT_RESOLVED.to_owned()));
+                    Some(self.fall_back(last, NOT_RESOLVED.to_owned()))
                 }
-                (None, _) => {}
-            }
+                (None, _) => None,
+            };
         }
         if self.reading.is_none()
             && let Some(addresses) = addresses.take()
         {
-            let none = Away::Unreachable("the name has no address".to_owned());
-            return Some(self.connect(world, addresses, password, now, none));
+            return Some(self.connect(world, addresses, now, Away::Unreachable(NO_ADDRESS.into())));
         }
         if now >= until {
             self.tried = true;
-            let what = if addresses.is_none() {
-                NOT_RESOLVED
-            } else {
-                "the password file is not read yet"
+            let what = match addresses {
+                None => NOT_RESOLVED,
+                Some(_) => "the password file is not read yet",
             };
             self.note(now, Away::Silent(what.to_owned()));
         }
-        self.state = State::Resolving { addresses, password, until };
+        self.state = State::Resolving { addresses, until };
         None
     }
 
@@ -453,16 +442,14 @@ impl Link {
 
     /// The name is resolved after its last address was tried: while that is being connected to, these come next.
     fn take_late_addresses(&mut self, world: &mut dyn World) {
-        let late = match (&self.state, self.resolving) {
-            (State::Resolving { addresses: None, .. }, _) | (_, None) => None,
-            (_, Some((errand, _))) => world.looked_up(errand),
-        };
-        let Some(found) = late else {
-            return;
-        };
-        self.resolving = None;
-        if let (State::Connecting { rest, .. }, Ok(found)) = (&mut self.state, found) {
-            rest.extend(found.addresses.into_iter().map(Address::Tcp));
+        if let Some((errand, _)) = self.resolving
+            && !matches!(self.state, State::Resolving { addresses: None, .. })
+            && let Some(found) = world.looked_up(errand)
+        {
+            self.resolving = None;
+            if let (State::Connecting { rest, .. }, Ok(found)) = (&mut self.state, found) {
+                rest.extend(found.addresses.into_iter().map(Address::Tcp));
+            }
         }
     }
 
@@ -480,12 +467,12 @@ impl Link {
                 self.options.connect_timeout.as_millis()
             )),
         };
-        let (rest, password) = match &mut self.state {
-            State::Connecting { rest, password, .. } => (std::mem::take(rest), password.take()),
-            _ => (VecDeque::new(), None),
+        let rest = match &mut self.state {
+            State::Connecting { rest, .. } => std::mem::take(rest),
+            _ => VecDeque::new(),
         };
         self.drop_connection(world);
-        self.connect(world, rest, password, now, why)
+        self.connect(world, rest, now, why)
     }
 
     /// Tries the addresses in turn; `why` is what to say when there is none left.
@@ -493,7 +480,6 @@ impl Link {
         &mut self,
         world: &mut dyn World,
         mut rest: VecDeque<Address>,
-        password: Option<Secret>,
         now: Instant,
         mut why: Away,
     ) -> Result<State, Instant> {
@@ -503,7 +489,7 @@ impl Link {
                     self.address = Some(address);
                     self.connection = Some(connection);
                     let until = now + self.options.connect_timeout;
-                    return Ok(State::Connecting { rest, until, password });
+                    return Ok(State::Connecting { rest, until });
                 }
                 Err(e) => why = Away::Unreachable(e.to_string()),
             }
@@ -526,10 +512,10 @@ impl Link {
         Ok(Connection::new(socket, tls, self.options.limits.clone(), now))
     }
 
-    fn sign_on(&self, now: Instant) -> State {
+    fn sign_on(&mut self, now: Instant) -> State {
         let mut options = self.options.sign_on.clone();
-        if let State::Connecting { password: Some(password), .. } = &self.state {
-            options.credentials.password = Some(password.clone());
+        if let Some(password) = self.password.take() {
+            options.credentials.password = Some(password);
         }
         State::SigningOn { sign_on: SignOn::new(options), until: now + SIGN_ON_TIMEOUT }
     }
@@ -672,6 +658,14 @@ impl Link {
         }
         self.away_since.get_or_insert(now);
         self.away = Some(away);
+    }
+}
+
+fn some_addresses(found: io::Result<Found>) -> Result<VecDeque<Address>, String> {
+    let found = found.map_err(|e| e.to_string())?.addresses;
+    match found.is_empty() {
+        true => Err(NO_ADDRESS.to_owned()),
+        false => Ok(found.into_iter().map(Address::Tcp).collect()),
     }
 }
 
