@@ -157,21 +157,11 @@ pub(super) fn check_verbatim_format(format: &[u8]) -> Result<(), ProtocolError> 
 
 /// Optional `-`, then 1–19 digits without a leading zero, within i64. `-0` is not a number either.
 fn parse_integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] if digits.len() <= 19 => {}
-        _ => return None,
-    }
-    // Downwards, because i64::MIN has no positive counterpart.
-    let below_zero = digits.iter().try_fold(0_i64, |sum, digit| match digit {
-        b'0'..=b'9' => sum.checked_mul(10)?.checked_sub(i64::from(digit - b'0')),
+    match text {
+        b"0" => Some(0),
+        [b'1'..=b'9', ..] | [b'-', b'1'..=b'9', ..] => std::str::from_utf8(text).ok()?.parse().ok(),
         _ => None,
-    })?;
-    if negative { Some(below_zero) } else { below_zero.checked_neg() }
+    }
 }
 
 /// `inf`, `-inf`, `nan`, or a decimal with optional fraction and exponent.
