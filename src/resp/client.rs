@@ -553,15 +553,10 @@ impl<P> Client<P> {
         let node_key = match (&self.guide, &entry.home) {
             // Of one server's requests nearly all are that.
             (Guide::Single(node), Home::Slot(_)) => Some(*node),
-            _ if let Origin::Master(asked) | Origin::Address(asked) | Origin::Others(asked) =
-                entry.origin =>
-            {
-                Some(asked)
-            }
+            (_, Home::Node(node)) => Some(*node),
             _ if let Some(Detour { asking: Some(node), .. }) = entry.detour.as_deref() => {
                 Some(*node)
             }
-            (_, Home::Elsewhere) => None,
             (_, Home::Server(server)) => match self.nodes.find(server) {
                 Some(node) => Some(node),
                 None => {
@@ -610,7 +605,6 @@ impl<P> Client<P> {
         let detour = entry.detour.as_deref_mut();
         let (asking, as_text) = detour
             .map_or((false, false), |detour| (detour.asking.take().is_some(), detour.as_text));
-        let asking = asking && matches!(entry.origin, Origin::Requester(_));
         if asking {
             // Adjacent, in one push: ASKING counts for the very next command and no other.
             let pushed = connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
@@ -876,9 +870,9 @@ impl<P> Client<P> {
                 None => return,
                 Some(Wish::Ask(sentinel)) => {
                     let others_too = watch.is_others_due(now);
-                    self.ask_sentinel(now, Origin::Master(sentinel), b"MASTER");
+                    self.ask_sentinel(now, Origin::Master, sentinel, b"MASTER");
                     if others_too {
-                        self.ask_sentinel(now, Origin::Others(sentinel), b"SENTINELS");
+                        self.ask_sentinel(now, Origin::Others, sentinel, b"SENTINELS");
                     }
                 }
                 Some(Wish::Follow(endpoint)) => self.follow_master(world, now, endpoint),
@@ -914,21 +908,21 @@ impl<P> Client<P> {
         // Any node that is there can tell, a replica too; one that has left answers nothing.
         let nodes = self.nodes.iter();
         let up = nodes.filter_map(|(key, node)| node.link.is_up().then_some(key));
-        let node = map.fetch(&up.collect::<Vec<_>>());
-        if node.is_none() {
+        let Some(node) = map.fetch(&up.collect::<Vec<_>>()) else {
             for source in map.sources() {
                 self.node_at(world, source, now);
             }
             return;
-        }
+        };
         self.ask(now, Origin::Map, node, &[b"CLUSTER", b"SLOTS"], now + QUESTION_TIMEOUT);
     }
 
     /// A question about the master.
-    fn ask_sentinel(&mut self, now: Instant, origin: Origin<P>, what: &[u8]) {
+    fn ask_sentinel(&mut self, now: Instant, origin: Origin<P>, sentinel: u64, what: &[u8]) {
         if let Guide::Sentinel(watch) = &self.guide {
             let name = watch.name.clone();
-            self.ask(now, origin, None, &[b"SENTINEL", what, name.as_bytes()], now + ROUND);
+            let words: [&[u8]; 3] = [b"SENTINEL", what, name.as_bytes()];
+            self.ask(now, origin, sentinel, &words, now + ROUND);
         }
     }
 
@@ -937,14 +931,14 @@ impl<P> Client<P> {
         &mut self,
         now: Instant,
         origin: Origin<P>,
-        node: Option<u64>,
+        node: u64,
         words: &[&[u8]],
         deadline: Instant,
     ) {
         let words = Words::plain(words);
         let key = self.insert(Entry {
             origin,
-            home: Home::Elsewhere,
+            home: Home::Node(node),
             deadline,
             command: words.outline(),
             len: words.len(),
@@ -954,7 +948,7 @@ impl<P> Client<P> {
             read_only: true,
             expires: true,
             spelling: Spelling::default(),
-            detour: node.map(|node| Box::new(Detour { asking: Some(node), ..Detour::default() })),
+            detour: None,
         });
         self.place(now, key, Some(words));
     }
@@ -973,15 +967,15 @@ impl<P> Client<P> {
         };
         match entry.origin {
             Origin::Requester(_) => {}
-            Origin::Others(_) => {
+            Origin::Others => {
                 if let (Guide::Sentinel(watch), Some(others)) =
                     (&mut self.guide, read_others(&reply))
                 {
                     watch.others = others;
                 }
             }
-            Origin::Master(sentinel) => self.sentinel_answered(now, sentinel, true, &reply),
-            Origin::Address(sentinel) => self.sentinel_answered(now, sentinel, false, &reply),
+            Origin::Master => self.sentinel_answered(now, node_key, true, &reply),
+            Origin::Address => self.sentinel_answered(now, node_key, false, &reply),
             Origin::Map => self.map_answered(world, now, node_key, &reply),
         }
     }
@@ -991,11 +985,11 @@ impl<P> Client<P> {
         let Some(entry) = self.remove(key) else {
             return;
         };
-        match (entry.origin, &mut self.guide) {
-            (Origin::Master(sentinel) | Origin::Address(sentinel), Guide::Sentinel(watch)) => {
-                watch.silent(sentinel);
+        match (entry.origin, entry.home, &mut self.guide) {
+            (Origin::Master | Origin::Address, Home::Node(asked), Guide::Sentinel(watch)) => {
+                watch.silent(asked);
             }
-            (Origin::Map, Guide::Cluster(map)) => map.fetched(now, false, self.backoff.unit()),
+            (Origin::Map, _, Guide::Cluster(map)) => map.fetched(now, false, self.backoff.unit()),
             _ => {}
         }
     }
@@ -1035,7 +1029,7 @@ impl<P> Client<P> {
                 watch.heard(sentinel, master);
             }
             let what = b"GET-MASTER-ADDR-BY-NAME";
-            return self.ask_sentinel(now, Origin::Address(sentinel), what);
+            return self.ask_sentinel(now, Origin::Address, sentinel, what);
         }
         let address = read_address(reply).filter(|_| !first);
         let knows_none = master.is_none() && address.is_none() && watch.master.is_none();

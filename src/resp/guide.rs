@@ -24,12 +24,12 @@ pub enum Origin<P> {
     Requester(P),
     /// The guide: CLUSTER SLOTS.
     Map,
-    /// The guide: SENTINEL MASTER, of this sentinel.
-    Master(u64),
-    /// The guide: SENTINEL GET-MASTER-ADDR-BY-NAME, of this sentinel.
-    Address(u64),
-    /// The guide: SENTINEL SENTINELS, of this sentinel.
-    Others(u64),
+    /// The guide: SENTINEL MASTER.
+    Master,
+    /// The guide: SENTINEL GET-MASTER-ADDR-BY-NAME.
+    Address,
+    /// The guide: SENTINEL SENTINELS.
+    Others,
 }
 
 /// See the module's text.

@@ -33,8 +33,8 @@ pub enum Home {
     Slot(u16),
     /// This one and no other: the command goes on with something that was begun there.
     Server(Box<Endpoint>),
-    /// Whoever asks knows better: a question of the guide's.
-    Elsewhere,
+    /// This node of the client's: a question of the guide's.
+    Node(u64),
 }
 
 impl Home {
