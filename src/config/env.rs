@@ -73,23 +73,25 @@ impl Env {
     }
 
     /// What was set, or the default in the table. `parse` gives the value, or what it may be.
-    pub fn read<T>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, String>) -> T {
-        let default = || parse(default_of(name)).expect("BUG: a default in the table is good");
+    pub fn read<T, E>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> T
+    where
+        E: Into<String>,
+    {
+        let default = || parse(default_of(name)).ok().expect("BUG: a default in the table is good");
         self.read_set(name, &parse).unwrap_or_else(default)
     }
 
     /// What was set. One that cannot be used is unset from here on, so that no more is said of it.
-    pub fn read_set<T>(
-        &mut self,
-        name: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<T> {
+    pub fn read_set<T, E>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T>
+    where
+        E: Into<String>,
+    {
         let value = parse(self.values.get(name)?);
-        if let Err(expected) = &value {
-            self.wrong(name, expected);
+        let wrong = |expected: E| {
+            self.wrong(name, &expected.into());
             self.values.remove(name);
-        }
-        value.ok()
+        };
+        value.map_err(wrong).ok()
     }
 
     /// The value that is set cannot be used. It is shown as it is, because the same name may be set in
@@ -140,15 +142,15 @@ pub(super) fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usi
     }
 }
 
-pub(super) fn time(text: &str) -> Result<Duration, String> {
+pub(super) fn time(text: &str) -> Result<Duration, &'static str> {
     match time_or_zero(text)? {
-        Duration::ZERO => Err("a duration above zero, such as 250ms, 2s, 30m, 24h or 7d".into()),
+        Duration::ZERO => Err("a duration above zero, such as 250ms, 2s, 30m, 24h or 7d"),
         time => Ok(time),
     }
 }
 
-pub(super) fn time_or_zero(text: &str) -> Result<Duration, String> {
-    duration(text).ok_or("a duration such as 250ms, 2s, 30m, 24h or 7d, 365d at most".into())
+pub(super) fn time_or_zero(text: &str) -> Result<Duration, &'static str> {
+    duration(text).ok_or("a duration such as 250ms, 2s, 30m, 24h or 7d, 365d at most")
 }
 
 /// A whole number and a unit: `ms`, `s`, `m`, `h` or `d`. A year at most.

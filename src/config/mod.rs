@@ -139,25 +139,21 @@ fn read(env: &mut Env, system: &System) -> Config {
 
 fn listen(env: &mut Env) -> Listen {
     let port = Listen::Port(env.read("PORT", count(0..=65_535)) as u16);
-    let listen = env.read_set("LISTEN", |text| {
-        let expected = match text.strip_prefix("unix:") {
-            Some(path) if path.starts_with('@') => {
-                "a socket needs a path in the file system, unix:/path: abstract ones are not supported"
+    let listen = env.read_set("LISTEN", |text| match text.strip_prefix("unix:") {
+        Some(path) if path.starts_with('@') => Err(
+            "a socket needs a path in the file system, unix:/path: abstract ones are not supported",
+        ),
+        Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
+            Err("the path of a socket has at most 107 bytes")
+        }
+        Some(path) if !path.is_empty() => Ok(Listen::Unix(path.into())),
+        _ => text.parse().map(Listen::Tcp).map_err(|_| match text.contains('%') {
+            true => {
+                "the interface of a link-local address is a number here, the one `ip link` shows: \
+                 [fe80::1%2]:8080"
             }
-            Some(path) if path.len() > SOCKET_PATH_BYTES_MAX => {
-                "the path of a socket has at most 107 bytes"
-            }
-            Some(path) if !path.is_empty() => return Ok(Listen::Unix(path.into())),
-            _ => match text.parse() {
-                Ok(address) => return Ok(Listen::Tcp(address)),
-                Err(_) if text.contains('%') => {
-                    "the interface of a link-local address is a number here, the one `ip link` shows: \
-                     [fe80::1%2]:8080"
-                }
-                Err(_) => "an address and a port (127.0.0.1:8080, [::]:8080), or unix:/path",
-            },
-        };
-        Err(expected.to_owned())
+            false => "an address and a port (127.0.0.1:8080, [::]:8080), or unix:/path",
+        }),
     });
     if listen.is_some() && env.is_set("PORT") {
         env.notes.push("LISTEN is used, not PORT".to_owned());
@@ -168,9 +164,7 @@ fn listen(env: &mut Env) -> Listen {
 fn log_filter(env: &mut Env) -> String {
     let parse = |filter: &str| match log::is_filter(filter) {
         true => Ok(filter.to_owned()),
-        false => {
-            Err("error, warn, info, debug, trace or off; also as target=level, with commas".into())
-        }
+        false => Err("error, warn, info, debug, trace or off; also as target=level, with commas"),
     };
     let rust_log = if env.is_set("LOG") { None } else { env.read_set("RUST_LOG", parse) };
     let filter = rust_log.unwrap_or_else(|| env.read("LOG", parse));
