@@ -116,20 +116,16 @@ impl Lifecycle {
     /// # Errors
     /// When the operating system has no room for another thread; the message names it.
     pub fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let events = self.events.clone();
-        let thread = thread::Builder::new().name(name.clone());
-        let started = thread.spawn({
-            let thread = name.clone();
-            move || {
-                let panicked = catch_unwind(AssertUnwindSafe(run)).is_err();
-                // Nobody listens only when `main` has gone already.
-                let _ = events.send(Event::Ended { thread, panicked });
-            }
-        });
+        let (events, thread) = (self.events.clone(), name.clone());
+        let run = move || {
+            let panicked = catch_unwind(AssertUnwindSafe(run)).is_err();
+            // Nobody listens only when `main` has gone already.
+            let _ = events.send(Event::Ended { thread, panicked });
+        };
         let named = |e: io::Error| {
             io::Error::new(e.kind(), format!("failed to start the thread {name}: {e}"))
         };
-        started.map(drop).map_err(named)
+        thread::Builder::new().name(name.clone()).spawn(run).map(drop).map_err(named)
     }
 
     /// A thread that was not started here, and that the service cannot do without, has died.
