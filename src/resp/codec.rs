@@ -33,7 +33,7 @@ pub use super::encode::{
     COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Decimal, Unsendable, encode, encode_reply,
 };
 pub use super::limits::{Limits, Protocol};
-pub use super::protocol_error::{Excerpt, ProtocolError};
+pub use super::protocol_error::ProtocolError;
 pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Reply};
 
 use super::header::{

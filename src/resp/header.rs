@@ -13,7 +13,7 @@
 //! Types: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. What the values mean
 //! for a reply, and all limits on the reply as a whole, are `codec`'s.
 
-use super::protocol_error::{Excerpt, ProtocolError};
+use super::protocol_error::{ProtocolError, excerpt};
 use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Reply};
 
 /// What one line says.
@@ -103,7 +103,7 @@ pub(super) fn find_line_end(
 
 /// Understands a whole line.
 pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError> {
-    let bad = || ProtocolError::BadLine { kind, text: Excerpt::of(text) };
+    let bad = || ProtocolError::BadLine { kind, text: excerpt(text) };
     let length = || parse_integer(text).and_then(|n| u64::try_from(n).ok()).ok_or_else(bad);
     let aggregate = |kind| Ok(Header::Aggregate(kind, length()?));
     let value = |reply: Option<Reply>| reply.map(Header::Value).ok_or_else(bad);
@@ -151,7 +151,7 @@ pub(super) fn is_bulk_ended(after: &[u8]) -> Result<bool, ProtocolError> {
 pub(super) fn check_verbatim_format(format: &[u8]) -> Result<(), ProtocolError> {
     match format {
         [_, _, _, b':'] => Ok(()),
-        _ => Err(ProtocolError::BadLine { kind: b'=', text: Excerpt::of(format) }),
+        _ => Err(ProtocolError::BadLine { kind: b'=', text: excerpt(format) }),
     }
 }
 

@@ -28,8 +28,8 @@ pub enum ProtocolError {
     BadLine {
         /// The type byte.
         kind: u8,
-        /// How the text begins.
-        text: Excerpt,
+        /// How the text begins, 16 bytes of it, escaped.
+        text: String,
     },
     /// A CR without LF, or an LF without CR, inside a line.
     BareLineBreak {
@@ -57,52 +57,38 @@ pub enum ProtocolError {
     },
 }
 
-/// The first 16 bytes of something a peer sent. Prints them escaped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Excerpt(Vec<u8>);
-
-impl Excerpt {
-    pub(super) fn of(text: &[u8]) -> Self {
-        Excerpt(text[..text.len().min(16)].to_vec())
-    }
-}
-
-impl fmt::Display for Excerpt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.escape_ascii().fmt(f)
-    }
-}
-
-impl fmt::Debug for Excerpt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
-    }
+/// The first 16 bytes of something a peer sent, escaped.
+pub(super) fn excerpt(text: &[u8]) -> String {
+    text[..text.len().min(16)].escape_ascii().to_string()
 }
 
 impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let escaped = |byte: &u8| [*byte].escape_ascii().to_string();
         match self {
             Self::NotRedis { byte } => {
-                write!(f, "first byte is `{}`, which begins no reply: not Redis?", escaped(byte))
+                write!(
+                    f,
+                    "first byte is `{}`, which begins no reply: not Redis?",
+                    byte.escape_ascii()
+                )
             }
             Self::UnknownType { byte } => {
-                write!(f, "expected a reply and saw `{}`, which begins none", escaped(byte))
+                write!(f, "expected a reply and saw `{}`, which begins none", byte.escape_ascii())
             }
             Self::UnexpectedPush => {
                 f.write_str("saw a push frame where none may be (RESP2, or inside another frame)")
             }
             Self::BadLine { kind, text } => {
-                write!(f, "saw `{text}`, which a `{}` line cannot say", escaped(kind))
+                write!(f, "saw `{text}`, which a `{}` line cannot say", kind.escape_ascii())
             }
             Self::BareLineBreak { kind } => {
-                write!(f, "saw a CR or LF that is no CRLF in a `{}` line", escaped(kind))
+                write!(f, "saw a CR or LF that is no CRLF in a `{}` line", kind.escape_ascii())
             }
             Self::LineTooLong { kind, limit } => {
-                write!(f, "saw a `{}` line of more than {limit} bytes", escaped(kind))
+                write!(f, "saw a `{}` line of more than {limit} bytes", kind.escape_ascii())
             }
             Self::UnterminatedBulk { byte } => {
-                write!(f, "expected CRLF after a bulk and saw `{}`", escaped(byte))
+                write!(f, "expected CRLF after a bulk and saw `{}`", byte.escape_ascii())
             }
             Self::OverLimit { what, limit } => write!(f, "saw more than {limit} {what}"),
         }
@@ -127,10 +113,7 @@ mod tests {
                 r"first byte is `\x15`, which begins no reply: not Redis?",
             ),
             (
-                ProtocolError::BadLine {
-                    kind: b'$',
-                    text: Excerpt::of(b"\x1b[31m and a long rest"),
-                },
+                ProtocolError::BadLine { kind: b'$', text: excerpt(b"\x1b[31m and a long rest") },
                 r"saw `\x1b[31m and a long`, which a `$` line cannot say",
             ),
             (
