@@ -44,35 +44,20 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// A request whose head has been read.
+    /// A request whose head has been read; without one, something that is none and has to be answered all the same.
     pub fn begin(
-        index: HeadIndex,
+        index: Option<HeadIndex>,
         connection: u64,
         number: u64,
         now: Instant,
         time: Duration,
     ) -> Exchange {
         Exchange {
-            index: Some(index),
+            index,
             connection,
             number,
             began: now,
             deadline: now + time,
-            route: None,
-            next: None,
-            refused: None,
-            status: 0,
-        }
-    }
-
-    /// Something that is no request and has to be answered all the same.
-    pub fn unread(connection: u64, number: u64, now: Instant) -> Exchange {
-        Exchange {
-            index: None,
-            connection,
-            number,
-            began: now,
-            deadline: now,
             route: None,
             next: None,
             refused: None,

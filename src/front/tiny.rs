@@ -145,17 +145,17 @@ impl Worker {
         self.printer.set_time(unix_time);
         let number = self.printer.next_number();
         let bytes = print_head(&request);
-        let index = match read_head(&bytes, &self.options.head) {
+        let read = read_head(&bytes, &self.options.head);
+        let time = self.options.request_timeout;
+        let exchange = &mut Exchange::begin(read.as_ref().ok().copied(), 0, number, now, time);
+        let index = match read {
             Ok(index) => index,
             Err(e) => {
                 let problem = self.service.malformed(e);
-                let exchange = &mut Exchange::unread(0, number, now);
                 return self.refuse(request, exchange, &bytes, problem);
             }
         };
         self.metrics().request_began();
-        let time = self.options.request_timeout;
-        let exchange = &mut Exchange::begin(index, 0, number, now, time);
         let head = Head::new(&index, &bytes);
         let admitted = guarded(self.metrics(), || exchange.admit(&self.service, &bytes));
         if let Err(problem) = admitted.and_then(|admitted| admitted) {

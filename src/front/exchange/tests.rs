@@ -30,9 +30,9 @@ impl Played {
         let exchange = match http::parse(&bytes, &HeadLimits::default()) {
             Ok(Parsed::Whole(index)) => {
                 service.metrics().worker(0).request_began();
-                Exchange::begin(index, 0, number, now, Duration::from_secs(2))
+                Exchange::begin(Some(index), 0, number, now, Duration::from_secs(2))
             }
-            _ => Exchange::unread(0, number, now),
+            _ => Exchange::begin(None, 0, number, now, Duration::ZERO),
         };
         Played { service, printer, bytes, exchange, now }
     }
@@ -121,7 +121,7 @@ fn made_request_ids_differ_between_requests_and_between_workers() {
     for _ in 0..2 {
         for printer in &mut workers {
             let number = printer.next_number();
-            let exchange = Exchange::unread(0, number, Instant::now());
+            let exchange = Exchange::begin(None, 0, number, Instant::now(), Duration::ZERO);
             let mut out = Vec::new();
             printer.print(&exchange, b"", &Ok(Response::empty(204)), false, &mut out);
             ids.insert(Sent::read(&out).header("X-Request-Id").unwrap().to_owned());

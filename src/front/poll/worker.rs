@@ -354,7 +354,7 @@ impl Worker {
         worker.request_began();
         let number = self.printer.next_number();
         let time = self.options.request_timeout;
-        let exchange = self.exchanges.insert(Exchange::begin(index, key, number, now, time));
+        let exchange = self.exchanges.insert(Exchange::begin(Some(index), key, number, now, time));
         client.set_exchange(exchange, &mut self.pool);
         let Some(request) = self.exchanges.get_mut(exchange) else { return false };
 
@@ -458,14 +458,10 @@ impl Worker {
                 }
             }
         };
-        let close = !may_wait && outcome.is_err();
-        let close = close || self.lifecycle.state() >= State::Draining;
-        let close = close
-            || client.has_forgotten()
-            || !request.head(bytes).is_some_and(|head| head.keep_alive());
-        self.printed.clear();
-        self.printed.shrink_to(PRINTED_KEPT_BYTES);
-        let status = self.printer.print(request, bytes, &outcome, close, &mut self.printed);
+        let keep = may_wait || outcome.is_ok();
+        let keep = keep && self.lifecycle.state() < State::Draining;
+        let printing = (&mut self.printer, &mut self.printed);
+        let (status, close) = print(printing, request, client, &outcome, keep);
         drop(outcome);
         self.send(world, key, status, close, now);
     }
@@ -485,7 +481,8 @@ impl Worker {
             Some(exchange) => exchange,
             None => {
                 let number = self.printer.next_number();
-                let exchange = self.exchanges.insert(Exchange::unread(key, number, now));
+                let exchange =
+                    self.exchanges.insert(Exchange::begin(None, key, number, now, Duration::ZERO));
                 client.set_exchange(exchange, &mut self.pool);
                 exchange
             }
@@ -509,13 +506,9 @@ impl Worker {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(client) = self.clients.get_mut(exchange.connection) else { return };
         exchange.next = None;
-        let (bytes, _) = client.message();
-        let close = !keep
-            || self.lifecycle.state() >= State::Draining
-            || client.has_forgotten()
-            || !exchange.head(bytes).is_some_and(|head| head.keep_alive());
-        self.printed.clear();
-        let status = self.printer.print(exchange, bytes, &outcome, close, &mut self.printed);
+        let keep = keep && self.lifecycle.state() < State::Draining;
+        let printing = (&mut self.printer, &mut self.printed);
+        let (status, close) = print(printing, exchange, client, &outcome, keep);
         self.send(world, key, status, close, now);
     }
 
@@ -689,4 +682,20 @@ impl Worker {
         }
         client.finish();
     }
+}
+
+/// Prints the response of a client's request; gives its status, and whether the connection ends behind it.
+fn print(
+    (printer, printed): (&mut Printer, &mut Vec<u8>),
+    exchange: &Exchange,
+    client: &Connection,
+    outcome: &Result<Response<'_>, Problem>,
+    keep: bool,
+) -> (u16, bool) {
+    let (bytes, _) = client.message();
+    let keep = keep && exchange.head(bytes).is_some_and(|head| head.keep_alive());
+    let close = !keep || client.has_forgotten();
+    printed.clear();
+    printed.shrink_to(PRINTED_KEPT_BYTES);
+    (printer.print(exchange, bytes, outcome, close, printed), close)
 }
