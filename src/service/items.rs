@@ -280,7 +280,7 @@ fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
 
 /// The end of a write for every answer that means the same to all of them: done, or done before. `there` is whether
 /// something was there as far as the conditions tell.
-fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<'a>) -> Outcome<'a> {
+fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<&'a [u8]>) -> Outcome<'a> {
     let deletes = cx.head.method() == Method::Delete;
     match (answer, &item.once) {
         (Answer::Stored, None) if !deletes => done(written(cx, item, there)),

@@ -23,10 +23,9 @@ use super::step::{Cx, Outcome, ask, done};
 use crate::http::{
     self, Extra, Head, Method, Parameter, Query, Response, push_number, push_string,
 };
-use crate::store::{Answer, Command, Found, Reply};
+use crate::store::{Answer, Command, Found, Page, Reply};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::time::Duration;
 
 const BAD_LIMIT: Problem = Problem::new(400, "bad_limit", "bad limit: 1 to 1000, given once");
 const BAD_PREFIX: Problem = Problem::new(
@@ -51,7 +50,7 @@ pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
 const CURSOR_BYTES_MAX: usize = 4096;
 
 /// A page of ids, as the query asks for it.
-struct Page<'a> {
+struct Wanted<'a> {
     prefix: Cow<'a, [u8]>,
     limit: usize,
     cursor: Option<Vec<u8>>,
@@ -65,8 +64,8 @@ pub fn is_meant(head: &Head) -> bool {
     reads && !query.has(Id) && [Prefix, Limit, Cursor].into_iter().any(|asked| query.has(asked))
 }
 
-impl<'a> Page<'a> {
-    fn of(head: &Head<'a>) -> Result<Page<'a>, Problem> {
+impl<'a> Wanted<'a> {
+    fn of(head: &Head<'a>) -> Result<Wanted<'a>, Problem> {
         let query = &head.query();
         // A page has no entity tag for them to be about, but what cannot be read is refused here too.
         Conditions::of(head)?;
@@ -86,7 +85,7 @@ impl<'a> Page<'a> {
             Some(hex) if !hex.is_empty() => Some(from_hex(&hex).ok_or(BAD_CURSOR)?),
             _ => None,
         };
-        Ok(Page { prefix, limit, cursor })
+        Ok(Wanted { prefix, limit, cursor })
     }
 }
 
@@ -95,7 +94,7 @@ impl<'a> Page<'a> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(cx: &Cx) -> Result<(), Problem> {
-    Page::of(&cx.head).map(drop)
+    Wanted::of(&cx.head).map(drop)
 }
 
 /// `GET /items?prefix=…`.
@@ -103,23 +102,19 @@ pub fn check(cx: &Cx) -> Result<(), Problem> {
 /// # Errors
 /// 400 for what cannot be meant.
 pub fn page<'a>(cx: &Cx<'a>) -> Outcome<'a> {
-    let Page { prefix, limit, cursor } = Page::of(&cx.head)?;
+    let Wanted { prefix, limit, cursor } = Wanted::of(&cx.head)?;
     let prefix = Collection::Items.key(prefix);
     ask(Command::Scan { prefix, cursor, limit }, |cx, reply| match reply? {
-        Answer::Page { keys, next } => done(print_page(&Page::of(&cx.head)?, keys, next)),
+        Answer::Page(page) => done(print_page(&Wanted::of(&cx.head)?, &page)),
         Answer::BadCursor => Err(BAD_CURSOR),
         _ => Err(unexpected()),
     })
 }
 
-fn print_page<'a>(
-    page: &Page,
-    keys: &[(Vec<u8>, Option<Duration>)],
-    next: Option<&[u8]>,
-) -> Response<'a> {
+fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
     let mut body = b"{\"items\":[".to_vec();
     let at = Collection::Items.key_prefix().len();
-    for (key, left) in keys {
+    for (key, left) in &page.keys {
         // What somebody else put there under a name that no request of ours can spell is passed over.
         let id = key.get(at..).filter(|id| is_id(id)).and_then(|id| std::str::from_utf8(id).ok());
         let Some(id) = id else { continue };
@@ -136,7 +131,7 @@ fn print_page<'a>(
         }
         body.push(b'}');
     }
-    let next = next.map(to_hex);
+    let next = page.next.as_deref().map(to_hex);
     body.extend_from_slice(match &next {
         Some(_) => b"],\"cursor\":\"",
         None => b"],\"cursor\":null}",
@@ -147,9 +142,9 @@ fn print_page<'a>(
     }
     let extra = next.map_or(Extra::None, |cursor| {
         let mut prefix = Vec::new();
-        http::push_percent_encoded(&mut prefix, &page.prefix);
+        http::push_percent_encoded(&mut prefix, &wanted.prefix);
         let prefix = String::from_utf8_lossy(&prefix);
-        let limit = page.limit;
+        let limit = wanted.limit;
         Extra::Link(format!("</items?prefix={prefix}&limit={limit}&cursor={cursor}>; rel=\"next\""))
     });
     Response { extra, ..Response::json(200, body).no_store() }

@@ -16,7 +16,7 @@ use super::etag::etag;
 use super::step::{Next, Step};
 use super::*;
 use crate::http::{OwnedHead, Printing, print};
-use crate::store::{Answer, Command, Key, Reply, StoreError, Ttl, When};
+use crate::store::{Answer, Command, Key, Page, Reply, StoreError, Ttl, When};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -73,9 +73,9 @@ fn every_store_error_has_its_status_code_and_retry_after() {
 /// reads as a success or as "not found".
 #[test]
 fn an_answer_to_another_question_is_502() {
-    let is_value: fn(&Answer) -> bool = |a| matches!(a, Answer::Value(_));
-    let is_stored: fn(&Answer) -> bool = |a| *a == Answer::Stored;
-    let is_pong: fn(&Answer) -> bool = |a| *a == Answer::Pong;
+    let is_value: fn(&Answer<&[u8]>) -> bool = |a| matches!(a, Answer::Value(_));
+    let is_stored: fn(&Answer<&[u8]>) -> bool = |a| *a == Answer::Stored;
+    let is_pong: fn(&Answer<&[u8]>) -> bool = |a| *a == Answer::Pong;
     for answer in every_answer() {
         for (message, fits, status, code) in [
             (get("/items/7"), is_value, 502, "store_error"),
@@ -145,7 +145,7 @@ fn post_answers_201_with_location_and_the_etag_get_will_give() {
     let sent = answered(&post("/items?id=a/b", " {\"n\":1}"), Ok(Answer::Stored));
     assert_eq!((sent.status, sent.body.as_str()), (201, ""));
     assert_eq!(sent.header("Location"), Some("/items?id=a%2Fb"));
-    let document = Answer::Value(Some(b"{\"n\":1}"));
+    let document = Answer::Value(Some(&b"{\"n\":1}"[..]));
     let read = answered(&get("/items/a%2Fb"), Ok(document));
     assert_eq!(sent.header("ETag"), read.header("ETag"));
     assert_eq!(sent.header("ETag"), Some(&*tag_of(b"{\"n\":1}")));
@@ -296,7 +296,7 @@ fn a_write_under_an_entity_tag_looks_and_then_writes_what_is_unchanged() {
     let (old, gone) = (Ok(Answer::Value(Some(OLD))), Ok(Answer::Value(None)));
     let sent = played(&put, vec![(look(), old.clone()), (write(), Ok(Answer::Stored))]);
     assert_eq!((sent.status, sent.header("ETag")), (204, Some(&*tag_of(b"{}"))));
-    for now in [gone.clone(), Ok(Answer::Value(Some(b"{}")))] {
+    for now in [gone.clone(), Ok(Answer::Value(Some(&b"{}"[..])))] {
         let sent = played(&put, vec![(look(), now.clone())]);
         assert_eq!(sent.status, 412);
         let steps = vec![(look(), old.clone()), (write(), Ok(Answer::Unmet)), (look(), now)];
@@ -380,7 +380,7 @@ fn a_patch_is_merged_and_written_if_nothing_has_changed() {
         let steps = vec![
             (look(), old.clone()),
             (write(OLD, new), Ok(Answer::Unmet)),
-            (look(), Ok(Answer::Value(Some(b"{}")))),
+            (look(), Ok(Answer::Value(Some(&b"{}"[..])))),
             (write(b"{}", br#"{"b":2}"#), Ok(Answer::Stored)),
         ];
         assert_eq!(played(&request, steps).body, r#"{"b":2}"#);
@@ -396,7 +396,7 @@ fn a_patch_is_merged_and_written_if_nothing_has_changed() {
 #[test]
 fn a_patch_cannot_make_a_document_of_what_is_none_or_one_that_is_too_large() {
     let request = patch("/items/7", "", "{\"b\":2}");
-    let sent = played(&request, vec![(look(), Ok(Answer::Value(Some(b"[1]"))))]);
+    let sent = played(&request, vec![(look(), Ok(Answer::Value(Some(&b"[1]"[..]))))]);
     assert_eq!((sent.status, sent.problem().0), (502, "store_error".to_owned()));
     // {"a":"…"} is to have `,"b":2` more: six bytes.
     for (bytes, fits) in [(BODY_BYTES_MAX - 6, true), (BODY_BYTES_MAX - 5, false)] {
@@ -478,7 +478,7 @@ fn a_recorded_write_says_what_was_there() {
     }
     // Without a key there is no record, so such an answer is to another question.
     for (method, body) in [("POST", "{}"), ("PUT", "{}"), ("DELETE", "")] {
-        for answer in [Answer::Done { there: true }, Answer::Recorded(b"")] {
+        for answer in [Answer::Done { there: true }, Answer::Recorded(&b""[..])] {
             let sent = answered(&message(method, "/items/7", body), Ok(answer));
             assert_eq!(sent.status, 502, "{method}");
         }
@@ -553,7 +553,6 @@ fn a_page_asks_for_its_prefix_and_links_to_the_next() {
         (b"item:a\n3".to_vec(), seconds(5000)),
         (b"item:a4".to_vec(), seconds(2001)),
     ];
-    let keys: &'static [_] = keys.leak();
     for (target, prefix, limit, cursor) in [
         ("/items?prefix=a%2F", "item:a/", 100, None),
         ("/items?limit=1000", "item:", 1000, None),
@@ -562,8 +561,8 @@ fn a_page_asks_for_its_prefix_and_links_to_the_next() {
     ] {
         for request in [get(target), head(target)] {
             let wanted = Command::Scan { prefix: key_of(prefix), cursor: cursor.clone(), limit };
-            let page = Answer::Page { keys, next: Some(&[0xab, 0x01]) };
-            let sent = played(&request, vec![(wanted, Ok(page))]);
+            let page = Page { keys: keys.clone(), next: Some(vec![0xab, 0x01]) };
+            let sent = played(&request, vec![(wanted, Ok(Answer::Page(page.into())))]);
             assert_eq!(
                 sent.body,
                 r#"{"items":[{"id":"a\"1","ttl":1},{"id":"a2","ttl":null},{"id":"a4","ttl":3}],"cursor":"ab01"}"#
@@ -574,7 +573,7 @@ fn a_page_asks_for_its_prefix_and_links_to_the_next() {
             assert_eq!(sent.header("Cache-Control"), Some("no-store"));
         }
     }
-    let sent = answered(&get("/items?limit=1"), Ok(Answer::Page { keys: &[], next: None }));
+    let sent = answered(&get("/items?limit=1"), Ok(Answer::Page(Page::default().into())));
     assert_eq!((sent.body.as_str(), sent.header("Link")), (r#"{"items":[],"cursor":null}"#, None));
     let sent = answered(&get("/items?cursor=00"), Ok(Answer::BadCursor));
     assert_eq!((sent.status, sent.problem().0), (400, "bad_cursor".to_owned()));
@@ -621,8 +620,8 @@ fn a_bulk_read_asks_for_each_id_once_and_answers_in_order() {
         Ok(Some(b"[1]".to_vec())),
         Err(StoreError::Refused("said by redis.internal".to_owned())),
     ];
-    let values: &'static [_] = values.leak();
-    let sent = played(&post("/items/_get", body), vec![(wanted, Ok(Answer::Values(values)))]);
+    let sent =
+        played(&post("/items/_get", body), vec![(wanted, Ok(Answer::Values(values.into())))]);
     let tag = tag_of(b"{}").replace('"', "\\\"");
     let item = format!("{{\"id\":\"a\",\"etag\":\"{tag}\",\"item\":{{}}}}");
     let error = |id: &str, detail: &str| {
@@ -655,8 +654,8 @@ fn a_document_counts_as_often_as_it_is_printed() {
             command,
             Command::GetMany { keys: vec![b"item:a".to_vec()], bytes_max: bulk_bytes_max }
         );
-        let values: &'static [_] = Box::leak(Box::new([Ok(Some(b"{}".to_vec()))]));
-        let sent = Sent::of(&cx, ended(next(&cx, Ok(Answer::Values(values)))));
+        let values = Answer::Values([Ok(Some(b"{}".to_vec()))].into());
+        let sent = Sent::of(&cx, ended(next(&cx, Ok(values))));
         assert_eq!(sent.status, status, "{bulk_bytes_max}");
     }
 }
@@ -1385,20 +1384,20 @@ impl Sent {
     }
 }
 
-fn every_answer() -> Vec<Answer<'static>> {
+fn every_answer() -> Vec<Answer<&'static [u8]>> {
     vec![
         Answer::Value(None),
-        Answer::Value(Some(b"{}")),
+        Answer::Value(Some(&b"{}"[..])),
         Answer::Stored,
         Answer::Done { there: true },
-        Answer::Recorded(b""),
+        Answer::Recorded(&b""[..]),
         Answer::Deleted(true),
         Answer::Deleted(false),
         Answer::Unmet,
         Answer::Taken { count: 1, resets_in: Duration::from_secs(1) },
-        Answer::Page { keys: &[], next: None },
+        Answer::Page(Page::default().into()),
         Answer::BadCursor,
-        Answer::Values(&[]),
+        Answer::Values([].into()),
         Answer::TooLarge,
         Answer::Pong,
     ]

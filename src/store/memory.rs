@@ -11,12 +11,14 @@
 //! bytes:  keys + values + ENTRY_BYTES for each   above `MEMORY_MAX_BYTES` only by records of deletes
 //! ```
 
+use super::immediate::Immediate;
 use super::{
-    Answer, Command, Key, Once, Replies, Session, Store, StoreError, Tag, Ttl, When, cursor,
+    Answer, Command, Once, Page, Replies, Reply, Session, Store, StoreError, Tag, Ttl, When, cursor,
 };
 use crate::net::World;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -39,15 +41,7 @@ pub struct Memory {
 impl Memory {
     /// An empty store that refuses writes beyond `bytes_max` (`MEMORY_MAX_BYTES`, 64 MiB).
     pub fn new(bytes_max: usize) -> Memory {
-        let table = Table {
-            items: HashMap::new(),
-            queue: BTreeSet::new(),
-            order: BTreeMap::new(),
-            serial: 0,
-            bytes: 0,
-            bytes_max,
-        };
-        Memory { shared: Arc::new(Mutex::new(table)) }
+        Memory { shared: Arc::new(Mutex::new(Table { bytes_max, ..Table::default() })) }
     }
 }
 
@@ -61,68 +55,20 @@ impl Store for Memory {
     }
 
     fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
-        Box::new(MemorySession {
-            shared: Arc::clone(&self.shared),
-            key: Vec::new(),
-            replies: Replies::default(),
-        })
+        let shared = Arc::clone(&self.shared);
+        Box::new(Immediate::new(move |now, tag, command: Command<'_>, replies: &mut Replies| {
+            // A panic while the lock was held would have been a bug in the table, which changes
+            // only after its last fallible step; what it left is sound.
+            let mut table = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            table.run(now, tag, command, replies);
+        }))
     }
 }
-
-struct MemorySession {
-    shared: Arc<Mutex<Table>>,
-    /// The key in hand, in one piece.
-    key: Vec<u8>,
-    replies: Replies,
-}
-
-impl Session for MemorySession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, _: Instant) {
-        self.key.clear();
-        if let Command::Get { key, .. }
-        | Command::Set { key, .. }
-        | Command::Delete { key, .. }
-        | Command::Take { key, .. }
-        | Command::Scan { prefix: key, .. } = &command
-        {
-            let Key { prefix, id } = key;
-            self.key.extend_from_slice(prefix.as_bytes());
-            self.key.extend_from_slice(id);
-        }
-        // A panic while the lock was held would have been a bug in the table, which changes
-        // only after its last fallible step; what it left is sound.
-        let mut table = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        table.run(now, tag, &self.key, command, &mut self.replies);
-    }
-
-    fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
-        std::mem::take(&mut self.replies)
-    }
-
-    fn give_back(&mut self, mut replies: Replies) {
-        if self.replies.is_empty() {
-            replies.clear();
-            replies.trim();
-            self.replies = replies;
-        }
-    }
-
-    fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
-        StoreError::Timeout
-    }
-
-    fn is_immediate(&self) -> bool {
-        true
-    }
-}
-
-/// Keys with what is left of their time.
-type Keys = Vec<(Vec<u8>, Option<Duration>)>;
 
 /// When, and the entry's serial, so that no two are the same.
 type Expiry = (Instant, u64);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Table {
     items: HashMap<Arc<[u8]>, Entry>,
     queue: BTreeSet<Expiry>,
@@ -131,6 +77,8 @@ struct Table {
     serial: u64,
     bytes: usize,
     bytes_max: usize,
+    /// For the key in hand, in one piece; kept for its room.
+    key: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -140,7 +88,22 @@ struct Entry {
 }
 
 impl Table {
-    fn run(
+    fn run(&mut self, now: Instant, tag: Tag, command: Command<'_>, replies: &mut Replies) {
+        self.sweep(now);
+        let mut key = std::mem::take(&mut self.key);
+        if let Command::Get { key: whole, .. }
+        | Command::Set { key: whole, .. }
+        | Command::Delete { key: whole, .. }
+        | Command::Take { key: whole, .. }
+        | Command::Scan { prefix: whole, .. } = &command
+        {
+            whole.join(&mut key);
+        }
+        self.answer(now, tag, &key, command, replies);
+        self.key = key;
+    }
+
+    fn answer(
         &mut self,
         now: Instant,
         tag: Tag,
@@ -148,42 +111,41 @@ impl Table {
         command: Command<'_>,
         replies: &mut Replies,
     ) {
-        self.sweep(now);
         if let Command::Get { once: Some(once), .. }
         | Command::Set { once: Some(once), .. }
         | Command::Delete { once: Some(once), .. } = &command
             && let Some(record) = self.live(now, &record_key(key, once))
         {
-            return replies.push_record(tag, &record.value);
+            return replies.push(tag, Ok(Answer::Recorded(&record.value)));
         }
         let reply = match command {
-            Command::Get { renew, .. } => match self.live(now, key) {
-                Some(entry) => {
-                    replies.push_value(tag, &entry.value);
-                    let left = entry.expiry.0;
-                    if let Some(until) = renew.map(|ttl| now + ttl).filter(|until| *until > left) {
-                        self.expire_at(key, until);
-                    }
-                    return;
+            Command::Get { renew, .. } => {
+                let entry = self.live(now, key);
+                replies.push(tag, Ok(Answer::Value(entry.map(|e| &*e.value))));
+                if let (Some(entry), Some(ttl)) = (entry, renew)
+                    && now + ttl > entry.expiry.0
+                {
+                    self.expire_at(key, now + ttl);
                 }
-                None => Ok(Answer::Value(None)),
-            },
+                return;
+            }
             Command::Set { value, ttl, when, once, .. } => {
                 self.set(now, key, &value, ttl, &when, once.as_deref())
             }
             Command::Delete { when, once, .. } => Ok(self.delete(now, key, &when, once.as_deref())),
             Command::Take { window, .. } => self.take(now, key, window),
-            Command::Scan { cursor, limit, .. } => match self.scan(now, key, cursor, limit) {
-                Some((keys, next)) => return replies.push_page(tag, keys, next),
-                None => Ok(Answer::BadCursor),
-            },
+            Command::Scan { cursor, limit, .. } => {
+                let page = self.scan(now, key, cursor, limit);
+                Ok(page.map_or(Answer::BadCursor, |page| Answer::Page(Rc::new(page))))
+            }
             Command::GetMany { keys, bytes_max } => {
-                let found: Vec<_> = keys.iter().map(|key| self.live(now, key)).collect();
-                if found.iter().flatten().map(|e| e.value.len()).sum::<usize>() <= bytes_max {
-                    let values = found.into_iter().map(|e| Ok(e.map(|e| e.value.clone())));
-                    return replies.push_values(tag, values.collect());
+                let found = || keys.iter().map(|key| self.live(now, key));
+                match found().flatten().map(|e| e.value.len()).sum::<usize>() <= bytes_max {
+                    true => Ok(Answer::Values(
+                        found().map(|e| Ok(e.map(|e| e.value.clone()))).collect(),
+                    )),
+                    false => Ok(Answer::TooLarge),
                 }
-                Ok(Answer::TooLarge)
             }
             Command::Ping => Ok(Answer::Pong),
         };
@@ -198,7 +160,7 @@ impl Table {
         ttl: Ttl,
         when: &When,
         once: Option<&Once>,
-    ) -> Result<Answer<'static>, StoreError> {
+    ) -> Reply<'static> {
         let left = self.live(now, key).map(|e| e.expiry.0);
         let until = match (ttl, left) {
             (Ttl::Exactly(ttl), _) | (Ttl::AtLeast(ttl), None) => now + ttl,
@@ -229,7 +191,7 @@ impl Table {
         key: &[u8],
         when: &When,
         once: Option<&Once>,
-    ) -> Answer<'static> {
+    ) -> Answer<&'static [u8]> {
         if !self.holds(now, key, when) {
             return Answer::Unmet;
         }
@@ -277,12 +239,7 @@ impl Table {
     }
 
     /// A counter is an entry like any other: eight bytes, its window as its time to live.
-    fn take(
-        &mut self,
-        now: Instant,
-        key: &[u8],
-        window: Duration,
-    ) -> Result<Answer<'static>, StoreError> {
+    fn take(&mut self, now: Instant, key: &[u8], window: Duration) -> Reply<'static> {
         let before = self.live(now, key).and_then(|e| {
             Some((u64::from_be_bytes(e.value.as_slice().try_into().ok()?), e.expiry.0))
         });
@@ -303,14 +260,11 @@ impl Table {
         prefix: &[u8],
         cursor: Option<Vec<u8>>,
         limit: usize,
-    ) -> Option<(Keys, Option<Vec<u8>>)> {
-        let last = match &cursor {
-            None => Some(0),
-            Some(cursor) => cursor::position(cursor, prefix)
-                .and_then(|serial| serial.try_into().ok())
-                .map(u64::from_be_bytes),
+    ) -> Option<Page> {
+        let mut last = match &cursor {
+            Some(cursor) => u64::from_be_bytes(cursor::position(cursor, prefix)?.try_into().ok()?),
+            None => 0,
         };
-        let mut last = last?;
         let mut keys = Vec::new();
         let mut rest = self.order.range((Bound::Excluded(last), Bound::Unbounded)).peekable();
         for (serial, key) in rest.by_ref().take(SCAN_MAX) {
@@ -324,12 +278,8 @@ impl Table {
                 break;
             }
         }
-        let next = rest.peek().map(|_| {
-            let mut cursor = cursor::begin(prefix);
-            cursor.extend_from_slice(&last.to_be_bytes());
-            cursor
-        });
-        Some((keys, next))
+        let next = rest.peek().map(|_| [&cursor::begin(prefix)[..], &last.to_be_bytes()].concat());
+        Some(Page { keys, next })
     }
 
     fn holds(&self, now: Instant, key: &[u8], when: &When) -> bool {
@@ -402,26 +352,24 @@ fn cost(key: &[u8], value: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Key;
     use super::*;
 
-    use super::super::Reply;
-
-    /// A session of its own store, and a moment to begin at.
-    fn session(bytes_max: usize) -> (MemorySession, Instant) {
-        let Memory { shared } = Memory::new(bytes_max);
-        (MemorySession { shared, key: Vec::new(), replies: Replies::default() }, Instant::now())
+    /// A table, and a moment to begin at.
+    fn table(bytes_max: usize) -> (Table, Instant) {
+        (Table { bytes_max, ..Table::default() }, Instant::now())
     }
 
-    impl MemorySession {
-        fn run(&mut self, now: Instant, command: Command) -> Replies {
-            self.submit(now, 7, command, now);
-            std::mem::take(&mut self.replies)
+    impl Table {
+        fn ask(&mut self, now: Instant, command: Command) -> Replies {
+            let mut replies = Replies::default();
+            self.run(now, 7, command, &mut replies);
+            replies
         }
 
         /// Entries as each of the three tables has them, and their bytes.
         fn sizes(&self) -> ([usize; 3], usize) {
-            let t = self.shared.lock().unwrap();
-            ([t.items.len(), t.queue.len(), t.order.len()], t.bytes)
+            ([self.items.len(), self.queue.len(), self.order.len()], self.bytes)
         }
     }
 
@@ -452,58 +400,58 @@ mod tests {
 
     #[test]
     fn an_entry_is_gone_at_its_expiry_and_not_before() {
-        let (mut s, now) = session(1000);
-        assert_eq!(only(&s.run(now, set(b"k", b"v", 10))), Ok(Answer::Stored));
+        let (mut s, now) = table(1000);
+        assert_eq!(only(&s.ask(now, set(b"k", b"v", 10))), Ok(Answer::Stored));
         let just_before = now + Duration::from_secs(10) - Duration::from_nanos(1);
-        assert_eq!(only(&s.run(just_before, get(b"k"))), Ok(Answer::Value(Some(b"v"))));
+        assert_eq!(only(&s.ask(just_before, get(b"k"))), Ok(Answer::Value(Some(&b"v"[..]))));
         let then = now + Duration::from_secs(10);
-        assert_eq!(only(&s.run(then, get(b"k"))), Ok(Answer::Value(None)));
+        assert_eq!(only(&s.ask(then, get(b"k"))), Ok(Answer::Value(None)));
         assert_eq!(s.sizes(), ([0, 0, 0], 0));
     }
 
     #[test]
     fn a_read_renews_only_when_told_to() {
-        let (mut s, now) = session(1000);
+        let (mut s, now) = table(1000);
         let at = |s| now + Duration::from_secs(s);
-        s.run(now, set(b"k", b"v", 10));
-        s.run(at(9), get(b"k"));
-        assert_eq!(only(&s.run(at(9), renew(b"k", 10))), Ok(Answer::Value(Some(b"v"))));
+        s.ask(now, set(b"k", b"v", 10));
+        s.ask(at(9), get(b"k"));
+        assert_eq!(only(&s.ask(at(9), renew(b"k", 10))), Ok(Answer::Value(Some(&b"v"[..]))));
         // It takes nothing away.
-        s.run(at(9), renew(b"k", 1));
-        assert_eq!(only(&s.run(at(18), get(b"k"))), Ok(Answer::Value(Some(b"v"))));
-        assert_eq!(only(&s.run(at(19), get(b"k"))), Ok(Answer::Value(None)));
+        s.ask(at(9), renew(b"k", 1));
+        assert_eq!(only(&s.ask(at(18), get(b"k"))), Ok(Answer::Value(Some(&b"v"[..]))));
+        assert_eq!(only(&s.ask(at(19), get(b"k"))), Ok(Answer::Value(None)));
     }
 
     #[test]
     fn writes_are_refused_at_the_byte_limit_and_not_before() {
         let size = cost(b"k", b"12345");
-        let (mut s, now) = session(size);
-        assert_eq!(only(&s.run(now, set(b"k", b"123456", 10))), Err(StoreError::Full));
-        assert_eq!(only(&s.run(now, set(b"k", b"12345", 10))), Ok(Answer::Stored));
+        let (mut s, now) = table(size);
+        assert_eq!(only(&s.ask(now, set(b"k", b"123456", 10))), Err(StoreError::Full));
+        assert_eq!(only(&s.ask(now, set(b"k", b"12345", 10))), Ok(Answer::Stored));
         assert_eq!(
-            only(&s.run(now, set(b"k", b"54321", 10))),
+            only(&s.ask(now, set(b"k", b"54321", 10))),
             Ok(Answer::Stored),
             "replacing needs no second room"
         );
-        assert_eq!(only(&s.run(now, set(b"x", b"", 10))), Err(StoreError::Full));
-        assert_eq!(only(&s.run(now, get(b"k"))), Ok(Answer::Value(Some(b"54321"))));
+        assert_eq!(only(&s.ask(now, set(b"x", b"", 10))), Err(StoreError::Full));
+        assert_eq!(only(&s.ask(now, get(b"k"))), Ok(Answer::Value(Some(&b"54321"[..]))));
         let later = now + Duration::from_secs(11);
         assert_eq!(
-            only(&s.run(later, set(b"x", b"", 10))),
+            only(&s.ask(later, set(b"x", b"", 10))),
             Ok(Answer::Stored),
             "expired entries make room"
         );
     }
 
     fn page(
-        s: &mut MemorySession,
+        s: &mut Table,
         now: Instant,
         cursor: Option<Vec<u8>>,
     ) -> (Vec<Vec<u8>>, Option<Vec<u8>>) {
-        let replies = s.run(now, Command::Scan { prefix: key(b"k"), cursor, limit: 2 });
+        let replies = s.ask(now, Command::Scan { prefix: key(b"k"), cursor, limit: 2 });
         match only(&replies) {
-            Ok(Answer::Page { keys, next }) => {
-                (keys.iter().map(|(key, _)| key.clone()).collect(), next.map(<[u8]>::to_vec))
+            Ok(Answer::Page(page)) => {
+                (page.keys.iter().map(|(key, _)| key.clone()).collect(), page.next.clone())
             }
             other => panic!("{other:?}"),
         }
@@ -511,18 +459,18 @@ mod tests {
 
     #[test]
     fn a_key_keeps_its_place_in_lists_however_often_it_is_written_or_read() {
-        let (mut s, now) = session(1 << 20);
+        let (mut s, now) = table(1 << 20);
         for id in [b"k1", b"x1", b"k2", b"k3", b"x2"] {
-            s.run(now, set(id, b"v", 10));
+            s.ask(now, set(id, b"v", 10));
         }
         let (first, next) = page(&mut s, now, None);
         assert_eq!(first, [b"k1", b"k2"]);
-        s.run(now, set(b"k1", b"longer", 5));
-        s.run(now, set(b"k3", b"longer", 5));
-        s.run(now, renew(b"k3", 99));
+        s.ask(now, set(b"k1", b"longer", 5));
+        s.ask(now, set(b"k3", b"longer", 5));
+        s.ask(now, renew(b"k3", 99));
         // The one that the cursor stands on may go.
         let delete = Command::Delete { key: key(b"k2"), when: When::Always, once: None };
-        assert_eq!(only(&s.run(now, delete)), Ok(Answer::Deleted(true)));
+        assert_eq!(only(&s.ask(now, delete)), Ok(Answer::Deleted(true)));
         let (second, next) = page(&mut s, now, next);
         assert_eq!(second, [b"k3"]);
         assert_eq!(next, None);
@@ -531,11 +479,11 @@ mod tests {
 
     #[test]
     fn a_page_looks_at_so_many_entries_and_no_more() {
-        let (mut s, now) = session(1 << 30);
+        let (mut s, now) = table(1 << 30);
         for n in 0..SCAN_MAX {
-            s.run(now, set(format!("x{n}").as_bytes(), b"", 10));
+            s.ask(now, set(format!("x{n}").as_bytes(), b"", 10));
         }
-        s.run(now, set(b"k1", b"", 10));
+        s.ask(now, set(b"k1", b"", 10));
         let (first, next) = page(&mut s, now, None);
         assert!(first.is_empty());
         assert_eq!(page(&mut s, now, next), (vec![b"k1".to_vec()], None));
@@ -543,15 +491,15 @@ mod tests {
 
     #[test]
     fn a_sweep_is_bounded_and_catches_up() {
-        let (mut s, now) = session(1 << 20);
+        let (mut s, now) = table(1 << 20);
         for i in 0..100u8 {
-            s.run(now, set(&[i], b"v", 1));
+            s.ask(now, set(&[i], b"v", 1));
         }
         let later = now + Duration::from_secs(2);
-        s.run(later, Command::Ping);
+        s.ask(later, Command::Ping);
         assert_eq!(s.sizes().0, [100 - SWEEP_MAX; 3]);
         for _ in 0..10 {
-            s.run(later, Command::Ping);
+            s.ask(later, Command::Ping);
         }
         assert_eq!(s.sizes(), ([0, 0, 0], 0));
     }
@@ -559,7 +507,7 @@ mod tests {
     /// The key in hand is put together anew for each command, and answers keep their own bytes.
     #[test]
     fn answers_to_one_tick_do_not_mix() {
-        let (mut s, now) = session(1 << 20);
+        let (mut s, now) = table(1 << 20);
         let long = Key { prefix: "item:", id: b"long"[..].into() };
         let put = |key, value: &'static [u8]| {
             let ttl = Ttl::Exactly(Duration::from_secs(1));
@@ -572,16 +520,14 @@ mod tests {
             read(long),
             read(key(b"item:l")),
         ];
+        let mut replies = Replies::default();
         for (tag, command) in commands.into_iter().enumerate() {
-            s.submit(now, tag as Tag, command, now);
+            s.run(now, tag as Tag, command, &mut replies);
         }
-        let replies = std::mem::take(&mut s.replies);
         let found: Vec<_> = replies.iter().collect();
         assert_eq!(
             found[2..],
-            [(2, Ok(Answer::Value(Some(&b"first"[..])))), (3, Ok(Answer::Value(Some(b"2")))),]
+            [(2, Ok(Answer::Value(Some(&b"first"[..])))), (3, Ok(Answer::Value(Some(&b"2"[..])))),]
         );
-        s.give_back(replies);
-        assert!(s.replies.is_empty());
     }
 }

@@ -16,6 +16,7 @@
 
 pub mod blocking;
 pub mod cursor;
+mod immediate;
 pub mod memory;
 pub mod noop;
 pub mod redis;
@@ -25,6 +26,7 @@ use crate::net::{Ready, World};
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Somewhere items can be kept.
@@ -85,18 +87,12 @@ pub trait Session {
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
-    list: Vec<(Tag, Parcel)>,
+    list: Vec<(Tag, Kept)>,
+    failed: bool,
 }
 
-/// An answer whose bytes lie in [`Replies`].
-#[derive(Debug)]
-enum Parcel {
-    Value(Range<usize>),
-    Recorded(Range<usize>),
-    Page(Vec<(Vec<u8>, Option<Duration>)>, Option<Vec<u8>>),
-    Values(Vec<Found>),
-    Plain(Result<Answer<'static>, StoreError>),
-}
+/// A reply whose bytes lie in [`Replies`].
+type Kept = Result<Answer<Range<usize>>, StoreError>;
 
 /// What is kept of the buffers when they come back.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -113,55 +109,37 @@ impl Replies {
         self.list.len()
     }
 
+    /// Whether one of them is an error.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
     /// The commands that are finished, in the order in which they were.
     pub fn iter(&self) -> impl Iterator<Item = (Tag, Reply<'_>)> {
-        self.list.iter().map(|(tag, parcel)| {
-            let bytes = |range: &Range<usize>| &self.bytes[range.clone()];
-            let reply = match parcel {
-                Parcel::Value(range) => Ok(Answer::Value(Some(bytes(range)))),
-                Parcel::Recorded(range) => Ok(Answer::Recorded(bytes(range))),
-                Parcel::Page(keys, next) => Ok(Answer::Page { keys, next: next.as_deref() }),
-                Parcel::Values(values) => Ok(Answer::Values(values)),
-                Parcel::Plain(reply) => reply.clone(),
+        self.list.iter().map(|(tag, kept)| {
+            let reply = match kept {
+                Ok(answer) => Ok(answer.with(|range| &self.bytes[range.clone()])),
+                Err(e) => Err(e.clone()),
             };
             (*tag, reply)
         })
     }
 
-    /// Adds an answer without bytes, or an error.
-    pub fn push(&mut self, tag: Tag, reply: Result<Answer<'static>, StoreError>) {
-        self.list.push((tag, Parcel::Plain(reply)));
+    /// Adds what has come of a command.
+    pub fn push(&mut self, tag: Tag, reply: Reply<'_>) {
+        self.failed |= reply.is_err();
+        let reply = reply.map(|answer| {
+            answer.with(|bytes| {
+                let at = self.bytes.len();
+                self.bytes.extend_from_slice(bytes);
+                at..self.bytes.len()
+            })
+        });
+        self.list.push((tag, reply));
     }
 
-    /// Adds [`Answer::Page`].
-    pub fn push_page(
-        &mut self,
-        tag: Tag,
-        keys: Vec<(Vec<u8>, Option<Duration>)>,
-        next: Option<Vec<u8>>,
-    ) {
-        self.list.push((tag, Parcel::Page(keys, next)));
-    }
-
-    /// Adds [`Answer::Values`].
-    pub fn push_values(&mut self, tag: Tag, values: Vec<Found>) {
-        self.list.push((tag, Parcel::Values(values)));
-    }
-
-    /// Adds [`Answer::Value`].
-    pub fn push_value(&mut self, tag: Tag, value: &[u8]) {
-        let range = self.keep(value);
-        self.list.push((tag, Parcel::Value(range)));
-    }
-
-    /// Adds [`Answer::Recorded`].
-    pub fn push_record(&mut self, tag: Tag, record: &[u8]) {
-        let range = self.keep(record);
-        self.list.push((tag, Parcel::Recorded(range)));
-    }
-
-    /// One reply without bytes, to tag 0.
-    pub fn of(reply: Result<Answer<'static>, StoreError>) -> Replies {
+    /// One reply, to tag 0.
+    pub fn of(reply: Reply<'_>) -> Replies {
         let mut replies = Replies::default();
         replies.push(0, reply);
         replies
@@ -178,6 +156,7 @@ impl Replies {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.list.clear();
+        self.failed = false;
     }
 
     /// Whether it has more room than is often needed.
@@ -190,19 +169,22 @@ impl Replies {
         self.bytes.shrink_to(KEPT_BYTES);
         self.list.shrink_to(KEPT_REPLIES);
     }
-
-    fn keep(&mut self, bytes: &[u8]) -> Range<usize> {
-        let at = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        at..self.bytes.len()
-    }
 }
 
 /// One of many values: itself, its absence, or why there is none though something is there.
 pub type Found = Result<Option<Vec<u8>>, StoreError>;
 
+/// A page of keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The keys, with what is left of their time (`None`: they live for ever). There may be none before the end.
+    pub keys: Vec<(Vec<u8>, Option<Duration>)>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Vec<u8>>,
+}
+
 /// What comes of a command.
-pub type Reply<'a> = Result<Answer<'a>, StoreError>;
+pub type Reply<'a> = Result<Answer<&'a [u8]>, StoreError>;
 
 /// The name of something in a store. An id can hold anything but control characters and still never leave its prefix:
 /// a key is one argument, not a path.
@@ -220,14 +202,12 @@ impl Key<'_> {
         [self.prefix.as_bytes(), &self.id].concat()
     }
 
-    /// Its length in bytes.
-    pub fn len(&self) -> usize {
-        self.prefix.len() + self.id.len()
-    }
-
-    /// Whether it has no bytes at all.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// All of it, in `buffer`.
+    pub fn join<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
+        buffer.clear();
+        buffer.extend_from_slice(self.prefix.as_bytes());
+        buffer.extend_from_slice(&self.id);
+        buffer
     }
 }
 
@@ -335,11 +315,11 @@ pub enum When<'a> {
     Unchanged(Cow<'a, [u8]>),
 }
 
-/// What a store says when it did what it was asked.
+/// What a store says when it did what it was asked. `B` is where the bytes are that it found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer<'a> {
+pub enum Answer<B> {
     /// To `Get`: the value, or `None` when there is none.
-    Value(Option<&'a [u8]>),
+    Value(Option<B>),
     /// To `Set`: done.
     Stored,
     /// To `Set` and `Delete` with `once`: done and recorded.
@@ -348,7 +328,7 @@ pub enum Answer<'a> {
         there: bool,
     },
     /// To any command with `once`: it was done before, and this is its record. Nothing was changed.
-    Recorded(&'a [u8]),
+    Recorded(B),
     /// To `Delete`: done; whether there was something to remove.
     Deleted(bool),
     /// To `Set` and `Delete`: the condition did not hold, and nothing was changed.
@@ -360,23 +340,40 @@ pub enum Answer<'a> {
         /// Time to the next window.
         resets_in: Duration,
     },
-    /// To `Scan`: keys with what is left of their time (`None`: they live for ever), and where the
-    /// next page begins; `None` at the end. A page may be empty before that.
-    Page {
-        /// The keys.
-        keys: &'a [(Vec<u8>, Option<Duration>)],
-        /// Where to go on.
-        next: Option<&'a [u8]>,
-    },
+    /// To `Scan`.
+    Page(Rc<Page>),
     /// To `Scan`: this cursor is none of ours.
     BadCursor,
     /// To `GetMany`: for each key, in order, a value, its absence, or why there is none though
     /// something is there: it spoils nobody else's.
-    Values(&'a [Found]),
+    Values(Rc<[Found]>),
     /// To `GetMany`: they are larger than allowed.
     TooLarge,
     /// To `Ping`.
     Pong,
+}
+
+impl<B> Answer<B> {
+    /// The same, its bytes somewhere else.
+    #[inline(always)]
+    fn with<'a, C>(&'a self, bytes: impl FnOnce(&'a B) -> C) -> Answer<C> {
+        match self {
+            Answer::Value(value) => Answer::Value(value.as_ref().map(bytes)),
+            Answer::Recorded(record) => Answer::Recorded(bytes(record)),
+            Answer::Stored => Answer::Stored,
+            Answer::Done { there } => Answer::Done { there: *there },
+            Answer::Deleted(there) => Answer::Deleted(*there),
+            Answer::Unmet => Answer::Unmet,
+            Answer::Taken { count, resets_in } => {
+                Answer::Taken { count: *count, resets_in: *resets_in }
+            }
+            Answer::Page(page) => Answer::Page(Rc::clone(page)),
+            Answer::BadCursor => Answer::BadCursor,
+            Answer::Values(values) => Answer::Values(Rc::clone(values)),
+            Answer::TooLarge => Answer::TooLarge,
+            Answer::Pong => Answer::Pong,
+        }
+    }
 }
 
 /// Why there is no answer. Each variant leads to its own status (API.md, Errors).

@@ -3,9 +3,11 @@
 //! It is where the idea began (a service needs only *some* store behind its trait), and it
 //! measures the front alone: every command is answered in the same tick, without a byte kept.
 
-use super::{Answer, Command, Replies, Session, Store, StoreError, Tag, Ttl, When};
+use super::immediate::Immediate;
+use super::{Answer, Command, Replies, Session, Store, Ttl, When};
 use crate::net::World;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Instant;
 
 /// See the module's text. Chosen with `STORE=noop`, never by default.
 #[derive(Debug, Default)]
@@ -21,49 +23,14 @@ impl Store for Noop {
     }
 
     fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
-        Box::new(NoopSession::default())
-    }
-}
-
-#[derive(Debug, Default)]
-struct NoopSession {
-    replies: Replies,
-}
-
-impl Session for NoopSession {
-    fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
-        match command {
-            Command::GetMany { keys, .. } => {
-                self.replies.push_values(tag, vec![Ok(None); keys.len()]);
-            }
-            Command::Scan { .. } => self.replies.push_page(tag, Vec::new(), None),
-            command => self.replies.push(tag, Ok(answer(&command))),
-        }
-    }
-
-    fn progress(&mut self, _: &mut dyn World, _: Instant) -> Replies {
-        std::mem::take(&mut self.replies)
-    }
-
-    fn give_back(&mut self, mut replies: Replies) {
-        if self.replies.is_empty() {
-            replies.clear();
-            replies.trim();
-            self.replies = replies;
-        }
-    }
-
-    fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
-        StoreError::Timeout
-    }
-
-    fn is_immediate(&self) -> bool {
-        true
+        Box::new(Immediate::new(|_, tag, command: Command<'_>, replies: &mut Replies| {
+            replies.push(tag, Ok(answer(&command)));
+        }))
     }
 }
 
 /// As if every key were always absent.
-fn answer(command: &Command) -> Answer<'static> {
+fn answer(command: &Command) -> Answer<&'static [u8]> {
     match command {
         Command::Get { .. } => Answer::Value(None),
         Command::Set { ttl: Ttl::Keep, .. } => Answer::Unmet,
@@ -76,11 +43,9 @@ fn answer(command: &Command) -> Answer<'static> {
             Some(_) => Answer::Done { there: false },
         },
         Command::Set { .. } | Command::Delete { .. } => Answer::Unmet,
-        Command::Take { window, .. } => {
-            Answer::Taken { count: 1, resets_in: Duration::from_millis(window.as_millis() as u64) }
-        }
-        Command::Scan { .. } => Answer::Page { keys: &[], next: None },
-        Command::GetMany { .. } => Answer::Values(&[]),
+        Command::Take { window, .. } => Answer::Taken { count: 1, resets_in: *window },
+        Command::Scan { .. } => Answer::Page(Rc::default()),
+        Command::GetMany { keys, .. } => Answer::Values(vec![Ok(None); keys.len()].into()),
         Command::Ping => Answer::Pong,
     }
 }
@@ -89,6 +54,7 @@ fn answer(command: &Command) -> Answer<'static> {
 mod tests {
     use super::super::{Key, Once};
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn every_key_is_absent_and_every_write_succeeds_as_if_it_were() {
@@ -125,21 +91,14 @@ mod tests {
                 Command::Take { key: key(), window: second },
                 Answer::Taken { count: 1, resets_in: second },
             ),
-            (
-                Command::Scan { prefix: key(), cursor: None, limit: 1 },
-                Answer::Page { keys: &[], next: None },
-            ),
+            (Command::Scan { prefix: key(), cursor: None, limit: 1 }, Answer::Page(Rc::default())),
             (
                 Command::GetMany { keys: vec![b"a".to_vec(), b"b".to_vec()], bytes_max: 0 },
-                Answer::Values(&[Ok(None), Ok(None)]),
+                Answer::Values([Ok(None), Ok(None)].into()),
             ),
             (Command::Ping, Answer::Pong),
         ] {
-            let mut session = NoopSession::default();
-            let (asked, now) = (format!("{command:?}"), Instant::now());
-            session.submit(now, 7, command, now);
-            let found: Vec<_> = session.replies.iter().collect();
-            assert_eq!(found, [(7, Ok(wanted))], "{asked}");
+            assert_eq!(answer(&command), wanted, "{command:?}");
         }
     }
 }

@@ -6,7 +6,6 @@
 //! Get, before once         LOOK      the record, or the item
 //! Set Always               SET key value EX n           exactly what the Go service writes
 //! Set Absent / Present     SET key value EX n NX | XX
-//! … keeping its TTL        SET key value KEEPTTL XX     what is absent has no time to keep
 //! Set otherwise            SET       compare, then SET; with once the record, too
 //! Delete Always            DEL key
 //! Delete otherwise         DELETE    as SET: so that "was not there" is an answer
@@ -27,7 +26,8 @@ pub mod scripts;
 
 use super::trouble::Trouble;
 use super::{
-    Answer, Command, Key, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When,
+    self as store, Answer, Command, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl,
+    When,
 };
 use crate::net::{Ready, Slab, World};
 use crate::resp::client::{Client, Target};
@@ -35,11 +35,12 @@ use crate::resp::codec::{Decimal, ErrorReply, Received, Reply};
 use crate::resp::connection::Shape;
 use crate::resp::link::Options as LinkOptions;
 use crate::resp::remedy::is_full;
-use crate::resp::request::{Encoded, Failure, Home, Request, Words};
+use crate::resp::request::{Encoded, Failure, Home, Request, Script, Words};
 use bulk::Bulks;
 use record::record_key;
-use reply::{Judged, answer, error, reply, wrong_type};
+use reply::{answer, error, reply, wrong_type};
 use scan::Scan;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -88,7 +89,6 @@ impl Store for Redis {
             bulks: Bulks::default(),
             full: Vec::new(),
             replies: Replies::default(),
-            failed: false,
             key: Vec::new(),
             trim_at: None,
             now,
@@ -104,11 +104,9 @@ struct RedisSession {
     /// Bulk reads under way.
     bulks: Bulks,
     /// Writes that were refused because memory is full, and what to ask next.
-    full: Vec<(Asked, Box<WhenFull>)>,
+    full: Vec<(Tag, Asked, Box<WhenFull>)>,
     /// What is finished.
     replies: Replies,
-    /// There is an error in it.
-    failed: bool,
     /// For keys in one piece; kept for its room.
     key: Vec<u8>,
     /// When its room is given back, if it is large.
@@ -134,14 +132,56 @@ enum Asked {
 
 struct WhenFull {
     command: Encoded,
+    shape: Shape,
     home: Home,
+    deadline: Instant,
+}
+
+/// Who asks, when, and until when.
+#[derive(Clone, Copy)]
+struct Call {
+    now: Instant,
+    tag: Tag,
     deadline: Instant,
 }
 
 impl Session for RedisSession {
     fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
+        let call = Call { now, tag, deadline };
         let mut buffer = std::mem::take(&mut self.key);
-        self.submit_with(now, tag, command, deadline, &mut buffer);
+        match command {
+            Command::Get { key, renew, once } => {
+                self.get(call, key.join(&mut buffer), renew, once.as_deref());
+            }
+            Command::Set { key, value, ttl, when, once } => {
+                self.set(call, key.join(&mut buffer), &value, ttl, &when, once.as_deref());
+            }
+            Command::Delete { key, when, once } => {
+                self.delete(call, key.join(&mut buffer), &when, once.as_deref());
+            }
+            Command::Take { key, window } => {
+                let (key, ms) = (key.join(&mut buffer), Decimal::new(millis(window)));
+                self.run(call, key, &scripts::TAKE, &[b"1", key, ms.as_bytes()], Shape::Pair);
+            }
+            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
+            // refused there before its condition is looked at, and XX never holds.
+            Command::Ping => {
+                let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
+                self.ask(call, NO_ITEM, Words::plain(&set), Shape::Probe);
+            }
+            Command::Scan { prefix, cursor, limit } => {
+                self.scan(call, prefix.join(&mut buffer), cursor.as_deref(), limit);
+            }
+            Command::GetMany { keys, bytes_max } => {
+                match self.bulks.begin(tag, keys, bytes_max, deadline) {
+                    Ok(key) => {
+                        self.tags.set(tag, Doing::Bulk(key));
+                        self.ask_parts(now);
+                    }
+                    Err(e) => self.replies.push(tag, Err(e)),
+                }
+            }
+        }
         self.key = buffer;
     }
 
@@ -154,73 +194,55 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
-        let RedisSession { client, tags, bulks, full, replies, failed, .. } = self;
+        let RedisSession { client, tags, bulks, full, replies, .. } = self;
         client.progress(world, now, &mut |asked, shape, result| {
-            let (tag, answer) = match asked {
-                Asked::Whole(tag) => match result {
-                    // Most are that, and so it comes first.
-                    Ok(Received::Bulk(value)) if shape == Shape::Value => {
-                        tags.forget(tag);
-                        return replies.push_value(tag, value);
-                    }
-                    result => (tag, answer(shape, result)),
-                },
-                Asked::Once(tag, when_full) => match result {
-                    Ok(Received::Other(Reply::Error(e))) if is_full(&e) => {
-                        let asked = match when_full.command.is_of(&scripts::LOOK) {
-                            true => Asked::Seen(tag, Box::new(e)),
-                            false => Asked::Whole(tag),
-                        };
-                        return full.push((asked, when_full));
-                    }
-                    result => (tag, answer(shape, result)),
-                },
-                Asked::Seen(tag, e) => match answer(shape, result) {
-                    Ok(Judged::Record(record)) => (tag, Ok(Judged::Record(record))),
-                    _ => (tag, answer(shape, Ok(Received::Other(Reply::Error(*e))))),
-                },
-                Asked::Page(tag, scan) => {
-                    tags.forget(tag);
-                    match page(*scan, result) {
-                        Ok((keys, next)) => replies.push_page(tag, keys, next),
-                        Err(e) => {
-                            *failed = true;
-                            replies.push(tag, Err(e));
-                        }
-                    }
-                    return;
-                }
-                Asked::Part(part) => {
-                    if let Some((tag, end)) = bulks.answered(part, result) {
-                        tags.forget(tag);
-                        *failed |= end.is_err();
-                        match end {
-                            Ok(bulk::End::Values(values)) => replies.push_values(tag, values),
-                            Ok(bulk::End::TooLarge) => replies.push(tag, Ok(Answer::TooLarge)),
-                            Err(e) => replies.push(tag, Err(e)),
-                        }
-                    }
-                    return;
-                }
+            let mut finish = |tag, reply: store::Reply<'_>| {
+                tags.take(tag);
+                replies.push(tag, reply);
             };
-            tags.forget(tag);
-            match answer {
-                Ok(Judged::Value(value)) => replies.push_value(tag, &value),
-                Ok(Judged::Record(record)) => replies.push_record(tag, &record),
-                Ok(Judged::Plain(answer)) => replies.push(tag, Ok(answer)),
-                Err(e) => {
-                    *failed = true;
-                    replies.push(tag, Err(e));
+            match (asked, result) {
+                // Most are that, and so it comes first.
+                (Asked::Whole(tag), Ok(Received::Bulk(value))) if shape == Shape::Value => {
+                    finish(tag, Ok(Answer::Value(Some(value))));
+                }
+                (Asked::Once(tag, when_full), Ok(Received::Other(Reply::Error(e))))
+                    if is_full(&e) =>
+                {
+                    let asked = match when_full.shape {
+                        Shape::Look => Asked::Seen(tag, Box::new(e)),
+                        _ => Asked::Whole(tag),
+                    };
+                    full.push((tag, asked, when_full));
+                }
+                (Asked::Whole(tag) | Asked::Once(tag, _), result) => match reply(result) {
+                    Ok(received) => finish(tag, answer(shape, &received)),
+                    Err(e) => finish(tag, Err(e)),
+                },
+                (Asked::Seen(tag, e), result) => {
+                    let received = reply(result);
+                    match received.as_ref().map(|received| answer(shape, received)) {
+                        Ok(Ok(recorded @ Answer::Recorded(_))) => finish(tag, Ok(recorded)),
+                        _ => finish(tag, Err(error(&e))),
+                    }
+                }
+                (Asked::Page(tag, scan), result) => {
+                    let page = reply(result).map(|received| scan.end(received.into_reply()));
+                    let page = page.and_then(|page| page.ok_or_else(wrong_type));
+                    finish(tag, page.map(|page| Answer::Page(page.into())));
+                }
+                (Asked::Part(part), result) => {
+                    if let Some((tag, reply)) = bulks.answered(part, result) {
+                        finish(tag, reply);
+                    }
                 }
             }
         });
-        let again = self.ask_when_full(now);
-        if self.ask_parts(now) || again {
+        if self.ask_when_full(now) | self.ask_parts(now) {
             // What was asked goes out now; what is there already waits for the next turn, so that one
             // bulk after the other cannot keep a worker from its other clients.
             self.client.send(world, now);
         }
-        self.trouble.hear(now, &self.replies, std::mem::take(&mut self.failed));
+        self.trouble.hear(now, &self.replies);
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
             self.replies.trim();
             self.trim_at = None;
@@ -240,9 +262,8 @@ impl Session for RedisSession {
     }
 
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
-        let without = |result: Result<Reply, Failure>| match result {
-            Ok(Reply::Error(e)) => error(&e),
-            result => reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout),
+        let without = |result: Result<Reply, Failure>| {
+            reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout)
         };
         let why = match self.tags.take(tag) {
             Some(Doing::Request(key)) => match self.client.abandon(key) {
@@ -274,193 +295,141 @@ impl Session for RedisSession {
 }
 
 impl RedisSession {
-    fn submit_with(
-        &mut self,
-        now: Instant,
-        tag: Tag,
-        command: Command<'_>,
-        deadline: Instant,
-        buffer: &mut Vec<u8>,
-    ) {
-        let plain = Words::plain;
-        match command {
-            Command::Get { key, renew, once } => {
-                let key = key.join(buffer);
-                match (renew, once) {
-                    (_, Some(once)) => {
-                        let record = record_key(key, &once.name);
-                        let look: [&[u8]; 3] = [b"2", key, &record];
-                        let look = Words::script(&scripts::LOOK, &look);
-                        self.ask(now, tag, look, Shape::Look, key, deadline);
-                    }
-                    (None, None) => {
-                        self.ask(now, tag, Words::get(&[key]), Shape::Value, key, deadline)
-                    }
-                    // To renew twice is to renew: it may be asked again like any read.
-                    (Some(ttl), None) => {
-                        let ms = Decimal::new(millis(ttl));
-                        let read: [&[u8]; 3] = [b"1", key, ms.as_bytes()];
-                        self.ask(
-                            now,
-                            tag,
-                            Words::script(&scripts::READ, &read),
-                            Shape::Value,
-                            key,
-                            deadline,
-                        );
-                    }
-                }
+    fn get(&mut self, call: Call, key: &[u8], renew: Option<Duration>, once: Option<&Once<'_>>) {
+        match (renew, once) {
+            (None, None) => self.ask(call, key, Words::get(&[key]), Shape::Value),
+            (_, Some(once)) => {
+                let record = record_key(key, &once.name);
+                self.run(call, key, &scripts::LOOK, &[b"2", key, &record], Shape::Look);
             }
-            Command::Set { key, value, ttl, when, once } => {
-                let key = key.join(buffer);
-                match (ttl, &when, &once) {
-                    (_, _, Some(once)) => {
-                        let record = record_key(key, &once.name);
-                        let look: [&[u8]; 3] = [b"2", key, &record];
-                        let when_full = Words::script(&scripts::LOOK, &look).encode();
-                        set_by_script(key, &value, ttl, &when, Some((once, &record)), |first| {
-                            self.ask_once(now, tag, first, when_full, key, deadline);
-                        });
-                    }
-                    (Ttl::AtLeast(_), _, None) | (_, When::Unchanged(_), None) => {
-                        set_by_script(key, &value, ttl, &when, None, |set| {
-                            self.ask(now, tag, set, Shape::StoredFlag, key, deadline);
-                        });
-                    }
-                    (_, _, None) => set_plainly(key, &value, ttl, &when, |set| {
-                        self.ask(now, tag, set, Shape::Stored, key, deadline);
-                    }),
-                }
-            }
-            Command::Delete { key, when: When::Always, once: None } => {
-                let key = key.join(buffer);
-                self.ask(now, tag, plain(&[b"DEL", key]), Shape::Count, key, deadline);
-            }
-            Command::Delete { key, when, once: None } => {
-                let key = key.join(buffer);
-                delete(key, &when, None, true, |delete| {
-                    self.ask(now, tag, delete, Shape::DeletedFlag, key, deadline);
-                });
-            }
-            Command::Delete { key, when, once: Some(once) } => {
-                let key = key.join(buffer);
-                let mut when_full = Encoded::default();
-                delete(key, &when, Some(&once), true, |delete| when_full = delete.encode());
-                delete(key, &when, Some(&once), false, |first| {
-                    self.ask_once(now, tag, first, when_full, key, deadline);
-                });
-            }
-            Command::Take { key, window } => {
-                let key = key.join(buffer);
-                let ms = Decimal::new(millis(window));
-                let take: [&[u8]; 3] = [b"1", key, ms.as_bytes()];
-                self.ask(
-                    now,
-                    tag,
-                    Words::script(&scripts::TAKE, &take),
-                    Shape::Pair,
-                    key,
-                    deadline,
-                );
-            }
-            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
-            // refused there before its condition is looked at, and XX never holds.
-            Command::Ping => {
-                let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
-                self.ask(now, tag, plain(&set), Shape::Probe, NO_ITEM, deadline);
-            }
-            Command::Scan { prefix, cursor, limit } => {
-                let prefix = prefix.join(buffer);
-                self.scan(now, tag, prefix, cursor.as_deref(), limit, deadline);
-            }
-            Command::GetMany { keys, bytes_max } => {
-                match self.bulks.begin(tag, keys, bytes_max, deadline) {
-                    Ok(key) => {
-                        self.tags.set(tag, Doing::Bulk(key));
-                        self.ask_parts(now);
-                    }
-                    Err(e) => self.refuse(tag, e),
-                }
+            // To renew twice is to renew: it may be asked again like any read.
+            (Some(ttl), None) => {
+                let ms = Decimal::new(millis(ttl));
+                self.run(call, key, &scripts::READ, &[b"1", key, ms.as_bytes()], Shape::Value);
             }
         }
     }
 
-    fn refuse(&mut self, tag: Tag, e: StoreError) {
-        self.failed = true;
-        self.replies.push(tag, Err(e));
+    fn set(
+        &mut self,
+        call: Call,
+        key: &[u8],
+        value: &[u8],
+        ttl: Ttl,
+        when: &When<'_>,
+        once: Option<&Once<'_>>,
+    ) {
+        let [when, old] = condition(when);
+        if let (Ttl::Exactly(ttl), Some(option), None) = (ttl, option(when), once) {
+            let (unit, n) = time(ttl);
+            let words: [&[u8]; 6] = [b"SET", key, value, unit, n.as_bytes(), option];
+            let words = if option.is_empty() { &words[..5] } else { &words };
+            return self.ask(call, key, Words::plain(words), Shape::Stored);
+        }
+        let (mode, ms): (&[u8], _) = match ttl {
+            Ttl::Exactly(ttl) => (b"set", millis(ttl)),
+            Ttl::AtLeast(ttl) => (b"least", millis(ttl)),
+            Ttl::Keep => (b"keep", 0),
+        };
+        let ms = Decimal::new(ms);
+        let ms = ms.as_bytes();
+        let Some(once) = once else {
+            let words: [&[u8]; 7] = [b"1", key, when, old, value, ms, mode];
+            return self.run(call, key, &scripts::SET, &words, Shape::StoredFlag);
+        };
+        let (record, record_ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
+        let (fingerprint, record_ms) = (&once.fingerprint, record_ms.as_bytes());
+        let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
+        let when_full = Words::script(&scripts::LOOK, &[b"2", key, &record]).encode();
+        let words: [&[u8]; 11] =
+            [b"2", key, &record, when, old, value, ms, mode, fingerprint, record_ms, keeps];
+        let first = Words::script(&scripts::SET, &words);
+        self.ask_once(call, key, first, when_full, Shape::Look);
+    }
+
+    fn delete(&mut self, call: Call, key: &[u8], when: &When<'_>, once: Option<&Once<'_>>) {
+        let [when, old] = condition(when);
+        let Some(once) = once else {
+            return match when {
+                b"always" => self.ask(call, key, Words::plain(&[b"DEL", key]), Shape::Count),
+                _ => {
+                    let words: [&[u8]; 4] = [b"1", key, when, old];
+                    self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, Shape::DeletedFlag);
+                }
+            };
+        };
+        let (record, ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
+        let words = |records: &'static [u8]| -> [&[u8]; 8] {
+            [b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), records]
+        };
+        // When memory is full it passes, and records only that something was removed: what removes nothing could be
+        // sent for ever, and each would leave a record.
+        let when_full = Words::script(&scripts::DELETE_WHEN_FULL, &words(b"removed")).encode();
+        let first = words(b"always");
+        self.ask_once(call, key, Words::script(&scripts::DELETE, &first), when_full, Shape::Once);
     }
 
     /// Asks the whole of a command at once.
-    fn ask(
+    fn ask(&mut self, call: Call, key: &[u8], words: Words<'_>, shape: Shape) {
+        let home = self.client.home_of(key);
+        self.send(call, Asked::Whole(call.tag), shape, home, words);
+    }
+
+    fn run(
         &mut self,
-        now: Instant,
-        tag: Tag,
-        words: Words<'_>,
-        shape: Shape,
+        call: Call,
         key: &[u8],
-        deadline: Instant,
+        script: &'static Script,
+        words: &[&[u8]],
+        shape: Shape,
     ) {
-        let request = request(Asked::Whole(tag), shape, self.client.home_of(key), deadline);
-        let key = self.client.submit(now, request, words);
-        self.tags.set(tag, Doing::Request(key));
+        self.ask(call, key, Words::script(script, words), shape);
     }
 
     /// A write with a record. Memory that is full refuses it unseen, so there a second step has to see.
     fn ask_once(
         &mut self,
-        now: Instant,
-        tag: Tag,
+        call: Call,
+        key: &[u8],
         first: Words<'_>,
         command: Encoded,
-        key: &[u8],
-        deadline: Instant,
+        shape: Shape,
     ) {
         let home = self.client.home_of(key);
-        let when_full = Box::new(WhenFull { command, home: home.clone(), deadline });
-        let request = request(Asked::Once(tag, when_full), Shape::Once, home, deadline);
-        let key = self.client.submit(now, request, first);
-        self.tags.set(tag, Doing::Request(key));
+        let when_full = WhenFull { command, shape, home: home.clone(), deadline: call.deadline };
+        self.send(call, Asked::Once(call.tag, Box::new(when_full)), Shape::Once, home, first);
+    }
+
+    fn send(&mut self, call: Call, asked: Asked, shape: Shape, home: Home, words: Words<'_>) {
+        let request = request(asked, shape, home, call.deadline);
+        let key = self.client.submit(call.now, request, words);
+        self.tags.set(call.tag, Doing::Request(key));
     }
 
     /// Asks the second steps of writes that were refused because memory is full; whether there are any.
     fn ask_when_full(&mut self, now: Instant) -> bool {
-        if self.full.is_empty() {
-            return false;
-        }
-        for (asked, when_full) in std::mem::take(&mut self.full) {
-            let (Asked::Whole(tag) | Asked::Seen(tag, _)) = asked else {
-                continue;
-            };
-            let shape = if matches!(asked, Asked::Seen(..)) { Shape::Look } else { Shape::Once };
-            let WhenFull { command, home, deadline } = *when_full;
+        let full = std::mem::take(&mut self.full);
+        let any = !full.is_empty();
+        for (tag, asked, when_full) in full {
+            let WhenFull { command, shape, home, deadline } = *when_full;
             let request = request(asked, shape, home, deadline);
             let key = self.client.submit_encoded(now, request, command);
             self.tags.set(tag, Doing::Request(key));
         }
-        true
+        any
     }
 
-    fn scan(
-        &mut self,
-        now: Instant,
-        tag: Tag,
-        prefix: &[u8],
-        cursor: Option<&[u8]>,
-        limit: usize,
-        deadline: Instant,
-    ) {
-        let Some(masters) = self.client.masters(now) else {
+    fn scan(&mut self, call: Call, prefix: &[u8], cursor: Option<&[u8]>, limit: usize) {
+        let Some(masters) = self.client.masters(call.now) else {
             let why = "not all of its servers are known".to_owned();
-            return self.refuse(tag, StoreError::Unavailable(why));
+            return self.replies.push(call.tag, Err(StoreError::Unavailable(why)));
         };
         let Some((scan, server)) = Scan::begin(prefix, cursor, &masters) else {
-            return self.replies.push(tag, Ok(Answer::BadCursor));
+            return self.replies.push(call.tag, Ok(Answer::BadCursor));
         };
+        let home = Home::Server(Box::new(server));
         scan.ask(limit, |scan, words| {
-            let asked = Asked::Page(tag, Box::new(scan));
-            let request = request(asked, Shape::Any, Home::Server(Box::new(server)), deadline);
-            let key = self.client.submit(now, request, words);
-            self.tags.set(tag, Doing::Request(key));
+            self.send(call, Asked::Page(call.tag, Box::new(scan)), Shape::Any, home, words);
         });
     }
 
@@ -488,12 +457,12 @@ fn request(purpose: Asked, shape: Shape, home: Home, deadline: Instant) -> Reque
     Request { purpose, shape, home, read_only, deadline, expires: false }
 }
 
-/// Where the commands are that have no answer yet, by the places of their tags: those are keys of a
-/// [`Slab`], and so small numbers that differ. (Any others work, too, but have to be searched for.)
+/// The requests of the commands that have no answer yet, by the places of their tags: those are keys of a
+/// [`Slab`], and so small numbers that differ. (Any others work, too, and cost more.)
 #[derive(Default)]
 struct Tags {
     places: Vec<Option<(Tag, Doing)>>,
-    others: Vec<(Tag, Doing)>,
+    others: HashMap<Tag, Doing>,
     len: usize,
 }
 
@@ -516,12 +485,10 @@ impl Tags {
             self.places.resize(place + 1, None);
         }
         match self.places.get_mut(place) {
-            Some(free @ None) => {
-                *free = Some((tag, doing));
-                self.len += 1;
+            Some(entry) if entry.is_none_or(|(other, _)| other == tag) => {
+                self.len += usize::from(entry.replace((tag, doing)).is_none());
             }
-            Some(Some((same, old))) if *same == tag => *old = doing,
-            _ => self.others.push((tag, doing)),
+            _ => drop(self.others.insert(tag, doing)),
         }
     }
 
@@ -529,8 +496,7 @@ impl Tags {
         let place = self.places.get_mut(Slab::<()>::place(tag));
         let Some((_, doing)) = place.and_then(|place| place.take_if(|(other, _)| *other == tag))
         else {
-            let at = self.others.iter().position(|(other, _)| *other == tag)?;
-            return Some(self.others.swap_remove(at).1);
+            return self.others.remove(&tag);
         };
         self.len -= 1;
         if self.len == 0 && self.places.len() > PLACES_KEPT {
@@ -539,27 +505,6 @@ impl Tags {
         }
         Some(doing)
     }
-
-    fn forget(&mut self, tag: Tag) {
-        self.take(tag);
-    }
-}
-
-impl Key<'_> {
-    /// All of it, in `buffer`.
-    fn join<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
-        buffer.clear();
-        buffer.extend_from_slice(self.prefix.as_bytes());
-        buffer.extend_from_slice(&self.id);
-        buffer
-    }
-}
-
-fn page(
-    scan: Scan,
-    result: Result<Received<'_>, Failure>,
-) -> Result<(scan::Keys, Option<Vec<u8>>), StoreError> {
-    scan.end(reply(result)?.into_reply()).ok_or_else(wrong_type)
 }
 
 /// How a script spells a condition, and the bytes it compares with.
@@ -572,92 +517,14 @@ fn condition<'a>(when: &'a When<'_>) -> [&'a [u8]; 2] {
     }
 }
 
-fn set_by_script(
-    key: &[u8],
-    value: &[u8],
-    ttl: Ttl,
-    when: &When<'_>,
-    once: Option<(&Once<'_>, &[u8])>,
-    ask: impl FnOnce(Words<'_>),
-) {
-    let [when, old] = condition(when);
-    let (mode, ms): (&[u8], _) = match ttl {
-        Ttl::Exactly(ttl) => (b"set", millis(ttl)),
-        Ttl::AtLeast(ttl) => (b"least", millis(ttl)),
-        Ttl::Keep => (b"keep", 0),
-    };
-    let ms = Decimal::new(ms);
-    let Some((once, record)) = once else {
-        return ask(Words::script(
-            &scripts::SET,
-            &[b"1", key, when, old, value, ms.as_bytes(), mode],
-        ));
-    };
-    let record_ms = Decimal::new(millis(once.ttl));
-    let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
-    ask(Words::script(
-        &scripts::SET,
-        &[
-            b"2",
-            key,
-            record,
-            when,
-            old,
-            value,
-            ms.as_bytes(),
-            mode,
-            &once.fingerprint,
-            record_ms.as_bytes(),
-            keeps,
-        ],
-    ));
-}
-
-fn set_plainly(key: &[u8], value: &[u8], ttl: Ttl, when: &When<'_>, ask: impl FnOnce(Words<'_>)) {
-    let mut words: [&[u8]; 6] = [b"SET", key, value, b"KEEPTTL", b"", b""];
-    let (unit, n) = match ttl {
-        Ttl::Exactly(ttl) | Ttl::AtLeast(ttl) => time(ttl),
-        Ttl::Keep => (&b"KEEPTTL"[..], Decimal::new(0)),
-    };
-    let mut count = 4;
-    words[3] = unit;
-    if ttl != Ttl::Keep {
-        words[count] = n.as_bytes();
-        count += 1;
-    }
+/// The same for SET; `None` for what SET has no option for.
+fn option(when: &[u8]) -> Option<&'static [u8]> {
     match when {
-        When::Absent => words[count] = b"NX",
-        When::Present => words[count] = b"XX",
-        // A key with no time to keep would live for ever.
-        When::Always | When::Unchanged(_) if ttl == Ttl::Keep => words[count] = b"XX",
-        When::Always | When::Unchanged(_) => count -= 1,
+        b"always" => Some(b""),
+        b"absent" => Some(b"NX"),
+        b"present" => Some(b"XX"),
+        _ => None,
     }
-    ask(Words::plain(&words[..=count]));
-}
-
-/// With `when_full` it passes when memory is full, and records only that something was removed: what removes nothing
-/// could be sent for ever, and each would leave a record.
-fn delete(
-    key: &[u8],
-    when: &When<'_>,
-    once: Option<&Once<'_>>,
-    when_full: bool,
-    ask: impl FnOnce(Words<'_>),
-) {
-    let [when, old] = condition(when);
-    let (script, record_what): (_, &[u8]) = match when_full {
-        true => (&scripts::DELETE_WHEN_FULL, b"removed"),
-        false => (&scripts::DELETE, b"always"),
-    };
-    let Some(once) = once else {
-        return ask(Words::script(script, &[b"1", key, when, old]));
-    };
-    let ms = Decimal::new(millis(once.ttl));
-    let record = record_key(key, &once.name);
-    ask(Words::script(
-        script,
-        &[b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), record_what],
-    ));
 }
 
 /// `EX seconds` where it comes out even, as the Go service writes it, else `PX milliseconds`.

@@ -35,9 +35,10 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Looks at what a session hands out; `failed` when there is an error in it.
-    pub fn hear(&self, now: Instant, replies: &Replies, failed: bool) {
-        if !failed && (replies.is_empty() || !self.any.load(Ordering::Relaxed)) {
+    /// Looks at what a session hands out.
+    pub fn hear(&self, now: Instant, replies: &Replies) {
+        let is_all_well = replies.is_empty() || !self.any.load(Ordering::Relaxed);
+        if !replies.has_failed() && is_all_well {
             return;
         }
         let mut lines = Vec::new();
@@ -45,7 +46,7 @@ impl Trouble {
         for e in replies.iter().filter_map(|(_, reply)| reply.err()) {
             lines.extend(ledger.failed(now, &e).map(|line| (log::Level::Warn, line)));
         }
-        let is_write = |answer: Answer<'_>| {
+        let is_write = |answer: Answer<&[u8]>| {
             matches!(
                 answer,
                 Answer::Stored | Answer::Done { .. } | Answer::Taken { .. } | Answer::Pong

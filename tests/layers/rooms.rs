@@ -20,8 +20,8 @@ const MAY_NAME: [(&str, &[&str]); 9] = [
 ];
 
 /// What the service may name of the store: it asks and is answered. Who answers, and how, is not its business.
-const FOR_SERVICE: [&str; 9] =
-    ["Answer", "Command", "Found", "Key", "Once", "Reply", "StoreError", "Ttl", "When"];
+const FOR_SERVICE: [&str; 10] =
+    ["Answer", "Command", "Found", "Key", "Once", "Page", "Reply", "StoreError", "Ttl", "When"];
 
 /// Something of the operating system, how it is named, and who may name it though everybody else has it from a
 /// [`World`](kioskd::net::World), as an argument.

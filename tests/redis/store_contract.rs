@@ -116,7 +116,6 @@ fn a_plain_set_is_one_command_with_its_ttl() {
     let half = Some(Duration::from_millis(500));
     line.set(b"item:7", b"{}", HOUR, When::Always);
     line.set(b"item:7", b"{}", half, When::Absent);
-    line.set(b"item:7", b"{}", None, When::Present);
     line.touch(b"sess:7", HOUR);
     let sent: Vec<String> = fake.commands().iter().map(|c| c.join(" ")).collect();
     assert_eq!(
@@ -125,7 +124,6 @@ fn a_plain_set_is_one_command_with_its_ttl() {
             "HELLO 3 SETNAME kioskd",
             "SET item:7 {} EX 3600",
             "SET item:7 {} PX 500 NX",
-            "SET item:7 {} KEEPTTL XX",
             // A read that renews: GET and PEXPIRE in one script.
             &format!("EVALSHA {} 1 sess:7 3600000", scripts::READ.sha),
         ]

@@ -9,8 +9,9 @@ use kioskd::http::{
 };
 use kioskd::service::step::{Cx, Step};
 use kioskd::service::{Route, Service};
-use kioskd::store::{Answer, Command, Found, Key, Replies, Reply, StoreError, Tag, When};
+use kioskd::store::{Answer, Command, Found, Key, Page, Replies, Reply, StoreError, Tag, When};
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// When the client has closed its half.
@@ -261,8 +262,10 @@ impl Given {
     pub fn push(self, tag: Tag, replies: &mut Replies) {
         match self {
             Given::Plain(reply) => replies.push(tag, reply),
-            Given::Page(keys) => replies.push_page(tag, keys, None),
-            Given::Values(values) => replies.push_values(tag, values),
+            Given::Page(keys) => {
+                replies.push(tag, Ok(Answer::Page(Rc::new(Page { keys, next: None }))))
+            }
+            Given::Values(values) => replies.push(tag, Ok(Answer::Values(values.into()))),
         }
     }
 }

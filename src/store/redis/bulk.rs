@@ -14,12 +14,11 @@
 //! A key that holds no string, or one that is larger than any document, is an error in its own place.
 //! Any other error is the whole bulk's: store trouble is never a success.
 
-use super::reply::{Judged, answer, error};
+use super::reply::{error, reply, too_large, wrong_type};
 use crate::net::Slab;
 use crate::resp::codec::{Received, Reply};
-use crate::resp::connection::Shape;
 use crate::resp::request::Failure;
-use crate::store::{Found, StoreError, Tag};
+use crate::store::{self, Answer, Found, StoreError, Tag};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -53,15 +52,6 @@ pub struct Bulks {
     there: usize,
     /// Bytes of keys, of all bulks.
     waiting: usize,
-}
-
-/// How a bulk ends, if not with an error.
-#[derive(Debug, PartialEq)]
-pub enum End {
-    /// With all values.
-    Values(Vec<Found>),
-    /// With more of them than it may have.
-    TooLarge,
 }
 
 /// One of them.
@@ -150,20 +140,21 @@ impl Bulks {
         &mut self,
         part: Part,
         result: Result<Received<'_>, Failure>,
-    ) -> Option<(Tag, Result<End, StoreError>)> {
+    ) -> Option<(Tag, store::Reply<'static>)> {
         self.under_way -= 1;
         // None there: the bulk has ended before.
         let bulk = self.bulks.get_mut(part.bulk)?;
         bulk.under_way.retain(|(place, _)| *place != part.place);
         let value = match result {
             Ok(Received::Other(Reply::Error(e))) if e.code == "WRONGTYPE" => Err(error(&e)),
-            Ok(Received::Other(reply @ Reply::TooLarge(_))) => {
-                answer(Shape::Value, Ok(Received::Other(reply))).map(|_| None)
-            }
-            result => match answer(Shape::Value, result) {
-                Ok(Judged::Value(value)) => Ok(Some(value.into_owned())),
-                Ok(_) => Ok(None),
-                Err(e) => return Some((self.end(part.bulk)?.tag, Err(e))),
+            result => match reply(result).map(Received::into_reply) {
+                Ok(Reply::Bulk(value)) => Ok(Some(value)),
+                Ok(Reply::Null) => Ok(None),
+                Ok(Reply::TooLarge(n)) => Err(too_large(n)),
+                other => {
+                    let e = other.err().unwrap_or_else(wrong_type);
+                    return Some((self.end(part.bulk)?.tag, Err(e)));
+                }
             },
         };
         let bytes = value.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
@@ -172,14 +163,13 @@ impl Bulks {
         if let Some(place) = bulk.values.get_mut(part.place) {
             *place = value;
         }
-        if bulk.bytes > bulk.bytes_max {
-            return Some((self.end(part.bulk)?.tag, Ok(End::TooLarge)));
-        }
-        if !bulk.under_way.is_empty() || bulk.next < bulk.keys.len() {
+        let is_too_large = bulk.bytes > bulk.bytes_max;
+        if !is_too_large && (!bulk.under_way.is_empty() || bulk.next < bulk.keys.len()) {
             return None;
         }
         let bulk = self.end(part.bulk)?;
-        Some((bulk.tag, Ok(End::Values(bulk.values))))
+        let values = || Answer::Values(bulk.values.into());
+        Some((bulk.tag, Ok(if is_too_large { Answer::TooLarge } else { values() })))
     }
 
     /// Ends a bulk. Its parts under way have deadlines of their own, those that wait do not.
@@ -209,7 +199,7 @@ mod tests {
     use crate::resp::codec::ErrorReply;
     use std::time::Duration;
 
-    type Ended = Option<(Tag, Result<End, StoreError>)>;
+    type Ended = Option<(Tag, store::Reply<'static>)>;
 
     fn keys(n: usize) -> Vec<Vec<u8>> {
         (0..n).map(|n| format!("k{n}").into_bytes()).collect()
@@ -247,7 +237,7 @@ mod tests {
         }
         assert_ne!(order, keys(40).iter().map(|k| String::from_utf8_lossy(k)).collect::<Vec<_>>());
         let all = keys(40).into_iter().map(|key| Ok(Some(key))).collect();
-        assert_eq!(ended, Some((7, Ok(End::Values(all)))));
+        assert_eq!(ended, Some((7, Ok(Answer::Values(all)))));
         assert_eq!((bulks.under_way, bulks.there, bulks.waiting), (0, 0, 0));
         assert!(bulks.order.is_empty());
     }
@@ -260,7 +250,7 @@ mod tests {
             let parts = ask(&mut bulks);
             assert_eq!(bulks.answered(parts[0].0, value("xx")), None);
             let ended = bulks.answered(parts[1].0, value("xx"));
-            assert_eq!(ended == Some((7, Ok(End::TooLarge))), over);
+            assert_eq!(ended == Some((7, Ok(Answer::TooLarge))), over);
             assert_eq!(ask(&mut bulks).len(), usize::from(!over));
             // What was under way is dropped.
             for (part, _) in &parts[2..] {
@@ -293,7 +283,7 @@ mod tests {
             assert_eq!(first.is_some(), whole, "{shown}");
             assert_eq!(second.is_some(), !whole, "{shown}");
             match first.or(second).unwrap().1 {
-                Ok(End::Values(values)) => assert_eq!(values[1], Ok(Some(b"{}".to_vec()))),
+                Ok(Answer::Values(values)) => assert_eq!(values[1], Ok(Some(b"{}".to_vec()))),
                 other => assert!(other.is_err() && whole, "{other:?}"),
             }
         }
@@ -315,7 +305,7 @@ mod tests {
         assert_eq!(ask(&mut bulks).len(), 1);
         // The oldest is over, and the others go on.
         let ended = bulks.answered(parts[1].0, value("123456"));
-        assert_eq!(ended, Some((0, Ok(End::TooLarge))));
+        assert_eq!(ended, Some((0, Ok(Answer::TooLarge))));
         assert_eq!(ask(&mut bulks).len(), 2);
     }
 

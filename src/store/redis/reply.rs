@@ -4,47 +4,36 @@ use crate::resp::codec::{ErrorReply, Received, Reply};
 use crate::resp::connection::Shape;
 use crate::resp::remedy::is_passing;
 use crate::resp::request::Failure;
-use crate::store::{Answer, StoreError};
-use std::borrow::Cow;
+use crate::store::{self, Answer, StoreError};
 use std::time::Duration;
 
-/// What a reply means.
-pub(super) enum Judged<'a> {
-    Value(Cow<'a, [u8]>),
-    Record(Cow<'a, [u8]>),
-    Plain(Answer<'static>),
-}
-
 /// The connection has checked that reply and shape belong together.
-pub(super) fn answer(
-    shape: Shape,
-    result: Result<Received<'_>, Failure>,
-) -> Result<Judged<'_>, StoreError> {
-    let reply = match (shape, reply(result)?) {
-        (Shape::Value, Received::Bulk(value)) => return Ok(Judged::Value(Cow::Borrowed(value))),
-        (Shape::Once, Received::Bulk(record)) => return Ok(Judged::Record(Cow::Borrowed(record))),
-        (Shape::Stored, Received::Ok) => return Ok(Judged::Plain(Answer::Stored)),
-        (_, reply) => reply.into_reply(),
+pub(super) fn answer<'a>(shape: Shape, received: &'a Received<'_>) -> store::Reply<'a> {
+    let reply = match (shape, received) {
+        (Shape::Value, Received::Bulk(value)) => return Ok(Answer::Value(Some(value))),
+        (Shape::Once, Received::Bulk(record)) => return Ok(Answer::Recorded(record)),
+        (Shape::Stored, Received::Ok) => return Ok(Answer::Stored),
+        (Shape::Probe, Received::Ok) => return Ok(Answer::Pong),
+        (_, Received::Bulk(_) | Received::Ok) => return Err(wrong_type()),
+        (_, Received::Other(reply)) => reply,
     };
-    Ok(Judged::Plain(match (shape, reply) {
-        (_, Reply::TooLarge(n)) => return Err(too_large(n)),
-        (Shape::Value, Reply::Bulk(value)) => return Ok(Judged::Value(Cow::Owned(value))),
+    Ok(match (shape, reply) {
+        (_, Reply::TooLarge(n)) => return Err(too_large(*n)),
+        (Shape::Value, Reply::Bulk(value)) => Answer::Value(Some(value)),
         (Shape::Value, Reply::Null) => Answer::Value(None),
         (Shape::Stored, Reply::Null) => Answer::Unmet,
         (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1)) => Answer::Unmet,
         (Shape::Stored, Reply::Simple(_)) | (Shape::StoredFlag, Reply::Integer(_)) => {
             Answer::Stored
         }
-        (Shape::DeletedFlag | Shape::Count, Reply::Integer(n)) => Answer::Deleted(n > 0),
-        (Shape::Once, Reply::Integer(n)) => Answer::Done { there: n > 0 },
-        (Shape::Once, Reply::Bulk(record)) => return Ok(Judged::Record(Cow::Owned(record))),
-        (Shape::Look, Reply::Array(parts)) => match <[Reply; 2]>::try_from(parts) {
-            Ok([Reply::Integer(1), Reply::Bulk(record)]) => {
-                return Ok(Judged::Record(Cow::Owned(record)));
-            }
-            Ok([_, Reply::Bulk(value)]) => return Ok(Judged::Value(Cow::Owned(value))),
-            Ok([_, Reply::Null]) => Answer::Value(None),
-            Ok([_, Reply::TooLarge(n)]) => return Err(too_large(n)),
+        (Shape::DeletedFlag | Shape::Count, Reply::Integer(n)) => Answer::Deleted(*n > 0),
+        (Shape::Once, Reply::Integer(n)) => Answer::Done { there: *n > 0 },
+        (Shape::Once, Reply::Bulk(record)) => Answer::Recorded(record),
+        (Shape::Look, Reply::Array(parts)) => match &parts[..] {
+            [Reply::Integer(1), Reply::Bulk(record)] => Answer::Recorded(record),
+            [_, Reply::Bulk(value)] => Answer::Value(Some(value)),
+            [_, Reply::Null] => Answer::Value(None),
+            [_, Reply::TooLarge(n)] => return Err(too_large(*n)),
             _ => return Err(wrong_type()),
         },
         (Shape::Pair, Reply::Array(items)) => match items[..] {
@@ -56,10 +45,10 @@ pub(super) fn answer(
         },
         (Shape::Probe, Reply::Simple(_) | Reply::Null) => Answer::Pong,
         _ => return Err(wrong_type()),
-    }))
+    })
 }
 
-fn too_large(n: u64) -> StoreError {
+pub(super) fn too_large(n: u64) -> StoreError {
     StoreError::Refused(format!("a value of {n} bytes is larger than any document of ours"))
 }
 

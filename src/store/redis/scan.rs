@@ -23,7 +23,7 @@
 use crate::resp::codec::{Decimal, Reply};
 use crate::resp::endpoint::Endpoint;
 use crate::resp::request::{Script, Words};
-use crate::store::cursor;
+use crate::store::{Page, cursor};
 use std::time::Duration;
 
 /// What a cursor can remember of a step. One that holds more is given to its end, in a page that is
@@ -85,9 +85,6 @@ return {position, found, {}}",
     sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
     plain_sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
 };
-
-/// Keys with what is left of their time.
-pub type Keys = Vec<(Vec<u8>, Option<Duration>)>;
 
 /// A server with keys of its own, behind the lowest of its slots (0 where there are no slots).
 type Master = (u16, Endpoint);
@@ -158,7 +155,7 @@ impl Scan {
 
     /// Reads the reply: the page, and the cursor of the next. `None` for a reply that the script
     /// cannot have given.
-    pub fn end(self, reply: Reply) -> Option<(Keys, Option<Vec<u8>>)> {
+    pub fn end(self, reply: Reply) -> Option<Page> {
         let Reply::Array(parts) = reply else {
             return None;
         };
@@ -172,7 +169,7 @@ impl Scan {
         if given.len() > HASHES_MAX {
             return None;
         }
-        let mut keys = Keys::new();
+        let mut keys = Vec::new();
         let mut found = found.into_iter();
         while let Some(key) = found.next() {
             let (Reply::Bulk(key), Some(Reply::Integer(ms))) = (key, found.next()) else {
@@ -183,7 +180,7 @@ impl Scan {
         let ended = position == 0 && given.is_empty();
         let at = if ended { self.next } else { Some(self.here) };
         let cursor = at.map(|at| Cursor { at, position, given });
-        Some((keys, cursor.map(|cursor| cursor.write(&self.prefix))))
+        Some(Page { keys, next: cursor.map(|cursor| cursor.write(&self.prefix)) })
     }
 }
 
@@ -289,15 +286,15 @@ mod tests {
         let (_, words, scan) = asked(None, &one);
         assert_eq!(words, ["0", "0", "item:a*", "item:a", "2", ""]);
         let hash = "0123456789abcdef";
-        let (keys, next) = scan.end(reply("17", &["item:ab", "item:ac"], &[hash])).unwrap();
+        let Page { keys, next } = scan.end(reply("17", &["item:ab", "item:ac"], &[hash])).unwrap();
         assert_eq!(keys[1], (b"item:ac".to_vec(), Some(Duration::from_secs(1))));
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash]);
         // Position 0 is the end, but not while its step is not.
-        let next = scan.end(reply("0", &["item:ad"], &[hash])).unwrap().1;
+        let next = scan.end(reply("0", &["item:ad"], &[hash])).unwrap().next;
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!((&*words[1], &*words[5]), ("0", hash));
-        assert_eq!(scan.end(reply("0", &["item:ae"], &[])).unwrap().1, None);
+        assert_eq!(scan.end(reply("0", &["item:ae"], &[])).unwrap().next, None);
     }
 
     #[test]
@@ -309,7 +306,7 @@ mod tests {
             let (port, words, scan) = asked(cursor.as_deref(), &three);
             assert_eq!(words[1], "0");
             ports.push(port);
-            cursor = scan.end(reply("0", &[], &[])).unwrap().1;
+            cursor = scan.end(reply("0", &[], &[])).unwrap().next;
             if cursor.is_none() {
                 break;
             }
@@ -318,7 +315,7 @@ mod tests {
 
         // In the middle of the second, which is then another, has lost its lower half, or all.
         let (_, _, scan) = asked(None, &three[1..]);
-        let cursor = scan.end(reply("17", &[], &[])).unwrap().1;
+        let cursor = scan.end(reply("17", &[], &[])).unwrap().next;
         for (now, port, position) in [
             (&[(0, 3), (100, 1), (200, 2)][..], 1, "17"),
             (&[(0, 3), (100, 9), (200, 2)], 9, "0"),
@@ -336,7 +333,7 @@ mod tests {
         let hashes: Vec<String> = (0..HASHES_MAX).map(|n| format!("{n:016x}")).collect();
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
         let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
-        let cursor = scan.end(reply("1", &["item:abc"], &hashes)).unwrap().1;
+        let cursor = scan.end(reply("1", &["item:abc"], &hashes)).unwrap().next;
         let cursor = cursor.unwrap();
         assert_eq!(cursor.len(), 9 + 4 + 2 + 8 + 8 * HASHES_MAX);
         for key in [&b"item"[..], b"abc"] {
