@@ -319,13 +319,13 @@ impl RedisSession {
         when: &When<'_>,
         once: Option<&Once<'_>>,
     ) {
-        let [when, old] = condition(when);
         if let (Ttl::Exactly(ttl), Some(option), None) = (ttl, option(when), once) {
             let (unit, n) = time(ttl);
             let words: [&[u8]; 6] = [b"SET", key, value, unit, n.as_bytes(), option];
             let words = if option.is_empty() { &words[..5] } else { &words };
             return self.ask(call, key, Words::plain(words), Shape::Stored);
         }
+        let [when, old] = condition(when);
         let (mode, ms): (&[u8], _) = match ttl {
             Ttl::Exactly(ttl) => (b"set", millis(ttl)),
             Ttl::AtLeast(ttl) => (b"least", millis(ttl)),
@@ -348,15 +348,13 @@ impl RedisSession {
     }
 
     fn delete(&mut self, call: Call, key: &[u8], when: &When<'_>, once: Option<&Once<'_>>) {
+        if let (When::Always, None) = (when, once) {
+            return self.ask(call, key, Words::plain(&[b"DEL", key]), Shape::Count);
+        }
         let [when, old] = condition(when);
         let Some(once) = once else {
-            return match when {
-                b"always" => self.ask(call, key, Words::plain(&[b"DEL", key]), Shape::Count),
-                _ => {
-                    let words: [&[u8]; 4] = [b"1", key, when, old];
-                    self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, Shape::DeletedFlag);
-                }
-            };
+            let words: [&[u8]; 4] = [b"1", key, when, old];
+            return self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, Shape::DeletedFlag);
         };
         let (record, ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
         let words = |records: &'static [u8]| -> [&[u8]; 8] {
@@ -517,13 +515,13 @@ fn condition<'a>(when: &'a When<'_>) -> [&'a [u8]; 2] {
     }
 }
 
-/// The same for SET; `None` for what SET has no option for.
-fn option(when: &[u8]) -> Option<&'static [u8]> {
+/// The same as an option of SET; `None` where it has none.
+fn option(when: &When<'_>) -> Option<&'static [u8]> {
     match when {
-        b"always" => Some(b""),
-        b"absent" => Some(b"NX"),
-        b"present" => Some(b"XX"),
-        _ => None,
+        When::Always => Some(b""),
+        When::Absent => Some(b"NX"),
+        When::Present => Some(b"XX"),
+        When::Unchanged(_) => None,
     }
 }
 
