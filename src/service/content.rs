@@ -8,26 +8,26 @@
 //!
 //! The content type of a POST or a PUT is not looked at: it must be JSON whatever it is called.
 
-use super::problem::{Problem, Right};
-use crate::http::{Field, Framing, Head};
+use super::problem::Problem;
+use crate::http::{Extra, Field, Framing, Head};
 
 /// What PATCH takes, for `Accept-Patch` (RFC 5789 §3.1). The second is what clients send that know
 /// no better; for a patch of JSON it can mean nothing else here.
 pub const PATCHES: &str = "application/merge-patch+json, application/json";
 
-const NOT_A_PATCH: Problem = Problem::new(
+const NOT_A_PATCH: Problem = Problem::with(
+    Extra::AcceptPatch(PATCHES),
     415,
     "unsupported_media_type",
     "PATCH takes application/merge-patch+json or application/json",
-)
-.with(Right::Patches(PATCHES));
+);
 
-const CODED: Problem = Problem::new(
+const CODED: Problem = Problem::with(
+    Extra::AcceptIdentity,
     415,
     "unsupported_encoding",
     "a body is taken as it is, without any Content-Encoding",
-)
-.with(Right::Plain);
+);
 
 const PARTIAL: Problem = Problem::new(
     400,

@@ -11,6 +11,10 @@ use serde_json::value::RawValue;
 /// three more around it: 127 is serde_json's own limit for building values, and near that of others.
 pub const DEPTH_MAX: usize = 124;
 
+/// Somebody else put it there.
+pub const FOREIGN: Problem =
+    Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
+
 /// The body if it is exactly one JSON object (RFC 8259), without the white space around it.
 ///
 /// # Errors
@@ -76,26 +80,16 @@ fn too_deep(text: &[u8]) -> Option<usize> {
     if opening_brackets(text) <= DEPTH_MAX {
         return None;
     }
-    let mut depth = 0usize;
-    let mut bytes = text.iter().enumerate();
-    while let Some((at, byte)) = bytes.next() {
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(byte) = text.get(at) {
         match byte {
             b'{' | b'[' if depth == DEPTH_MAX => return Some(at),
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
-            b'"' => {
-                while let Some((_, byte)) = bytes.next() {
-                    match byte {
-                        b'"' => break,
-                        b'\\' => {
-                            bytes.next();
-                        }
-                        _ => {}
-                    }
-                }
-            }
+            b'"' => at = string_end(text, at),
             _ => {}
         }
+        at += 1;
     }
     None
 }
@@ -105,6 +99,18 @@ fn opening_brackets(text: &[u8]) -> usize {
     // `[` and `{` differ in this bit alone, and no other byte becomes `{` by it.
     let count = |chunk: &[u8]| chunk.iter().map(|b| u8::from(b | 0x20 == b'{')).sum::<u8>();
     text.chunks(128).map(|chunk| usize::from(count(chunk))).sum()
+}
+
+/// The quote that ends the string which begins at `at`.
+pub fn string_end(text: &[u8], mut at: usize) -> usize {
+    loop {
+        at += 1;
+        match text.get(at) {
+            Some(b'\\') => at += 1,
+            Some(b'"') | None => return at,
+            Some(_) => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -37,25 +37,49 @@ pub enum Collection {
     Sessions,
 }
 
+/// What is not the same in both.
+struct Names {
+    /// Before an id in a path.
+    in_path: &'static str,
+    /// Before an id in a query.
+    in_query: &'static str,
+    /// What the id is called there.
+    parameter: Parameter,
+    /// Before an id in a key.
+    key: &'static str,
+    missing: Problem,
+}
+
+static ITEMS: Names = Names {
+    in_path: "/items/",
+    in_query: "/items?id=",
+    parameter: Parameter::Id,
+    key: "item:",
+    missing: Problem::new(400, "missing_id", "missing id: give it as /items?id=ID or /items/ID"),
+};
+
+static SESSIONS: Names = Names {
+    in_path: "/sess/",
+    in_query: "/sess?sid=",
+    parameter: Parameter::Sid,
+    key: "sess:",
+    missing: Problem::new(400, "missing_sid", "missing sid: give it as /sess?sid=SID or /sess/SID"),
+};
+
 /// What an id is: 1 to [`ID_BYTES_MAX`] bytes of UTF-8 without control characters, decoded.
 pub type Id<'a> = Cow<'a, [u8]>;
 
 impl Collection {
-    /// The raw id in a path of this collection; `None` when the path has none.
-    pub fn id_in_path(self, path: &[u8]) -> Option<&[u8]> {
-        let name = match self {
-            Collection::Items => "/items/",
-            Collection::Sessions => "/sess/",
-        };
-        path.strip_prefix(name.as_bytes())
+    fn names(self) -> &'static Names {
+        match self {
+            Collection::Items => &ITEMS,
+            Collection::Sessions => &SESSIONS,
+        }
     }
 
     /// What the key of every id of the collection begins with.
     pub fn key_prefix(self) -> &'static str {
-        match self {
-            Collection::Items => "item:",
-            Collection::Sessions => "sess:",
-        }
+        self.names().key
     }
 
     /// The key of an id.
@@ -63,55 +87,29 @@ impl Collection {
         Key { prefix: self.key_prefix(), id }
     }
 
-    fn id_parameter(self) -> Parameter {
-        match self {
-            Collection::Items => Parameter::Id,
-            Collection::Sessions => Parameter::Sid,
-        }
-    }
-
-    fn missing_id(self) -> Problem {
-        match self {
-            Collection::Items => {
-                Problem::new(400, "missing_id", "missing id: give it as /items?id=ID or /items/ID")
-            }
-            Collection::Sessions => Problem::new(
-                400,
-                "missing_sid",
-                "missing sid: give it as /sess?sid=SID or /sess/SID",
-            ),
-        }
-    }
-
     /// The id of a request, from its path when it has one there, else from its query.
     ///
     /// # Errors
     /// There is none, or two, or it is not an id.
     pub fn id<'a>(self, path: &'a [u8], query: &Query<'a>) -> Result<Id<'a>, Problem> {
-        let in_path = self.id_in_path(path);
-        let parameter = self.id_parameter();
+        let names = self.names();
+        let in_path = path.strip_prefix(names.in_path.as_bytes());
+        let in_query = query.first(names.parameter);
+        let is_again = in_path.is_some() && in_query.is_some();
+        if is_again || query.is_repeated(names.parameter) {
+            return Err(TWICE);
+        }
         let id = match in_path {
-            Some(raw) => {
-                if query.has(parameter) {
-                    return Err(TWICE);
-                }
-                http::percent_decode(raw, false).map_err(|_| BAD_ID)?
-            }
-            None => {
-                let raw = query.first(parameter).ok_or_else(|| self.missing_id())?;
-                let id = http::percent_decode(raw, true).map_err(|_| BAD_ID)?;
-                if query.is_repeated(parameter) {
-                    return Err(TWICE);
-                }
-                id
-            }
+            Some(raw) => http::percent_decode(raw, false),
+            None => http::percent_decode(in_query.ok_or_else(|| names.missing.clone())?, true),
         };
+        let id = id.map_err(|_| BAD_ID)?;
         // Judged once decoded: `%5Fget` is `_get` to whoever decodes it before us.
         if in_path.is_some() && id.first() == Some(&b'_') {
             return Err(RESERVED);
         }
         if id.is_empty() {
-            return Err(self.missing_id());
+            return Err(names.missing.clone());
         }
         if is_id(&id) { Ok(id) } else { Err(BAD_ID) }
     }
@@ -125,12 +123,8 @@ impl Collection {
         let may_be_cut =
             id.iter().any(|b| matches!(b, b'/' | b'\\')) || matches!(&*id, b"." | b"..");
         let in_query = may_be_cut || id.first() == Some(&b'_');
-        let before = match (self, in_query) {
-            (Collection::Items, false) => "/items/",
-            (Collection::Items, true) => "/items?id=",
-            (Collection::Sessions, false) => "/sess/",
-            (Collection::Sessions, true) => "/sess?sid=",
-        };
+        let names = self.names();
+        let before = if in_query { names.in_query } else { names.in_path };
         Location { before, id }
     }
 }

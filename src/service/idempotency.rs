@@ -97,13 +97,10 @@ impl<'a> Record<'a> {
     /// It is none, or that of another request.
     pub fn read(once: &Once, record: &'a [u8]) -> Result<Record<'a>, Problem> {
         let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        let Some((fingerprint, [digit, document @ ..])) = record.split_at_checked(32) else {
+        let Some((fingerprint, [there @ (b'0' | b'1'), document @ ..])) =
+            record.split_at_checked(32)
+        else {
             return Err(UNREADABLE);
-        };
-        let there = match digit {
-            b'0' => false,
-            b'1' => true,
-            _ => return Err(UNREADABLE),
         };
         if !fingerprint.iter().all(hex) {
             return Err(UNREADABLE);
@@ -114,7 +111,7 @@ impl<'a> Record<'a> {
         if document.is_empty() == once.keeps_value {
             return Err(UNREADABLE);
         }
-        Ok(Record { there, document })
+        Ok(Record { there: *there == b'1', document })
     }
 }
 

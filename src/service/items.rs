@@ -17,7 +17,7 @@
 
 use super::condition::{Conditions, Plan};
 use super::content;
-use super::document::{document, trimmed};
+use super::document::{FOREIGN, document, trimmed};
 use super::etag::etag;
 use super::id::{Collection, Id};
 use super::idempotency::{self, Record};
@@ -32,9 +32,6 @@ use std::time::Duration;
 
 /// Nothing is stored under that id, or not any more.
 pub const NOT_FOUND: Problem = Problem::new(404, "not_found", "not found");
-
-const FOREIGN: Problem =
-    Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
 
 /// The item a request is about, and what it demands of it.
 struct Item<'a> {
@@ -61,19 +58,18 @@ pub fn check(cx: &Cx) -> Result<(), Problem> {
 /// # Errors
 /// The request is wrong, or contradicts itself.
 pub fn perform<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    let item = Item::of(cx)?;
     match cx.head.method() {
         Method::Post | Method::Put => {
-            let item = Item::of(cx)?;
             document(cx.body)?;
             write(cx, item)
         }
         Method::Patch => {
-            let item = Item::of(cx)?;
             document(cx.body)?;
             look(&item, patch_looked)
         }
-        Method::Delete => delete(Item::of(cx)?),
-        _ => get(Item::of(cx)?),
+        Method::Delete => write(cx, item),
+        _ => get(item),
     }
 }
 
@@ -87,14 +83,15 @@ impl<'a> Item<'a> {
             false => Collection::Sessions,
         };
         let id = collection.id(path, &query)?;
-        let method = cx.head.method();
-        match method {
-            Method::Post | Method::Put => content::whole(&cx.head)?,
-            Method::Patch => content::merge_patch(&cx.head)?,
-            _ => {}
-        }
-        let (writes, ttl_is_obeyed) = match method {
-            Method::Post | Method::Put | Method::Patch => (true, true),
+        let (writes, ttl_is_obeyed) = match cx.head.method() {
+            Method::Post | Method::Put => {
+                content::whole(&cx.head)?;
+                (true, true)
+            }
+            Method::Patch => {
+                content::merge_patch(&cx.head)?;
+                (true, true)
+            }
             Method::Delete => (true, false),
             _ => (false, collection == Collection::Sessions),
         };
@@ -116,8 +113,12 @@ impl<'a> Item<'a> {
         Command::Set { key: self.key(), value, ttl, when, once: self.once.clone() }
     }
 
-    fn deletion(&self, when: When<'a>) -> Command<'a> {
-        Command::Delete { key: self.key(), when, once: self.once.clone() }
+    /// What a POST, a PUT or a DELETE asks of the store.
+    fn command(&self, cx: &Cx<'a>, when: When<'a>) -> Command<'a> {
+        match cx.head.method() {
+            Method::Delete => Command::Delete { key: self.key(), when, once: self.once.clone() },
+            _ => self.set(trimmed(cx.body).into(), Ttl::Exactly(self.ttl), when),
+        }
     }
 
     /// A PATCH changes a document and not how long it lives, unless it says so; that of a session renews it, as a
@@ -156,7 +157,7 @@ fn got<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     done(Response { etag: Some(tag), no_store: true, ..Response::json(200, document) })
 }
 
-/// POST and PUT, whose document is known to be one: writes under the request's conditions.
+/// POST and PUT, whose document is known to be one, and DELETE: writes under the request's conditions.
 fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
     match item.conditions.plan() {
         Plan::Never if item.once.is_none() => Err(item.conditions.failed()),
@@ -164,9 +165,7 @@ fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
         Plan::Direct(When::Always) if cx.head.method() == Method::Put && item.once.is_none() => {
             replace(cx, &item)
         }
-        Plan::Direct(when) => {
-            ask(item.set(trimmed(cx.body).into(), Ttl::Exactly(item.ttl), when), written_directly)
-        }
+        Plan::Direct(when) => ask(item.command(cx, when), written_directly),
         // What can never hold may have a record of another request all the same.
         Plan::Never | Plan::Look => look(&item, write_looked),
     }
@@ -175,8 +174,7 @@ fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
 /// Without a condition and without a record, two commands tell what a script would: the likelier comes first. When it
 /// came or went in between, they go round.
 fn replace<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
-    let document = trimmed(cx.body).into();
-    ask(item.set(document, Ttl::Exactly(item.ttl), When::Present), |cx, reply| match reply? {
+    ask(item.command(cx, When::Present), |cx, reply| match reply? {
         Answer::Stored => done(replaced(cx)),
         Answer::Unmet => create(cx, &Item::of(cx)?),
         _ => Err(unexpected()),
@@ -184,8 +182,7 @@ fn replace<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
 }
 
 fn create<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
-    let document = trimmed(cx.body).into();
-    ask(item.set(document, Ttl::Exactly(item.ttl), When::Absent), |cx, reply| match reply? {
+    ask(item.command(cx, When::Absent), |cx, reply| match reply? {
         Answer::Stored => done(written(cx, &Item::of(cx)?, false)),
         Answer::Unmet => replace(cx, &Item::of(cx)?),
         _ => Err(unexpected()),
@@ -201,22 +198,16 @@ fn written_directly<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     }
 }
 
+/// That nothing was there is an outcome of a DELETE, too, and may have to be recorded.
 fn write_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
-    if !item.conditions.hold(old.map(etag).as_ref()) {
-        return Err(item.conditions.failed());
-    }
-    let replaced = old.is_some();
-    let set = item.set(trimmed(cx.body).into(), Ttl::Exactly(item.ttl), unchanged(old));
-    ask(set, move |cx, reply| match reply? {
+    let there = old.is_some();
+    ask(item.command(cx, unchanged(old)), move |cx, reply| match reply? {
         Answer::Unmet => write(cx, Item::of(cx)?),
-        answer => ended(cx, &Item::of(cx)?, replaced, answer),
+        answer => ended(cx, &Item::of(cx)?, there, answer),
     })
 }
 
 fn patch_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
-    if !item.conditions.hold(old.map(etag).as_ref()) {
-        return Err(item.conditions.failed());
-    }
     let old = old.ok_or(NOT_FOUND)?;
     // What is stored was checked when it came in, unless somebody else put it there.
     let target = document(old).map_err(|_| FOREIGN)?;
@@ -236,32 +227,12 @@ fn patch_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outco
     })
 }
 
-/// 204 also when there was nothing: a repeat is safe.
-fn delete(item: Item<'_>) -> Outcome<'_> {
-    match item.conditions.plan() {
-        Plan::Never if item.once.is_none() => Err(item.conditions.failed()),
-        Plan::Direct(when) => ask(item.deletion(when), written_directly),
-        Plan::Never | Plan::Look => look(&item, delete_looked),
-    }
-}
-
-fn delete_looked<'a>(_: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
-    if !item.conditions.hold(old.map(etag).as_ref()) {
-        return Err(item.conditions.failed());
-    }
-    // That nothing was there is an outcome, too, and may have to be recorded.
-    ask(item.deletion(unchanged(old)), |cx, reply| match reply? {
-        Answer::Unmet => delete(Item::of(cx)?),
-        answer => ended(cx, &Item::of(cx)?, true, answer),
-    })
-}
-
 /// The condition of a write after a look: that it is still so.
 fn unchanged(old: Option<&[u8]>) -> When<'_> {
     old.map_or(When::Absent, |old| When::Unchanged(old.into()))
 }
 
-/// What a write does when it has looked.
+/// What a write does when it has looked, and its conditions hold.
 type Looked = for<'b> fn(&Cx<'b>, Item<'b>, Option<&'b [u8]>) -> Outcome<'b>;
 
 /// Looks at the document before a write, renewing nothing. A record ends the request here, before any condition
@@ -271,7 +242,10 @@ fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
     ask(get, move |cx, reply| {
         let item = Item::of(cx)?;
         match (reply?, &item.once) {
-            (Answer::Value(old), _) => then(cx, item, old),
+            (Answer::Value(old), _) if item.conditions.hold(old.map(etag).as_ref()) => {
+                then(cx, item, old)
+            }
+            (Answer::Value(_), _) => Err(item.conditions.failed()),
             (Answer::Recorded(record), Some(once)) => replayed(cx, &item, once, record),
             _ => Err(unexpected()),
         }
@@ -309,6 +283,7 @@ fn written<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool) -> Response<'a> {
             etag: Some(tag_of_body(cx)),
             ..Response::empty(201)
         },
+        // A DELETE, also when there was nothing: a repeat is safe.
         _ => Response::empty(204),
     }
 }

@@ -14,7 +14,7 @@
 //! there by somebody else) has an `error` in its place, with the `code` that it would be given alone.
 
 use super::condition::Conditions;
-use super::document::{is_json, judge};
+use super::document::{FOREIGN, is_json, judge};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, is_id};
 use super::patch::{elements, members, name};
@@ -36,8 +36,6 @@ const BAD_PREFIX: Problem = Problem::new(
 const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
 const BAD_IDS: Problem =
     Problem::new(400, "bad_ids", "bad ids: {\"ids\":[…]} with 1 to 1000 of them");
-const FOREIGN: Problem =
-    Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
 
 /// Ids in a page, and documents in a bulk read.
 pub const LIMIT_MAX: usize = 1000;
@@ -132,13 +130,9 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
         body.push(b'}');
     }
     let next = page.next.as_deref().map(to_hex);
-    body.extend_from_slice(match &next {
-        Some(_) => b"],\"cursor\":\"",
-        None => b"],\"cursor\":null}",
-    });
-    if let Some(cursor) = &next {
-        body.extend_from_slice(cursor.as_bytes());
-        body.extend_from_slice(b"\"}");
+    match &next {
+        Some(next) => body.extend_from_slice(format!("],\"cursor\":\"{next}\"}}").as_bytes()),
+        None => body.extend_from_slice(b"],\"cursor\":null}"),
     }
     let extra = next.map_or(Extra::None, |cursor| {
         let mut prefix = Vec::new();

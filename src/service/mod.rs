@@ -59,8 +59,10 @@ impl fmt::Debug for Service {
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// One item, or a page of ids.
+    /// One item.
     Item(Collection),
+    /// A page of ids.
+    List,
     /// Many items.
     Bulk,
     /// `/livez`
@@ -205,7 +207,10 @@ impl Service {
         }
         origin::judge(head)?;
         content::plain(head)?;
-        Ok(route)
+        match route {
+            Route::Item(Collection::Items) if list::is_meant(head) => Ok(Route::List),
+            route => Ok(route),
+        }
     }
 
     /// Judges what the route asks of the head, before the body is read. [`perform`](Service::perform) does so as well.
@@ -214,7 +219,7 @@ impl Service {
     /// A missing or bad id, and whatever else is wrong in a head.
     pub fn check(&self, route: Route, cx: &Cx) -> Result<(), Problem> {
         match route {
-            Route::Item(Collection::Items) if list::is_meant(&cx.head) => {
+            Route::List => {
                 no_ttl(cx)?;
                 list::check(cx)
             }
@@ -238,7 +243,7 @@ impl Service {
     /// Whatever is wrong with the request.
     pub fn perform<'a>(&'a self, route: Route, cx: &Cx<'a>, now: Instant) -> Outcome<'a> {
         match route {
-            Route::Item(Collection::Items) if list::is_meant(&cx.head) => {
+            Route::List => {
                 no_ttl(cx)?;
                 list::page(cx)
             }

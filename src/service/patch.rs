@@ -11,6 +11,7 @@
 //! the others go. Work is linear in both texts times their depth, which
 //! [`document`](super::document) bounds.
 
+use super::document::string_end;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -136,27 +137,16 @@ fn utf16(inner: &str) -> impl Iterator<Item = u16> {
 
 /// The members of an object: names with their quotes, values without the space around them.
 pub fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
-    let inner = object.trim();
-    let mut rest = &inner[1..inner.len() - 1];
-    std::iter::from_fn(move || {
-        rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
-        if rest.is_empty() {
-            return None;
-        }
-        let (name, behind) = rest.split_at(value_len(rest));
-        let value = behind.trim_start_matches([' ', '\t', '\r', '\n', ':']);
-        let (value, behind) = value.split_at(value_len(value));
-        rest = behind;
-        Some((name, value))
-    })
+    let mut values = elements(object);
+    std::iter::from_fn(move || Some((values.next()?, values.next()?)))
 }
 
-/// The elements of an array, without the space around them.
+/// The elements of an array, without the space around them; of an object its names and values by turns.
 pub fn elements(array: &str) -> impl Iterator<Item = &str> {
     let inner = array.trim();
     let mut rest = &inner[1..inner.len() - 1];
     std::iter::from_fn(move || {
-        rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',']);
+        rest = rest.trim_start_matches([' ', '\t', '\r', '\n', ',', ':']);
         if rest.is_empty() {
             return None;
         }
@@ -175,14 +165,7 @@ fn value_len(json: &str) -> usize {
     while let Some(byte) = bytes.get(at) {
         match byte {
             b'"' => {
-                at += 1;
-                while let Some(byte) = bytes.get(at) {
-                    match byte {
-                        b'"' => break,
-                        b'\\' => at += 2,
-                        _ => at += 1,
-                    }
-                }
+                at = string_end(bytes, at);
                 if depth == 0 {
                     return at + 1;
                 }

@@ -16,46 +16,30 @@ pub struct Problem {
     pub code: &'static str,
     /// A sentence for people.
     pub detail: Cow<'static, str>,
-    /// What would have been right.
-    pub right: Right,
-    /// `Retry-After`, in seconds.
-    pub retry_after: Option<u32>,
-}
-
-/// What would have been right, in the field that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// Nothing that a field could say.
-    Unsaid,
-    /// `Allow`: these methods (405).
-    Methods(&'static str),
-    /// `Accept-Patch`: these types (415).
-    Patches(&'static str),
-    /// `Accept-Encoding: identity` (415).
-    Plain,
+    /// What would have been right, or when, in the field that says so.
+    pub extra: Extra<'static>,
 }
 
 impl Problem {
-    /// A problem with no header of its own.
+    /// A problem with no field of its own.
     pub const fn new(status: u16, code: &'static str, detail: &'static str) -> Problem {
-        Problem {
-            status,
-            code,
-            detail: Cow::Borrowed(detail),
-            right: Right::Unsaid,
-            retry_after: None,
-        }
+        Problem::with(Extra::None, status, code, detail)
+    }
+
+    /// A problem with a field that says what would have been right.
+    pub const fn with(
+        extra: Extra<'static>,
+        status: u16,
+        code: &'static str,
+        detail: &'static str,
+    ) -> Problem {
+        Problem { status, code, detail: Cow::Borrowed(detail), extra }
     }
 
     /// 405 with the methods the path does have.
     pub const fn method_not_allowed(allow: &'static str) -> Problem {
-        Problem::new(405, "method_not_allowed", "method not allowed").with(Right::Methods(allow))
-    }
-
-    /// The same with a field of its own.
-    pub const fn with(mut self, right: Right) -> Problem {
-        self.right = right;
-        self
+        let extra = Extra::Allow(allow, None);
+        Problem::with(extra, 405, "method_not_allowed", "method not allowed")
     }
 
     /// The same in other words.
@@ -72,9 +56,7 @@ impl Problem {
 
     /// 503: come back in a second.
     pub const fn overloaded(detail: &'static str) -> Problem {
-        let mut problem = Problem::new(503, "overloaded", detail);
-        problem.retry_after = Some(1);
-        problem
+        Problem::with(Extra::RetryAfter(1), 503, "overloaded", detail)
     }
 
     /// A handler panicked; the log knows more.
@@ -91,12 +73,7 @@ impl Problem {
         buffer.clear();
         http::write_problem(buffer, self.status, self.code, &self.detail, request_id);
         Response {
-            extra: match self.right {
-                Right::Unsaid => self.retry_after.map_or(Extra::None, Extra::RetryAfter),
-                Right::Methods(methods) => Extra::Allow(methods, None),
-                Right::Patches(types) => Extra::AcceptPatch(types),
-                Right::Plain => Extra::AcceptIdentity,
-            },
+            extra: self.extra.clone(),
             // It speaks of this moment: without the word a cache may keep a 404 or a 501 for a while
             // (RFC 9111 §4.2.2).
             no_store: true,
@@ -114,29 +91,25 @@ impl From<ParseError> for Problem {
 /// Store trouble is never a 404 and never a success.
 impl From<StoreError> for Problem {
     fn from(e: StoreError) -> Problem {
-        let (status, code, retry_after) = match &e {
-            StoreError::Timeout => (504, "store_timeout", None),
-            StoreError::Unreachable(_) | StoreError::Broken(_) => (502, "store_unreachable", None),
-            StoreError::Refused(_) => (502, "store_error", None),
-            StoreError::Overloaded | StoreError::Unavailable(_) => {
-                (503, "store_unavailable", Some(1))
-            }
-            StoreError::Full => (507, "store_full", None),
-        };
         // What the store said goes to the log, not to the client: it names our insides.
-        let detail = match &e {
-            StoreError::Timeout => "store error: no answer in time",
-            StoreError::Unreachable(_) => "store error: cannot be reached",
-            StoreError::Broken(_) => "store error: the connection broke, the outcome is unknown",
-            StoreError::Refused(_) => "store error: it answered with an error",
-            StoreError::Overloaded => "store error: too many requests are waiting for it",
-            StoreError::Unavailable(_) => "store error: it cannot serve this now",
-            StoreError::Full => "store error: memory limit reached",
+        let (status, code, detail) = match &e {
+            StoreError::Timeout => (504, "store_timeout", "no answer in time"),
+            StoreError::Unreachable(_) => (502, "store_unreachable", "cannot be reached"),
+            StoreError::Broken(_) => {
+                (502, "store_unreachable", "the connection broke, the outcome is unknown")
+            }
+            StoreError::Refused(_) => (502, "store_error", "it answered with an error"),
+            StoreError::Overloaded => {
+                (503, "store_unavailable", "too many requests are waiting for it")
+            }
+            StoreError::Unavailable(_) => (503, "store_unavailable", "it cannot serve this now"),
+            StoreError::Full => (507, "store_full", "memory limit reached"),
         };
         if !matches!(e, StoreError::Overloaded) {
             log::debug!("store: {e}");
         }
-        Problem { retry_after, ..Problem::new(status, code, detail) }
+        let extra = if status == 503 { Extra::RetryAfter(1) } else { Extra::None };
+        Problem::with(extra, status, code, "").detailed(format!("store error: {detail}"))
     }
 }
 
