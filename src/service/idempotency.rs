@@ -124,7 +124,8 @@ fn key(value: &[u8]) -> Option<String> {
     let key = match value.starts_with('"') {
         true => {
             let (text, behind) = string(value)?;
-            are_parameters(behind).then_some(text)?
+            parameters(behind)?;
+            text
         }
         false => value.to_owned(),
     };
@@ -150,22 +151,19 @@ fn string(value: &str) -> Option<(String, &str)> {
 
 /// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). What they say means nothing here, but anything else
 /// behind a key in quotes is a mistake.
-fn are_parameters(mut rest: &str) -> bool {
+fn parameters(mut rest: &str) -> Option<()> {
     while let Some(parameter) = rest.strip_prefix(';') {
         let parameter = parameter.trim_start_matches(' ');
         if !parameter.starts_with(|c: char| c.is_ascii_lowercase() || c == '*') {
-            return false;
+            return None;
         }
         let is_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-.*".contains(c);
         rest = parameter.trim_start_matches(is_key);
         if let Some(item) = rest.strip_prefix('=') {
-            match bare_item(item) {
-                Some(behind) => rest = behind,
-                None => return false,
-            }
+            rest = bare_item(item)?;
         }
     }
-    rest.is_empty()
+    rest.is_empty().then_some(())
 }
 
 /// What stands behind the bare item that `item` begins with (RFC 8941 §3.3).

@@ -20,6 +20,7 @@ use super::id::{BAD_ID, Collection, is_id};
 use super::patch::{elements, members, name};
 use super::problem::{Problem, unexpected};
 use super::step::{Cx, Outcome, ask, done};
+use super::ttl;
 use crate::http::{
     self, Extra, Head, Method, Parameter, Query, Response, push_number, push_string,
 };
@@ -63,20 +64,19 @@ pub fn is_meant(head: &Head) -> bool {
 }
 
 impl<'a> Wanted<'a> {
-    fn of(head: &Head<'a>) -> Result<Wanted<'a>, Problem> {
-        let query = &head.query();
+    fn of(cx: &Cx<'a>) -> Result<Wanted<'a>, Problem> {
+        ttl::none(cx)?;
+        let query = &cx.head.query();
         // A page has no entity tag for them to be about, but what cannot be read is refused here too.
-        Conditions::of(head)?;
+        Conditions::of(&cx.head)?;
         let prefix = one(query, Parameter::Prefix, &BAD_PREFIX)?.unwrap_or_default();
         if !prefix.is_empty() && !is_id(&prefix) {
             return Err(BAD_PREFIX);
         }
         let limit = match one(query, Parameter::Limit, &BAD_LIMIT)? {
-            Some(digits) if digits.len() <= 4 => http::decimal(&digits)
-                .and_then(|n| usize::try_from(n).ok())
-                .filter(|n| (1..=LIMIT_MAX).contains(n))
-                .ok_or(BAD_LIMIT)?,
-            Some(_) => return Err(BAD_LIMIT),
+            Some(digits) => http::decimal(&digits)
+                .filter(|n| digits.len() <= 4 && (1..=LIMIT_MAX as u64).contains(n))
+                .ok_or(BAD_LIMIT)? as usize,
             None => LIMIT,
         };
         let cursor = match one(query, Parameter::Cursor, &BAD_CURSOR)? {
@@ -92,7 +92,7 @@ impl<'a> Wanted<'a> {
 /// # Errors
 /// The first thing that is wrong.
 pub fn check(cx: &Cx) -> Result<(), Problem> {
-    Wanted::of(&cx.head).map(drop)
+    Wanted::of(cx).map(drop)
 }
 
 /// `GET /items?prefix=…`.
@@ -100,10 +100,10 @@ pub fn check(cx: &Cx) -> Result<(), Problem> {
 /// # Errors
 /// 400 for what cannot be meant.
 pub fn page<'a>(cx: &Cx<'a>) -> Outcome<'a> {
-    let Wanted { prefix, limit, cursor } = Wanted::of(&cx.head)?;
+    let Wanted { prefix, limit, cursor } = Wanted::of(cx)?;
     let prefix = Collection::Items.key(prefix);
     ask(Command::Scan { prefix, cursor, limit }, |cx, reply| match reply? {
-        Answer::Page(page) => done(print_page(&Wanted::of(&cx.head)?, &page)),
+        Answer::Page(page) => done(print_page(&Wanted::of(cx)?, &page)),
         Answer::BadCursor => Err(BAD_CURSOR),
         _ => Err(unexpected()),
     })
@@ -162,6 +162,7 @@ fn one<'a>(
 /// # Errors
 /// 400 when the body asks for nothing.
 pub fn bulk<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    ttl::none(cx)?;
     let ids = ids(cx.body)?;
     let mut keys = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();

@@ -52,7 +52,7 @@ pub struct Metrics {
 }
 
 /// What one worker shows. On cache lines of its own, so that writing it slows no other down.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Worker {
     /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
@@ -66,11 +66,21 @@ pub struct Worker {
     refusals: AtomicUsize,
     /// Requests whose head is complete and whose response is not yet written.
     in_flight: AtomicUsize,
-    responses: [AtomicU64; STATUSES],
+    responses: Responses,
     cut: AtomicU64,
     refused: [AtomicU64; REFUSALS.len()],
     panics: AtomicU64,
     connected: AtomicU64,
+}
+
+/// One count for each status.
+#[derive(Debug)]
+struct Responses([AtomicU64; STATUSES]);
+
+impl Default for Responses {
+    fn default() -> Responses {
+        Responses([const { AtomicU64::new(0) }; STATUSES])
+    }
 }
 
 /// How the process is, beside what its workers count.
@@ -85,7 +95,7 @@ pub struct Status {
 impl Metrics {
     /// For `workers` workers whose ticks may last `tick` (nothing for a loop).
     pub fn new(workers: usize, tick: Duration, now: Instant) -> Metrics {
-        let workers = (0..workers).map(|_| Worker::new()).collect();
+        let workers = (0..workers).map(|_| Worker::default()).collect();
         Metrics { epoch: now, patience: STUCK_AFTER + tick, workers }
     }
 
@@ -155,9 +165,10 @@ impl Metrics {
             self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
         };
         let mut out = String::with_capacity(2048);
-        let version = Some(("version", env!("CARGO_PKG_VERSION")));
-        one(&mut out, GAUGE, "kioskd_build_info", "The version that runs.", version, 1);
-        let mut gauge = |name, help, value| one(&mut out, GAUGE, name, help, None, value);
+        let name = "kioskd_build_info";
+        head(&mut out, GAUGE, name, "The version that runs.");
+        line(&mut out, name, Some(("version", env!("CARGO_PKG_VERSION"))), 1);
+        let mut gauge = |name, help, value| one(&mut out, GAUGE, name, help, value);
         gauge("kioskd_ready", "1 when started and not draining.", status.ready.into());
         gauge("kioskd_connections", "Open connections of clients.", self.connections() as u64);
         gauge(
@@ -165,7 +176,7 @@ impl Metrics {
             "Requests begun and not answered.",
             self.in_flight() as u64,
         );
-        let mut counter = |name, help, value| one(&mut out, COUNTER, name, help, None, value);
+        let mut counter = |name, help, value| one(&mut out, COUNTER, name, help, value);
         counter("kioskd_connections_total", "Connections accepted.", sum(&|w| &w.connected));
         counter(
             "kioskd_http_cut_total",
@@ -186,7 +197,7 @@ impl Metrics {
         let help = "Responses, by status; 499: the client was gone before it.";
         head(&mut out, COUNTER, name, help);
         for i in 0..STATUSES {
-            let n = sum(&|w| &w.responses[i]);
+            let n = sum(&|w| &w.responses.0[i]);
             if n > 0 {
                 line(&mut out, name, Some(("status", &(i + 100).to_string())), n);
             }
@@ -201,25 +212,9 @@ impl Metrics {
 }
 
 impl Worker {
-    fn new() -> Worker {
-        Worker {
-            busy_since: AtomicU64::new(0),
-            suspected: AtomicU64::new(0),
-            suspected_at: AtomicU64::new(0),
-            connections: AtomicUsize::new(0),
-            refusals: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
-            responses: [const { AtomicU64::new(0) }; STATUSES],
-            cut: AtomicU64::new(0),
-            refused: [const { AtomicU64::new(0) }; REFUSALS.len()],
-            panics: AtomicU64::new(0),
-            connected: AtomicU64::new(0),
-        }
-    }
-
     /// A request has ended with this status.
     pub fn responded(&self, status: u16) {
-        if let Some(n) = self.responses.get(usize::from(status).wrapping_sub(100)) {
+        if let Some(n) = self.responses.0.get(usize::from(status).wrapping_sub(100)) {
             add_one(n);
         }
     }
@@ -281,16 +276,9 @@ const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
 /// A family of one series.
-fn one(
-    out: &mut String,
-    kind: &str,
-    name: &str,
-    help: &str,
-    label: Option<(&str, &str)>,
-    value: u64,
-) {
+fn one(out: &mut String, kind: &str, name: &str, help: &str, value: u64) {
     head(out, kind, name, help);
-    line(out, name, label, value);
+    line(out, name, None, value);
 }
 
 fn head(out: &mut String, kind: &str, name: &str, help: &str) {

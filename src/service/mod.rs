@@ -219,12 +219,9 @@ impl Service {
     /// A missing or bad id, and whatever else is wrong in a head.
     pub fn check(&self, route: Route, cx: &Cx) -> Result<(), Problem> {
         match route {
-            Route::List => {
-                no_ttl(cx)?;
-                list::check(cx)
-            }
+            Route::List => list::check(cx),
             Route::Item(_) => items::check(cx),
-            Route::Bulk => no_ttl(cx),
+            Route::Bulk => ttl::none(cx),
             _ => Ok(()),
         }
     }
@@ -243,15 +240,9 @@ impl Service {
     /// Whatever is wrong with the request.
     pub fn perform<'a>(&'a self, route: Route, cx: &Cx<'a>, now: Instant) -> Outcome<'a> {
         match route {
-            Route::List => {
-                no_ttl(cx)?;
-                list::page(cx)
-            }
+            Route::List => list::page(cx),
             Route::Item(_) => items::perform(cx),
-            Route::Bulk => {
-                no_ttl(cx)?;
-                list::bulk(cx)
-            }
+            Route::Bulk => list::bulk(cx),
             Route::Live => health::live(self.metrics.is_turning(now)),
             Route::Ready => health::ready(cx, (self.status)().ready),
             Route::Metrics => done(self.scrape()),
@@ -271,11 +262,6 @@ impl Service {
         let text = self.metrics.render((self.status)());
         Response::of(200, ContentType::Metrics, text.into_bytes()).no_store()
     }
-}
-
-/// `?ttl=` can have no effect here.
-fn no_ttl(cx: &Cx) -> Result<(), Problem> {
-    ttl::asked(&cx.head.query(), cx.options, false).map(drop)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 use super::options::Options;
 use super::problem::Problem;
+use super::step::Cx;
 use crate::http::{self, Parameter, Query};
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ pub fn asked(query: &Query, options: &Options, obeyed: bool) -> Result<Option<Du
         return Err(bad(options));
     }
     Ok(ttl)
+}
+
+/// `?ttl=` can have no effect here.
+///
+/// # Errors
+/// 400 where it is given all the same.
+pub fn none(cx: &Cx) -> Result<(), Problem> {
+    asked(&cx.head.query(), cx.options, false).map(drop)
 }
 
 fn bad(options: &Options) -> Problem {

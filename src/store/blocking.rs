@@ -48,11 +48,9 @@ impl Blocking {
         // As a key of a slab that has one place.
         self.calls += 1;
         let tag = self.calls << 32;
-        let replies = self.wait_for(tag, command, deadline).unwrap_or_else(|e| {
-            let mut replies = Replies::default();
-            replies.push(tag, Err(StoreError::Unreachable(e.to_string())));
-            replies
-        });
+        let replies = self
+            .wait_for(tag, command, deadline)
+            .unwrap_or_else(|e| Replies::of(Err(StoreError::Unreachable(e.to_string()))));
         self.broken = false;
         replies
     }
@@ -79,16 +77,14 @@ impl Blocking {
                 // What has come by now counts.
                 self.session.look();
             }
-            let mut replies = self.session.progress(&mut *self.world, now);
+            let replies = self.session.progress(&mut *self.world, now);
             if replies.iter().any(|(answered, _)| answered == tag) {
                 return Ok(replies.only(tag));
             }
-            if is_late {
-                replies.clear();
-                replies.push(tag, Err(self.session.abandon(now, tag)));
-                return Ok(replies);
-            }
             self.session.give_back(replies);
+            if is_late {
+                return Ok(Replies::of(Err(self.session.abandon(now, tag))));
+            }
             let next = self.session.next_deadline();
             now = self.wait(next.map_or(deadline, |next| next.min(deadline)))?;
         }

@@ -99,7 +99,7 @@ impl Store for Redis {
 
 struct RedisSession {
     client: Client<Asked>,
-    /// Where each command is that has no answer yet.
+    /// The request of each command that has no answer yet, bulk reads aside.
     tags: Tags,
     /// Bulk reads under way.
     bulks: Bulks,
@@ -174,10 +174,7 @@ impl Session for RedisSession {
             }
             Command::GetMany { keys, bytes_max } => {
                 match self.bulks.begin(tag, keys, bytes_max, deadline) {
-                    Ok(key) => {
-                        self.tags.set(tag, Doing::Bulk(key));
-                        self.ask_parts(now);
-                    }
+                    Ok(()) => drop(self.ask_parts(now)),
                     Err(e) => self.replies.push(tag, Err(e)),
                 }
             }
@@ -265,23 +262,20 @@ impl Session for RedisSession {
         let without = |result: Result<Reply, Failure>| {
             reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout)
         };
-        let why = match self.tags.take(tag) {
-            Some(Doing::Request(key)) => match self.client.abandon(key) {
-                // Refused before, for want of memory, and then there was no time to look for a record.
-                Some((Asked::Seen(_, e), _)) => error(&e),
-                Some((_, result)) => without(result),
-                None => StoreError::Timeout,
-            },
+        let why = if let Some(bulk) = self.bulks.end(tag) {
             // Its parts, which have the same deadline, know why.
-            Some(Doing::Bulk(key)) => {
-                let bulk = self.bulks.end(key);
-                let parts = bulk.iter().flat_map(|bulk| bulk.requests());
-                let mut whys = parts.filter_map(|part| self.client.why_not(part)).map(without);
-                whys.find(|why| *why != StoreError::Timeout).unwrap_or(StoreError::Timeout)
+            let mut whys =
+                bulk.requests().filter_map(|part| self.client.why_not(part)).map(without);
+            whys.find(|why| *why != StoreError::Timeout)
+        } else {
+            match self.tags.take(tag).and_then(|key| self.client.abandon(key)) {
+                // Refused before, for want of memory, and then there was no time to look for a record.
+                Some((Asked::Seen(_, e), _)) => Some(error(&e)),
+                other => other.map(|(_, result)| without(result)),
             }
-            None => StoreError::Timeout,
         };
-        self.trouble.hear_one(now, &why);
+        let why = why.unwrap_or(StoreError::Timeout);
+        self.trouble.hear(now, &Replies::of(Err(why.clone())));
         why
     }
 
@@ -398,23 +392,26 @@ impl RedisSession {
         self.send(call, Asked::Once(call.tag, Box::new(when_full)), Shape::Once, home, first);
     }
 
+    // As `Client::submit`: else a request is copied on its way.
+    #[inline(always)]
     fn send(&mut self, call: Call, asked: Asked, shape: Shape, home: Home, words: Words<'_>) {
         let request = request(asked, shape, home, call.deadline);
         let key = self.client.submit(call.now, request, words);
-        self.tags.set(call.tag, Doing::Request(key));
+        self.tags.set(call.tag, key);
     }
 
     /// Asks the second steps of writes that were refused because memory is full; whether there are any.
     fn ask_when_full(&mut self, now: Instant) -> bool {
-        let full = std::mem::take(&mut self.full);
-        let any = !full.is_empty();
-        for (tag, asked, when_full) in full {
+        if self.full.is_empty() {
+            return false;
+        }
+        for (tag, asked, when_full) in std::mem::take(&mut self.full) {
             let WhenFull { command, shape, home, deadline } = *when_full;
             let request = request(asked, shape, home, deadline);
             let key = self.client.submit_encoded(now, request, command);
-            self.tags.set(tag, Doing::Request(key));
+            self.tags.set(tag, key);
         }
-        any
+        true
     }
 
     fn scan(&mut self, call: Call, prefix: &[u8], cursor: Option<&[u8]>, limit: usize) {
@@ -459,17 +456,9 @@ fn request(purpose: Asked, shape: Shape, home: Home, deadline: Instant) -> Reque
 /// [`Slab`], and so small numbers that differ. (Any others work, too, and cost more.)
 #[derive(Default)]
 struct Tags {
-    places: Vec<Option<(Tag, Doing)>>,
-    others: HashMap<Tag, Doing>,
+    places: Vec<Option<(Tag, u64)>>,
+    others: HashMap<Tag, u64>,
     len: usize,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Doing {
-    /// A request to the client, by its key.
-    Request(u64),
-    /// A bulk read, by its key.
-    Bulk(u64),
 }
 
 /// Places that there can be, and that are kept when no command is under way.
@@ -477,22 +466,22 @@ const PLACES_MAX: usize = 1 << 20;
 const PLACES_KEPT: usize = 256;
 
 impl Tags {
-    fn set(&mut self, tag: Tag, doing: Doing) {
+    fn set(&mut self, tag: Tag, key: u64) {
         let place = Slab::<()>::place(tag);
         if place >= self.places.len() && place < PLACES_MAX {
             self.places.resize(place + 1, None);
         }
         match self.places.get_mut(place) {
             Some(entry) if entry.is_none_or(|(other, _)| other == tag) => {
-                self.len += usize::from(entry.replace((tag, doing)).is_none());
+                self.len += usize::from(entry.replace((tag, key)).is_none());
             }
-            _ => drop(self.others.insert(tag, doing)),
+            _ => drop(self.others.insert(tag, key)),
         }
     }
 
-    fn take(&mut self, tag: Tag) -> Option<Doing> {
+    fn take(&mut self, tag: Tag) -> Option<u64> {
         let place = self.places.get_mut(Slab::<()>::place(tag));
-        let Some((_, doing)) = place.and_then(|place| place.take_if(|(other, _)| *other == tag))
+        let Some((_, key)) = place.and_then(|place| place.take_if(|(other, _)| *other == tag))
         else {
             return self.others.remove(&tag);
         };
@@ -501,7 +490,7 @@ impl Tags {
             self.places.truncate(PLACES_KEPT);
             self.places.shrink_to_fit();
         }
-        Some(doing)
+        Some(key)
     }
 }
 

@@ -17,7 +17,7 @@ use super::{Answer, Replies, StoreError};
 use crate::resp::advice::advice;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// One kind of trouble is logged this often, at the most: its end aside.
@@ -35,7 +35,7 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Looks at what a session hands out.
+    /// Looks at what a session hands out, or why it gave up a command.
     pub fn hear(&self, now: Instant, replies: &Replies) {
         let is_all_well = replies.is_empty() || !self.any.load(Ordering::Relaxed);
         if !replies.has_failed() && is_all_well {
@@ -58,17 +58,6 @@ impl Trouble {
             let ended = ledger.succeeded(now, wrote);
             lines.extend(ended.into_iter().map(|line| (log::Level::Info, line)));
         }
-        self.say(ledger, lines);
-    }
-
-    /// Looks at why a session gave up a command.
-    pub fn hear_one(&self, now: Instant, e: &StoreError) {
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = ledger.failed(now, e).map(|line| (log::Level::Warn, line));
-        self.say(ledger, line.into_iter().collect());
-    }
-
-    fn say(&self, ledger: MutexGuard<'_, Ledger>, lines: Vec<(log::Level, String)>) {
         self.any.store(ledger.0.values().any(|kind| kind.open), Ordering::Relaxed);
         drop(ledger);
         for (level, line) in lines {

@@ -15,7 +15,6 @@
 //! Any other error is the whole bulk's: store trouble is never a success.
 
 use super::reply::{error, reply, too_large, wrong_type};
-use crate::net::Slab;
 use crate::resp::codec::{Received, Reply};
 use crate::resp::request::Failure;
 use crate::store::{self, Answer, Found, StoreError, Tag};
@@ -37,16 +36,15 @@ const KEY_BYTES: usize = 48;
 /// One key of one bulk, on its way.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
-    bulk: u64,
+    bulk: Tag,
     place: usize,
 }
 
 /// The bulk reads of one session.
 #[derive(Debug, Default)]
 pub struct Bulks {
-    bulks: Slab<Bulk>,
     /// The oldest first.
-    order: VecDeque<u64>,
+    bulks: VecDeque<Bulk>,
     under_way: usize,
     /// Bytes of values that are there, of all bulks.
     there: usize,
@@ -70,7 +68,7 @@ pub struct Bulk {
 }
 
 impl Bulks {
-    /// Takes in a bulk that may have `bytes_max` bytes of values; the key by which it is [ended](Bulks::end).
+    /// Takes in a bulk that may have `bytes_max` bytes of values.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many keys wait already.
@@ -80,7 +78,7 @@ impl Bulks {
         keys: Vec<Vec<u8>>,
         bytes_max: usize,
         deadline: Instant,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<(), StoreError> {
         let bulk = Bulk {
             tag,
             values: vec![Ok(None); keys.len()],
@@ -95,14 +93,13 @@ impl Bulks {
             return Err(StoreError::Overloaded);
         }
         self.waiting += bulk.waiting();
-        let key = self.bulks.insert(bulk);
-        self.order.push_back(key);
-        Ok(key)
+        self.bulks.push_back(bulk);
+        Ok(())
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.bulks.is_empty()
     }
 
     /// The next key to ask for, with its part and its deadline; `None` while enough is under way. When it is,
@@ -111,16 +108,15 @@ impl Bulks {
         if self.under_way >= OF_ALL_MAX {
             return None;
         }
-        for (n, key) in self.order.iter().enumerate() {
-            let bulk = self.bulks.get_mut(*key)?;
+        for (n, bulk) in self.bulks.iter().enumerate() {
             // The oldest always goes on. The others do while all together hold no more than one may.
             if n > 0 && self.there > bulk.bytes_max {
                 return None;
             }
-            if bulk.under_way.len() < OF_ONE_MAX && bulk.next < bulk.keys.len() {
-                let part = Part { bulk: *key, place: bulk.next };
-                let bulk = self.bulks.get(*key)?;
-                return Some((part, bulk.keys.get(part.place)?, bulk.deadline));
+            if bulk.under_way.len() < OF_ONE_MAX
+                && let Some(key) = bulk.keys.get(bulk.next)
+            {
+                return Some((Part { bulk: bulk.tag, place: bulk.next }, key, bulk.deadline));
             }
         }
         None
@@ -128,7 +124,7 @@ impl Bulks {
 
     /// A part is asked for, by this request.
     pub fn asked(&mut self, part: Part, request: u64) {
-        if let Some(bulk) = self.bulks.get_mut(part.bulk) {
+        if let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk) {
             self.under_way += 1;
             bulk.next += 1;
             bulk.under_way.push((part.place, request));
@@ -143,7 +139,7 @@ impl Bulks {
     ) -> Option<(Tag, store::Reply<'static>)> {
         self.under_way -= 1;
         // None there: the bulk has ended before.
-        let bulk = self.bulks.get_mut(part.bulk)?;
+        let bulk = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk)?;
         bulk.under_way.retain(|(place, _)| *place != part.place);
         let value = match result {
             Ok(Received::Other(Reply::Error(e))) if e.code == "WRONGTYPE" => Err(error(&e)),
@@ -153,7 +149,8 @@ impl Bulks {
                 Ok(Reply::TooLarge(n)) => Err(too_large(n)),
                 other => {
                     let e = other.err().unwrap_or_else(wrong_type);
-                    return Some((self.end(part.bulk)?.tag, Err(e)));
+                    self.end(part.bulk);
+                    return Some((part.bulk, Err(e)));
                 }
             },
         };
@@ -167,15 +164,15 @@ impl Bulks {
         if !is_too_large && (!bulk.under_way.is_empty() || bulk.next < bulk.keys.len()) {
             return None;
         }
-        let bulk = self.end(part.bulk)?;
-        let values = || Answer::Values(bulk.values.into());
-        Some((bulk.tag, Ok(if is_too_large { Answer::TooLarge } else { values() })))
+        let values = self.end(part.bulk)?.values;
+        let answer = if is_too_large { Answer::TooLarge } else { Answer::Values(values.into()) };
+        Some((part.bulk, Ok(answer)))
     }
 
     /// Ends a bulk. Its parts under way have deadlines of their own, those that wait do not.
-    pub fn end(&mut self, key: u64) -> Option<Bulk> {
-        let bulk = self.bulks.remove(key)?;
-        self.order.retain(|other| *other != key);
+    pub fn end(&mut self, tag: Tag) -> Option<Bulk> {
+        let place = self.bulks.iter().position(|bulk| bulk.tag == tag)?;
+        let bulk = self.bulks.remove(place)?;
         self.there -= bulk.bytes;
         self.waiting -= bulk.waiting();
         Some(bulk)
@@ -239,7 +236,7 @@ mod tests {
         let all = keys(40).into_iter().map(|key| Ok(Some(key))).collect();
         assert_eq!(ended, Some((7, Ok(Answer::Values(all)))));
         assert_eq!((bulks.under_way, bulks.there, bulks.waiting), (0, 0, 0));
-        assert!(bulks.order.is_empty());
+        assert!(bulks.is_empty());
     }
 
     #[test]
@@ -315,13 +312,13 @@ mod tests {
         let now = Instant::now();
         let long = || vec![vec![b'x'; 512]; 1000];
         let fit = WAITING_BYTES_MAX / (1000 * (512 + KEY_BYTES));
-        let begun: Vec<u64> = (0..fit as Tag)
-            .map(|tag| bulks.begin(tag, long(), 10, now + Duration::from_millis(tag)).unwrap())
-            .collect();
+        for tag in 0..fit as Tag {
+            bulks.begin(tag, long(), 10, now + Duration::from_millis(tag)).unwrap();
+        }
         assert_eq!(bulks.begin(99, long(), 10, now), Err(StoreError::Overloaded));
         let (part, ..) = bulks.ask().unwrap();
         bulks.asked(part, 7);
-        let ended = bulks.end(begun[0]).unwrap();
+        let ended = bulks.end(0).unwrap();
         assert_eq!((ended.tag, ended.requests().collect::<Vec<_>>()), (0, vec![7]));
         assert!(bulks.begin(99, long(), 10, now).is_ok());
         // Its part is dropped.

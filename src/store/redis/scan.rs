@@ -135,10 +135,9 @@ impl Scan {
             same.or_else(heir).unwrap_or(0)
         });
         let (here, (_, server)) = (*places.get(at)?, masters.get(at)?);
-        let (position, given) = match cursor {
-            Some(cursor) if cursor.at.server == here.server => (cursor.position, cursor.given),
-            _ => (0, Vec::new()),
-        };
+        // To another server its position means nothing.
+        let same = cursor.filter(|cursor| cursor.at.server == here.server);
+        let (position, given) = same.map(|c| (c.position, c.given)).unwrap_or_default();
         let (prefix, next) = (prefix.to_vec(), places.get(at + 1).copied());
         Some((Scan { prefix, here, next, position, given }, server.clone()))
     }
@@ -203,13 +202,10 @@ struct Cursor {
 
 impl Cursor {
     fn write(&self, prefix: &[u8]) -> Vec<u8> {
-        let mut bytes = cursor::begin(prefix);
-        bytes.extend_from_slice(&self.at.server.to_be_bytes());
-        bytes.extend_from_slice(&self.at.lowest.to_be_bytes());
-        bytes.extend_from_slice(&self.position.to_be_bytes());
-        for hash in &self.given {
-            bytes.extend_from_slice(&hash.to_be_bytes());
-        }
+        let (server, lowest) = (self.at.server.to_be_bytes(), self.at.lowest.to_be_bytes());
+        let position = self.position.to_be_bytes();
+        let mut bytes = [&cursor::begin(prefix)[..], &server, &lowest, &position].concat();
+        bytes.extend(self.given.iter().flat_map(|hash| hash.to_be_bytes()));
         bytes
     }
 
