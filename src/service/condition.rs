@@ -90,23 +90,22 @@ impl<'a> Conditions<'a> {
 
     /// If-Match holds, or is not there.
     pub fn is_matched(&self, tag: Option<&Tag>) -> bool {
-        match (self.if_match, tag) {
-            (Tags::Unasked, _) => true,
-            (_, None) => false,
-            (Tags::Any, Some(_)) => true,
-            (Tags::List, Some(own)) => tags(self.head, Field::IfMatch)
-                .any(|tag| tag.is_ok_and(|(weak, tag)| !weak && tag == own)),
-        }
+        self.if_match == Tags::Unasked || self.name(Field::IfMatch, self.if_match, tag)
     }
 
     /// If-None-Match is there and names the document: 304 for a read, 412 for a write.
     pub fn is_none_matched(&self, tag: Option<&Tag>) -> bool {
-        match (self.if_none_match, tag) {
-            (Tags::Unasked, _) | (_, None) => false,
-            (Tags::Any, Some(_)) => true,
-            (Tags::List, Some(own)) => {
-                tags(self.head, Field::IfNoneMatch).any(|tag| tag.is_ok_and(|(_, tag)| tag == own))
-            }
+        self.name(Field::IfNoneMatch, self.if_none_match, tag)
+    }
+
+    /// Whether a field is there and names the document. In If-Match a weak tag names none.
+    fn name(&self, field: Field, asked: Tags, tag: Option<&Tag>) -> bool {
+        let Some(own) = tag else { return false };
+        let is_own = |(weak, tag): (bool, &[u8])| tag == own && !(weak && field == Field::IfMatch);
+        match asked {
+            Tags::Unasked => false,
+            Tags::Any => true,
+            Tags::List => tags(self.head, field).any(|tag| tag.is_ok_and(is_own)),
         }
     }
 
@@ -140,32 +139,19 @@ fn read(head: &Head, field: Field) -> Result<Tags, Problem> {
     if count > 0 { Ok(Tags::List) } else { Err(BAD) }
 }
 
-/// Every tag in a field: whether it is weak, and the opaque part with its quotes. An error ends it.
+/// Every tag in a field: whether it is weak, and the opaque part with its quotes. An error ends a value.
 fn tags<'a>(
     head: Head<'a>,
     field: Field,
 ) -> impl Iterator<Item = Result<(bool, &'a [u8]), Problem>> {
-    let mut values = head.all(field);
-    let mut rest: &[u8] = b"";
-    std::iter::from_fn(move || {
-        loop {
+    head.all(field).flat_map(|mut rest| {
+        std::iter::from_fn(move || {
             // Empty members are allowed (RFC 9110 §5.6.1), so commas and blanks go together.
             let blanks = rest.iter().take_while(|b| matches!(b, b' ' | b'\t' | b',')).count();
-            rest = &rest[blanks..];
-            if !rest.is_empty() {
-                break;
-            }
-            rest = values.next()?;
-        }
-        Some(match read_tag(rest) {
-            Some((weak, tag, behind)) => {
-                rest = behind;
-                Ok((weak, tag))
-            }
-            None => {
-                rest = b"";
-                Err(BAD)
-            }
+            let text = &rest[blanks..];
+            let read = read_tag(text);
+            rest = read.map_or(b"", |(_, _, behind)| behind);
+            (!text.is_empty()).then(|| read.map(|(weak, tag, _)| (weak, tag)).ok_or(BAD))
         })
     })
 }

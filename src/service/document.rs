@@ -42,11 +42,6 @@ fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// Whether `text` is one JSON value, not nested too deep.
-pub fn is_json(text: &[u8]) -> bool {
-    judge(text).is_ok()
-}
-
 /// One JSON value, not nested too deep, passes.
 ///
 /// # Errors

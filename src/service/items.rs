@@ -83,18 +83,15 @@ impl<'a> Item<'a> {
             false => Collection::Sessions,
         };
         let id = collection.id(path, &query)?;
-        let (writes, ttl_is_obeyed) = match cx.head.method() {
-            Method::Post | Method::Put => {
-                content::whole(&cx.head)?;
-                (true, true)
-            }
-            Method::Patch => {
-                content::merge_patch(&cx.head)?;
-                (true, true)
-            }
-            Method::Delete => (true, false),
-            _ => (false, collection == Collection::Sessions),
-        };
+        let method = cx.head.method();
+        match method {
+            Method::Post | Method::Put => content::whole(&cx.head)?,
+            Method::Patch => content::merge_patch(&cx.head)?,
+            _ => {}
+        }
+        let writes = !matches!(method, Method::Get | Method::Head);
+        let ttl_is_obeyed =
+            if writes { method != Method::Delete } else { collection == Collection::Sessions };
         let asked = ttl::asked(&query, cx.options, ttl_is_obeyed)?;
         let ttl = asked.unwrap_or(match collection {
             Collection::Items => cx.options.item_ttl,

@@ -14,7 +14,7 @@
 //! there by somebody else) has an `error` in its place, with the `code` that it would be given alone.
 
 use super::condition::Conditions;
-use super::document::{FOREIGN, is_json, judge};
+use super::document::{FOREIGN, document, judge};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, is_id};
 use super::patch::{elements, members, name};
@@ -229,8 +229,7 @@ fn print_bulk<'a>(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome
                 body.extend_from_slice(b"null");
                 continue;
             }
-            Ok(Some(document)) if is_object(document) => Ok(document),
-            Ok(Some(_)) => Err(FOREIGN),
+            Ok(Some(stored)) => document(stored).map(|_| stored).map_err(|_| FOREIGN),
             Err(e) => Err(e.clone().into()),
         };
         body.extend_from_slice(b"{\"id\":");
@@ -257,15 +256,9 @@ fn print_bulk<'a>(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome
     done(Response::json(200, body).no_store())
 }
 
-/// Whether what is stored is a document, as far as others can read it.
-fn is_object(stored: &[u8]) -> bool {
-    stored.trim_ascii_start().starts_with(b"{") && is_json(stored)
-}
-
 /// A cursor on its way out: two digits a byte need no escapes anywhere.
 fn to_hex(bytes: &[u8]) -> String {
-    let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-    bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {

@@ -226,8 +226,7 @@ impl Table {
 
     /// Nothing here can fail, so what is made of several of these is made as a whole.
     fn put(&mut self, key: &[u8], value: Vec<u8>, until: Instant) {
-        let serial = self.items.get(key).map(|e| e.expiry.1);
-        let serial = serial.unwrap_or(self.serial + 1);
+        let serial = self.items.get(key).map_or(self.serial + 1, |e| e.expiry.1);
         self.serial = self.serial.max(serial);
         self.remove(key);
         self.bytes += cost(key, &value);

@@ -38,9 +38,13 @@ impl Trouble {
     /// Looks at what a session hands out, or why it gave up a command.
     pub fn hear(&self, now: Instant, replies: &Replies) {
         let is_all_well = replies.is_empty() || !self.any.load(Ordering::Relaxed);
-        if !replies.has_failed() && is_all_well {
-            return;
+        if replies.has_failed() || !is_all_well {
+            self.judge(now, replies);
         }
+    }
+
+    #[cold]
+    fn judge(&self, now: Instant, replies: &Replies) {
         let mut lines = Vec::new();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         for e in replies.iter().filter_map(|(_, reply)| reply.err()) {

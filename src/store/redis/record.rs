@@ -31,23 +31,19 @@ pub fn record_key(item: &[u8], name: &[u8]) -> Vec<u8> {
     key
 }
 
+/// The numbers below this are in all slots; one less would leave a slot without.
+const NUMBERS: u32 = 109_758;
+
 /// The smallest number whose digits are in this slot. The table is made when the first is needed.
 fn number_in(slot_wanted: u16) -> u32 {
     static TABLE: OnceLock<Vec<u32>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
-        let mut table = vec![None; usize::from(SLOTS)];
-        let mut missing = table.len();
-        for number in 0.. {
-            let place = &mut table[usize::from(slot(number.to_string().as_bytes()))];
-            if place.is_none() {
-                *place = Some(number);
-                missing -= 1;
-            }
-            if missing == 0 {
-                break;
-            }
+        let mut table = vec![0; usize::from(SLOTS)];
+        // Backwards, so that the smallest stays.
+        for number in (0..NUMBERS).rev() {
+            table[usize::from(slot(number.to_string().as_bytes()))] = number;
         }
-        table.into_iter().flatten().collect()
+        table
     });
     table[usize::from(slot_wanted)]
 }
