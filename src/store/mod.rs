@@ -126,16 +126,17 @@ impl Replies {
     }
 
     /// Adds what has come of a command.
+    #[inline]
     pub fn push(&mut self, tag: Tag, reply: Reply<'_>) {
         self.failed |= reply.is_err();
-        let reply = reply.map(|answer| {
+        let kept = reply.map(|answer| {
             answer.with(|bytes| {
                 let at = self.bytes.len();
                 self.bytes.extend_from_slice(bytes);
                 at..self.bytes.len()
             })
         });
-        self.list.push((tag, reply));
+        self.list.push((tag, kept));
     }
 
     /// One reply, to tag 0.

@@ -197,11 +197,13 @@ impl Session for RedisSession {
                 tags.take(tag);
                 replies.push(tag, reply);
             };
+            // Most are that, and so it comes first.
+            if let (Asked::Whole(tag), Ok(Received::Bulk(value)), Shape::Value) =
+                (&asked, &result, shape)
+            {
+                return finish(*tag, Ok(Answer::Value(Some(value))));
+            }
             match (asked, result) {
-                // Most are that, and so it comes first.
-                (Asked::Whole(tag), Ok(Received::Bulk(value))) if shape == Shape::Value => {
-                    finish(tag, Ok(Answer::Value(Some(value))));
-                }
                 (Asked::Once(tag, when_full), Ok(Received::Other(Reply::Error(e))))
                     if is_full(&e) =>
                 {
@@ -234,7 +236,8 @@ impl Session for RedisSession {
                 }
             }
         });
-        if self.ask_when_full(now) | self.ask_parts(now) {
+        let has_more = !self.full.is_empty() || !self.bulks.is_empty();
+        if has_more && (self.ask_when_full(now) | self.ask_parts(now)) {
             // What was asked goes out now; what is there already waits for the next turn, so that one
             // bulk after the other cannot keep a worker from its other clients.
             self.client.send(world, now);
@@ -402,16 +405,15 @@ impl RedisSession {
 
     /// Asks the second steps of writes that were refused because memory is full; whether there are any.
     fn ask_when_full(&mut self, now: Instant) -> bool {
-        if self.full.is_empty() {
-            return false;
-        }
-        for (tag, asked, when_full) in std::mem::take(&mut self.full) {
+        let full = std::mem::take(&mut self.full);
+        let any = !full.is_empty();
+        for (tag, asked, when_full) in full {
             let WhenFull { command, shape, home, deadline } = *when_full;
             let request = request(asked, shape, home, deadline);
             let key = self.client.submit_encoded(now, request, command);
             self.tags.set(tag, key);
         }
-        true
+        any
     }
 
     fn scan(&mut self, call: Call, prefix: &[u8], cursor: Option<&[u8]>, limit: usize) {
@@ -431,9 +433,6 @@ impl RedisSession {
     /// Asks what the bulk reads may ask now; whether that is anything.
     fn ask_parts(&mut self, now: Instant) -> bool {
         let mut asked = false;
-        if self.bulks.is_empty() {
-            return false;
-        }
         while let Some((part, key, deadline)) = self.bulks.ask() {
             let home = self.client.home_of(key);
             // The bulk may have ended before it, so it has a deadline of its own.
@@ -472,9 +471,11 @@ impl Tags {
             self.places.resize(place + 1, None);
         }
         match self.places.get_mut(place) {
-            Some(entry) if entry.is_none_or(|(other, _)| other == tag) => {
-                self.len += usize::from(entry.replace((tag, key)).is_none());
+            Some(free @ None) => {
+                *free = Some((tag, key));
+                self.len += 1;
             }
+            Some(Some((same, old))) if *same == tag => *old = key,
             _ => drop(self.others.insert(tag, key)),
         }
     }
