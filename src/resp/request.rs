@@ -180,11 +180,6 @@ impl<'a> Words<'a> {
 }
 
 impl Encoded {
-    /// Whether it is this script.
-    pub fn is_of(&self, other: &'static Script) -> bool {
-        self.outline.script.is_some_and(|script| std::ptr::eq(script, other))
-    }
-
     /// How much it counts for the bounds.
     pub fn len(&self) -> usize {
         self.bytes.len() + self.outline.script.map_or(0, |script| script.text.len())
