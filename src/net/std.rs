@@ -433,8 +433,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(connect_unix(&path, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(world.connect(&address, short).is_err());
+        // Those that stand, the one that waits, and the one for which nobody does any more: no fourth.
         let accepting = thread::spawn(move || {
-            (0..stand + 1).map(|_| listener.accept().unwrap().0).collect::<Vec<_>>()
+            (0..stand + 2).map(|_| listener.accept().unwrap().0).collect::<Vec<_>>()
         });
         world.connect(&address, Duration::from_secs(10)).unwrap();
         assert!(world.pending.is_none());
