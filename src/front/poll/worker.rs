@@ -459,8 +459,7 @@ impl Worker {
             }
         };
         let keep = may_wait || outcome.is_ok();
-        let keep = keep && self.lifecycle.state() < State::Draining;
-        let printing = (&mut self.printer, &mut self.printed);
+        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
         let (status, close) = print(printing, request, client, &outcome, keep);
         drop(outcome);
         self.send(world, key, status, close, now);
@@ -506,8 +505,7 @@ impl Worker {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(client) = self.clients.get_mut(exchange.connection) else { return };
         exchange.next = None;
-        let keep = keep && self.lifecycle.state() < State::Draining;
-        let printing = (&mut self.printer, &mut self.printed);
+        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
         let (status, close) = print(printing, exchange, client, &outcome, keep);
         self.send(world, key, status, close, now);
     }
@@ -686,7 +684,7 @@ impl Worker {
 
 /// Prints the response of a client's request; gives its status, and whether the connection ends behind it.
 fn print(
-    (printer, printed): (&mut Printer, &mut Vec<u8>),
+    (printer, printed, lifecycle): (&mut Printer, &mut Vec<u8>, &Lifecycle),
     exchange: &Exchange,
     client: &Connection,
     outcome: &Result<Response<'_>, Problem>,
@@ -694,7 +692,7 @@ fn print(
 ) -> (u16, bool) {
     let (bytes, _) = client.message();
     let keep = keep && exchange.head(bytes).is_some_and(|head| head.keep_alive());
-    let close = !keep || client.has_forgotten();
+    let close = !keep || client.has_forgotten() || lifecycle.state() >= State::Draining;
     printed.clear();
     printed.shrink_to(PRINTED_KEPT_BYTES);
     (printer.print(exchange, bytes, outcome, close, printed), close)
