@@ -1,14 +1,13 @@
-//! Takes new clients in and hands each to the worker with the fewest.
+//! Accepts new clients and hands each to the worker with the fewest.
 //!
-//! One thread accepts for all workers. If each of them waited on the listener, the kernel would
-//! wake them all for every client, and the first to run would take most; handed out like this,
-//! sixteen connections on two workers are eight each, every time.
+//! One thread accepts for all workers. If each of them waited on the listener, the kernel would wake them all for every
+//! client, and the first to run would take most; handed out like this, sixteen connections on two workers are eight
+//! each, every time.
 //!
-//! Beyond `MAX_CONNECTIONS` a client is still taken in, to be told 503 and why; up to 64 at a
-//! time, and those beyond that get a bare 503 and are closed. When the process has no file
-//! descriptor left, the one kept back for this moment is given up, the client accepted and told the
-//! same, and the descriptor taken back: the queue of the listener empties, and nothing spins. The log
-//! says so, once a second at most.
+//! Beyond `MAX_CONNECTIONS` a client is still accepted, to be sent a 503 with the reason; up to 64 at a time, and those
+//! beyond that get a bare 503 and are closed. When the process has no file descriptor left, a reserved one is released,
+//! the client accepted with it, sent the same bare 503 and closed, and the descriptor reserved again: so the listener's
+//! queue empties, and the loop does not spin. The log reports this, once a second at most.
 
 use super::listen::{Bound, Listen, SocketFile};
 use crate::lifecycle::{Lifecycle, State};
@@ -25,26 +24,26 @@ use std::time::{Duration, Instant};
 const LISTENER: Token = Token(0);
 const WAKE: Token = Token(1);
 
-/// Clients above `MAX_CONNECTIONS` that may be hearing their 503 at a time.
+/// Clients above `MAX_CONNECTIONS` that may be receiving their 503 at a time.
 pub const REFUSALS_MAX: usize = 64;
 
-/// After an accept that failed for want of a resource, for edge-triggered readiness will not tell
-/// again of clients that wait already.
+/// The wait after an accept that failed for lack of a resource: edge-triggered readiness reports no second event for
+/// clients that already wait.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// While clients are turned away the log says so, and how many, this often.
+/// While clients are turned away, the log reports how many, this often.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(1);
 
 /// The listener of either kind, non-blocking.
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// The file of a Unix socket, to be dropped first, and the socket.
+    /// The file of a Unix socket, dropped first, and the socket.
     Unix(SocketFile, UnixListener),
 }
 
 impl Listener {
-    /// Binds and listens; says where.
+    /// Binds and listens; gives the address, too.
     ///
     /// # Errors
     /// As [`Listen::bind`].
@@ -63,7 +62,7 @@ impl Listener {
         Ok((listener, address))
     }
 
-    /// A client, and its address if it has one: one of IPv4 as such on a socket of both.
+    /// Accepts a client; gives its address if it has one, an IPv4 address as such even on a dual-stack socket.
     fn accept(&self) -> io::Result<(Stream, Option<IpAddr>)> {
         match self {
             Listener::Tcp(l) => {
@@ -83,9 +82,9 @@ pub struct Acceptor {
     metrics: Arc<Metrics>,
     connections_max: usize,
     turn: usize,
-    /// A descriptor kept back for the moment when there is none.
+    /// A descriptor reserved for the moment when there is no other.
     reserve: Option<File>,
-    /// Clients turned away for want of a descriptor, and when the log last spoke of it.
+    /// Clients turned away for lack of a descriptor, and when the log last reported it.
     turned_away: usize,
     complained: Option<Instant>,
 }
@@ -121,7 +120,7 @@ impl Acceptor {
         })
     }
 
-    /// Wakes it, so that it sees that the lifecycle has moved on.
+    /// Wakes the acceptor, so that it sees a change of the lifecycle.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
@@ -137,7 +136,7 @@ impl Acceptor {
                 log::error!("failed to wait for clients: {e}");
                 return;
             }
-            // Read before the queue is emptied: who is in it when accepting ends is still taken in.
+            // Read before the queue is emptied: a client that is in the queue when accepting ends is still accepted.
             let stopped = lifecycle.state() >= State::Stopped;
             retry = None;
             if let Err(e) = self.accept_all() {
@@ -150,7 +149,7 @@ impl Acceptor {
         }
     }
 
-    /// No worker leaves before it knows that nobody more will come.
+    /// No worker ends before it knows that no more clients will come.
     fn close(self) {
         for inbox in self.inboxes {
             let waker = inbox.waker();
@@ -159,7 +158,7 @@ impl Acceptor {
         }
     }
 
-    /// Empties the listener's queue. An error means that it may not be empty.
+    /// Accepts until the listener's queue is empty. An error means that it may not be empty.
     fn accept_all(&mut self) -> io::Result<()> {
         if self.reserve.is_none() {
             self.reserve = reserve();
@@ -168,7 +167,7 @@ impl Acceptor {
             match self.listener.accept() {
                 Ok((stream, peer)) => self.hand_over(stream, peer),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The client has gone already, or a signal came: the next one.
+                // The client has gone already, or a signal interrupted the call: accept the next one.
                 Err(e)
                     if matches!(
                         e.kind(),
@@ -177,8 +176,8 @@ impl Acceptor {
                             | io::ErrorKind::Interrupted
                     ) => {}
                 Err(e) => {
-                    // Most likely no descriptor is left. Linux looks for one before it looks for a
-                    // client, so there may be nobody at all.
+                    // Most likely no descriptor is left. Linux checks for a descriptor before it checks for a client,
+                    // so the queue may be empty.
                     if !self.turn_one_away(&e)? {
                         return Ok(());
                     }
@@ -187,8 +186,8 @@ impl Acceptor {
         }
     }
 
-    /// Accepts with the descriptor kept back, and closes. False when nobody waits; an error when
-    /// that did not help, because somebody else was faster or there was none.
+    /// Accepts with the reserved descriptor, and closes the connection. False when no client waits; an error when this
+    /// did not help, because another thread took the descriptor first or none was reserved.
     fn turn_one_away(&mut self, because: &io::Error) -> io::Result<bool> {
         self.reserve = None;
         let accepted = self.listener.accept().map(|(stream, _)| turn_away(stream));
@@ -228,12 +227,12 @@ impl Acceptor {
     }
 }
 
-/// A word to a client for whom there is not even room to hear it out: with luck it reads this before
-/// it learns that the connection is gone.
+/// Sends a short 503 to a client whose request we have no capacity to read: with luck the client reads it before it
+/// sees that the connection is closed.
 fn turn_away(mut stream: Stream) {
     const WORD: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n\
         Connection: close\r\nContent-Length: 0\r\n\r\n";
-    // A fresh socket takes so little at once. Whoever has gone already need not hear it.
+    // A fresh socket takes so few bytes at once. For a client that has gone already the error does not matter.
     let _ = stream.send(WORD);
     let _ = stream.shut_down();
 }

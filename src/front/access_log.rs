@@ -4,9 +4,9 @@
 //! GET /items?id=7 504 2001ms id=4f3a… trace=4bf9… peer=10.0.0.9
 //! ```
 //!
-//! `errors` means faults of the service and of the protocol: every 5xx, every request that was refused
-//! before a rule saw it (bad framing, limits, time), and every one that never had its whole answer: 499
-//! when the client was gone, `cut` when it did not take it. A 404 is an answer, not an error.
+//! `errors` means faults of the service and of the protocol: every 5xx, every request that was refused before a rule
+//! saw it (bad framing, limits, time), and every request whose response was not sent in full: 499 when the client had
+//! gone, `cut` when it did not read. A 404 is an answer, not an error.
 //!
 //! The id of a session is a secret, so a target that may hold one is shown without it: `/sess/…`,
 //! `/items?sid=…`.
@@ -19,29 +19,29 @@ use std::time::Duration;
 /// Which requests are logged (`ACCESS_LOG`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLog {
-    /// None.
+    /// No requests.
     Off,
-    /// Those that failed; the default.
+    /// Requests that failed; the default.
     Errors,
-    /// All.
+    /// All requests.
     All,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// With its response, as far as can be seen from here.
+    /// With its response, as far as can be known here.
     Answered,
-    /// The client was gone before it had all of its response: [`GONE`].
+    /// The client had gone before all of its response was sent: [`GONE`].
     Gone,
-    /// The response was cut off, and why: the client did not take it.
+    /// The response was cut off, for this reason: the client did not read it.
     Cut(&'static str),
 }
 
-/// The status that stands for a client that was gone. No client ever sees it; nginx made it known.
+/// The status that stands for a client that had gone. No client ever sees it; nginx made it known.
 pub const GONE: u16 = 499;
 
-/// What there is to say about a request when it is over.
+/// What is logged about a request when it is over.
 #[derive(Debug)]
 pub struct Entry<'a> {
     /// The method, or `-` when the head was unreadable.
@@ -52,20 +52,20 @@ pub struct Entry<'a> {
     pub end: End,
     /// The status of its response, if one was made.
     pub status: u16,
-    /// Refused by the protocol, before any rule saw it; and why.
+    /// Why the protocol refused it before any rule saw it, if it did.
     pub refused: Option<&'a str>,
     /// From the complete head to the end of the response.
     pub took: Duration,
-    /// Its id.
+    /// The request's id.
     pub request_id: &'a [u8],
-    /// The id of the caller's trace.
+    /// The id of the client's trace.
     pub trace_id: Option<&'a str>,
-    /// Who asked; a Unix socket has no addresses.
+    /// The client's address; a Unix socket has none.
     pub peer: Option<IpAddr>,
 }
 
 impl AccessLog {
-    /// Whether a request that ended so is one of those to be logged.
+    /// Whether a request that ended like this is to be logged.
     pub fn wants(self, end: End, status: u16, is_refused: bool) -> bool {
         match self {
             AccessLog::Off => false,
@@ -110,16 +110,16 @@ impl fmt::Display for Entry<'_> {
     }
 }
 
-/// What is shown in the place of a secret.
+/// What is shown instead of a secret.
 const MASK: &str = "…";
 
-/// The parameters that mean something to a session; their names may be shown.
+/// The query parameters that sessions use; their names may be shown.
 const SESSION_PARAMETERS: [&str; 5] = ["sid", "ttl", "prefix", "cursor", "limit"];
 
-/// The target without anything that could be the id of a session.
+/// The target without anything that could be a session's id.
 ///
-/// It hides more than our router would take for one (other cases, an encoded slash, a parameter of
-/// another path): a client that spells its secret wrongly has still sent it.
+/// It masks more than our router would accept (other letter case, an encoded slash, a parameter of another path): a
+/// client that spells its secret wrongly has still sent it.
 fn masked(target: &str) -> Cow<'_, str> {
     let (path, query) =
         target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
@@ -143,13 +143,13 @@ fn masked(target: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The path down to its `/sess`, when it has one.
+/// The path up to its `/sess`, if it contains one.
 fn masked_path(path: &str) -> Option<String> {
     let path = decoded(path);
     let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
     let (at, _) =
         path.match_indices("/sess").find(|(at, name)| is_end(&path[at + name.len()..]))?;
-    // What stands before it is not shown: decoded, it could pass for a field of the line.
+    // What comes before `/sess` is not shown: decoded, it could look like a field of the log line.
     let before = if at == 0 { "" } else { MASK };
     Some(match &path[at + "/sess".len()..] {
         rest @ ("" | "/") => format!("{before}/sess{rest}"),
@@ -163,7 +163,7 @@ fn decoded(raw: &str) -> String {
     let digit = |byte: u8| char::from(byte).to_digit(16);
     for byte in raw.bytes() {
         bytes.push(byte);
-        // What an escape stands for may end the next one.
+        // The decoded byte may complete another escape.
         while let [.., b'%', high, low] = bytes[..]
             && let (Some(high), Some(low)) = (digit(high), digit(low))
         {

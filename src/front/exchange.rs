@@ -1,4 +1,4 @@
-//! One request, from its whole head until it is known what came of its response: the same for both fronts.
+//! One request, from its complete head until the fate of its response is known: the same code for both fronts.
 //!
 //! ```text
 //! begin ─▶ admit ─▶ (check, the body) ─▶ perform ─▶ Ask(command) ─▶ resume(reply) ─▶ … ─▶ End(outcome)
@@ -6,8 +6,9 @@
 //!                                  account: counted, and logged ◀── sent ◀── print ◀───────┘
 //! ```
 //!
-//! The front moves the bytes and keeps the time; what is judged, run, printed, counted and logged is here. A panic in
-//! a rule costs its own request a 500 and nothing else ([`guarded`]): a rule changes nothing but what it gives back.
+//! The front moves the bytes and keeps the time; judging, running, printing, counting and logging happen here. A panic
+//! in a rule costs its own request a 500 and nothing else ([`guarded`]): a rule changes no state, it only returns a
+//! value.
 
 use super::access_log::{AccessLog, End, Entry, GONE};
 use crate::http::{self, DateCache, Head, HeadIndex, Method, Printing, Response};
@@ -24,27 +25,28 @@ use std::time::{Duration, Instant};
 
 /// See the module's text.
 pub struct Exchange {
-    /// Where everything is in its head; `None` when that could not be read.
+    /// Where each part of the head is; `None` when the head could not be parsed.
     index: Option<HeadIndex>,
-    /// The client it came from, as the front names it.
+    /// The client connection that sent the request, as the front names it.
     pub connection: u64,
-    /// Its worker's count, for the id that is made when none was given.
+    /// The worker's request count, for the request id that is made when the client sent none.
     number: u64,
-    /// When its head was complete.
+    /// When the head was complete.
     began: Instant,
-    /// When the store must have answered: its time begins when the request is whole.
+    /// When the store must have answered: the store's time begins when the request is complete.
     pub deadline: Instant,
     route: Option<Route>,
-    /// What to do with the store's answer, while that is under way.
+    /// How to continue with the store's answer, while a command is under way.
     pub next: Option<Next>,
-    /// Refused by the protocol, and why.
+    /// Why the protocol refused the request, if it did.
     refused: Option<Cow<'static, str>>,
     /// The status of the response; 0 before there is one.
     status: u16,
 }
 
 impl Exchange {
-    /// A request whose head has been read; without one, something that is none and has to be answered all the same.
+    /// Begins the exchange of a request whose head has been read, or (without an index) of bytes that are not a valid
+    /// request and still have to be answered.
     pub fn begin(
         index: Option<HeadIndex>,
         connection: u64,
@@ -65,12 +67,12 @@ impl Exchange {
         }
     }
 
-    /// Its head, which lies at the beginning of these bytes.
+    /// The request's head; `bytes` begin with it.
     pub fn head<'a>(&'a self, bytes: &'a [u8]) -> Option<Head<'a>> {
         self.index.as_ref().map(|index| Head::new(index, bytes))
     }
 
-    /// Its response has been printed, with this status.
+    /// Notes that the response has been printed, with this status.
     pub fn answered(&mut self, status: u16) {
         self.status = status;
     }
@@ -78,7 +80,7 @@ impl Exchange {
     /// Judges the request by its head.
     ///
     /// # Errors
-    /// It is refused; its body is not to be read.
+    /// The request is refused; its body must not be read.
     pub fn admit(&mut self, service: &Service, bytes: &[u8]) -> Result<(), Problem> {
         let Some(index) = &self.index else { return Err(Problem::INTERNAL) };
         let head = Head::new(index, bytes);
@@ -86,7 +88,7 @@ impl Exchange {
         Ok(())
     }
 
-    /// Judges the rest of what the head tells, for a request whose body is still to come.
+    /// Judges what else the head says, for a request whose body is still to come.
     ///
     /// # Errors
     /// As [`admit`](Exchange::admit).
@@ -97,7 +99,7 @@ impl Exchange {
         service.check(route, &cx)
     }
 
-    /// Runs the request, now that it is whole.
+    /// Runs the request, now that it is complete.
     pub fn perform<'a>(
         &'a self,
         service: &'a Service,
@@ -111,7 +113,7 @@ impl Exchange {
         service.perform(route, &cx, now)
     }
 
-    /// Goes on with what the store has answered.
+    /// Continues with the store's answer.
     pub fn resume<'a>(
         &'a self,
         service: &'a Service,
@@ -130,13 +132,13 @@ impl Exchange {
         Some(Cx { head: self.head(bytes)?, body, options: service.options() })
     }
 
-    /// The protocol was broken or its limits were, not a rule.
+    /// Notes that the request broke the protocol or exceeded its limits, rather than a rule of the service.
     pub fn refused(&mut self, worker: &Worker, problem: &Problem) {
         worker.refused(problem.code);
         self.refused = Some(problem.detail.clone());
     }
 
-    /// The request is over, once: it is counted, and logged as what it came to. `bytes` begin with its head.
+    /// Ends the request, exactly once: it is counted, and logged with its outcome. `bytes` begin with its head.
     pub fn account(
         &self,
         end: End,
@@ -177,10 +179,10 @@ impl Exchange {
     }
 }
 
-/// Runs the rules of one request; 500 if they panic. The panic itself is logged where it happens.
+/// Runs the rules for one request; gives a 500 if they panic. The panic itself is logged where it happens.
 ///
 /// # Errors
-/// They have panicked.
+/// The rules panicked.
 pub fn guarded<T>(worker: &Worker, rules: impl FnOnce() -> T) -> Result<T, Problem> {
     catch_unwind(AssertUnwindSafe(rules)).map_err(|_| {
         worker.panicked();
@@ -191,7 +193,7 @@ pub fn guarded<T>(worker: &Worker, rules: impl FnOnce() -> T) -> Result<T, Probl
 /// Prints the responses of one worker, and numbers its requests.
 #[derive(Debug)]
 pub struct Printer {
-    /// Which worker of which process: random, drawn once.
+    /// Which worker of which process: a random number, drawn once.
     maker: u64,
     count: u64,
     date: DateCache,
@@ -212,24 +214,24 @@ impl Printer {
         }
     }
 
-    /// The random number it was made with.
+    /// The random number this printer was made with.
     pub fn maker(&self) -> u64 {
         self.maker
     }
 
-    /// The time of day of what is printed next.
+    /// Sets the time of day for the responses printed next.
     pub fn set_time(&mut self, unix: Duration) {
         self.unix_seconds = unix.as_secs();
     }
 
-    /// The number of one more request.
+    /// Numbers the next request.
     pub fn next_number(&mut self) -> u64 {
         self.count += 1;
         self.count
     }
 
-    /// Appends the response of an exchange to `out`; `bytes` are its message from the first byte, or what there is of
-    /// it. Gives the status, for [`Exchange::answered`]: the outcome may borrow the exchange.
+    /// Appends the response of an exchange to `out`; `bytes` are its message from the first byte, or as much of it as
+    /// has arrived. Gives the status, for [`Exchange::answered`]: the outcome may borrow the exchange.
     pub fn print(
         &mut self,
         exchange: &Exchange,
@@ -250,7 +252,7 @@ impl Printer {
         let how = Printing {
             head_only: match &head {
                 Some(head) => head.method() == Method::Head,
-                // However early it is found to be wrong, the answer to a HEAD has no body.
+                // However early the request is found to be wrong, the response to HEAD has no body.
                 None => http::is_head(bytes) == Some(true),
             },
             close,

@@ -1,38 +1,38 @@
-//! What a panic in a store session may cost: those who wait for it a 502, and nobody a worker.
+//! Contains a panic in a store session: the requests that wait for it get a 502, and the worker goes on.
 //!
-//! Such a session may have stopped in the middle of a command, and half a command in a connection would shift every
-//! reply after it, one user's data to another. So a session that has panicked is dropped at once and never called
-//! again; its sockets are closed, and another takes its place.
+//! A session that panicked may have stopped in the middle of a command, and half a command in a connection would shift
+//! every reply after it, one user's data to another. So a session that has panicked is dropped at once and never called
+//! again; its sockets are closed, and a new session takes its place.
 
 use crate::net::{Ready, World};
 use crate::store::{Command, OWNER, Replies, Session, Store, StoreError, Tag};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-/// A session of the store until it panics. From then on it does nothing, and is to be replaced.
+/// A session of the store until it panics. From then on it does nothing, and must be replaced.
 pub struct Guarded {
     session: Option<Box<dyn Session>>,
 }
 
 impl Guarded {
-    /// Opens a session of `store`. A panic in that is not caught: without a session a worker is of no use, and its end
+    /// Opens a session of `store`. A panic here is not caught: without a session a worker is of no use, and its end
     /// ends the process.
     pub fn open(store: &dyn Store, world: &mut dyn World, now: Instant) -> Guarded {
         Guarded { session: Some(store.session(world, now)) }
     }
 
-    /// It has panicked, and answers nothing any more.
+    /// Whether the session has panicked; then it answers no more commands.
     pub fn is_broken(&self) -> bool {
         self.session.is_none()
     }
 
-    /// Opens another in the place of a broken one.
+    /// Opens a new session in place of a broken one.
     pub fn replace(&mut self, store: &dyn Store, world: &mut dyn World, now: Instant) {
         world.close_all(OWNER);
         *self = Guarded::open(store, world, now);
     }
 
-    /// As [`Session::submit`]; false if it panicked over this very command.
+    /// As [`Session::submit`]; false if this very command made it panic.
     pub fn submit(
         &mut self,
         now: Instant,
@@ -90,7 +90,7 @@ impl Guarded {
     }
 }
 
-/// Why those who wait for a broken session have no answer.
+/// Why requests that wait for a broken session have no answer.
 pub fn broken() -> StoreError {
     StoreError::Broken("its session panicked".to_owned())
 }
@@ -102,7 +102,7 @@ mod tests {
     use crate::store::Answer;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Its sessions answer `Pong`, until one is asked for something else: that one panics.
+    /// Its sessions answer `Pong`, until one receives another command: that one panics.
     #[derive(Default)]
     struct Touchy {
         opened: AtomicUsize,
@@ -162,7 +162,7 @@ mod tests {
         assert!(session.is_immediate() && session.next_deadline().is_some());
         assert_eq!(session.abandon(now, 9), StoreError::Timeout);
 
-        // Only the one who asked is to blame for it; what was answered before goes with the session.
+        // Only the command that was submitted is to blame; what was answered before is lost with the session.
         assert!(!session.submit(now, 2, unexpected(), now));
         assert!(session.is_broken());
         assert!(session.submit(now, 3, Command::Ping, now), "those who come now wait for another");

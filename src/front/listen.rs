@@ -1,8 +1,8 @@
 //! Where to listen: every interface, a TCP address, or the path of a Unix socket.
 //!
-//! Binding is the same for both fronts, and so is the care for the file of a Unix socket: at the start
-//! one that a killed process left behind is removed, and at the end our own, but only if the path still
-//! leads to it. A successor may have put its own there.
+//! Binding is the same for both fronts, and so is the handling of a Unix socket's file: at the start, the file that a
+//! killed process left behind is removed; at the end our own is, but only if the path still leads to it. A successor
+//! may have put its own socket there.
 
 use crate::net::{connect_unix, failed};
 use std::fmt;
@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// How long one who listens on a Unix socket may take to accept us or to refuse.
+/// How long a process that listens on the Unix socket may take to accept or refuse our probe.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `PORT` or `LISTEN`.
@@ -40,15 +40,15 @@ pub enum Bound {
 }
 
 impl Listen {
-    /// Whether nobody outside this host, or this pod, can reach it over the network.
+    /// Whether the address can be reached only from inside this host (or this pod), not over the network.
     pub fn is_loopback(&self) -> bool {
         matches!(self, Listen::Tcp(address) if address.ip().to_canonical().is_loopback())
     }
 
-    /// Binds and listens. Gives the address it really got, too, as `LISTEN` would spell it.
+    /// Binds and listens. Also gives the actual address, as `LISTEN` would spell it.
     ///
     /// # Errors
-    /// The address is taken, or not ours, or not allowed; the message names it.
+    /// The address is in use, not ours, or not permitted; the message names it.
     pub fn bind(&self) -> io::Result<(Bound, String)> {
         self.try_bind().map_err(failed(format_args!("listen on {self}")))
     }
@@ -56,7 +56,7 @@ impl Listen {
     fn try_bind(&self) -> io::Result<(Bound, String)> {
         let listener = match self {
             Listen::Tcp(address) => bind_tcp(*address, false)?,
-            // Any other failure may well be that of a host without IPv6.
+            // Any other failure may well mean a host without IPv6.
             Listen::Port(port) => match bind_tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true) {
                 Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
                     bind_tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false)?
@@ -76,17 +76,17 @@ impl Listen {
     }
 }
 
-/// With `both`, an IPv6 address takes IPv4 clients too, whatever the system's default is.
+/// With `both`, an IPv6 address accepts IPv4 clients too, whatever the system's default is.
 #[cfg(feature = "poll")]
 fn bind_tcp(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     use socket2::{Domain, Socket, Type};
 
-    // Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th: it is sent again after
-    // a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
+    // Clients that may wait to be accepted. std says 128, and Linux drops the SYN of the 130th, which the client sends
+    // again after a second. The kernel cuts this to net.core.somaxconn, 4096 by default.
     const BACKLOG: i32 = 4096;
 
-    // What the kernel may keep for a client that does not read, before it is our turn to wait (it doubles this for its
-    // own needs, and cuts it to net.core.wmem_max). Left alone it takes up to 4 MiB for each, and a thousand such
+    // What the kernel may buffer for a client that does not read, before our own buffering begins (it doubles this for
+    // its own needs, and cuts it to net.core.wmem_max). By default it takes up to 4 MiB for each, and a thousand such
     // clients put the whole host into TCP memory pressure.
     const SEND_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -94,17 +94,17 @@ fn bind_tcp(address: SocketAddr, both: bool) -> io::Result<TcpListener> {
     if both {
         socket.set_only_v6(false)?;
     }
-    // As std and mio do: connections of the last process that are still closing hold nobody up.
+    // As std and mio do: connections of the last process that are still closing do not block the bind.
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit this option.
     socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// std has no calls for these: 128 clients may wait, buffers are as large as the system likes, and an IPv6 address
-/// takes IPv4 clients too where that is the system's default (on Linux it is, unless net.ipv6.bindv6only is set).
+/// std has no calls for these options: 128 clients may wait, buffers have the system's sizes, and an IPv6 address
+/// accepts IPv4 clients too where that is the system's default (on Linux it is, unless net.ipv6.bindv6only is set).
 #[cfg(not(feature = "poll"))]
 fn bind_tcp(address: SocketAddr, _both: bool) -> io::Result<TcpListener> {
     TcpListener::bind(address)
@@ -120,8 +120,8 @@ impl fmt::Display for Listen {
     }
 }
 
-/// The file of a Unix socket of ours. It is removed when this is dropped, if it is still there: drop
-/// this before the listener, whose being open keeps the number of the inode from being given to another.
+/// The file of our Unix socket. Dropping this removes the file, if the path still leads to it: drop it before the
+/// listener, which while open keeps the inode's number from being given to another file.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -141,7 +141,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let there = self.path.symlink_metadata();
         if there.is_ok_and(|there| device_and_inode(&there) == self.device_and_inode) {
-            // Left behind it would do no harm: the next start clears it.
+            // A file left behind would do no harm: the next start removes it.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -151,12 +151,12 @@ fn device_and_inode(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Locks the directory that `path` is in, so that of several of us that start together each finds what
-/// the one before has done. Without it, one who has bound and does not listen yet refuses a connect, as a
-/// socket left behind does; and two who found that one would both remove what is there by then.
+/// Locks the directory of `path`, so that when several of our processes start together each sees what the one before
+/// has done. Without the lock, a process that has bound but does not listen yet refuses a connect, as a stale socket
+/// does; and two processes that found the same stale socket would both remove whatever file is at the path by then.
 ///
-/// Anybody who may read the directory can hold its lock, and not every file system has one: then it goes
-/// on without, after five seconds at most.
+/// Any process that may read the directory can hold its lock, and not every file system supports locks: so the start
+/// proceeds without it, after five seconds at most.
 fn lock_directory(path: &Path) -> Option<File> {
     let directory = File::open(path.with_file_name(".")).ok()?;
     for _ in 0..500 {
@@ -168,10 +168,10 @@ fn lock_directory(path: &Path) -> Option<File> {
     Some(directory)
 }
 
-/// Makes room for a Unix socket: removes the one a killed process left behind, and only that.
+/// Clears the path for a Unix socket: removes one that a killed process left behind, and nothing else.
 ///
 /// # Errors
-/// `AddrInUse` when something other than a socket is there, or a socket on which somebody listens.
+/// `AddrInUse` when the path is something other than a socket, or a socket on which a process listens.
 fn clear_stale_socket(path: &Path) -> io::Result<()> {
     let Ok(metadata) = path.symlink_metadata() else {
         return Ok(());

@@ -1,12 +1,10 @@
 //! The fronts: sockets on one side, [`Service`] and [`Store`] on the other.
 //!
-//! Two of them carry the same service. [`tiny`] is the plain one, a thread for every request that
-//! is being served; read it first. The other is the one to face a network with: a few loops that
-//! never block (`poll`, with the feature of that name). [`pace`] is how slow a client of it may be, `accept` hands
-//! the clients out.
+//! Two of them carry the same service. [`tiny`] is the plain one, one thread for each request in progress; read it
+//! first. The other is built to face a network directly: a few loops that never block (`poll`, with the feature of that
+//! name). [`pace`] says how slow one of its clients may be, and `accept` hands new clients to the loops.
 //!
-//! What they share is [`exchange`], the life of one request; [`access_log`], its line in the log; and their options,
-//! here.
+//! Both share [`exchange`], the life of one request; [`access_log`], its line in the log; and their options, here.
 
 #[cfg(feature = "poll")]
 pub mod accept;

@@ -1,4 +1,4 @@
-//! What both fronts are told, and what they show of themselves.
+//! The options of both fronts, and what a running front exposes.
 
 use super::access_log::AccessLog;
 use super::listen::{Listen, SocketFile};
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Which front carries the service (`FRONT`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Front {
-    /// Readiness loops; the default of the build that has them (feature `poll`).
+    /// Readiness loops; the default in a build with the feature `poll`.
     Poll,
     /// `tiny_http` and a pool of threads.
     TinyHttp,
@@ -24,14 +24,14 @@ impl Front {
     }
 }
 
-/// What both fronts are told. A byte a second renews no duration here: see `front::pace`.
+/// The options of both fronts. A byte a second does not extend any of these durations: see `front::pace`.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Where to listen.
     pub listen: Listen,
     /// Loops, or threads (`WORKERS`).
     pub workers: usize,
-    /// From the end of the request, its body included, to the store's answer, everything included
+    /// From the end of the request, its body included, to the store's answer, all waiting and retries included
     /// (`REQUEST_TIMEOUT`, 2 s).
     pub request_timeout: Duration,
     /// Limits of a request head (`MAX_HEAD_BYTES`).
@@ -40,44 +40,44 @@ pub struct Options {
     pub body_bytes_max: usize,
     /// From the first byte of a head to its end (`HEAD_TIMEOUT`, 10 s): 408.
     pub head_timeout: Duration,
-    /// A body that does not come: so long without a byte, or slower than 1 KiB a second over all
-    /// beyond that (`BODY_TIMEOUT`, 30 s): 408.
+    /// A body that stalls for this long without a byte, or that beyond this time has averaged less than 1 KiB a second
+    /// (`BODY_TIMEOUT`, 30 s): 408.
     pub body_timeout: Duration,
     /// Between requests, and before the first (`IDLE_TIMEOUT`, 75 s): close.
     pub idle_timeout: Duration,
-    /// For a client that does not take its response: as for a body (`WRITE_TIMEOUT`, 10 s): close.
+    /// For a client that does not read its response: measured as for a body (`WRITE_TIMEOUT`, 10 s): close.
     pub write_timeout: Duration,
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.
     pub connections_max: usize,
-    /// Bytes kept for all clients together, of bodies that are not whole and of responses not taken
-    /// (`MAX_BUFFERED_BYTES`): beyond it 503 for who sends, close for who does not read. Each worker has
-    /// its share, which must have room for two of the largest bodies.
+    /// Bytes buffered for all clients together: bodies that are incomplete and responses not yet read
+    /// (`MAX_BUFFERED_BYTES`). Beyond it a client that is sending gets 503, and one that does not read is closed. Each
+    /// worker has its share, which must be able to hold two of the largest bodies.
     pub buffered_bytes_max: usize,
     /// Which requests are logged (`ACCESS_LOG`).
     pub access_log: AccessLog,
 }
 
 impl Options {
-    /// What of `buffered_bytes_max` falls to one worker.
+    /// One worker's share of `buffered_bytes_max`.
     pub fn worker_share(&self) -> usize {
         self.buffered_bytes_max / self.workers.max(1)
     }
 }
 
-/// A front at work.
+/// A running front.
 pub struct Server {
-    /// Where it listens, with the port it really got.
+    /// Where it listens, with the actual port.
     pub address: String,
     /// The names of its threads; each ends with a [`lifecycle::Event::Ended`](crate::lifecycle::Event::Ended).
     pub threads: usize,
     pub(super) wake: Box<dyn Fn() + Send>,
-    /// Removed at the end, unless a thread sees to that.
+    /// Removed at the end, unless a thread does that.
     #[expect(dead_code, reason = "it is there to be dropped")]
     pub(super) socket_file: Option<SocketFile>,
 }
 
 impl Server {
-    /// Makes every thread look at the lifecycle's state. To be called when it has changed.
+    /// Makes every thread check the lifecycle's state. To be called when it has changed.
     pub fn wake(&self) {
         (self.wake)();
     }

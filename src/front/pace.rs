@@ -6,18 +6,18 @@
 //!                      a byte every second, to stay just within it     too slow after 10.009 s
 //! ```
 //!
-//! A time limit for the whole would cut whoever has much to send on a slow line; a time limit for each
-//! byte alone would let a client that trickles stay for ever. So there are two: a time without a byte,
-//! and a least rate over all for what goes beyond that time.
+//! A time limit for the whole would cut off a client that has much to send on a slow line; a time limit for each byte
+//! alone would let a client that trickles stay for ever. So there are two: a time without a byte, and a minimum average
+//! rate for what goes beyond that time.
 
 use std::time::{Duration, Instant};
 
-/// Bytes a second, over all, beyond the timeout. Far below any line in use (GPRS brought 4 KiB), far
-/// above what an attacker likes to spend; with it the largest body of 1 MiB ends after 18 minutes.
+/// Bytes a second, on average, beyond the timeout. Far below any line in use (GPRS brought 4 KiB), far above what an
+/// attacker likes to spend; at this rate the largest body of 1 MiB ends after 18 minutes.
 pub const LEAST_RATE: u64 = 1024;
 
-/// When a client is too slow that began at `began` and has moved `bytes` since, the last of them at
-/// `last`, if none follow.
+/// When a client becomes too slow that began at `began` and has moved `bytes` since, the last of them at `last`, if no
+/// more follow.
 pub fn deadline(timeout: Duration, began: Instant, last: Instant, bytes: usize) -> Instant {
     let paid_for = Duration::from_millis((bytes as u64).saturating_mul(1000) / LEAST_RATE);
     last.min(began + paid_for) + timeout
@@ -29,7 +29,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Lets a client move `step` bytes every `every` until it is too slow or has moved `bytes`.
+    /// Simulates a client that moves `step` bytes every `every` until it is too slow or has moved `bytes`.
     fn ends_after(step: usize, every: Duration, bytes: usize) -> Result<Duration, Duration> {
         let began = Instant::now();
         let (mut now, mut moved) = (began, 0);
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_trickle_is_too_slow_soon_after_the_timeout() {
         assert_eq!(ends_after(1, ms(1000), 100), Err(ms(10_009)));
-        // Just below the rate it takes longer, and is found out all the same.
+        // Just below the rate it takes longer, and is still detected.
         assert!(ends_after(1000, ms(1000), 1 << 30).is_err());
         assert_eq!(ends_after(0, ms(1000), 1), Err(TIMEOUT));
     }

@@ -1,12 +1,12 @@
-//! The plain front: `tiny_http::Server`, and `WORKERS` threads that take a request, run it to its
-//! end and answer it. Read this one first.
+//! The plain front: `tiny_http::Server`, and `WORKERS` threads that each take a request, run it to its end and answer
+//! it. Read this one first.
 //!
-//! For use behind a proxy that sanitises requests: tiny_http's own connection handling has faults
-//! that no application can mend (README, "Why two fronts"). What can be refused from outside is
-//! refused here: the head is judged again by the rules of [`crate::http`].
+//! For use behind a proxy that sanitises requests: tiny_http's own connection handling has faults that no application
+//! can fix (README, "Why two fronts"). What an application can refuse is refused here: the head is parsed again by the
+//! rules of [`crate::http`].
 //!
-//! tiny_http prints responses in its own way; we take its writer and print in ours, so that both
-//! fronts say the same. It keeps the connection open, whatever we say about closing it.
+//! tiny_http prints responses in its own way; we take its writer and print in ours, so that both fronts send the same
+//! bytes. It keeps the connection open, even when the response says `Connection: close`.
 
 use super::access_log::End;
 use super::exchange::{Exchange, Printer, guarded};
@@ -61,17 +61,17 @@ pub fn start(
     Ok(Server { address, threads: workers, wake: Box::new(wake), socket_file })
 }
 
-/// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the
-/// `unwrap` that clones a socket, and the process lives on and never accepts again. So it does when there
-/// is no thread for a new client. The place and the words of the panic are all that tells it from the
-/// panic of a connection's thread, which harms nobody else.
+/// When no descriptor is left, tiny_http's accept thread does not report an error: it panics, in the `unwrap` that
+/// clones a socket, and the process lives on and never accepts again. The same happens when no thread can be started
+/// for a new client. Only the place and the message of the panic distinguish it from a panic in a connection's thread,
+/// which affects no other connection.
 fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
     let (log, lifecycle) = (std::panic::take_hook(), Arc::clone(lifecycle));
     std::panic::set_hook(Box::new(move |panic| {
         log(panic);
         let no_descriptor =
             panic.location().is_some_and(|at| at.file().ends_with("refined_tcp_stream.rs"));
-        // Of `std::thread::spawn`, which nobody here calls but that thread.
+        // From `std::thread::spawn`, which only that thread calls in this process.
         let no_thread = panic
             .payload()
             .downcast_ref::<String>()
@@ -82,18 +82,18 @@ fn watch_acceptor(lifecycle: &Arc<Lifecycle>) {
     }));
 }
 
-/// The server, where it listens, and the file to remove at the end if it is a Unix socket.
+/// Gives the server, its address, and the file to remove at the end if it is a Unix socket.
 fn listen(listen: &Listen) -> io::Result<(Arc<tiny_http::Server>, String, Option<SocketFile>)> {
     let (bound, address) = listen.bind()?;
     let (listener, file) = match bound {
         Bound::Tcp(listener) => (listener.into(), None),
         Bound::Unix(listener, file) => (tiny_http::Listener::from(listener), Some(file)),
     };
-    // It panics when there is no thread for it.
+    // tiny_http panics when its accept thread cannot be started.
     let server = catch_unwind(|| tiny_http::Server::from_listener(listener, None))
         .map_err(|_| io::Error::other("failed to start the thread that accepts"))?;
     let server = Arc::new(server.map_err(io::Error::other)?);
-    // Never dropped: a server that is removes whatever is at the path of its socket, its successor's too.
+    // Never dropped: dropping the server removes whatever is at the path of its socket, a successor's socket too.
     std::mem::forget(Arc::clone(&server));
     Ok((server, address, file))
 }
@@ -112,7 +112,7 @@ impl Worker {
     fn run(&mut self, mut session: Blocking) {
         loop {
             let stopped = self.lifecycle.state() >= State::Stopped;
-            // What has been read by then is still answered.
+            // Requests that have been read by then are still answered.
             let next = if stopped { self.server.try_recv() } else { self.server.recv().map(Some) };
             match next {
                 Ok(Some(request)) => {
@@ -120,15 +120,15 @@ impl Worker {
                     self.serve(request, &mut session);
                     self.service.metrics().wait(self.n);
                 }
-                // `try_recv` may have eaten the wake-up of another worker: pass it on.
+                // `try_recv` may have consumed the wake-up meant for another worker: pass it on.
                 Ok(None) => return self.server.unblock(),
-                // An error number is the last word of tiny_http's accept loop, which has ended for
-                // good: so does this worker, and with it the process, for somebody to restart.
+                // An error number comes only when tiny_http's accept loop has ended for good: then this worker ends
+                // too, and with it the process, so that a supervisor restarts it.
                 Err(e) if e.raw_os_error().is_some() => {
                     log::error!("failed to accept a client: {e}");
                     return;
                 }
-                // Woken by `unblock`, to look at the lifecycle.
+                // Woken by `unblock`, to check the lifecycle.
                 Err(_) => {}
             }
         }
@@ -179,12 +179,12 @@ impl Worker {
                 return self.refuse(request, exchange, &bytes, problem);
             }
         };
-        // The store's time begins when the request is whole.
+        // The store's time begins when the request is complete.
         exchange.deadline = Instant::now() + time;
         self.run_to_its_end(request, exchange, &bytes, &body, session);
     }
 
-    /// Asks the store what the rules want to know, until they know what to answer; then answers.
+    /// Sends the store the commands that the rules need, until they have a response; then sends that.
     fn run_to_its_end(
         &mut self,
         request: tiny_http::Request,
@@ -196,7 +196,7 @@ impl Worker {
         let service = Arc::clone(&self.service);
         let worker = service.metrics().worker(self.n);
         let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
-        // What a response borrows of the store's answer stays until it is printed.
+        // What a response borrows from the store's answer is kept until it is printed.
         let mut replies = Replies::default();
         let now = Instant::now();
         let mut step = guarded(worker, || exchange.perform(&service, bytes, body, now));
@@ -229,7 +229,7 @@ impl Worker {
         self.send(request, exchange, bytes, &printed);
     }
 
-    /// The protocol was broken or its limits were.
+    /// Answers a request that broke the protocol or exceeded its limits.
     fn refuse(
         &mut self,
         request: tiny_http::Request,
@@ -254,7 +254,7 @@ impl Worker {
         self.send(request, exchange, bytes, &printed);
     }
 
-    /// Whether the response says that the connection ends. tiny_http keeps it open, whatever is said.
+    /// Whether the response says `Connection: close`. tiny_http keeps the connection open in any case.
     fn closes(&self, request: &tiny_http::Request, exchange: &Exchange, bytes: &[u8]) -> bool {
         exchange.head(bytes).is_none_or(|head| !head.keep_alive())
             || is_upgrade(request)
@@ -269,14 +269,14 @@ impl Worker {
         printed: &[u8],
     ) {
         let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip().to_canonical());
-        // The rest of the body is read before a writer is to be had, and a client that expects 100 does
-        // not send it before it is asked to. HTTP/1.0 has no 100.
+        // tiny_http reads the rest of the body before it gives out a writer, and a client that expects 100 does not
+        // send the body before `100 Continue`, which this call sends. HTTP/1.0 has no 100.
         if *request.http_version() >= (1, 1) {
             let _: &mut dyn Read = request.as_reader();
         }
         let mut writer = request.into_writer();
-        // A writer is all we get: a client that has closed, and whose kernel has not refused the response
-        // when this returns, passes for one that has it.
+        // A writer is all we get: a client that has closed, and whose kernel has not refused the response when this
+        // returns, counts as one that received it.
         let end = match writer.write_all(printed).and_then(|()| writer.flush()) {
             Ok(()) => End::Answered,
             Err(_) => End::Gone,
@@ -286,7 +286,7 @@ impl Worker {
     }
 }
 
-/// Prints the head that tiny_http has read, so that our own parser can read it, which lets less pass.
+/// Prints the head that tiny_http has read, so that our own parser, which is stricter, can read it.
 fn print_head(request: &tiny_http::Request) -> Vec<u8> {
     let version = request.http_version();
     let mut printed = format!("{} {} HTTP/{version}\r\n", request.method(), request.url());
@@ -297,8 +297,8 @@ fn print_head(request: &tiny_http::Request) -> Vec<u8> {
     printed.into_bytes()
 }
 
-/// Judges the head. What tiny_http has done with the bytes cannot be undone: a body behind a bad length may be read as
-/// a request all the same.
+/// Parses the head. What tiny_http has done with the bytes cannot be undone: a body behind a bad length may still be
+/// read as a request.
 fn read_head(printed: &[u8], limits: &HeadLimits) -> Result<HeadIndex, ParseError> {
     match http::parse(printed, limits)? {
         Parsed::Whole(index) if index.len() == printed.len() => Ok(index),
@@ -306,8 +306,8 @@ fn read_head(printed: &[u8], limits: &HeadLimits) -> Result<HeadIndex, ParseErro
     }
 }
 
-/// Whether tiny_http has given the raw connection for a body, to be the last request on it: it does that
-/// for `Connection: Upgrade`, which Java's HttpClient and `curl --http2` send, and looks no further.
+/// Whether tiny_http has given the raw connection as the body, for the last request on it: it does that for
+/// `Connection: Upgrade`, which Java's HttpClient and `curl --http2` send, and checks nothing else.
 fn is_upgrade(request: &tiny_http::Request) -> bool {
     let mut headers = request.headers().iter();
     let connection = headers.find(|header| header.field.equiv("Connection"));
@@ -317,7 +317,7 @@ fn is_upgrade(request: &tiny_http::Request) -> bool {
     })
 }
 
-/// Reads the body and nothing behind it; of one in chunks, all of it, and keeps no more than the limit.
+/// Reads the body and nothing behind it; a chunked one to its end, keeping no more than the limit.
 fn read_body(
     request: &mut tiny_http::Request,
     head: &Head,
@@ -346,11 +346,11 @@ fn read_body(
     Ok(body)
 }
 
-/// Reads to the end of a body that nobody wants. The connection goes on, whatever we say, and what is left
-/// of its chunks would be the next request; one that does end would lose the answer if it ended over bytes
-/// that nobody has read. A plain length tiny_http sees to.
+/// Reads to the end of a body that is not needed. The connection goes on, whatever the response says, and what is left
+/// of the chunks would be read as the next request; a connection that does close would lose the response if it closed
+/// with unread bytes. tiny_http itself skips a body with a plain length.
 fn skip_body(request: &mut tiny_http::Request, head: &Head) {
-    // A client that has gone need not be told.
+    // If the client has gone, the errors do not matter.
     match head.framing() {
         Framing::Chunked if is_upgrade(request) => drop(decode(request.as_reader(), 0)),
         Framing::Chunked => drop(io::copy(request.as_reader(), &mut io::sink())),
@@ -361,7 +361,7 @@ fn skip_body(request: &mut tiny_http::Request, head: &Head) {
     }
 }
 
-/// Takes the chunks of a raw connection apart.
+/// Decodes the chunks of a raw connection.
 fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, ParseError> {
     let (mut decoder, mut body) = (ChunkedDecoder::default(), Vec::new());
     let mut input = Vec::new();

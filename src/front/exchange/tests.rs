@@ -1,4 +1,4 @@
-//! One request as both fronts carry it: its bytes go in, the bytes of its response come out, and it is counted.
+//! One request as both fronts carry it: request bytes in, response bytes out, and the request is counted.
 //!
 //! What the rules say is tested in `service::tests`, whose requests, rules and printed responses these are.
 
@@ -9,7 +9,7 @@ use crate::service::step::{Step, ask};
 use crate::service::tests::{Sent, get, message, post, service_with, with_fields};
 use crate::store::{Answer, Command, Reply, StoreError};
 
-/// A front with nothing but this request, and a service of its own.
+/// A front with only this request, and a service of its own.
 struct Played {
     service: &'static Service,
     printer: Printer,
@@ -41,7 +41,7 @@ impl Played {
         self.service.metrics().worker(0)
     }
 
-    /// Runs it; its questions get `reply`.
+    /// Runs the request; the store answers each of its commands with `reply`.
     fn run(&mut self, reply: Reply<'static>, close: bool) -> Vec<u8> {
         let (worker, mut out) = (self.worker(), Vec::new());
         let Played { service, printer, bytes, exchange, now } = self;
@@ -83,7 +83,7 @@ impl Played {
         self.exchange.account(end, self.worker(), log, (maker, &self.bytes), || None, self.now);
     }
 
-    /// Whether a scrape has this line.
+    /// Whether the metrics contain this line.
     #[track_caller]
     fn assert_counted(&self, line: &str) {
         let text = self.service.metrics().render(Status { ready: true, log_lines_dropped: 0 });
@@ -108,7 +108,7 @@ fn a_request_id_is_taken_when_fit_and_else_made() {
         assert_eq!(sent_id == id, taken, "{id} gave {sent_id}");
         assert!(sent.body.contains(&format!("\"request_id\":\"{sent_id}\"")));
     }
-    // Of two it is not clear which was meant.
+    // With two ids it is not clear which was meant.
     let request = with_fields("GET", "/items", "X-Request-Id: a\r\nX-Request-Id: a\r\n", "");
     let sent = Sent::read(&Played::new(&request).run(Ok(Answer::Pong), false));
     assert_ne!(sent.header("X-Request-Id"), Some("a"));
@@ -151,7 +151,7 @@ fn every_response_has_its_id_and_is_not_to_be_sniffed() {
     }
 }
 
-/// A front has no head when the parser has refused it, and the client still gets a problem.
+/// When the parser has refused the head the front has none, and the client still gets a problem response.
 #[test]
 fn a_request_that_could_not_be_read_is_answered_all_the_same() {
     let mut played = Played::new("GET / HTTP/1.1\r\nHost : a\r\n\r\n");
@@ -162,7 +162,7 @@ fn a_request_that_could_not_be_read_is_answered_all_the_same() {
     assert_eq!(sent.header("Connection"), Some("close"));
 }
 
-/// However early it is found to be wrong: a body would be taken for the next response.
+/// Even when the request is found to be wrong early: a body would be taken for the next response.
 #[test]
 fn no_answer_to_a_head_request_has_a_body() {
     for (bytes, has_body) in [
@@ -215,7 +215,7 @@ fn a_panic_in_a_rule_costs_its_own_request_a_500() {
     assert_eq!((sent.status, sent.problem().0), (500, "internal_error".to_owned()));
     played.assert_counted("kioskd_panics_total 1");
 
-    // And in one that goes on with an answer.
+    // And in a rule that continues with a store answer.
     let outcome = ask(Command::Ping, |_, _| panic!("on purpose"));
     let Ok(Step::Ask(_, next)) = outcome else { panic!("{outcome:?}") };
     let (service, worker) = (played.service, played.worker());
@@ -225,7 +225,7 @@ fn a_panic_in_a_rule_costs_its_own_request_a_500() {
     played.assert_counted("kioskd_panics_total 2");
 }
 
-/// What is wrong with the head is found before there is a body.
+/// An error in the head is found before the body has arrived.
 #[test]
 fn a_head_is_checked_while_its_body_is_still_to_come() {
     for (target, status) in
@@ -246,7 +246,7 @@ fn a_request_is_counted_as_what_it_came_to() {
         (true, End::Answered, responses(404)),
         (true, End::Gone, responses(499)),
         (true, End::Cut("not taken in time"), "kioskd_http_cut_total 1".to_owned()),
-        // Nothing was ever made for the client to take.
+        // No response was ever made for the client to take.
         (false, End::Answered, responses(499)),
         (false, End::Gone, responses(499)),
     ] {
@@ -271,6 +271,6 @@ fn what_the_protocol_refuses_is_counted_by_its_code() {
     played.account(End::Answered);
     played.assert_counted("kioskd_http_refused_total{code=\"too_many_headers\"} 1");
     played.assert_counted("kioskd_http_responses_total{status=\"431\"} 1");
-    // It never had a head, so it was never in flight.
+    // It never had a complete head, so it was never in flight.
     assert_eq!(played.service.metrics().in_flight(), 0);
 }

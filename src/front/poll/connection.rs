@@ -8,17 +8,17 @@
 //!                                                                     Lingering ─▶ closed
 //! ```
 //!
-//! Each phase has one deadline ([`timers`](super::timers)). Where many bytes may have to move (*) it moves with them,
-//! for as long as they keep the [`pace`]; else it is set when the phase begins, and no byte renews it. At most one
-//! request is in flight; what a client sends behind it waits, first in `input` and then, when
-//! that has a scratch buffer's worth, in the kernel. Nothing here knows a rule of the service, or
-//! what time it is.
+//! Each phase has one deadline ([`timers`](super::timers)). Where many bytes may have to move (*) the deadline moves
+//! with them, for as long as they keep the [`pace`]; else it is set when the phase begins, and no byte renews it. At
+//! most one request is in flight; what a client sends behind it waits, first in `input` and then, when that holds a
+//! scratch buffer's worth, in the kernel. This file knows no rule of the service and reads no clock.
 //!
-//! An idle connection has no buffers: [`Work`] is lent by the worker's pool for as long as there is any. The bytes of a
-//! request stay where they came in, at the front of `input`, until its response is out: its head is an index into them.
+//! An idle connection has no buffers: [`Work`] is lent by the worker's pool while there are bytes to hold. The bytes of
+//! a request stay where they were read, at the front of `input`, until its response is out: its head is an index into
+//! them.
 //!
-//! A request refused by its head ends the connection, unless its whole body lies there already: what
-//! comes later could be taken for a body by one reader and for a request by another.
+//! A request refused by its head ends the connection, unless its whole body has already arrived: later bytes could be
+//! taken for a body by one reader and for a request by another.
 //!
 //! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
 //! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
@@ -37,32 +37,32 @@ use std::time::{Duration, Instant};
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a client for whom there is no room may take to begin a request before it is refused: an answer
-/// to HEAD has no body, and the first byte tells.
+/// How long a client above `MAX_CONNECTIONS` may take to begin a request before it is refused: a response to HEAD has
+/// no body, and the first byte tells whether it is one.
 const REFUSAL_TIME: Duration = Duration::from_millis(100);
 
-/// Scratch buffers' worth of bytes one client may bring in before the others have their turn.
+/// Scratch buffers' worth of bytes that are read from one client before the others have their turn.
 const READS_PER_TURN: usize = 2;
 
 /// See the module's text. Small, because every idle client has one.
 pub struct Connection {
-    /// Its socket.
+    /// The client's socket.
     pub socket: Socket,
     link: Link,
     work: Option<Box<Work>>,
     phase: Phase,
-    /// There is no room for it: it gets 503 whatever it asks.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks.
     pub refused: bool,
-    /// It has a turn coming, whatever its socket says.
+    /// The client has a turn in this tick or the next, whatever its socket says.
     pub queued: bool,
     readable: bool,
-    /// The peer has shut down its sending half: read on until the end shows. It still listens.
+    /// The peer has shut down its sending half: read on until the end of the stream. It may still read.
     ended: bool,
-    /// No event has told of it yet, and so of no end either.
+    /// No event has been reported for it yet, and so no end of the stream either.
     fresh: bool,
-    /// Both directions are dead; an answer would not be read.
+    /// Both directions are dead; a response would not be read.
     broken: bool,
-    /// The peer had ended when the last response was written: it may have gone altogether.
+    /// The peer had shut down its sending half when the last response was written: it may have closed altogether.
     doubt: bool,
 }
 
@@ -76,27 +76,28 @@ enum Phase {
     Lingering,
 }
 
-/// What a client has for its worker.
+/// What the worker has to do for a client.
 pub enum Progress {
     /// Nothing until its socket is ready again.
     Wait,
-    /// Nothing yet, but there is more to read: the others first.
+    /// Nothing yet, but there is more to read: the other clients first.
     Again,
-    /// A head. Answer with [`Connection::expect`] or [`Connection::respond`].
+    /// A head has arrived. Answer with [`Connection::expect`] or [`Connection::respond`].
     Head(HeadIndex),
-    /// The whole request. Answer with [`Connection::respond`].
+    /// The request is complete. Answer with [`Connection::respond`].
     Whole,
-    /// The last response is out and, as far as can be seen from here, in the hands of the client.
+    /// The last response is out and, as far as can be known here, received by the client.
     Answered,
-    /// No request, and no way to find the next one. Answer with [`Connection::respond`] and close.
+    /// The bytes are not a valid request, and where the next one begins is unknown. Answer with [`Connection::respond`]
+    /// and close.
     Malformed(ParseError),
     /// The client closed its half in the middle of a request. As `Malformed`.
     Truncated,
     /// A deadline has passed in the middle of a request. As `Malformed`; 408.
     TimedOut,
-    /// There is no room for it. As `Malformed`; 503.
+    /// The client is above `MAX_CONNECTIONS`. As `Malformed`; 503.
     Refused,
-    /// It is over: drop the connection.
+    /// The connection is over: drop it.
     Gone,
 }
 
@@ -116,7 +117,7 @@ impl Connection {
             phase: Phase::Idle,
             refused,
             queued: false,
-            // Data may have come before the registration, and with it the edge.
+            // Data may have arrived before the registration, and then no edge follows.
             readable: true,
             ended: false,
             fresh: true,
@@ -125,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// The world has told of its socket.
+    /// Takes an event that was reported for its socket.
     pub fn ready(&mut self, ready: &Ready) {
         self.fresh = false;
         self.readable |= ready.readable;
@@ -133,7 +134,7 @@ impl Connection {
         self.broken |= ready.broken;
     }
 
-    /// How long its phase may take, if that has begun since it was last asked.
+    /// How long its phase may take, if a phase has begun since the last call.
     pub fn time(&mut self, options: &Options) -> Option<Duration> {
         if !std::mem::take(&mut self.link.begun) {
             return None;
@@ -149,44 +150,44 @@ impl Connection {
         })
     }
 
-    /// Whether the store has the word.
+    /// Whether the request is with the service or the store.
     pub fn is_answering(&self) -> bool {
         self.phase == Phase::Answering
     }
 
-    /// When the pace of its body or response is too slow, if nothing more moves.
+    /// When the body or response in transfer becomes too slow, if no more bytes move.
     pub fn pace_deadline(&self, options: &Options) -> Option<Instant> {
         let work = self.work.as_ref()?;
         let (timeout, bytes) = match self.phase {
             Phase::Body => (options.body_timeout, work.body_bytes()),
-            // What the kernel took at first is not counted: the client need not have taken any of it.
+            // What the kernel took at first is not counted: the client need not have received any of it.
             Phase::Writing => (options.write_timeout, work.sent),
             _ => return None,
         };
         Some(pace::deadline(timeout, work.began, work.moved, bytes))
     }
 
-    /// Bytes kept for it: of what it has sent, and of a response it has not taken.
+    /// Bytes buffered for it: input that is still needed, and output that is not written.
     pub fn held(&self) -> usize {
         self.work.as_ref().map_or(0, |work| work.held())
     }
 
-    /// Bytes that its worker has on its account for it, and are now this many.
+    /// Records that the worker now counts `held` bytes for it; gives the number before.
     pub fn count(&mut self, held: usize) -> usize {
         self.work.as_mut().map_or(0, |work| std::mem::replace(&mut work.counted, held))
     }
 
-    /// The exchange whose response is not out, or in doubt.
+    /// The exchange whose response is not out, or not known to have arrived.
     pub fn exchange(&self) -> Option<u64> {
         self.work.as_ref()?.exchange
     }
 
-    /// Its request is served by this exchange from now on.
+    /// Records that this exchange serves its request from now on.
     pub fn set_exchange(&mut self, exchange: u64, pool: &mut Pool) {
         self.work(pool).exchange = Some(exchange);
     }
 
-    /// Gives up what it has sent behind the request that is being answered, which then is its last.
+    /// Drops what the client has sent behind the request that is being answered, which is then its last.
     pub fn forget_the_rest(&mut self) {
         if let Some(work) = &mut self.work {
             work.drop_the_rest();
@@ -194,22 +195,22 @@ impl Connection {
         }
     }
 
-    /// Whether it has sent something that was not kept.
+    /// Whether bytes that the client sent were dropped.
     pub fn has_forgotten(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.forgotten)
     }
 
-    /// Whether it is in the middle of sending a request.
+    /// Whether the client is in the middle of sending a request.
     pub fn is_sending(&self) -> bool {
         matches!(self.phase, Phase::Head | Phase::Body)
     }
 
-    /// Whether it has sent no whole head of a request, so that closing it cuts nothing.
+    /// Whether no complete head has arrived, so that closing the connection cuts off no request.
     pub fn awaits_head(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Head)
     }
 
-    /// The bytes of the message in hand, from the first of its head on, and those of its body.
+    /// The bytes of the message in hand, from the first byte of its head, and those of its body.
     pub fn message(&self) -> (&[u8], &[u8]) {
         self.work.as_ref().map_or((b"", b""), |work| work.message())
     }
@@ -251,18 +252,18 @@ impl Connection {
             reads += 1;
             match self.read(world, scratch) {
                 Ok(Some(0)) if self.phase == Phase::Idle => {
-                    // In doubt whether the last response arrived, our end is what will tell.
+                    // If it is in doubt whether the last response arrived, shutting down our half will show it.
                     if self.doubt && self.exchange().is_some() && self.end(world) {
                         return self.linger(world, scratch);
                     }
-                    // No more comes, as if its time were up.
+                    // No more bytes come, as if its time were up.
                     return self.expired();
                 }
                 Ok(Some(0)) => return Progress::Truncated,
                 Ok(Some(n)) => {
                     self.work(pool).input.extend_from_slice(&scratch[..n]);
                     if self.phase == Phase::Idle && self.exchange().is_some() {
-                        // It has more to say, so it is there.
+                        // The client has sent more, so it has not gone.
                         self.doubt = false;
                         return Progress::Answered;
                     }
@@ -273,13 +274,13 @@ impl Connection {
         }
     }
 
-    /// Judges what has come; `None` when more is to be read.
+    /// Parses what has arrived; `None` when more must be read.
     fn parse(&mut self, now: Instant, has_read: bool, options: &Options) -> Option<Progress> {
         let work = self.work.as_deref_mut();
         match (self.phase, work) {
             (Phase::Answering | Phase::Writing | Phase::Lingering, _) => Some(Progress::Wait),
             (Phase::Idle | Phase::Head, None) => None,
-            // Whose last response is in doubt.
+            // The last response is in doubt.
             (Phase::Idle, Some(work)) if work.exchange.is_some() => None,
             (Phase::Idle, Some(work)) if self.refused => {
                 let has_begun = !work.input[work.at..].trim_ascii().is_empty();
@@ -319,13 +320,13 @@ impl Connection {
         }
     }
 
-    /// Whether the whole body of the request in hand lies there.
+    /// Whether the whole body of the request in hand has arrived.
     pub fn has_body(&self, framing: Framing) -> bool {
         let there = self.work.as_ref().map_or(0, |work| work.behind_head().len());
         matches!(framing, Framing::Length(n) if n <= there as u64)
     }
 
-    /// The request is admitted: read its body next. A client that asked gets `100 Continue`.
+    /// The request is admitted: its body is read next. A client that sent `Expect: 100-continue` gets `100 Continue`.
     pub fn expect(
         &mut self,
         world: &mut dyn World,
@@ -342,7 +343,7 @@ impl Connection {
             Framing::Length(n) => Body::Length(usize::try_from(n).unwrap_or(usize::MAX)),
             Framing::Chunked => Body::Chunked(Box::default()),
         };
-        // Nothing has come behind the head, so the client may really be waiting.
+        // Nothing has arrived behind the head, so the client may really be waiting.
         if work.behind_head().is_empty() && expects_continue {
             work.output.extend_from_slice(http::CONTINUE);
             // A failure shows again at the next read.
@@ -350,13 +351,13 @@ impl Connection {
         }
     }
 
-    /// The request is refused by its head. Its body is dropped if the whole of it lies here; else nobody
-    /// may read on. Whether the connection may be kept.
+    /// The request is refused by its head. Its body is dropped if all of it has arrived; else nothing more may be
+    /// parsed on this connection. Whether the connection may be kept.
     pub fn drop_body(&mut self, framing: Framing, expects: bool) -> bool {
         match framing {
             Framing::Length(0) => true,
-            // Who expects anything and sees a final status may keep the body to itself (RFC 9110
-            // §10.1.1), in HTTP/1.0 too: these bytes may be the next request.
+            // A client that sent any `Expect` and sees a final status may not send the body (RFC 9110 §10.1.1), in
+            // HTTP/1.0 too: these bytes may be the next request.
             Framing::Length(n) if self.has_body(framing) && !expects => {
                 if let Some(work) = &mut self.work {
                     work.body = Body::Length(n as usize);
@@ -367,8 +368,7 @@ impl Connection {
         }
     }
 
-    /// Sends a response. False when it cannot be taken; else the connection lives on, be it
-    /// only to linger.
+    /// Sends a response. False when it cannot be written; else the connection stays, even if only to linger.
     pub fn respond(
         &mut self,
         world: &mut dyn World,
@@ -398,20 +398,20 @@ impl Connection {
         self.written(world)
     }
 
-    /// Whether the last response is out and, as far as can be seen from here, in the hands of the client.
+    /// Whether the last response is out and, as far as can be known here, received by the client.
     pub fn is_answered(&self) -> bool {
         let Some(work) = self.work.as_ref().filter(|work| work.exchange.is_some()) else {
             return false;
         };
         match self.phase {
-            // Who has sent more before it ended is there to be answered, as far as can be seen.
+            // A client that sent more before its end of the stream is taken to be there still.
             Phase::Idle => !self.doubt || work.message_end() < work.input.len(),
             Phase::Lingering => !self.doubt,
             _ => false,
         }
     }
 
-    /// Whether there is something to do for it now, or may be.
+    /// Whether the connection has something to do now, or may have.
     pub fn has_more(&self) -> bool {
         let has_input = self.work.as_ref().is_some_and(|work| work.has_input());
         match self.phase {
@@ -421,19 +421,19 @@ impl Connection {
         }
     }
 
-    /// Whether a part of the last response is not out.
+    /// Whether a part of the last response is still to be written.
     pub fn is_writing(&self) -> bool {
         self.work.as_ref().is_some_and(|work| !work.output.is_empty())
     }
 
-    /// The exchange is over: what it was about is dropped, and what has come behind it is next.
+    /// Ends the exchange: its message is dropped, and what has arrived behind it is next.
     pub fn finish(&mut self) {
         if let Some(work) = &mut self.work {
             work.finish();
         }
     }
 
-    /// Gives its buffers back if there is nothing in them; to be called when nothing is counted for them.
+    /// Gives its buffers back if they are empty; to be called when no bytes are counted for them.
     pub fn rest(&mut self, pool: &mut Pool) {
         if self.work.as_ref().is_some_and(|work| work.is_empty())
             && self.phase == Phase::Idle
@@ -443,18 +443,18 @@ impl Connection {
         }
     }
 
-    /// The socket itself is asked in the next turn, whatever the world has told of it.
+    /// Makes the next turn read from the socket itself, whatever events were reported.
     pub fn look(&mut self) {
         self.readable = true;
     }
 
-    /// A deadline has passed: what it means depends on the phase.
+    /// Handles a deadline that has passed: what it means depends on the phase.
     pub fn expired(&mut self) -> Progress {
         match self.phase {
             Phase::Idle if self.refused => Progress::Refused,
             Phase::Head | Phase::Body => Progress::TimedOut,
             Phase::Idle | Phase::Writing | Phase::Lingering => Progress::Gone,
-            // The worker answers it.
+            // The worker handles the store's deadline.
             Phase::Answering => Progress::Wait,
         }
     }
@@ -468,10 +468,10 @@ impl Connection {
         self.work.get_or_insert_with(|| pool.take())
     }
 
-    /// The response is out. False when it was not taken.
+    /// The response is written. False when the kernel refused it.
     fn written(&mut self, world: &mut dyn World) -> bool {
-        // Who has shut down its sending half may still read, or have closed altogether; that shows when
-        // the response, or our end behind it, is refused.
+        // A client that has shut down its sending half may still read, or have closed altogether; that shows when the
+        // response, or our end of the stream behind it, is refused.
         if std::mem::take(&mut self.fresh) {
             self.ended |= world.has_ended(self.socket);
         }
@@ -483,7 +483,7 @@ impl Connection {
         true
     }
 
-    /// Ends our half, to linger. False when there is no connection any more.
+    /// Shuts down our half, to linger. False when the connection is already gone.
     fn end(&mut self, world: &mut dyn World) -> bool {
         if world.shut_down(self.socket).is_err() {
             self.doubt = true;
@@ -497,7 +497,7 @@ impl Connection {
         true
     }
 
-    /// Reads and drops until the client closes too, or has had its share.
+    /// Reads and drops until the client closes too, or the limit is reached.
     fn linger(&mut self, world: &mut dyn World, scratch: &mut [u8]) -> Progress {
         if self.doubt {
             match world.has_taken(self.socket) {
@@ -523,15 +523,15 @@ impl Connection {
         Progress::Again
     }
 
-    /// `Some(0)` is the end of the stream, `None` that there is nothing now.
+    /// `Some(0)` is the end of the stream, `None` that nothing can be read now.
     fn read(&mut self, world: &mut dyn World, scratch: &mut [u8]) -> io::Result<Option<usize>> {
         if !self.readable && !self.ended {
             return Ok(None);
         }
         match world.recv(self.socket, scratch) {
             Ok(n) => {
-                // Edge-triggered: a short read means drained, and saves the call that would
-                // say so; but a close that came with the data is told only once (`ended`).
+                // Edge-triggered: a short read means that the socket is drained, and saves the call that would say so;
+                // but a close that came with the data is reported only once (`ended`).
                 self.readable = n == scratch.len();
                 Ok(Some(n))
             }
@@ -578,7 +578,7 @@ fn send_some(world: &mut dyn World, socket: Socket, bytes: &[u8]) -> io::Result<
 mod tests {
     use super::*;
 
-    /// With its key's part and the table of sockets, where it takes 40 bytes, an idle client is 96 bytes.
+    /// With its part of the key and its 40 bytes in the table of sockets, an idle client takes 96 bytes.
     #[test]
     fn an_idle_client_takes_little() {
         assert_eq!(size_of::<Option<Connection>>(), 48);

@@ -1,7 +1,7 @@
-//! The front to face a network with: `WORKERS` loops that never block.
+//! The front that can face a network directly: `WORKERS` loops that never block.
 //!
-//! Each worker owns its world, its clients and a session of the store; nothing is shared on the way of
-//! a request ([`worker`]). [`connection`] is one client, [`timers`] when each is due, [`pool`] their buffers.
+//! Each worker owns its world, its clients and a session of the store; nothing is shared on the path of a request
+//! ([`worker`]). [`connection`] is one client, [`timers`] their deadlines, [`pool`] their buffers.
 
 pub mod connection;
 pub mod pool;
@@ -55,7 +55,7 @@ pub fn start(
         address,
         threads: options.workers + 1,
         wake: Box::new(move || wakers.iter().for_each(|waker| waker.wake())),
-        // The acceptor has it.
+        // The acceptor owns it.
         socket_file: None,
     })
 }

@@ -1,31 +1,32 @@
-//! Buffers for clients that are in the middle of something. Whoever is idle has none.
+//! Buffers for clients that are in the middle of a request or a response. An idle client has none.
 //!
-//! What comes back is kept for the next, for a while: at every [`trim`](Pool::trim), once a second, those go that were
-//! not needed since the one before. So a steady load allocates nothing, and after a burst the memory is given back.
+//! Returned buffers are kept for the next client, for a while: each [`trim`](Pool::trim), once a second, frees those
+//! that were not needed since the one before. So a steady load allocates nothing, and after a burst the memory is given
+//! back.
 
 use crate::http::{ChunkedDecoder, ParseError};
 use std::time::Instant;
 
-/// A buffer that has grown beyond this is not kept.
+/// A buffer whose capacity is larger than this is not kept.
 const KEPT_BYTES: usize = 8 * 1024;
 
-/// Nor is so much room in it, beyond what is there.
+/// Nor is this much spare capacity, beyond the bytes in the buffer.
 const FIT_BYTES: usize = 8 * 1024;
 
 /// The buffers of one client.
 #[derive(Debug)]
 pub struct Work {
-    /// What it has sent and is not done with; the message in hand begins at `at`, with its head.
+    /// Bytes from the client that are still needed; the message in hand begins at `at`, with its head.
     pub input: Vec<u8>,
-    /// See there. What is before it is done with.
+    /// See `input`. The bytes before it are no longer needed.
     pub at: usize,
     /// The length of the head in hand; 0 without one.
     pub head_len: usize,
-    /// The body behind it.
+    /// The body behind the head.
     pub body: Body,
-    /// What of a response the kernel has not taken at first, and how much of it since.
+    /// What the kernel did not take of a response at first; `sent` counts how much of it the kernel has taken since.
     pub output: Vec<u8>,
-    /// See there.
+    /// See `output`.
     pub sent: usize,
     /// When the body or the response began to move.
     pub began: Instant,
@@ -33,22 +34,22 @@ pub struct Work {
     pub moved: Instant,
     /// The exchange whose response is not out, or in doubt.
     pub exchange: Option<u64>,
-    /// Bytes that the worker has on its account for this client.
+    /// Bytes that the worker has counted for this client.
     pub counted: usize,
-    /// The connection ends behind the response.
+    /// The connection closes after the response.
     pub close: bool,
-    /// What it has sent behind its request was not kept.
+    /// Bytes that the client sent behind its request were not kept.
     pub forgotten: bool,
-    /// How much may still be read and dropped of a connection that has ended.
+    /// How many bytes may still be read and dropped of a connection that has ended.
     pub linger: usize,
 }
 
-/// A body, as far as it has come.
+/// A body, as far as it has arrived.
 #[derive(Debug)]
 pub enum Body {
-    /// So many bytes behind the head.
+    /// This many bytes behind the head.
     Length(usize),
-    /// In chunks, which are taken out of the input as they come.
+    /// In chunks, which are decoded and removed from the input as they arrive.
     Chunked(Box<Chunked>),
 }
 
@@ -56,7 +57,7 @@ pub enum Body {
 #[derive(Debug, Default)]
 pub struct Chunked {
     decoder: ChunkedDecoder,
-    /// What they hold.
+    /// The decoded bytes.
     pub bytes: Vec<u8>,
 }
 
@@ -67,7 +68,7 @@ impl Default for Body {
 }
 
 impl Work {
-    /// `any` is any moment: both times are set when something begins to move.
+    /// `any` may be any time: both times are set when a body or a response begins to move.
     fn new(any: Instant) -> Work {
         Work {
             input: Vec::new(),
@@ -96,7 +97,7 @@ impl Work {
         (bytes, body)
     }
 
-    /// What has come behind the head in hand.
+    /// What has arrived behind the head in hand.
     pub fn behind_head(&self) -> &[u8] {
         self.input.get(self.at + self.head_len..).unwrap_or_default()
     }
@@ -107,12 +108,12 @@ impl Work {
         self.input.len().min((self.at + self.head_len).saturating_add(body))
     }
 
-    /// Whether something has come that is not done with.
+    /// Whether there is input that is still needed.
     pub fn has_input(&self) -> bool {
         self.at < self.input.len()
     }
 
-    /// Bytes of the body that have come.
+    /// Bytes of the body that have arrived.
     pub fn body_bytes(&self) -> usize {
         match &self.body {
             Body::Length(_) => self.behind_head().len(),
@@ -120,7 +121,7 @@ impl Work {
         }
     }
 
-    /// Takes what has come of the body; true when it is whole.
+    /// Takes what has arrived of the body; true when it is complete.
     ///
     /// # Errors
     /// Its chunks are malformed, or too large.
@@ -138,7 +139,7 @@ impl Work {
         }
     }
 
-    /// The body in hand is done with: a client that takes its response slowly need not have its request kept for so long.
+    /// Drops the body in hand: a client that reads its response slowly need not have its request kept for that long.
     pub fn drop_body(&mut self) {
         let head_end = self.at + self.head_len;
         self.input.drain(head_end..self.message_end());
@@ -146,20 +147,20 @@ impl Work {
         self.fit();
     }
 
-    /// What is behind the message in hand will not be read.
+    /// Drops what is behind the message in hand, which will not be read.
     pub fn drop_the_rest(&mut self) {
         self.input.truncate(self.message_end());
         self.fit();
     }
 
-    /// Gives back room that is not needed, if that is much.
+    /// Frees spare capacity, if that is much.
     fn fit(&mut self) {
         if self.input.capacity() > 2 * self.input.len() + FIT_BYTES {
             self.input.shrink_to_fit();
         }
     }
 
-    /// The message in hand is done with: the next one begins behind it.
+    /// Finishes the message in hand: the next one begins behind it.
     pub fn finish(&mut self) {
         self.at = self.message_end();
         self.head_len = 0;
@@ -170,7 +171,7 @@ impl Work {
             self.at = 0;
             self.fit();
         } else if self.at > self.input.len() / 2 {
-            // Moving the rest to the front is paid for by the bytes before it.
+            // Moving the rest to the front costs no more than the bytes before it.
             self.input.drain(..self.at);
             self.at = 0;
         }
@@ -182,7 +183,7 @@ impl Work {
         self.input.len() + chunks + self.output.len()
     }
 
-    /// Whether it is of no use to its client now.
+    /// Whether its client needs none of it now.
     pub fn is_empty(&self) -> bool {
         self.exchange.is_none() && self.held() == 0
     }
@@ -193,14 +194,14 @@ impl Work {
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "they go to connections, which hold a pointer each")]
     free: Vec<Box<Work>>,
-    /// How many were there at the least since it was last trimmed: those were not needed.
+    /// The smallest number of buffers here since the last trim: those were not needed.
     least: usize,
     /// When the worker began.
     began: Instant,
 }
 
 impl Pool {
-    /// An empty one, for a worker that begins now.
+    /// An empty pool, for a worker that begins now.
     pub fn new(now: Instant) -> Pool {
         Pool { free: Vec::new(), least: 0, began: now }
     }
@@ -212,7 +213,7 @@ impl Pool {
         work
     }
 
-    /// Takes them back.
+    /// Takes a client's buffers back.
     pub fn put(&mut self, mut work: Box<Work>) {
         if work.input.capacity() > KEPT_BYTES {
             work.input = Vec::new();
@@ -226,7 +227,7 @@ impl Pool {
         self.free.push(work);
     }
 
-    /// Lets those go that were not needed since the last time. Whether there are more, to be trimmed the next time.
+    /// Frees the buffers that were not needed since the last time. Whether some are left, for the next trim.
     pub fn trim(&mut self) -> bool {
         self.free.truncate(self.free.len() - self.least.min(self.free.len()));
         self.free.shrink_to(2 * self.free.len());
@@ -244,7 +245,7 @@ mod tests {
         let mut pool = Pool::new(Instant::now());
         let burst: Vec<_> = (0..100).map(|_| pool.take()).collect();
         burst.into_iter().for_each(|work| pool.put(work));
-        // They were needed since the last time.
+        // All were needed since the last trim.
         assert!(pool.trim());
         assert_eq!(pool.free.len(), 100);
         let few: Vec<_> = (0..10).map(|_| pool.take()).collect();
@@ -269,7 +270,8 @@ mod tests {
         assert!(work.is_empty() && !work.has_input());
     }
 
-    /// An unfinished trailer line stays in the input until the rest has come, and the next message stays behind it.
+    /// An unfinished trailer line stays in the input until the rest of it arrives, and the next message stays behind
+    /// it.
     #[test]
     fn chunks_leave_the_input_as_they_come() {
         let body = b"3\r\nabc\r\n2\r\nde\r\n0\r\nMd5: x\r\n\r\n";

@@ -1,56 +1,56 @@
-//! When each client's phase must be over, without a look at anybody who is not due.
+//! The deadline of each client's phase, without visiting clients that are not due.
 //!
 //! ```text
-//! 16 ms   a            whoever joins a list joins at its end, for every list has one length: who is to be looked
-//! 128 ms  c ─ b        at is at the front. Then it is due, or joins the list of what is left.
+//! 16 ms   a            a client joins a list at its end, for all waits in one list are equally long: the next to look at
+//! 128 ms  c ─ b        is at the front. Then it is due, or joins the list for the time that is left.
 //! …
 //! 65 s    d ─ e ─ …
 //! ```
 //!
-//! Most deadlines move on before they come, and a client whose new one is later than its next look stays where it is.
-//! So a request on a busy connection costs two comparisons here, and a wait of 75 s some eight looks.
+//! Most deadlines move on before they come, and a client whose new deadline is later than its next look stays in its
+//! place. So a request on a busy connection costs two comparisons here, and a wait of 75 s some eight looks.
 //!
-//! The lists run through the connections themselves. Times are milliseconds since the beginning, modulo 2³²: of two,
-//! the later is less than 2³¹ ahead, and so no wait is longer than 24 days.
+//! The lists are linked through the connections themselves. Times are milliseconds since the worker began, modulo 2³²:
+//! of two times, the later is less than 2³¹ ahead, and so no wait is longer than 24 days.
 
 use crate::net::Slab;
 use std::time::{Duration, Instant};
 
-/// How long the lists are, in milliseconds. Nobody is looked at more than the first of them too late.
+/// The waits of the lists, in milliseconds. A client is looked at no more than the first of them after its deadline.
 const LENGTHS: [u32; 5] = [16, 128, 1024, 8192, 65_536];
 
 /// The longest wait.
 const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// No place.
+/// The null of the list links.
 const NONE: u32 = u32::MAX;
 
-/// A connection's part in it.
+/// A connection's links and times.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
     /// When its phase must be over.
     deadline: u32,
-    /// When that was set.
+    /// When the deadline was set.
     set: u32,
-    /// When it is looked at next.
+    /// When the connection is looked at next.
     look: u32,
     before: u32,
     behind: u32,
     list: Option<u8>,
-    /// Its phase has begun, and has no deadline yet.
+    /// The phase has begun, and has no deadline yet.
     pub begun: bool,
 }
 
 impl Default for Link {
-    /// Of a client who has just come: its first phase has begun.
+    /// For a new client: its first phase has begun.
     fn default() -> Link {
         Link { deadline: 0, set: 0, look: 0, before: NONE, behind: NONE, list: None, begun: true }
     }
 }
 
-/// What has a [`Link`].
+/// A value that contains a [`Link`].
 pub trait Linked {
-    /// It.
+    /// The value's link.
     fn link(&mut self) -> &mut Link;
 }
 
@@ -59,10 +59,10 @@ pub trait Linked {
 pub struct Timers {
     beginning: Instant,
     tick: Instant,
-    /// The present tick, up to a millisecond, and down: so nobody is due too early.
+    /// The present tick in milliseconds, rounded down: so no client is due too early.
     now: u32,
     past: u32,
-    /// First and last of each list.
+    /// First and last client of each list.
     lists: [(u32, u32); LENGTHS.len()],
 }
 
@@ -72,14 +72,14 @@ impl Timers {
         Timers { beginning, tick: beginning, now: 0, past: 0, lists: [(NONE, NONE); LENGTHS.len()] }
     }
 
-    /// A tick has begun.
+    /// Notes that a tick begins.
     pub fn begin(&mut self, now: Instant) {
         self.tick = now;
         let micros = now.saturating_duration_since(self.beginning).as_micros() as u64;
         (self.now, self.past) = (micros.div_ceil(1000) as u32, (micros / 1000) as u32);
     }
 
-    /// `key` has so long from now on.
+    /// Sets the deadline of `key` to `time` from now.
     pub fn set<T: Linked>(&mut self, all: &mut Slab<T>, key: u64, time: Duration) {
         let Some(link) = all.get_mut(key).map(T::link) else { return };
         let deadline = self.now.wrapping_add(time.min(LONGEST).as_millis() as u32);
@@ -89,7 +89,7 @@ impl Timers {
         }
     }
 
-    /// Somebody to be looked at: it is due, or else it is told so by [`wait_on`](Timers::wait_on).
+    /// The next client to look at: it is due, or must be put back with [`wait_on`](Timers::wait_on).
     pub fn next_look<T: Linked>(&self, all: &mut Slab<T>) -> Option<u64> {
         let first = |(first, _): &(u32, u32)| Some((*first, at(all, *first)?.look));
         let mut firsts = self.lists.iter().filter_map(first);
@@ -97,17 +97,17 @@ impl Timers {
         all.at(place as usize).map(|(key, _)| key)
     }
 
-    /// Whether this one's time is over.
+    /// Whether this client's deadline has passed.
     pub fn is_due(&self, link: &Link) -> bool {
         is_past(link.deadline, self.past)
     }
 
-    /// Who was looked at is not due, and waits on.
+    /// Puts back a client that was looked at and is not due.
     pub fn wait_on<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
         self.join(all, key);
     }
 
-    /// `key` waits for nothing.
+    /// Removes the deadline of `key`.
     pub fn clear<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
         let Some(link) = all.get_mut(key).map(T::link) else { return };
         let Link { before, behind, list, .. } = *link;
@@ -123,14 +123,14 @@ impl Timers {
         }
     }
 
-    /// When somebody is to be looked at next.
+    /// When the next client has to be looked at.
     pub fn next<T: Linked>(&self, all: &mut Slab<T>) -> Option<Instant> {
         let left = |(first, _): &(u32, u32)| Some(at(all, *first)?.look.wrapping_sub(self.past));
         let left = self.lists.iter().filter_map(left).map(|left| (left as i32).max(0)).min()?;
         Some(self.tick + Duration::from_millis(left as u64))
     }
 
-    /// Puts `key` behind all others of the longest list that is over before its deadline.
+    /// Appends `key` to the longest list whose wait ends before its deadline.
     fn join<T: Linked>(&mut self, all: &mut Slab<T>, key: u64) {
         self.clear(all, key);
         let Some(deadline) = all.get_mut(key).map(|one| one.link().deadline) else { return };
@@ -150,8 +150,8 @@ impl Timers {
         }
     }
 
-    /// The tick took so long: what was set in it is counted from its end. What was set before is
-    /// not put off, or whoever makes ticks long would stop every clock.
+    /// The tick took this long: deadlines set during it are counted from its end. Deadlines set before are not moved,
+    /// or a client that makes ticks long could stop every clock.
     pub fn postpone<T: Linked>(&mut self, all: &mut Slab<T>, by: Duration) {
         for one in all.iter_mut() {
             let link = one.link();
@@ -162,7 +162,7 @@ impl Timers {
     }
 }
 
-/// Whether it is `time` by `now`.
+/// Whether `now` has reached `time`.
 fn is_past(time: u32, now: u32) -> bool {
     now.wrapping_sub(time) as i32 >= 0
 }
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// All who are due by now, as a worker finds them.
+    /// All clients that are due by now, found as a worker finds them.
     fn due(timers: &mut Timers, all: &mut Slab<Client>) -> Vec<u64> {
         let mut due = Vec::new();
         while let Some(key) = timers.next_look(all) {
@@ -197,12 +197,12 @@ mod tests {
         due
     }
 
-    /// Many clients whose deadlines are set, moved on, drawn near and taken back at random; beside it a plain table of
-    /// when each is due. Nobody is found too early, and nobody more than a step too late.
+    /// Many clients whose deadlines are set, moved later, moved earlier and removed at random; beside them a plain
+    /// table of when each is due. No client is found too early, and none more than a step too late.
     #[test]
     fn who_is_due_is_found_and_no_other() {
         let start = Instant::now();
-        // Two minutes before the count of milliseconds begins anew.
+        // Two minutes before the count of milliseconds wraps around.
         let origin = u64::from(u32::MAX) - 120_000;
         let (mut timers, mut all) = (Timers::new(start), Slab::default());
         let mut random = 0x9E37_79B9_7F4A_7C15_u64;

@@ -3,13 +3,14 @@
 //! ```text
 //! 1  wait for readiness, or for the earliest deadline
 //! 2  new clients, and every ready one: read, parse, run the service ──▶ commands queue up
-//! 3  clients whose deadlines have passed: a last look, then the verdict
-//! 4  the store: everything queued goes out in one write; replies that are there come in
-//! 5  their requests go on: another question, or a response, written at once
+//! 3  clients whose deadlines have passed: one more read, then the deadline is enforced
+//! 4  the store: everything queued goes out in one write; replies that have arrived are read
+//! 5  their requests go on: another command, or a response, written at once
 //! ```
 //!
-//! A tick is a function of what the world has told. Batching falls out of it: the busier the worker, the more requests
-//! share a write to Redis. A client has at most one request in each tick, however many it has sent, so nobody starves.
+//! A tick is a function of what the world has reported. Batching follows from it: the busier the worker, the more
+//! requests share a write to Redis. A client has at most one request in each tick, however many it has sent, so no
+//! client starves.
 
 use super::connection::{Connection, Progress};
 use super::pool::Pool;
@@ -29,27 +30,27 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Clients taken in in one tick: a flood of them must not hold up those who are here.
+/// Clients accepted in one tick: a flood of them must not hold up those already connected.
 const ACCEPTED_PER_TICK: usize = 256;
 
-/// As many events as a wait tells of, about: made early, lest it end up behind what a burst leaves.
+/// About as many events as one wait reports: allocated early, lest the list be placed behind what a burst leaves.
 const READY_PER_TICK: usize = 256;
 
-/// Bytes read in one go, for whichever client is next.
+/// Bytes read in one call, for whichever client is next.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
-/// The print buffer is given back when a response has made it larger than this.
+/// The print buffer is freed when a response has made it larger than this.
 const PRINTED_KEPT_BYTES: usize = 256 * 1024;
 
-/// A tick that took longer was interrupted: the process was stopped, or had no processor. What clients were given to do
-/// in it, counted from its beginning, they have had no time for.
+/// A tick that took longer was interrupted: the process was stopped, or had no processor. Clients could not use the
+/// time of such a tick, so deadlines counted from its beginning are postponed.
 const LONG_TICK: Duration = Duration::from_millis(200);
 
-/// Buffers that nobody needs are given back this often.
+/// Buffers that are not needed are freed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
-/// A store session that panics is replaced after this at the latest, and one that always does costs no
-/// more than ten of them in a second.
+/// A store session that panics is replaced after this at the latest, and one that panics every time costs no more than
+/// ten replacements a second.
 const BROKEN_FOR: Duration = Duration::from_millis(100);
 
 const TOO_MANY: Problem = Problem::overloaded("too many connections");
@@ -72,18 +73,18 @@ pub struct Worker {
     timers: Timers,
     pool: Pool,
     trim_at: Option<Instant>,
-    /// Bytes kept for all clients, and how many may be.
+    /// Bytes buffered for all clients, and the most there may be.
     held: usize,
     held_max: usize,
-    /// Clients with more to do in the next tick, whether or not their sockets say so.
+    /// Clients that get a turn in the next tick, whether or not their sockets are ready.
     again: Vec<u64>,
-    /// See [`tick`](Worker::tick): kept for its room.
+    /// The list of [`tick`](Worker::tick): kept for its capacity.
     turns: Vec<u64>,
-    /// Clients for whom the store has taken too long.
+    /// Clients whose store deadline has passed.
     late: Vec<u64>,
-    /// More clients may have been accepted, and nothing will wake us for them.
+    /// More clients may have been accepted, and no event will wake us for them.
     more_clients: bool,
-    /// The acceptor may send more of them.
+    /// The acceptor may still send clients.
     accepting: bool,
     scratch: Box<[u8]>,
     printed: Vec<u8>,
@@ -91,7 +92,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs a worker in this world until the service has stopped, or the world cannot wait.
+    /// Runs a worker in this world until the service has stopped, or waiting for events fails.
     pub fn run(
         n: usize,
         options: Arc<Options>,
@@ -108,7 +109,7 @@ impl Worker {
             let now = match world.wait(until, &mut ready) {
                 Ok(now) => now,
                 Err(e) => {
-                    // Without its events a worker is deaf; its end ends the process.
+                    // Without events a worker cannot go on; its end ends the process.
                     log::error!("failed to wait for events: {e}");
                     return;
                 }
@@ -155,7 +156,7 @@ impl Worker {
         }
     }
 
-    /// Until when there is nothing to do if nothing becomes ready.
+    /// The time until which there is nothing to do unless something becomes ready.
     pub fn until(&mut self, now: Instant) -> Option<Instant> {
         if !self.again.is_empty() || self.more_clients {
             return Some(now);
@@ -168,7 +169,7 @@ impl Worker {
         [store, timers, self.trim_at].into_iter().flatten().min()
     }
 
-    /// See the module's text. Breaks when the service has stopped and everybody has left.
+    /// See the module's text. Breaks when the service has stopped and no client is left.
     pub fn tick(
         &mut self,
         world: &mut dyn World,
@@ -187,7 +188,7 @@ impl Worker {
                 self.session.ready(ready);
             } else if let Some(client) = self.clients.get_mut(ready.owner) {
                 client.ready(&ready);
-                // One turn in a tick, also for who has one coming already.
+                // One turn in a tick, also for a client that already has one queued.
                 if !std::mem::replace(&mut client.queued, true) {
                     turns.push(ready.owner);
                 }
@@ -196,8 +197,8 @@ impl Worker {
         self.accept(world, &mut turns);
         for key in turns.drain(..) {
             self.turn(world, key, now);
-            // Of a store that answers at once. The documents of all that are ready, each of them small
-            // enough, would be too much to hold at a time.
+            // For a store that answers at once: the documents of all ready clients, each small enough, would together
+            // be too much to hold.
             if self.session.is_immediate() {
                 self.follow_store(world, now);
             }
@@ -226,7 +227,8 @@ impl Worker {
         ControlFlow::Continue(())
     }
 
-    /// A session has panicked: those who wait for it are answered, for a new one knows nothing of them.
+    /// Replaces a session that has panicked. The requests that wait for it are answered: the new session does not know
+    /// them.
     fn replace_session(&mut self, world: &mut dyn World, now: Instant) {
         self.service.metrics().worker(self.n).panicked();
         self.session.replace(&*self.store, world, now);
@@ -239,7 +241,7 @@ impl Worker {
         }
     }
 
-    /// Moves what can be moved between here and the store, and lets those go on who have their answers.
+    /// Moves bytes to and from the store, and resumes the requests whose answers have come.
     fn follow_store(&mut self, world: &mut dyn World, now: Instant) {
         loop {
             let replies = self.session.progress(world, now);
@@ -258,7 +260,7 @@ impl Worker {
         }
     }
 
-    /// Answers those for whom the store's time is over. Replies that have come by now count.
+    /// Answers the requests whose store deadline has passed. Replies that have come by now count.
     fn time_out(&mut self, world: &mut dyn World, now: Instant) {
         if self.late.is_empty() {
             return;
@@ -266,7 +268,7 @@ impl Worker {
         self.session.look();
         self.follow_store(world, now);
         for key in std::mem::take(&mut self.late) {
-            // It may have been answered, and have another request by now.
+            // The client may have been answered, and have another request by now.
             let Some(client) = self.clients.get_mut(key).filter(|c| c.is_answering()) else {
                 continue;
             };
@@ -301,8 +303,8 @@ impl Worker {
         self.more_clients = true;
     }
 
-    /// Lets one client go as far as it can: to the store, to its answer, or until it needs to read
-    /// more than there is.
+    /// Takes one client as far as it can go: to the store, to its response, or until it needs more bytes than have
+    /// arrived.
     fn turn(&mut self, world: &mut dyn World, key: u64, now: Instant) {
         while let Some(client) = self.clients.get_mut(key) {
             client.queued = false;
@@ -347,7 +349,7 @@ impl Worker {
         self.note(world, key, now);
     }
 
-    /// A request has begun. True when its body has to be read next.
+    /// Begins a request. True when its body has to be read next.
     fn head(&mut self, world: &mut dyn World, key: u64, index: HeadIndex, now: Instant) -> bool {
         let Some(client) = self.clients.get_mut(key) else { return false };
         let worker = self.service.metrics().worker(self.n);
@@ -360,8 +362,8 @@ impl Worker {
 
         let has_body = index.framing() != Framing::Length(0);
         let body_is_here = client.has_body(index.framing());
-        // Who can be answered at once is. Who would have to wait, for a body or the store, has no room to; but
-        // there is always room for one.
+        // A request that can be answered at once is answered. One that would have to wait, for a body or for the store,
+        // is refused when the buffers are full; but a single client is never refused for that.
         let held = client.held();
         let full = self.held + held > self.held_max.max(held);
         let (bytes, _) = client.message();
@@ -371,8 +373,8 @@ impl Worker {
         let service = &self.service;
         let admitted = guarded(worker, || {
             request.admit(service, bytes)?;
-            // With its body here it is judged as a whole; but who expects anything may not have sent its body: what
-            // lies here may be the next request.
+            // A request whose body has arrived is judged as a whole; but a client that sent `Expect` may not have sent
+            // its body: these bytes may be the next request.
             if has_body && (!body_is_here || expects) {
                 request.check(service, bytes)?;
             }
@@ -400,7 +402,7 @@ impl Worker {
         }
     }
 
-    /// Takes a request one step further: begins it, or goes on with the store's `reply`.
+    /// Takes a request one step further: begins it, or continues it with the store's `reply`.
     fn step(
         &mut self,
         world: &mut dyn World,
@@ -433,7 +435,7 @@ impl Worker {
         let mut step = match (reply, next) {
             (None, _) => request.perform(service, bytes, body, now),
             (Some(reply), Some(next)) => request.resume(service, bytes, body, next, reply),
-            // It has been answered without.
+            // It has been answered without this reply.
             (Some(_), None) => return,
         };
         let outcome = loop {
@@ -450,8 +452,8 @@ impl Worker {
                     }
                     break Err(Problem::INTERNAL);
                 }
-                // The last answer was here in time, but another would come too late. What is not asked
-                // certainly does not run.
+                // The last answer came in time, but the next would come too late. A command that is not sent certainly
+                // does not run.
                 Ok(Step::Ask(_, next)) => {
                     let late = Err(StoreError::Timeout);
                     step = request.resume(service, bytes, body, next, late);
@@ -465,8 +467,8 @@ impl Worker {
         self.send(world, key, status, close, now);
     }
 
-    /// The protocol was broken or its limits were: answer, count and log it. Unless the head was sound, what follows
-    /// cannot be trusted, and the connection must close.
+    /// Answers, counts and logs a request that broke the protocol or exceeded its limits. Unless the head was sound,
+    /// what follows cannot be trusted, and the connection must close.
     fn refuse(
         &mut self,
         world: &mut dyn World,
@@ -536,7 +538,7 @@ impl Worker {
         }
     }
 
-    /// Gives a client a turn in the next tick.
+    /// Queues a client for a turn in the next tick.
     fn queue(&mut self, key: u64) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
@@ -545,9 +547,9 @@ impl Worker {
         }
     }
 
-    /// After a client's turn: notes what it waits for, and what is kept for it. When that is too much
-    /// for all clients together, the one that adds to it has to go: a thousand of the largest
-    /// bodies at a time, each within its own limit, would be a gigabyte.
+    /// After a client's turn: notes what it waits for, and how much is buffered for it. When that is too much for all
+    /// clients together, the client that adds to it is refused: a thousand of the largest bodies at a time, each within
+    /// its own limit, would be a gigabyte.
     fn note(&mut self, world: &mut dyn World, key: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let held = client.held();
@@ -567,15 +569,15 @@ impl Worker {
         }
     }
 
-    /// This client holds what there is no room for.
+    /// Refuses or closes a client whose bytes exceed what all clients may hold.
     fn too_much(&mut self, world: &mut dyn World, key: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.is_writing() {
             return self.remove(world, key, End::Cut("too many bytes wait to be taken"), now);
         }
         if client.exchange().is_some() && !client.is_sending() {
-            // Its request is under way, perhaps done by now: it gets its answer, and what it has sent behind that
-            // is not kept.
+            // Its request is under way, perhaps done by now: the client gets its response, and what it has sent behind
+            // the request is dropped.
             client.forget_the_rest();
             let held = client.held();
             self.held = self.held - client.count(held) + held;
@@ -584,16 +586,16 @@ impl Worker {
         self.refuse(world, key, TOO_MANY_BYTES, false, now);
     }
 
-    /// Judges those whose deadlines have come.
+    /// Handles the clients whose deadlines have passed.
     ///
-    /// What has come by now counts, so each of them has a turn before: the loop may not
-    /// have been told. A process that was stopped for a while wakes up to a wait that was interrupted,
-    /// with no events, and to deadlines long past; and one wait tells of so many clients only.
+    /// Bytes that have arrived by now count, so each of these clients has a turn first: the loop may not have been
+    /// given their events yet. A process that was stopped for a while resumes in a wait that was interrupted, with no
+    /// events, and finds deadlines long past; and one wait reports only so many clients.
     fn check_deadlines(&mut self, world: &mut dyn World, now: Instant) {
         while let Some(key) = self.timers.next_look(&mut self.clients) {
             self.timers.wait_on(&mut self.clients, key);
             let Some(client) = self.clients.get_mut(key) else { continue };
-            // Who has a turn coming has sent more than was read yet, and is judged after that.
+            // A client with a turn queued has sent more than was read yet, and is handled after that.
             if !self.timers.is_due(client.link()) || client.queued {
                 continue;
             }
@@ -610,7 +612,7 @@ impl Worker {
         }
     }
 
-    /// The deadline of this client has come.
+    /// Handles the deadline of this client.
     fn expire(&mut self, world: &mut dyn World, key: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if let Some(deadline) = client.pace_deadline(&self.options)
@@ -622,7 +624,7 @@ impl Worker {
             Progress::TimedOut => self.refuse(world, key, TOO_SLOW, false, now),
             Progress::Refused => self.refuse(world, key, TOO_MANY, false, now),
             _ => {
-                // A response that was in doubt, and was not refused, has been taken.
+                // A response that was in doubt, and was not refused, has been received.
                 let end = match client.is_writing() {
                     true => End::Cut("not taken in time"),
                     false => End::Answered,
@@ -632,16 +634,16 @@ impl Worker {
         }
     }
 
-    /// The service has stopped: who has not sent a whole head by now is sent home, or a single byte
-    /// would hold up every restart. The others are finished.
+    /// The service has stopped: a connection without a complete head by now is closed, or a single byte would hold up
+    /// every restart. The other requests are finished.
     fn send_home(&mut self, world: &mut dyn World, now: Instant) {
-        // Who has a turn coming has sent more than was read yet.
+        // A client with a turn queued has sent more than was read yet.
         let waits = |client: &Connection| !client.queued && client.awaits_head();
         let clients = self.clients.iter();
         let waiting: Vec<u64> =
             clients.filter(|(_, client)| waits(client)).map(|(key, _)| key).collect();
         for key in waiting {
-            // A request may be there that no event has told of yet.
+            // A request may have arrived for which there was no event yet.
             if let Some(client) = self.clients.get_mut(key) {
                 client.look();
                 self.turn(world, key, now);
@@ -652,7 +654,7 @@ impl Worker {
         }
     }
 
-    /// Lets a client go. If it has a request that is not over, this is how it ended.
+    /// Closes a client's connection. If its request is not over, `end` is how it ended.
     fn remove(&mut self, world: &mut dyn World, key: u64, end: End, now: Instant) {
         self.close_account(world, key, end, now);
         self.timers.clear(&mut self.clients, key);
@@ -662,7 +664,7 @@ impl Worker {
         self.service.metrics().worker(self.n).disconnected(client.refused);
     }
 
-    /// The end of a client's request, if it has one.
+    /// Ends the exchange of a client, if it has one.
     fn close_account(&mut self, world: &mut dyn World, key: u64, end: End, now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if let Some(key) = client.exchange()
@@ -682,7 +684,7 @@ impl Worker {
     }
 }
 
-/// Prints the response of a client's request; gives its status, and whether the connection ends behind it.
+/// Prints the response to a client's request; gives its status, and whether the connection closes after it.
 fn print(
     (printer, printed, lifecycle): (&mut Printer, &mut Vec<u8>, &Lifecycle),
     exchange: &Exchange,
