@@ -1,18 +1,18 @@
 //! Turns a [`Session`] into a blocking call, for the front that has a thread for every request.
 //!
-//! The adaptor is a loop with one inhabitant: its own world, its own session.
+//! The adapter is an event loop for a single call: its own world, its own session.
 
 use super::{Command, Replies, Session, Store, StoreError, Tag};
 use crate::net::{self, Ready, World};
 use std::io;
 use std::time::Instant;
 
-/// A session that waits for its answer. Belongs to one thread.
+/// A session whose calls wait for their answers. Belongs to one thread.
 pub struct Blocking {
     world: Box<dyn World>,
     session: Box<dyn Session>,
     ready: Vec<Ready>,
-    /// A call began and did not end: it panicked, and what it was doing is half done.
+    /// A call began and did not return: it panicked, and what it was doing is half done.
     broken: bool,
     calls: u64,
 }
@@ -29,8 +29,8 @@ impl Blocking {
         Ok(Blocking { world, session, ready: Vec::new(), broken: false, calls: 0 })
     }
 
-    /// Opens another session in the place of one that has panicked; to be called before the next
-    /// [`call`](Blocking::call). Of a sound one it does nothing.
+    /// Opens a new session in place of one that has panicked; to be called before the next [`call`](Blocking::call). On
+    /// a sound session it does nothing.
     ///
     /// # Errors
     /// As [`new`](Blocking::new).
@@ -41,11 +41,11 @@ impl Blocking {
         Ok(())
     }
 
-    /// Asks, and waits for the answer until `deadline`. It is the one in what this gives; give that
-    /// [back](Blocking::give_back).
+    /// Submits a command, and waits for the answer until `deadline`. The result holds that one answer; give it
+    /// [back](Blocking::give_back) afterwards.
     pub fn call(&mut self, command: Command<'_>, deadline: Instant) -> Replies {
         self.broken = true;
-        // As a key of a slab that has one place.
+        // Like the key of a slab that has one place.
         self.calls += 1;
         let tag = self.calls << 32;
         let replies = self
@@ -55,7 +55,7 @@ impl Blocking {
         replies
     }
 
-    /// Takes back what a call has given.
+    /// Takes back the result of a call.
     pub fn give_back(&mut self, replies: Replies) {
         self.session.give_back(replies);
     }
@@ -66,15 +66,14 @@ impl Blocking {
         command: Command<'_>,
         deadline: Instant,
     ) -> io::Result<Replies> {
-        // What became ready since the last call, a closed connection above all, is seen before
-        // anything new is written.
+        // Events since the last call, a closed connection above all, are handled before anything new is written.
         let now = self.world.now();
         let mut now = self.wait(now)?;
         self.session.submit(now, tag, command, deadline);
         loop {
             let is_late = now >= deadline;
             if is_late {
-                // What has come by now counts.
+                // Replies that have come by now count.
                 self.session.look();
             }
             let replies = self.session.progress(&mut *self.world, now);
@@ -90,7 +89,7 @@ impl Blocking {
         }
     }
 
-    /// One wait, until `until` at the latest.
+    /// Waits once, until `until` at the latest.
     fn wait(&mut self, until: Instant) -> io::Result<Instant> {
         let now = self.world.wait(Some(until), &mut self.ready)?;
         for ready in self.ready.drain(..) {

@@ -4,12 +4,12 @@
 //! 02 | FNV-1a of `item:a`, 8 bytes | the store's own position
 //! ```
 //!
-//! A cursor goes through the hands of clients, so there is no key in it, and nothing that it says is
-//! believed beyond "go on about there": whoever writes one of his own gets some page of the prefix he
-//! asks for. The check is against mistakes, a cursor that is sent with another prefix, and no more; it
-//! has to be the same on all replicas and in all versions of ours.
+//! Clients hold cursors and send them back, so a cursor contains no key, and nothing in it is trusted beyond "continue
+//! about there": a client that makes up a cursor gets some page of the prefix it asks for. The check is only against
+//! mistakes, such as a cursor that is sent with another prefix; it must be the same on all replicas and in all versions
+//! of kioskd.
 
-/// Cursors of another are none of ours.
+/// Cursors of any other version are refused.
 const VERSION: u8 = 2;
 
 /// The beginning of a cursor for keys with `prefix` (the collection's included).
@@ -19,7 +19,7 @@ pub fn begin(prefix: &[u8]) -> Vec<u8> {
     cursor
 }
 
-/// What follows that beginning; `None` when the cursor was made for another prefix, or not by us.
+/// What follows that beginning; `None` when the cursor was made for another prefix, or not by kioskd.
 pub fn position<'a>(cursor: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
     cursor.strip_prefix(begin(prefix).as_slice())
 }

@@ -4,7 +4,7 @@ use super::{Command, Replies, Session, StoreError, Tag};
 use crate::net::World;
 use std::time::Instant;
 
-/// Asks a store, a function that adds its answer to the replies.
+/// Wraps a store that is a function: it adds its answer to the replies.
 pub(super) struct Immediate<F> {
     pub(super) store: F,
     pub(super) replies: Replies,

@@ -1,8 +1,7 @@
-//! The embedded store: everything in this process, bounded, gone with it.
+//! The embedded store: everything in this process, bounded, and lost when the process ends.
 //!
-//! It lets `cargo run` serve with nothing installed. It is not shared between replicas and does
-//! not survive a restart, and the start-up log says so: the very mistake kioskd exists to avoid,
-//! kept for trying things out.
+//! It lets `cargo run` serve with nothing installed. It is not shared between replicas and does not survive a restart,
+//! and the start-up log says so: the very mistake kioskd exists to avoid, kept for trying things out.
 //!
 //! ```text
 //! items:  key ─▶ (value, expiry)       expiry = (Instant, serial)
@@ -26,10 +25,10 @@ use std::time::{Duration, Instant};
 /// share of empty places, measured at about 230 bytes on a 64-bit host.
 pub const ENTRY_BYTES: usize = 230;
 
-/// How many expired entries one command clears away, so that no request pays for a thousand.
+/// How many expired entries one command removes, so that no request pays for a thousand.
 const SWEEP_MAX: usize = 16;
 
-/// How many entries one page looks at, a millisecond's work. All workers wait for one another here.
+/// How many entries one page looks at, a millisecond's work. All workers wait for one another on this lock.
 const SCAN_MAX: usize = 10_000;
 
 /// See the module's text.
@@ -57,15 +56,15 @@ impl Store for Memory {
     fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {
         let shared = Arc::clone(&self.shared);
         Box::new(Immediate::new(move |now, tag, command: Command<'_>, replies: &mut Replies| {
-            // A panic while the lock was held would have been a bug in the table, which changes
-            // only after its last fallible step; what it left is sound.
+            // A panic while the lock was held would have been a bug in the table, which changes only after its last
+            // fallible step; so the table it left is sound.
             let mut table = shared.lock().unwrap_or_else(PoisonError::into_inner);
             table.run(now, tag, command, replies);
         }))
     }
 }
 
-/// When, and the entry's serial, so that no two are the same.
+/// When an entry expires, and its serial, so that no two are the same.
 type Expiry = (Instant, u64);
 
 #[derive(Debug, Default)]
@@ -73,11 +72,11 @@ struct Table {
     items: HashMap<Arc<[u8]>, Entry>,
     queue: BTreeSet<Expiry>,
     order: BTreeMap<u64, Arc<[u8]>>,
-    /// The last that was given out. An entry keeps its own for as long as it is there.
+    /// The last serial that was given out. An entry keeps its serial for as long as it exists.
     serial: u64,
     bytes: usize,
     bytes_max: usize,
-    /// For the key in hand, in one piece; kept for its room.
+    /// The key of the present command, in one piece; kept for its capacity.
     key: Vec<u8>,
 }
 
@@ -201,17 +200,17 @@ impl Table {
             return Answer::Deleted(there);
         };
         let (key, record) = (record_key(key, once), record(once, there, b""));
-        // What removes something is recorded even beyond the bound, for no DELETE is refused: once for each item, so that
-        // all records together are at most about twice the bound (a small item, a long key). What removes nothing
-        // could go on for ever.
+        // A delete that removes something is recorded even beyond the bound, for no DELETE is refused: once for each
+        // item, so that all records together are at most about twice the bound (a small item, a long key). Deletes that
+        // remove nothing could be sent without end.
         if self.make_room(now, &key, cost(&key, &record)).is_ok() || there {
             self.put(&key, record, now + once.ttl);
         }
         Answer::Done { there }
     }
 
-    /// Sees to it that `bytes` more fit when what is under `key` has gone. What has expired makes room, as much as
-    /// is needed.
+    /// Frees space until `bytes` more fit, counting what is under `key` as removed. Expired entries are dropped, as
+    /// many as needed.
     fn make_room(&mut self, now: Instant, key: &[u8], bytes: usize) -> Result<(), StoreError> {
         loop {
             let freed = self.items.get(key).map_or(0, |e| cost(key, &e.value));
@@ -224,7 +223,7 @@ impl Table {
         }
     }
 
-    /// Nothing here can fail, so what is made of several of these is made as a whole.
+    /// Nothing here can fail, so a change made of several of these is atomic.
     fn put(&mut self, key: &[u8], value: Vec<u8>, until: Instant) {
         let serial = self.items.get(key).map_or(self.serial + 1, |e| e.expiry.1);
         self.serial = self.serial.max(serial);
@@ -251,8 +250,8 @@ impl Table {
         Ok(Answer::Taken { count, resets_in: until - now })
     }
 
-    /// In the order in which keys came: a key that is there throughout keeps its place, however
-    /// often it is written. The cursor is the place of the last that was looked at.
+    /// In the order in which keys were added: a key that exists throughout keeps its position, however often it is
+    /// written. The cursor is the position of the last key that was looked at.
     fn scan(
         &self,
         now: Instant,
@@ -312,8 +311,8 @@ impl Table {
         }
     }
 
-    /// Clears what has expired, a little with every command. What is left over is invisible
-    /// (`live`) and goes with the next commands; only its bytes count until then.
+    /// Removes expired entries, a few with every command. What is left over is invisible (`live`) and goes with the
+    /// next commands; only its bytes count until then.
     fn sweep(&mut self, now: Instant) {
         for _ in 0..SWEEP_MAX {
             if !self.drop_expired(now) {
@@ -322,7 +321,7 @@ impl Table {
         }
     }
 
-    /// Drops the entry that expired first; false when none has.
+    /// Drops the entry that expired first; false when none has expired.
     fn drop_expired(&mut self, now: Instant) -> bool {
         let due = self.queue.first().filter(|(until, _)| *until <= now);
         let Some(key) = due.and_then(|(_, serial)| self.order.get(serial).cloned()) else {
@@ -333,7 +332,7 @@ impl Table {
     }
 }
 
-/// A name belongs to its item. No prefix of ours begins like this, so no item can be under it.
+/// A record's name belongs to its item. No prefix in use begins like this, so no item can have such a key.
 fn record_key(key: &[u8], once: &Once) -> Vec<u8> {
     [b"idem:", key, b"\n", &once.name].concat()
 }
@@ -366,13 +365,13 @@ mod tests {
             replies
         }
 
-        /// Entries as each of the three tables has them, and their bytes.
+        /// Entries in each of the three tables, and their bytes.
         fn sizes(&self) -> ([usize; 3], usize) {
             ([self.items.len(), self.queue.len(), self.order.len()], self.bytes)
         }
     }
 
-    /// The reply to the one command that was asked.
+    /// The reply to the one command that was submitted.
     fn only(replies: &Replies) -> Reply<'_> {
         assert_eq!(replies.len(), 1);
         let (tag, reply) = replies.iter().next().unwrap();
@@ -415,7 +414,7 @@ mod tests {
         s.ask(now, set(b"k", b"v", 10));
         s.ask(at(9), get(b"k"));
         assert_eq!(only(&s.ask(at(9), renew(b"k", 10))), Ok(Answer::Value(Some(&b"v"[..]))));
-        // It takes nothing away.
+        // It does not shorten the time to live.
         s.ask(at(9), renew(b"k", 1));
         assert_eq!(only(&s.ask(at(18), get(b"k"))), Ok(Answer::Value(Some(&b"v"[..]))));
         assert_eq!(only(&s.ask(at(19), get(b"k"))), Ok(Answer::Value(None)));
@@ -467,7 +466,7 @@ mod tests {
         s.ask(now, set(b"k1", b"longer", 5));
         s.ask(now, set(b"k3", b"longer", 5));
         s.ask(now, renew(b"k3", 99));
-        // The one that the cursor stands on may go.
+        // The key that the cursor points to may be deleted.
         let delete = Command::Delete { key: key(b"k2"), when: When::Always, once: None };
         assert_eq!(only(&s.ask(now, delete)), Ok(Answer::Deleted(true)));
         let (second, next) = page(&mut s, now, next);
@@ -503,7 +502,7 @@ mod tests {
         assert_eq!(s.sizes(), ([0, 0, 0], 0));
     }
 
-    /// The key in hand is put together anew for each command, and answers keep their own bytes.
+    /// The key is put together anew for each command, and answers keep their own bytes.
     #[test]
     fn answers_to_one_tick_do_not_mix() {
         let (mut s, now) = table(1 << 20);

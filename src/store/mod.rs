@@ -1,18 +1,18 @@
-//! What a store is: the few questions the service asks, and the ways an answer can fail.
+//! What a store is: the few commands the service sends, and the ways an answer can fail.
 //!
 //! ```text
 //! Store ── session() ──▶ Session (one for each worker)
 //!                          submit(tag, Command)     queue it; never blocks
-//!                          progress(world)          move bytes; Replies are what is finished
-//!                          give_back(Replies)       when they have been looked at
-//!                          abandon(tag)             its time is over: why is there no answer?
-//!                          next_deadline()          when it wants to be called at the latest
+//!                          progress(world)          move bytes; Replies are the finished commands
+//!                          give_back(Replies)       when they have been handled
+//!                          abandon(tag)             its deadline has passed: why is there no answer?
+//!                          next_deadline()          when it must be called at the latest
 //! ```
 //!
-//! Commands name one key each (but for the two that read many), so that they work on a cluster, and
-//! a store for another backend is an afternoon's work: [`noop`] is the shortest, [`memory`] the one that runs with nothing
-//! installed, [`redis`] the one that matters. All of them pass the one contract in
-//! `tests/redis/store_contract.rs`. A session belongs to one thread and does no locking of its own.
+//! Commands name one key each (except the two that read many), so that they work on a cluster. A store for another
+//! backend is an afternoon's work: [`noop`] is the shortest, [`memory`] runs with nothing installed, [`redis`] is the
+//! one for production. All of them pass the same contract in `tests/redis/store_contract.rs`. A session belongs to one
+//! thread and does no locking of its own.
 
 pub mod blocking;
 pub mod cursor;
@@ -29,47 +29,48 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Somewhere items can be kept.
+/// A place where items are kept.
 pub trait Store: Send + Sync {
     /// `memory`, `noop` or `redis`: for the start-up line.
     fn kind(&self) -> &'static str;
 
-    /// Where it is, for the start-up line; never with a secret in it.
+    /// The store's address, for the start-up line; never with a secret in it.
     fn place(&self) -> String;
 
-    /// A session, for one worker. A server that cannot be reached is no error: the session connects when it can and
-    /// says so in its answers.
+    /// A session, for one worker. A server that cannot be reached is not an error here: the session connects when it
+    /// can and reports failures in its answers.
     fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session>;
 }
 
-/// Names a submitted command to the one who submitted it.
+/// Names a submitted command; chosen by the submitter.
 pub type Tag = u64;
 
-/// The owner of every socket of a session ([`World::set_owner`]); no client's socket has it.
+/// The owner of every socket of a session ([`World::set_owner`]); no client's socket has this owner.
 pub const OWNER: u64 = u64::MAX;
 
-/// One worker's line to the store. Every submitted command is answered once, by [`progress`](Session::progress) or by
-/// [`abandon`](Session::abandon).
+/// One worker's session with the store. Every submitted command is answered once, by [`progress`](Session::progress) or
+/// by [`abandon`](Session::abandon).
 pub trait Session {
-    /// Queues a command. It is asked again, where it may be, as long as there is time until `deadline`; when that has
-    /// come whoever submitted it abandons it.
+    /// Queues a command. It is sent again, where that is safe, as long as there is time until `deadline`; when the
+    /// deadline has passed, the submitter abandons it.
     fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant);
 
-    /// The world has told of one of this session's sockets.
+    /// Takes an event for one of this session's sockets.
     fn ready(&mut self, _ready: Ready) {}
 
-    /// The next [`progress`](Session::progress) asks the sockets themselves, whatever the world has told: after a
-    /// pause of the whole process replies may be there of which no event tells.
+    /// Makes the next [`progress`](Session::progress) read from the sockets themselves, whatever events were reported:
+    /// after a pause of the whole process there may be replies for which there was no event.
     fn look(&mut self) {}
 
-    /// Moves what can be moved without waiting. What is finished comes with the buffer it lies in, which is to be
-    /// given back. Nothing finished: call again when something is ready, or at the [`next_deadline`](Session::next_deadline).
+    /// Moves the bytes that can be moved without waiting. Finished commands come with the buffer that holds their
+    /// bytes, which must be given back. If none is finished, call again when a socket is ready, or at the
+    /// [`next_deadline`](Session::next_deadline).
     fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies;
 
-    /// Takes the buffer back, for the next time.
+    /// Takes the buffer back, to use it again.
     fn give_back(&mut self, replies: Replies);
 
-    /// The deadline of a command has come: it is forgotten, and this is why it has no answer.
+    /// Forgets a command whose deadline has passed, and says why it has no answer.
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError;
 
     /// When `progress` must be called even if nothing becomes ready.
@@ -77,13 +78,14 @@ pub trait Session {
         None
     }
 
-    /// Commands are answered as they are submitted: so ask for the answer at once, before more of them wait to be sent.
+    /// Whether commands are answered as they are submitted: then call `progress` after each, before more answers add
+    /// up.
     fn is_immediate(&self) -> bool {
         false
     }
 }
 
-/// Finished commands, and the bytes of what they found.
+/// Finished commands, and the bytes of their answers.
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
@@ -91,10 +93,10 @@ pub struct Replies {
     failed: bool,
 }
 
-/// A reply whose bytes lie in [`Replies`].
+/// A reply whose bytes are in [`Replies`].
 type Kept = Result<Answer<Range<usize>>, StoreError>;
 
-/// What is kept of the buffers when they come back.
+/// How many bytes of capacity the buffers keep when they come back.
 const KEPT_BYTES: usize = 64 * 1024;
 const KEPT_REPLIES: usize = 256;
 
@@ -104,7 +106,7 @@ impl Replies {
         self.list.is_empty()
     }
 
-    /// How many are finished.
+    /// How many commands are finished.
     pub fn len(&self) -> usize {
         self.list.len()
     }
@@ -114,7 +116,7 @@ impl Replies {
         self.failed
     }
 
-    /// The commands that are finished, in the order in which they were.
+    /// The finished commands, in the order in which they finished.
     pub fn iter(&self) -> impl Iterator<Item = (Tag, Reply<'_>)> {
         self.list.iter().map(|(tag, kept)| {
             let reply = match kept {
@@ -125,7 +127,7 @@ impl Replies {
         })
     }
 
-    /// Adds what has come of a command.
+    /// Adds the outcome of a command.
     #[inline]
     pub fn push(&mut self, tag: Tag, reply: Reply<'_>) {
         self.failed |= reply.is_err();
@@ -146,7 +148,7 @@ impl Replies {
         replies
     }
 
-    /// Without those of other commands.
+    /// Drops the replies to other commands.
     #[must_use]
     pub fn only(mut self, tag: Tag) -> Replies {
         self.list.retain(|(of, _)| *of == tag);
@@ -160,50 +162,50 @@ impl Replies {
         self.failed = false;
     }
 
-    /// Whether it has more room than is often needed.
+    /// Whether the buffers have more capacity than is often needed.
     pub fn is_large(&self) -> bool {
         self.bytes.capacity() > KEPT_BYTES || self.list.capacity() > KEPT_REPLIES
     }
 
-    /// Gives back what room is often not needed. Not each time: to allocate it again costs more than all else.
+    /// Frees capacity that is not often needed. Not each time: to allocate it again costs more than all else.
     pub fn trim(&mut self) {
         self.bytes.shrink_to(KEPT_BYTES);
         self.list.shrink_to(KEPT_REPLIES);
     }
 }
 
-/// One of many values: itself, its absence, or why there is none though something is there.
+/// One of many values: the value, its absence, or why it cannot be given though something is stored.
 pub type Found = Result<Option<Vec<u8>>, StoreError>;
 
 /// A page of keys.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// The keys, with what is left of their time (`None`: they live for ever). There may be none before the end.
+    /// The keys, with the rest of their time to live (`None`: no expiry). A page may be empty before the end.
     pub keys: Vec<(Vec<u8>, Option<Duration>)>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<Vec<u8>>,
 }
 
-/// What comes of a command.
+/// The outcome of a command.
 pub type Reply<'a> = Result<Answer<&'a [u8]>, StoreError>;
 
-/// The name of something in a store. An id can hold anything but control characters and still never leave its prefix:
-/// a key is one argument, not a path.
+/// A key in a store. An id can hold anything but control characters and still never leave its prefix: a key is one
+/// argument, not a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key<'a> {
-    /// The collection's.
+    /// The collection's prefix.
     pub prefix: &'static str,
-    /// The rest.
+    /// The id.
     pub id: Cow<'a, [u8]>,
 }
 
 impl Key<'_> {
-    /// All of it, in one piece.
+    /// The whole key, in one piece.
     pub fn to_vec(&self) -> Vec<u8> {
         [self.prefix.as_bytes(), &self.id].concat()
     }
 
-    /// All of it, in `buffer`.
+    /// The whole key, in `buffer`.
     pub fn join<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
         buffer.clear();
         buffer.extend_from_slice(self.prefix.as_bytes());
@@ -212,17 +214,17 @@ impl Key<'_> {
     }
 }
 
-/// A question to the store, about one key.
+/// A command to the store, about one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command<'a> {
     /// The value under `key`.
     Get {
         /// The whole key, prefix included.
         key: Key<'a>,
-        /// Reading gives it at least so long to live (a session that is read). It takes nothing away from what
-        /// is left, and gives no end to what has none.
+        /// Reading extends the time to live to at least this (a session that is read). It never shortens it, and a key
+        /// without an expiry gets none.
         renew: Option<Duration>,
-        /// The look before a write that is to happen once: the record, if there is one, is the answer.
+        /// The read before a write that must take effect once: the record, if there is one, is the answer.
         once: Option<Box<Once<'a>>>,
     },
     /// Puts `value` under `key`, value and time to live in one step.
@@ -235,16 +237,17 @@ pub enum Command<'a> {
         ttl: Ttl,
         /// The condition under which to do it.
         when: When<'a>,
-        /// The record to make of it, in the same step; what is recorded already is not done again.
+        /// The record to make of the write, in the same step; a write that is recorded already is not done again.
         once: Option<Box<Once<'a>>>,
     },
     /// Removes `key`.
     Delete {
         /// The whole key, prefix included.
         key: Key<'a>,
-        /// The condition under which to do it. Under `Absent` nothing is ever removed, but that is said, and recorded.
+        /// The condition under which to do it. Under `Absent` nothing is ever removed, but the answer says so, and is
+        /// recorded.
         when: When<'a>,
-        /// As for `Set`. A full store stops no `Delete`: there it is recorded only if it removed something.
+        /// As for `Set`. A full store refuses no `Delete`: there it is recorded only if it removed something.
         once: Option<Box<Once<'a>>>,
     },
     /// Counts one use of a limit shared by all replicas, in windows of fixed length.
@@ -254,20 +257,20 @@ pub enum Command<'a> {
         /// The window's length; it starts at the first use.
         window: Duration,
     },
-    /// A page of the keys that begin with `prefix`, in an order of the store's own.
+    /// A page of the keys that begin with `prefix`, in an order that the store chooses.
     Scan {
         /// What the keys begin with.
         prefix: Key<'a>,
-        /// Where the last page ended, in the store's own words; `None` to begin.
+        /// Where the last page ended, as that page's cursor; `None` to begin.
         cursor: Option<Vec<u8>>,
-        /// Keys in the page, at the most; more where a cursor could not tell what is left out.
+        /// Keys in the page, at the most; more where a cursor could not express which ones were left out.
         limit: usize,
     },
     /// The values under many keys, a few at a time.
     GetMany {
         /// The whole keys, none twice.
         keys: Vec<Vec<u8>>,
-        /// All values together may be this large; what is beyond it is not even asked for.
+        /// The most bytes of all values together; keys beyond that are not even requested.
         bytes_max: usize,
     },
     /// A round trip that proves the store can serve.
@@ -277,46 +280,46 @@ pub enum Command<'a> {
 /// The time to live of what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
-    /// This, from now.
+    /// This long, from now.
     Exactly(Duration),
-    /// This from now, or what the present value has left where that is more.
+    /// This long from now, or the rest of the present value's time where that is more.
     AtLeast(Duration),
-    /// What the present value has left. Where nothing is there, nothing is written.
+    /// The rest of the present value's time. If there is no value, nothing is written.
     Keep,
 }
 
-/// A write that takes effect once, however often and however late it comes: its effect and the record of it are one
-/// step on two keys, so there is no moment at which one is there without the other.
+/// A write that takes effect once, however often and however late it arrives: its effect and the record of it are one
+/// step on two keys, so at no moment does one exist without the other.
 ///
 /// ```text
 /// record = fingerprint, then `0` or `1` (whether something was there before), then the value, where it is to be kept
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Once<'a> {
-    /// What the writer calls it; a name belongs to its item, so two items may have records of one name.
+    /// The writer's name for it; a name belongs to its item, so two items may have records of the same name.
     pub name: Cow<'a, [u8]>,
-    /// What tells this write from another of the same name.
+    /// What distinguishes this write from another of the same name.
     pub fingerprint: [u8; 32],
     /// How long the record is kept.
     pub ttl: Duration,
-    /// Whether the record holds the value that was written, too.
+    /// Whether the record also holds the value that was written.
     pub keeps_value: bool,
 }
 
-/// The condition of a write; judged and done in one atomic step.
+/// The condition of a write; checked in the same atomic step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum When<'a> {
     /// No condition.
     Always,
-    /// Only if nothing is there.
+    /// Only if the key does not exist.
     Absent,
-    /// Only if something is there.
+    /// Only if the key exists.
     Present,
-    /// Only if exactly these bytes are there (compare-and-set).
+    /// Only if the value is exactly these bytes (compare-and-set).
     Unchanged(Cow<'a, [u8]>),
 }
 
-/// What a store says when it did what it was asked. `B` is where the bytes are that it found.
+/// The answer to a command that succeeded. `B` is where the bytes of a value are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<B> {
     /// To `Get`: the value, or `None` when there is none.
@@ -328,7 +331,7 @@ pub enum Answer<B> {
         /// Whether something was there before.
         there: bool,
     },
-    /// To any command with `once`: it was done before, and this is its record. Nothing was changed.
+    /// To any command with `once`: the write was done before, and this is its record. Nothing was changed.
     Recorded(B),
     /// To `Delete`: done; whether there was something to remove.
     Deleted(bool),
@@ -343,19 +346,19 @@ pub enum Answer<B> {
     },
     /// To `Scan`.
     Page(Rc<Page>),
-    /// To `Scan`: this cursor is none of ours.
+    /// To `Scan`: the cursor was not made by this store.
     BadCursor,
-    /// To `GetMany`: for each key, in order, a value, its absence, or why there is none though
-    /// something is there: it spoils nobody else's.
+    /// To `GetMany`: for each key, in order, the value, its absence, or why it cannot be given though something is
+    /// stored: that does not affect the other keys.
     Values(Rc<[Found]>),
-    /// To `GetMany`: they are larger than allowed.
+    /// To `GetMany`: the values are larger than allowed.
     TooLarge,
     /// To `Ping`.
     Pong,
 }
 
 impl<B> Answer<B> {
-    /// The same, its bytes somewhere else.
+    /// The same answer, with its bytes elsewhere.
     #[inline(always)]
     fn with<'a, C>(&'a self, bytes: impl FnOnce(&'a B) -> C) -> Answer<C> {
         match self {
@@ -382,17 +385,17 @@ impl<B> Answer<B> {
 pub enum StoreError {
     /// No answer by the deadline. Whether the command ran is unknown: 504.
     Timeout,
-    /// It could not be reached; the command did not run: 502.
+    /// The store could not be reached; the command did not run: 502.
     Unreachable(String),
     /// The connection broke between command and answer. Whether it ran is unknown: 502.
     Broken(String),
-    /// Our own queue is at its bound; the command did not run: 503.
+    /// A queue of ours is at its bound; the command did not run: 503.
     Overloaded,
-    /// It is there but cannot serve this now (loading, read-only, out of memory): 503.
+    /// The store is reachable but cannot serve this now (loading, read-only, out of memory): 503.
     Unavailable(String),
     /// The memory store is at `MEMORY_MAX_BYTES`: 507.
     Full,
-    /// It answered with an error that waiting will not cure: 502.
+    /// The store answered with an error that waiting will not cure: 502.
     Refused(String),
 }
 

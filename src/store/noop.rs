@@ -1,7 +1,7 @@
-//! The store that accepts everything and has nothing.
+//! The store that accepts every write and keeps nothing.
 //!
-//! It is where the idea began (a service needs only *some* store behind its trait), and it
-//! measures the front alone: every command is answered in the same tick, without a byte kept.
+//! It is where the idea began (a service needs only *some* store behind its trait), and it measures the front alone:
+//! every command is answered in the same tick, and no byte is kept.
 
 use super::immediate::Immediate;
 use super::{Answer, Command, Replies, Session, Store, Ttl, When};

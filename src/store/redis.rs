@@ -15,8 +15,8 @@
 //! Ping                     SET item:⏎… "" PX 1 XX         a write that never happens
 //! ```
 //!
-//! What stands alone after the command's name is a script ([`scripts`]), one step all the same. Value and time to live
-//! always go in one command: a crash between two would leave a key that lives for ever.
+//! An upper-case name alone in the second column is a script ([`scripts`]), and still one step. Value and time to live
+//! always go in one command: a crash between two would leave a key that never expires.
 
 pub mod bulk;
 pub mod record;
@@ -44,11 +44,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The key of no item, since no id has a control character, and most likely of nothing else; but with an
-/// item's prefix, so that whoever may write items may ask it.
+/// A key of no item, since no id has a control character, and most likely of nothing else; but with an item's prefix,
+/// so that a user who may write items may use it.
 const NO_ITEM: &[u8] = b"item:\nkioskd asks whether it could write";
 
-/// Room for large replies is kept for so long.
+/// Capacity for large replies is kept for this long.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// A Redis server, a master behind sentinels, or a cluster.
@@ -56,7 +56,7 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 pub struct Redis {
     target: Target,
     options: LinkOptions,
-    /// What is logged for operators, by all sessions together.
+    /// What is logged for operators, shared by all sessions.
     trouble: Arc<Trouble>,
 }
 
@@ -99,19 +99,19 @@ impl Store for Redis {
 
 struct RedisSession {
     client: Client<Asked>,
-    /// The request of each command that has no answer yet, bulk reads aside.
+    /// The request that belongs to each command without an answer, bulk reads aside.
     tags: Tags,
     /// Bulk reads under way.
     bulks: Bulks,
-    /// Writes that were refused because memory is full, and what to ask next.
+    /// Writes that were refused because memory is full, and what to send next.
     full: Vec<(Tag, Asked, Box<WhenFull>)>,
-    /// What is finished.
+    /// Finished commands.
     replies: Replies,
-    /// For keys in one piece; kept for its room.
+    /// For keys in one piece; kept for its capacity.
     key: Vec<u8>,
-    /// When its room is given back, if it is large.
+    /// When the capacity of the replies is freed, if it is large.
     trim_at: Option<Instant>,
-    /// The time of the last turn.
+    /// The time of the last call of `progress`.
     now: Instant,
     trouble: Arc<Trouble>,
 }
@@ -120,9 +120,9 @@ struct RedisSession {
 enum Asked {
     /// The command of this tag, as a whole.
     Whole(Tag),
-    /// A write with a record; and what to ask where it is refused because memory is full.
+    /// A write with a record; and what to send if it is refused because memory is full.
     Once(Tag, Box<WhenFull>),
-    /// Whether a write that was refused like this has a record all the same: then it was done before.
+    /// A write that was refused with this error: whether it has a record all the same, because it was done before.
     Seen(Tag, Box<ErrorReply>),
     /// A page for this tag.
     Page(Tag, Box<Scan>),
@@ -137,7 +137,7 @@ struct WhenFull {
     deadline: Instant,
 }
 
-/// Who asks, when, and until when.
+/// The command's tag, when it was submitted, and its deadline.
 #[derive(Clone, Copy)]
 struct Call {
     now: Instant,
@@ -163,8 +163,8 @@ impl Session for RedisSession {
                 let (key, ms) = (key.join(&mut buffer), Decimal::new(millis(window)));
                 self.run(call, key, &scripts::TAKE, &[b"1", key, ms.as_bytes()], Shape::Pair);
             }
-            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. A SET is
-            // refused there before its condition is looked at, and XX never holds.
+            // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. There a SET is refused
+            // before its condition is checked, and XX never holds for this key.
             Command::Ping => {
                 let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
                 self.ask(call, NO_ITEM, Words::plain(&set), Shape::Probe);
@@ -197,7 +197,7 @@ impl Session for RedisSession {
                 tags.take(tag);
                 replies.push(tag, reply);
             };
-            // Most are that, and so it comes first.
+            // Most replies are of this kind, so it comes first.
             if let (Asked::Whole(tag), Ok(Received::Bulk(value)), Shape::Value) =
                 (&asked, &result, shape)
             {
@@ -238,8 +238,8 @@ impl Session for RedisSession {
         });
         let has_more = !self.full.is_empty() || !self.bulks.is_empty();
         if has_more && (self.ask_when_full(now) | self.ask_parts(now)) {
-            // What was asked goes out now; what is there already waits for the next turn, so that one
-            // bulk after the other cannot keep a worker from its other clients.
+            // New requests go out now; replies that have arrived already wait for the next turn, so that one bulk after
+            // the other cannot keep a worker from its other clients.
             self.client.send(world, now);
         }
         self.trouble.hear(now, &self.replies);
@@ -266,13 +266,13 @@ impl Session for RedisSession {
             reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout)
         };
         let why = if let Some(bulk) = self.bulks.end(tag) {
-            // Its parts, which have the same deadline, know why.
+            // The requests of its parts, which have the same deadline, know the reason.
             let mut whys =
                 bulk.requests().filter_map(|part| self.client.why_not(part)).map(without);
             whys.find(|why| *why != StoreError::Timeout)
         } else {
             match self.tags.take(tag).and_then(|key| self.client.abandon(key)) {
-                // Refused before, for want of memory, and then there was no time to look for a record.
+                // The write was refused because memory is full, and there was no time left to look for a record.
                 Some((Asked::Seen(_, e), _)) => Some(error(&e)),
                 other => other.map(|(_, result)| without(result)),
             }
@@ -299,7 +299,7 @@ impl RedisSession {
                 let record = record_key(key, &once.name);
                 self.run(call, key, &scripts::LOOK, &[b"2", key, &record], Shape::Look);
             }
-            // To renew twice is to renew: it may be asked again like any read.
+            // Renewing twice has the same effect as once: the command may be sent again like any read.
             (Some(ttl), None) => {
                 let ms = Decimal::new(millis(ttl));
                 self.run(call, key, &scripts::READ, &[b"1", key, ms.as_bytes()], Shape::Value);
@@ -357,14 +357,14 @@ impl RedisSession {
         let words = |records: &'static [u8]| -> [&[u8]; 8] {
             [b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), records]
         };
-        // When memory is full it passes, and records only that something was removed: what removes nothing could be
-        // sent for ever, and each would leave a record.
+        // When memory is full this script still runs, and records a delete only if it removed something: deletes that
+        // remove nothing could be sent without end, and each would leave a record.
         let when_full = Words::script(&scripts::DELETE_WHEN_FULL, &words(b"removed")).encode();
         let first = words(b"always");
         self.ask_once(call, key, Words::script(&scripts::DELETE, &first), when_full, Shape::Once);
     }
 
-    /// Asks the whole of a command at once.
+    /// Sends a command that needs only one request.
     fn ask(&mut self, call: Call, key: &[u8], words: Words<'_>, shape: Shape) {
         let home = self.client.home_of(key);
         self.send(call, Asked::Whole(call.tag), shape, home, words);
@@ -381,7 +381,8 @@ impl RedisSession {
         self.ask(call, key, Words::script(script, words), shape);
     }
 
-    /// A write with a record. Memory that is full refuses it unseen, so there a second step has to see.
+    /// Sends a write with a record. When memory is full Redis refuses the write without running it, so a second request
+    /// must look for the record.
     fn ask_once(
         &mut self,
         call: Call,
@@ -395,7 +396,7 @@ impl RedisSession {
         self.send(call, Asked::Once(call.tag, Box::new(when_full)), Shape::Once, home, first);
     }
 
-    // As `Client::submit`: else a request is copied on its way.
+    // As for `Client::submit`: otherwise a request is copied on its way.
     #[inline(always)]
     fn send(&mut self, call: Call, asked: Asked, shape: Shape, home: Home, words: Words<'_>) {
         let request = request(asked, shape, home, call.deadline);
@@ -403,7 +404,7 @@ impl RedisSession {
         self.tags.set(call.tag, key);
     }
 
-    /// Asks the second steps of writes that were refused because memory is full; whether there are any.
+    /// Sends the second requests of writes that were refused because memory is full; whether there are any.
     fn ask_when_full(&mut self, now: Instant) -> bool {
         let full = std::mem::take(&mut self.full);
         let any = !full.is_empty();
@@ -430,12 +431,12 @@ impl RedisSession {
         });
     }
 
-    /// Asks what the bulk reads may ask now; whether that is anything.
+    /// Sends the next requests of the bulk reads; whether there are any.
     fn ask_parts(&mut self, now: Instant) -> bool {
         let mut asked = false;
         while let Some((part, key, deadline)) = self.bulks.ask() {
             let home = self.client.home_of(key);
-            // The bulk may have ended before it, so it has a deadline of its own.
+            // The bulk may have ended before this part, so the part has a deadline of its own.
             let request = request(Asked::Part(part), Shape::Value, home, deadline);
             let request = Request { expires: true, ..request };
             let key = self.client.submit(now, request, Words::get(&[key]));
@@ -451,8 +452,8 @@ fn request(purpose: Asked, shape: Shape, home: Home, deadline: Instant) -> Reque
     Request { purpose, shape, home, read_only, deadline, expires: false }
 }
 
-/// The requests of the commands that have no answer yet, by the places of their tags: those are keys of a
-/// [`Slab`], and so small numbers that differ. (Any others work, too, and cost more.)
+/// The requests of commands without an answer, by the places of their tags: those are keys of a [`Slab`], and so small
+/// numbers that differ. (Any other tags work too, and cost more.)
 #[derive(Default)]
 struct Tags {
     places: Vec<Option<(Tag, u64)>>,
@@ -460,7 +461,7 @@ struct Tags {
     len: usize,
 }
 
-/// Places that there can be, and that are kept when no command is under way.
+/// The most places there can be, and how many are kept when no command is under way.
 const PLACES_MAX: usize = 1 << 20;
 const PLACES_KEPT: usize = 256;
 
@@ -495,7 +496,7 @@ impl Tags {
     }
 }
 
-/// How a script spells a condition, and the bytes it compares with.
+/// How a script spells a condition, and the bytes to compare with.
 fn condition<'a>(when: &'a When<'_>) -> [&'a [u8]; 2] {
     match when {
         When::Always => [b"always", b""],
@@ -505,7 +506,7 @@ fn condition<'a>(when: &'a When<'_>) -> [&'a [u8]; 2] {
     }
 }
 
-/// The same as an option of SET; `None` where it has none.
+/// The condition as an option of SET; `None` if SET has none for it.
 fn option(when: &When<'_>) -> Option<&'static [u8]> {
     match when {
         When::Always => Some(b""),
@@ -515,7 +516,7 @@ fn option(when: &When<'_>) -> Option<&'static [u8]> {
     }
 }
 
-/// `EX seconds` where it comes out even, as the Go service writes it, else `PX milliseconds`.
+/// `EX seconds` for whole seconds, as the Go service writes it, else `PX milliseconds`.
 fn time(ttl: Duration) -> (&'static [u8], Decimal) {
     match millis(ttl) {
         ms if ms % 1000 == 0 => (b"EX", Decimal::new(ms / 1000)),

@@ -1,5 +1,5 @@
-//! What is logged for operators while requests fail because of the store: once when it begins, with what to
-//! do; every minute while it lasts, with what it has cost; and when it is over.
+//! What is logged for operators while requests fail because of the store: once when it begins, with what to do; every
+//! minute while it lasts, with how many requests failed; and when it is over.
 //!
 //! ```text
 //! WARN  redis: requests fail: OOM command not allowed when used memory > 'maxmemory'; its memory is full: …
@@ -8,10 +8,9 @@
 //! ```
 //!
 //! One [`Trouble`] for all workers, so that each kind is logged once. Kinds are those of
-//! [`advice`](crate::resp::advice), and a few for failures without an error reply. It is over when a request succeeds
-//! of the sort that would have failed, and none has failed so for `QUIET`: of a cluster a part may be
-//! in trouble. Probes count as requests: to the store they are. Each single failure is
-//! logged at `debug`.
+//! [`advice`](crate::resp::advice), and a few for failures without an error reply. Trouble is over when a request
+//! succeeds of the sort that would have failed, and none has failed in that way for `QUIET`: only part of a cluster may
+//! be in trouble. Probes count as requests: to the store they are. Each single failure is logged at `debug`.
 
 use super::{Answer, Replies, StoreError};
 use crate::resp::advice::advice;
@@ -20,22 +19,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// One kind of trouble is logged this often, at the most: its end aside.
+/// One kind of trouble is logged at most this often, not counting its end.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// No failure for so long, and a success, is the end of it.
+/// After this long without a failure, a success ends the trouble.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Trouble {
-    /// There is some: without it a success has nothing to end, and takes no lock.
+    /// Whether there is any trouble: without it a success has nothing to end, and takes no lock.
     any: AtomicBool,
     ledger: Mutex<Ledger>,
 }
 
 impl Trouble {
-    /// Looks at what a session hands out, or why it gave up a command.
+    /// Counts the failures and successes among a session's replies, abandoned commands included.
     pub fn hear(&self, now: Instant, replies: &Replies) {
         let is_all_well = replies.is_empty() || !self.any.load(Ordering::Relaxed);
         if replies.has_failed() || !is_all_well {
@@ -70,7 +69,7 @@ impl Trouble {
     }
 }
 
-/// Every kind of trouble there has been.
+/// Every kind of trouble seen so far.
 #[derive(Debug, Default)]
 struct Ledger(HashMap<&'static str, Kind>);
 
@@ -80,15 +79,15 @@ struct Kind {
     began: Instant,
     failed: Instant,
     requests: u64,
-    /// Only writes fail so.
+    /// Only writes fail in this way.
     writes_only: bool,
-    /// When it was last logged that requests fail, and whether that was since it began.
+    /// When it was last logged that requests fail, and whether that was since this trouble began.
     told: Option<Instant>,
     announced: bool,
 }
 
 impl Ledger {
-    /// A request has failed; what to say about it.
+    /// Notes a failed request; gives the line to log, if one is due.
     fn failed(&mut self, now: Instant, e: &StoreError) -> Option<String> {
         let (name, text, writes_only) = recognise(e);
         let kind = self.0.entry(name).or_insert(Kind {
@@ -125,7 +124,7 @@ impl Ledger {
         })
     }
 
-    /// A request has succeeded; what has ended with it.
+    /// Notes a successful request; gives a line for each trouble that it ends.
     fn succeeded(&mut self, now: Instant, wrote: bool) -> Vec<String> {
         let is_over = |kind: &Kind| {
             let quiet = now.saturating_duration_since(kind.failed) >= QUIET;
@@ -143,8 +142,8 @@ impl Ledger {
     }
 }
 
-/// The kind of trouble, what to do about it, and whether only writes have it. There are no more kinds
-/// than there are rows here and in the table of advice.
+/// The kind of trouble, what to do about it, and whether it affects only writes. There are no more kinds than there are
+/// rows here and in the table of advice.
 fn recognise(e: &StoreError) -> (&'static str, Option<&'static str>, bool) {
     match e {
         StoreError::Timeout => (
@@ -196,7 +195,7 @@ mod tests {
         let still = "requests still fail (OOM): 61 in 60 s";
         assert_eq!(ledger.failed(at(60), &oom()).as_deref(), Some(still));
         assert_eq!(ledger.failed(at(61), &oom()), None);
-        // Too soon, and then no proof.
+        // Too soon after the failure; and then a read, which proves nothing about writes.
         assert_eq!(ledger.succeeded(at(61), true), Vec::<String>::new());
         assert_eq!(ledger.succeeded(at(62), false), Vec::<String>::new());
         let over = "requests no longer fail (OOM): 62 did in 61 s";

@@ -1,18 +1,18 @@
 //! Bulk reads: many GETs, a few at a time.
 //!
 //! ```text
-//! waiting   n4 n5 … n999              keys only
-//! under way n1 n2 n3                  16 of one bulk at the most, 64 of all
-//! there     n0                        as many bytes as the bulk may have, then it is over: 413
+//! waiting    n4 n5 … n999              keys only
+//! under way  n1 n2 n3                  16 of one bulk at the most, 64 of all
+//! received   n0                        as many bytes as the bulk may have, then it is over: 413
 //! ```
 //!
-//! A thousand GETs at once would be answered by Redis as fast as it can, whether or not anybody wants
-//! so much: 1,000 of 1 MB are a gigabyte in its buffers and ours, and everybody else waits behind it. So
-//! each answer makes room for the next question, and a bulk that is over or has failed asks nothing more.
-//! The places of all bulks in the client are few enough that a probe, or anybody else, finds one too.
+//! Redis would answer a thousand GETs at once as fast as it can, whether or not the client can take them: 1,000 of 1 MB
+//! are a gigabyte in its buffers and ours, and every other request waits behind it. So each answer admits the next GET,
+//! and a bulk that is over or has failed sends no more. The GETs of all bulks take few enough places in the client that
+//! a probe, or any other request, finds one too.
 //!
-//! A key that holds no string, or one that is larger than any document, is an error in its own place.
-//! Any other error is the whole bulk's: store trouble is never a success.
+//! A key that holds no string, or a value larger than any document, is an error for that key only. Any other error
+//! fails the whole bulk: a failing store must never look like a success.
 
 use super::reply::{error, reply, too_large, wrong_type};
 use crate::resp::codec::{Received, Reply};
@@ -27,13 +27,13 @@ const OF_ONE_MAX: usize = 16;
 /// GETs of all bulks under way in one session. A connection takes far more commands than that.
 const OF_ALL_MAX: usize = 64;
 
-/// Keys that wait for their turn, of all bulks together, in bytes; one more bulk is refused.
+/// Bytes of the keys that wait for their turn, of all bulks together; a bulk beyond that is refused.
 const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a waiting key costs beside its bytes.
 const KEY_BYTES: usize = 48;
 
-/// One key of one bulk, on its way.
+/// One key of one bulk, whose GET is under way.
 #[derive(Debug, Clone, Copy)]
 pub struct Part {
     bulk: Tag,
@@ -46,21 +46,21 @@ pub struct Bulks {
     /// The oldest first.
     bulks: VecDeque<Bulk>,
     under_way: usize,
-    /// Bytes of values that are there, of all bulks.
+    /// Bytes of received values, of all bulks.
     there: usize,
-    /// Bytes of keys, of all bulks.
+    /// Bytes of waiting keys, of all bulks.
     waiting: usize,
 }
 
-/// One of them.
+/// One bulk read.
 #[derive(Debug)]
 pub struct Bulk {
     tag: Tag,
     keys: Vec<Vec<u8>>,
     values: Vec<Found>,
-    /// The place of the next key to ask for.
+    /// The index of the next key to read.
     next: usize,
-    /// Places under way, and the keys of their requests.
+    /// Indexes under way, and the keys of their requests.
     under_way: Vec<(usize, u64)>,
     bytes: usize,
     bytes_max: usize,
@@ -68,7 +68,7 @@ pub struct Bulk {
 }
 
 impl Bulks {
-    /// Takes in a bulk that may have `bytes_max` bytes of values.
+    /// Adds a bulk that may have `bytes_max` bytes of values.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many keys wait already.
@@ -97,19 +97,19 @@ impl Bulks {
         Ok(())
     }
 
-    /// Whether there are none.
+    /// Whether there are no bulks.
     pub fn is_empty(&self) -> bool {
         self.bulks.is_empty()
     }
 
-    /// The next key to ask for, with its part and its deadline; `None` while enough is under way. When it is,
-    /// say [so](Bulks::asked).
+    /// The next key to read, with its part and its deadline; `None` while enough GETs are under way. When the GET is
+    /// sent, call [`asked`](Bulks::asked).
     pub fn ask(&mut self) -> Option<(Part, &[u8], Instant)> {
         if self.under_way >= OF_ALL_MAX {
             return None;
         }
         for (n, bulk) in self.bulks.iter().enumerate() {
-            // The oldest always goes on. The others do while all together hold no more than one may.
+            // The oldest bulk always goes on. The others do while all together hold no more than one may.
             if n > 0 && self.there > bulk.bytes_max {
                 return None;
             }
@@ -122,7 +122,7 @@ impl Bulks {
         None
     }
 
-    /// A part is asked for, by this request.
+    /// Notes that a part's GET is under way, as this request.
     pub fn asked(&mut self, part: Part, request: u64) {
         if let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk) {
             self.under_way += 1;
@@ -131,14 +131,14 @@ impl Bulks {
         }
     }
 
-    /// A part has come back; its bulk and how that has ended, if it has by that.
+    /// Takes the answer to a part; gives its bulk and the result, if the bulk has ended with that.
     pub fn answered(
         &mut self,
         part: Part,
         result: Result<Received<'_>, Failure>,
     ) -> Option<(Tag, store::Reply<'static>)> {
         self.under_way -= 1;
-        // None there: the bulk has ended before.
+        // No such bulk: it has ended before.
         let bulk = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk)?;
         bulk.under_way.retain(|(place, _)| *place != part.place);
         let value = match result {
@@ -169,7 +169,7 @@ impl Bulks {
         Some((part.bulk, Ok(answer)))
     }
 
-    /// Ends a bulk. Its parts under way have deadlines of their own, those that wait do not.
+    /// Ends a bulk. Its parts under way have deadlines of their own, the waiting ones do not.
     pub fn end(&mut self, tag: Tag) -> Option<Bulk> {
         let place = self.bulks.iter().position(|bulk| bulk.tag == tag)?;
         let bulk = self.bulks.remove(place)?;
@@ -202,7 +202,7 @@ mod tests {
         (0..n).map(|n| format!("k{n}").into_bytes()).collect()
     }
 
-    /// Asks for all that may be asked for now.
+    /// Asks for every part that may be under way now.
     fn ask(bulks: &mut Bulks) -> Vec<(Part, String)> {
         std::iter::from_fn(|| {
             let (part, key, _) = bulks.ask()?;
@@ -249,7 +249,7 @@ mod tests {
             let ended = bulks.answered(parts[1].0, value("xx"));
             assert_eq!(ended == Some((7, Ok(Answer::TooLarge))), over);
             assert_eq!(ask(&mut bulks).len(), usize::from(!over));
-            // What was under way is dropped.
+            // Answers to parts that were under way are dropped.
             for (part, _) in &parts[2..] {
                 assert_eq!(bulks.answered(*part, value("")), None);
             }
@@ -295,7 +295,7 @@ mod tests {
         }
         let parts = ask(&mut bulks);
         assert_eq!(parts.len(), OF_ALL_MAX);
-        // Two of them hold all the bytes that one may: then only the oldest asks.
+        // The received bytes of two bulks reach the limit of one: then only the oldest sends more.
         for n in [0, 16] {
             assert_eq!(bulks.answered(parts[n].0, value("123456")), None);
         }
@@ -321,7 +321,7 @@ mod tests {
         let ended = bulks.end(0).unwrap();
         assert_eq!((ended.tag, ended.requests().collect::<Vec<_>>()), (0, vec![7]));
         assert!(bulks.begin(99, long(), 10, now).is_ok());
-        // Its part is dropped.
+        // The answer to its part is dropped.
         assert_eq!(bulks.answered(part, Err(Failure::Timeout)), None);
         assert_eq!(bulks.under_way, 0);
     }

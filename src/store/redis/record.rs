@@ -1,4 +1,4 @@
-//! The key of a record: in the slot of its item, so that one script may have both.
+//! The key of a record: in the slot of its item, so that one script may use both.
 //!
 //! ```text
 //! item:7       ─▶ idem:{item:7}::KEY               a key without braces is a tag as it is
@@ -6,7 +6,7 @@
 //! item:a}b     ─▶ idem:{1042}::KEY⏎item:a}b        no tag can hold it: a number with the same slot
 //! ```
 //!
-//! What stands between the braces and the name is kept for the name of a token. See the Redis Cluster specification,
+//! The space between the braces and the name is reserved for the name of a token. See the Redis Cluster specification,
 //! "Hash tags". No id holds a line feed, so two items never share a key.
 
 use crate::resp::slot::{SLOTS, hash_tag, slot};
@@ -31,15 +31,15 @@ pub fn record_key(item: &[u8], name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The numbers below this are in all slots; one less would leave a slot without.
+/// The numbers below this cover all slots; with one less, one slot would have no number.
 const NUMBERS: u32 = 109_758;
 
-/// The smallest number whose digits are in this slot. The table is made when the first is needed.
+/// The smallest number whose digits hash to this slot. The table is made when it is first needed.
 fn number_in(slot_wanted: u16) -> u32 {
     static TABLE: OnceLock<Vec<u32>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
         let mut table = vec![0; usize::from(SLOTS)];
-        // Backwards, so that the smallest stays.
+        // In descending order, so that the smallest number is written last.
         for number in (0..NUMBERS).rev() {
             table[usize::from(slot(number.to_string().as_bytes()))] = number;
         }

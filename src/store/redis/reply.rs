@@ -1,4 +1,4 @@
-//! What replies mean to the store.
+//! Turns Redis replies into answers of the store.
 
 use crate::resp::codec::{ErrorReply, Received, Reply};
 use crate::resp::connection::Shape;
@@ -7,7 +7,7 @@ use crate::resp::request::Failure;
 use crate::store::{self, Answer, StoreError};
 use std::time::Duration;
 
-/// The connection has checked that reply and shape belong together.
+/// The connection has checked that the reply has this shape.
 pub(super) fn answer<'a>(shape: Shape, received: &'a Received<'_>) -> store::Reply<'a> {
     let reply = match (shape, received) {
         (Shape::Value, Received::Bulk(value)) => return Ok(Answer::Value(Some(value))),
@@ -52,12 +52,12 @@ pub(super) fn too_large(n: u64) -> StoreError {
     StoreError::Refused(format!("a value of {n} bytes is larger than any document of ours"))
 }
 
-/// The reply itself is not shown: there may be a client's document in it.
+/// The reply itself is not shown: it may contain a client's document.
 pub(super) fn wrong_type() -> StoreError {
     StoreError::Refused("a reply of the wrong type".to_owned())
 }
 
-/// The reply, unless it is an error or there is none.
+/// The reply, or an error if it is an error reply or missing.
 pub(super) fn reply(result: Result<Received<'_>, Failure>) -> Result<Received<'_>, StoreError> {
     match result {
         Ok(Received::Other(Reply::Error(e))) => Err(error(&e)),
@@ -70,7 +70,7 @@ pub(super) fn reply(result: Result<Received<'_>, Failure>) -> Result<Received<'_
     }
 }
 
-/// Errors that pass by themselves are 503.
+/// Errors that pass by themselves become 503.
 pub(super) fn error(e: &ErrorReply) -> StoreError {
     match is_passing(e) {
         true => StoreError::Unavailable(e.to_string()),

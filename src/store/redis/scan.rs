@@ -1,24 +1,24 @@
 //! A page of keys from one Redis server, or from all masters of a cluster, one after the other.
 //!
-//! SCAN gives steps of a size of its own; a page of ours has at most `limit` keys. So a script calls
-//! SCAN until it has enough, and takes the time to live of each key on the way, in one round trip.
-//! When a step has more than there is room for, the next page begins with the same step once more,
-//! and the cursor carries hashes of what it has given already.
+//! SCAN returns steps of a size of its own; a page of ours has at most `limit` keys. So a script calls SCAN until it
+//! has enough, and reads the time to live of each key on the way, in one round trip. When a step has more keys than the
+//! page can take, the next page begins with the same step once more, and the cursor carries hashes of the keys it has
+//! already returned.
 //!
 //! ```text
 //! cursor = check of the prefix | server | its lowest slot | SCAN's position there | hashes
 //!          9 bytes               4        2                 8                       8 each, 200 at most
 //! ```
 //!
-//! There is no key in it: what a client sends back is a number to go on at and numbers to leave out.
-//! The hashes are the beginnings of SHA-1, which every Redis knows in scripts, so they are the same on
-//! all replicas of ours and after every restart.
+//! There is no key in it: what a client sends back is a position to continue at and hashes to leave out. The hashes are
+//! the first bytes of SHA-1, which every Redis offers in scripts, so they are the same on all replicas of kioskd and
+//! after every restart.
 //!
-//! Masters come in the order of their lowest slots. A server is known by a hash of its address; when the
-//! one in hand has been replaced its successor is begun anew, because SCAN's position means nothing to
-//! another server. So what is there throughout is seen at least once, whoever fails over. While slots move
-//! from one master to another, a key that moves against the direction of travel can be missed; no
-//! scan over several servers can promise more.
+//! Masters come in the order of their lowest slots. A server is identified by a hash of its address; when the current
+//! one has been replaced its successor is scanned from the start, because SCAN's position means nothing to another
+//! server. So a key that exists throughout is returned at least once, whatever fails over. While slots move from one
+//! master to another, a key that moves against the direction of travel can be missed; no scan over several servers can
+//! promise more.
 
 use crate::resp::codec::{Decimal, Reply};
 use crate::resp::endpoint::Endpoint;
@@ -26,20 +26,20 @@ use crate::resp::request::{Script, Words};
 use crate::store::{Page, cursor};
 use std::time::Duration;
 
-/// What a cursor can remember of a step. One that holds more is given to its end, in a page that is
-/// longer than it was asked to be.
+/// How many hashes a cursor can carry. A step with more keys is returned whole, in a page that is longer than
+/// requested.
 const HASHES_MAX: usize = 200;
 
-/// Redis does nothing else while a script runs, so it makes 40 steps of 50 keys at the most: two to
-/// three milliseconds, however many keys there are beside those that are wanted. (10,000 steps of one
-/// key took 85 ms.) The page is then short, or empty, and the next goes on from there.
+/// Redis does nothing else while a script runs, so it makes at most 40 steps of 50 keys: two to three milliseconds,
+/// however many keys there are beside the wanted ones. (10,000 steps of one key took 85 ms.) The page is then short, or
+/// empty, and the next continues from there.
 ///
-/// The prefix itself is asked for first: a server that would refuse every key says so even when there
-/// is none to look at. The one error that is passed over is a cluster's for keys that are on their way
-/// to or from this node; when there is nothing else, this node has lost its slots and does not say it.
+/// The prefix itself is read first: a server that would refuse every key does so even when it has no keys. The one
+/// error that is ignored is a cluster's for keys that are moving to or from this node; if no other error came, this
+/// node has lost its slots and does not report it.
 ///
-/// Without `#!lua`: with it, a cluster refuses scripts that look at keys of different slots. The first
-/// line is a comment to all but Dragonfly, which else refuses keys that are not among the arguments.
+/// Without `#!lua`: with it, a cluster refuses scripts that read keys of different slots. The first line is a comment
+/// to all but Dragonfly, which otherwise refuses keys that are not among the arguments.
 pub static SCAN: Script = Script {
     text: "--!df flags=allow-undeclared-keys
 local position, pattern, prefix, want = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -86,18 +86,18 @@ return {position, found, {}}",
     plain_sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
 };
 
-/// A server with keys of its own, behind the lowest of its slots (0 where there are no slots).
+/// A server with keys of its own, after the lowest of its slots (0 where there are no slots).
 type Master = (u16, Endpoint);
 
-/// A page that is asked for.
+/// A page that is being read.
 #[derive(Debug)]
 pub struct Scan {
     prefix: Vec<u8>,
-    /// The server in hand, as cursors call it.
+    /// The current server, as cursors identify it.
     here: Place,
-    /// The one that comes after it.
+    /// The server after it.
     next: Option<Place>,
-    /// Where to begin there, and what of that was given already.
+    /// Where to begin on that server, and which keys of that step were returned already.
     position: u64,
     given: Vec<u64>,
 }
@@ -116,9 +116,8 @@ impl Place {
 }
 
 impl Scan {
-    /// Reads the cursor and finds the server whose turn it is, of `masters` in the order of their
-    /// lowest slots: the scan and that server. `None` for a cursor that is none of
-    /// ours, or when there is no master.
+    /// Reads the cursor and finds the server to continue on, of `masters` in the order of their lowest slots: the scan
+    /// and that server. `None` for a cursor that kioskd did not make, or when there is no master.
     pub fn begin(
         prefix: &[u8],
         cursor: Option<&[u8]>,
@@ -135,7 +134,7 @@ impl Scan {
             same.or_else(heir).unwrap_or(0)
         });
         let (here, (_, server)) = (*places.get(at)?, masters.get(at)?);
-        // To another server its position means nothing.
+        // The position means nothing to another server.
         let same = cursor.filter(|cursor| cursor.at.server == here.server);
         let (position, given) = same.map(|c| (c.position, c.given)).unwrap_or_default();
         let (prefix, next) = (prefix.to_vec(), places.get(at + 1).copied());
@@ -152,8 +151,7 @@ impl Scan {
         ask(self, Words::script(&SCAN, &words))
     }
 
-    /// Reads the reply: the page, and the cursor of the next. `None` for a reply that the script
-    /// cannot have given.
+    /// Reads the reply: the page, and the cursor of the next. `None` for a reply that the script cannot have given.
     pub fn end(self, reply: Reply) -> Option<Page> {
         let Reply::Array(parts) = reply else {
             return None;
@@ -196,7 +194,7 @@ fn read_hash(reply: &Reply) -> Option<u64> {
 struct Cursor {
     at: Place,
     position: u64,
-    /// Hashes of what the step at that position has given already.
+    /// Hashes of the keys that the step at that position has already returned.
     given: Vec<u64>,
 }
 
@@ -224,7 +222,7 @@ impl Cursor {
     }
 }
 
-/// The prefix as a glob, with the characters that mean something escaped.
+/// The prefix as a glob pattern, with special characters escaped.
 fn pattern(prefix: &[u8]) -> Vec<u8> {
     let mut pattern = Vec::with_capacity(prefix.len() + 1);
     for byte in prefix {
@@ -260,7 +258,7 @@ mod tests {
         ])
     }
 
-    /// The port that is asked, and the words behind the script's name, as text.
+    /// The port of the server that is asked, and the words after the script's name, as text.
     fn asked(cursor: Option<&[u8]>, masters: &[Master]) -> (u16, Vec<String>, Scan) {
         let (scan, server) = Scan::begin(b"item:a", cursor, masters).unwrap();
         let Endpoint::Tcp { port, .. } = server else {
@@ -286,7 +284,7 @@ mod tests {
         assert_eq!(keys[1], (b"item:ac".to_vec(), Some(Duration::from_secs(1))));
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash]);
-        // Position 0 is the end, but not while its step is not.
+        // Position 0 is the end, but not while its step has keys left.
         let next = scan.end(reply("0", &["item:ad"], &[hash])).unwrap().next;
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!((&*words[1], &*words[5]), ("0", hash));
@@ -309,7 +307,7 @@ mod tests {
         }
         assert_eq!(ports, [3, 1, 2]);
 
-        // In the middle of the second, which is then another, has lost its lower half, or all.
+        // In the middle of the second master, which then is replaced, has lost its lower half, or has lost all slots.
         let (_, _, scan) = asked(None, &three[1..]);
         let cursor = scan.end(reply("17", &[], &[])).unwrap().next;
         for (now, port, position) in [

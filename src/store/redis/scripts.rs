@@ -1,4 +1,4 @@
-//! The Lua scripts: each is one step that Redis has no command for.
+//! The Lua scripts: each does in one step what no Redis command does.
 //!
 //! ```text
 //! SET        KEYS item [record]   ARGV when, old, value, ttl, mode, fingerprint, record's ttl, keep
@@ -7,20 +7,20 @@
 //! LOOK       KEYS item record
 //! TAKE       KEYS counter         ARGV window
 //!
-//! -1  the condition does not hold, nothing was changed      0, 1  done; whether something was there
-//! a record (SET, DELETE)   it was done before, nothing was changed
+//! -1  the condition does not hold, nothing was changed      0, 1  done; whether the key existed before
+//! a record (SET, DELETE)   the write was done before, nothing was changed
 //! ```
 //!
-//! All keys of one are in one slot ([`record`](super::record)), and times are in milliseconds. Scripts begin with `#!lua`: without it a replica that
-//! was a master a moment ago judges a condition on stale data and says "no"; with it, it says READONLY. Nothing behind
-//! the first write of one can be refused to a user who may SET, DEL and PEXPIRE, so an error reply proves that nothing was
-//! done. On servers before 7.0, which do not know the first line, they run without it; there memory that is full refuses
-//! the first write, if that is not a DEL.
+//! All keys of one script are in one slot ([`record`](super::record)), and times are in milliseconds. Scripts begin
+//! with `#!lua`: without it a replica that was a master a moment ago evaluates a condition on stale data and answers
+//! "no"; with it, it answers READONLY. After its first write, no command of a script can be refused to a user who may
+//! SET, DEL and PEXPIRE, so an error reply proves that nothing was done. Servers before 7.0 do not know the first line
+//! and run scripts without it; there full memory refuses the first write, unless that is a DEL.
 
 use super::scan::SCAN;
 use crate::resp::request::Script;
 
-/// A conditional write, one that keeps time, and one with a record.
+/// A conditional write, one that keeps the time to live, and one with a record.
 pub static SET: Script = Script {
     text: "#!lua
 local seen = KEYS[2] and redis.call('GET', KEYS[2])
@@ -40,7 +40,7 @@ return there",
     plain_sha: "9771d9930b38782de18b8264d48c5ff82d167ab4",
 };
 
-/// The one body of both deletes, which differ in whether Redis lets them run when it is full.
+/// The body of both deletes, which differ in whether Redis runs them when memory is full.
 macro_rules! delete {
     ($first_line:literal) => {
         concat!(
@@ -60,22 +60,22 @@ return there"
     };
 }
 
-/// A delete that is refused when memory is full, because it would record even that there was nothing to delete.
+/// A delete that is refused when memory is full, because it records even that there was nothing to delete.
 pub static DELETE: Script = Script {
     text: delete!("#!lua"),
     sha: "efc4197fcedb015436b82793cfb9af79b41ccbdf",
     plain_sha: "9a3434090e12d8c4230b89196615d5d6b2c5a067",
 };
 
-/// A delete that passes then, as DEL does: it is the way out.
+/// A delete that runs even then, as DEL does: deleting is how memory becomes free.
 pub static DELETE_WHEN_FULL: Script = Script {
     text: delete!("#!lua flags=allow-oom"),
     sha: "59068b97230377d09e6022f37aaf4670cabc6e0c",
     plain_sha: "9a3434090e12d8c4230b89196615d5d6b2c5a067",
 };
 
-/// A read that renews and takes nothing away, which GETEX would: it shortens, and gives an end to what has none.
-/// `allow-oom`: it may extend a life when memory is full, as PEXPIRE may.
+/// A read that extends the time to live and never shortens it, which GETEX would: that also gives an expiry to a key
+/// without one. `allow-oom`: it may extend a life when memory is full, as PEXPIRE may.
 pub static READ: Script = Script {
     text: "#!lua flags=allow-oom
 local value = redis.call('GET', KEYS[1])
@@ -86,8 +86,8 @@ return value",
     plain_sha: "a770faba5ad13ad3cd15bf2385f64fa3909df344",
 };
 
-/// The look before a write with a record: the record if there is one, else the item. Not `no-writes`: with it, a replica
-/// would answer from stale data.
+/// The read before a write with a record: the record if there is one, else the item. Not `no-writes`: with it, a
+/// replica would answer from stale data.
 pub static LOOK: Script = Script {
     text: "#!lua flags=allow-oom
 local seen = redis.call('GET', KEYS[2])
@@ -97,7 +97,7 @@ return {0, redis.call('GET', KEYS[1])}",
     plain_sha: "d29c9a0a7e110cef1dfb368b39e0a8fa9ed5813e",
 };
 
-/// One use of a limit: the count, and what is left of its window.
+/// One use of a limit: the count, and the rest of its window.
 pub static TAKE: Script = Script {
     text: "#!lua
 local n = redis.call('INCR', KEYS[1])
@@ -107,7 +107,7 @@ return {n, redis.call('PTTL', KEYS[1])}",
     plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
 };
 
-/// All of them, for the test that asks a real server for their names.
+/// All scripts, for the test that asks a real server for their SHA-1 names.
 pub fn all() -> [&'static Script; 7] {
     [&SET, &DELETE, &DELETE_WHEN_FULL, &READ, &LOOK, &TAKE, &SCAN]
 }

@@ -1,4 +1,4 @@
-//! A session over a world that is played by hand: what it says, what it makes of the replies, and what it says again.
+//! A session over a simulated world: the commands it sends, its answers to replies, and what it sends again.
 
 use super::*;
 use crate::net::{Address, Found};
@@ -10,7 +10,7 @@ use crate::store::Key;
 const MS: Duration = Duration::from_millis(1);
 const HELLO: &str = "%2\r\n$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n";
 
-/// A session, its world, and what has come of its commands.
+/// A session, its world, and the outcomes of its commands.
 struct Rig {
     world: Fake,
     session: Box<dyn Session>,
@@ -29,7 +29,7 @@ impl Rig {
         Rig { world, session, done: Vec::new() }
     }
 
-    /// Signed on with one server.
+    /// A rig whose session has signed on with one server.
     fn up() -> Rig {
         let mut rig = Rig::new("127.0.0.1", LinkOptions::default());
         rig.turn();
@@ -144,7 +144,7 @@ fn what_is_submitted_before_there_is_a_connection_waits_for_it() {
     assert_eq!(rig.world.heard(), get_words(1));
 }
 
-/// The leak of 2023: the reply to a request that gave up is the reply to no other.
+/// The leak of 2023: the reply to an abandoned request must not go to another.
 #[test]
 fn the_reply_to_an_abandoned_request_is_dropped_in_its_turn() {
     let mut rig = Rig::up();
@@ -170,7 +170,7 @@ fn an_abandoned_request_says_what_it_waited_for() {
     rig.turn();
     rig.turn();
     assert!(matches!(rig.abandon(1), StoreError::Unreachable(why) if why.contains("refused")));
-    // And after a while nothing waits for it.
+    // And after a while no command waits for it.
     for _ in 0..20 {
         rig.later(100 * MS);
     }
@@ -191,7 +191,7 @@ fn a_refused_request_is_asked_again_and_says_what_it_was_refused_with() {
     rig.world.say("-LOADING Redis is loading\r\n-LOADING Redis is loading\r\n");
     rig.turn();
     assert_eq!((rig.done(), rig.world.heard()), (vec![], String::new()));
-    // Asked again word by word, though the buffer has gone on meanwhile.
+    // Sent again word for word, though the buffer has moved on meanwhile.
     rig.later(300 * MS);
     let again = rig.world.heard();
     assert_eq!(again.len(), said.len());
@@ -271,7 +271,7 @@ fn a_connection_is_looked_at_before_it_is_written_to() {
     rig.world.say("$1\r\n1\r\n");
     rig.turn();
     assert_eq!(rig.done(), one(1, "1"));
-    // It has hung up, and no event tells.
+    // The server has hung up, and no event reports it.
     rig.world.hang_up(false);
     rig.world.take_ready();
     rig.set(2, b"{}", When::Always);
@@ -281,7 +281,7 @@ fn a_connection_is_looked_at_before_it_is_written_to() {
     rig.sign_on();
     rig.turn();
     assert!(rig.world.heard().contains("item:2"));
-    // Nor is what it has said meanwhile a reply.
+    // Nor are the bytes it has sent meanwhile a reply.
     rig.world.say("+OK\r\n");
     rig.turn();
     assert_eq!(rig.done(), one(2, "Stored"));
@@ -378,8 +378,8 @@ fn a_reply_that_was_not_asked_for_ends_the_connection() {
     }
 }
 
-/// Goal: no answer comes to another's command, whatever is cut, refused, given up or lost in between. Method: a server
-/// that answers each GET with its key, and dice.
+/// Goal: no answer goes to another command, whatever is cut, refused, abandoned or lost in between. Method: a server
+/// that answers each GET with its key, and random faults.
 #[test]
 fn every_answer_is_that_of_its_own_command() {
     let mut rig = Rig::up();
@@ -394,7 +394,7 @@ fn every_answer_is_that_of_its_own_command() {
     let (mut answered, mut given_up, mut next) = (0, 0, 100);
     for _ in 0..20_000 {
         for _ in 0..throw(5) {
-            // A place and a generation, so that places come again.
+            // A place and a generation, so that places are used again.
             let tag = (next % 64) | (next << 32);
             next += 1;
             if throw(10) == 0 {
@@ -419,8 +419,8 @@ fn every_answer_is_that_of_its_own_command() {
         rig.world.give_room(room);
         rig.turn();
         asked.push_str(&rig.world.heard());
-        // The server takes whole commands: words are lines, and every second one is text.
-        // It falls behind, so the output grows.
+        // The server takes whole commands: words are lines, and every second one is text. It falls behind, so the
+        // output grows.
         while let Some((command, length)) = command(&asked)
             && throw(4) > 0
         {
@@ -528,7 +528,7 @@ fn a_bulk_is_read_a_few_at_a_time_and_ends_when_it_is_abandoned() {
     rig.world.say("$1\r\nx\r\n".repeat(15));
     rig.turn();
     assert_eq!((rig.done(), rig.world.heard()), (vec![], String::new()));
-    // What is still under way leaves at its deadline.
+    // Commands still under way end at their deadline.
     rig.later(1000 * MS);
     assert_ne!(rig.session.next_deadline(), Some(rig.world.now));
 }
@@ -581,12 +581,12 @@ fn the_last_good_address_is_tried_when_the_name_is_late_and_fresh_ones_come_next
     assert_eq!(rig.session.next_deadline(), Some(rig.world.now + MS));
     rig.later(MS);
     assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (2, last));
-    // Resolved while that hangs: then these are next.
+    // Resolved while that connect hangs: then these addresses are next.
     rig.world.find(1, addresses(&[fresh]));
     rig.later(500 * MS);
     assert_eq!((rig.world.sockets.len(), connected_to(&mut rig).as_str()), (3, fresh));
     rig.sign_on();
-    // From now on that is the last good one.
+    // From now on that address is the last good one.
     rig.world.hang_up(false);
     rig.world.found.push_back(Some(Err("no such name")));
     rig.turn();
@@ -681,7 +681,7 @@ fn what_is_refused_at_once_is_answered_at_once() {
     assert!(rig.session.next_deadline().is_some_and(|t| t <= rig.world.now));
     rig.turn();
     assert_eq!(rig.done(), one(crowd, "error: too many commands are waiting"));
-    // Those that gave up still fill the connection.
+    // The abandoned commands still fill the connection.
     (0..crowd).for_each(|tag| drop(rig.abandon(tag)));
     rig.get(1);
     rig.turn();
@@ -699,7 +699,7 @@ fn tags_are_found_by_their_places_and_room_is_given_back() {
     for tag in 0..10_000 {
         tags.take(tag);
     }
-    // Any other tags, or two of one place, are found as well.
+    // Any other tags, or two of one place, are handled as well.
     for tag in [3, 3 | 1 << 32, 3 | 2 << 32, u64::from(u32::MAX), u64::MAX] {
         tags.set(tag, tag);
     }
