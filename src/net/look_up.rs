@@ -1,9 +1,9 @@
-//! Names to addresses, and files to bytes, on threads of their own.
+//! Resolves names to addresses and reads files, on threads of their own.
 //!
-//! `getaddrinfo` can block for as long as a dead DNS server likes, and a file may lie on a mount
-//! that hangs. Neither can be stopped, so both are done on a thread that may hang instead of a worker. Whoever asks
-//! starts no second errand before the first has ended, so a dead DNS server costs one waiting thread for each
-//! server that is asked for, and [`ERRANDS_MAX`] bounds them whatever the askers do.
+//! `getaddrinfo` can block for as long as a dead DNS server keeps it waiting, and a file may lie on a mount that hangs.
+//! Neither call can be stopped, so both are made on a thread that may hang instead of a worker. A caller starts no
+//! second errand before the first has ended, so a dead DNS server costs one waiting thread for each server whose name
+//! is looked up, and [`ERRANDS_MAX`] bounds them whatever the callers do.
 
 use super::slab::Slab;
 use super::system::failed;
@@ -32,7 +32,7 @@ enum Progress {
 }
 
 impl Errands {
-    /// Starts one; see [`World::look_up`](super::World::look_up). `wake` is called when it has ended.
+    /// Starts an errand; see [`World::look_up`](super::World::look_up). `wake` is called when it has ended.
     pub fn start(
         &mut self,
         name: Option<(&str, u16)>,
@@ -51,7 +51,7 @@ impl Errands {
         )
     }
 
-    /// What it has brought, once.
+    /// The result of an errand, once.
     pub fn take(&mut self, errand: Errand) -> Option<io::Result<Found>> {
         let Some(progress) = self.list.get_mut(errand.0) else {
             return Some(Err(io::Error::other("this errand has been asked for before")));
@@ -66,12 +66,12 @@ impl Errands {
         }
     }
 
-    /// Whether one is under way.
+    /// Whether an errand is under way.
     pub fn are_under_way(&self) -> bool {
         self.list.iter().any(|(_, progress)| matches!(progress, Progress::UnderWay(_)))
     }
 
-    /// Waits so long for one that is under way. True when one has ended.
+    /// Waits up to `time` for an errand that is under way. True when one has ended.
     pub fn wait(&mut self, time: Duration) -> bool {
         let mut time = time;
         let mut ended = false;
@@ -83,7 +83,7 @@ impl Errands {
         ended
     }
 
-    /// Whoever asked is gone, or it would have taken what has ended.
+    /// Drops errands that have ended: if the caller still existed, it would have taken their results.
     fn forget_abandoned(&mut self) {
         for key in self.list.keys() {
             if let Some(progress) = self.list.get_mut(key)
@@ -96,7 +96,7 @@ impl Errands {
 }
 
 impl Progress {
-    /// Waits so long for its end. True when that came.
+    /// Waits up to `time` for the end of this errand. True when it has ended.
     fn advance(&mut self, time: Duration) -> bool {
         let Progress::UnderWay(receiver) = self else {
             return false;
@@ -124,7 +124,7 @@ fn start_thread(
     let file = file.map(|(path, bytes_max)| (path.to_owned(), bytes_max));
     let (send, result) = sync_channel(1);
     let started = thread::Builder::new().name("resolver".to_owned()).spawn(move || {
-        // The receiver may have gone with its worker: then the result is of no use.
+        // The receiver may have gone with its worker: then the result is not needed.
         let _ = send.send(find(name, file));
         wake();
     });
@@ -132,7 +132,7 @@ fn start_thread(
 }
 
 fn find(name: Option<(String, u16)>, file: Option<(PathBuf, usize)>) -> io::Result<Found> {
-    // First the file: it is next door.
+    // The file first: it is usually local, and so faster.
     let file = file.map(|(path, bytes_max)| {
         read_file(&path, bytes_max).map_err(failed(format_args!("read {}", path.display())))
     });
@@ -141,8 +141,8 @@ fn find(name: Option<(String, u16)>, file: Option<(PathBuf, usize)>) -> io::Resu
     Ok(Found { addresses: addresses.into_iter().flatten().collect(), file })
 }
 
-/// What is in a file, but no more than `bytes_max` bytes, whatever it is: a size that it says is no bound for a device
-/// or a pipe.
+/// The content of a file, but no more than `bytes_max` bytes, whatever it is: the reported size is no bound for a
+/// device or a pipe.
 ///
 /// # Errors
 /// As the operating system says.
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn so_many_are_under_way_and_no_more() {
         let mut errands = Errands::default();
-        // Each of them would wait for as long as the other end of its channel is there.
+        // Each of them waits until the other end of its channel is dropped.
         let mut ends = Vec::new();
         for _ in 0..ERRANDS_MAX {
             let (end, receiver) = sync_channel(1);

@@ -1,13 +1,14 @@
-//! The world that ships: any number of non-blocking sockets, and one wait for all of them (mio: epoll, kqueue).
+//! The world of a build with `poll`: any number of non-blocking sockets, and one wait for all of them (mio: epoll,
+//! kqueue).
 //!
 //! ```text
 //! Token(place) ─ event ─▶ the slab's entry in that place ─▶ Ready { owner, socket, … }
 //! ```
 //!
-//! Each socket is registered once, for both directions, edge-triggered, and never again: epoll raises the
-//! writable edge only after a write came up short, so asking for it always costs nothing. The events of one wait
-//! are translated at once, before anything is closed or accepted; so none can mean a socket that is made later in
-//! the same tick and has the place of one that was closed.
+//! Each socket is registered once, for both directions, edge-triggered, and never again: epoll raises the writable edge
+//! only after a write came up short, so registering for it always costs nothing. The events of one wait are translated
+//! at once, before anything is closed or accepted; so no event can be taken for one of a socket that is created later
+//! in the same tick in the place of a closed one.
 
 use super::look_up::Errands;
 use super::random::Random;
@@ -25,12 +26,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Events taken in one wait; the rest are there in the next.
+/// Events taken in one wait; any others come with the next.
 const EVENTS: usize = 256;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// No socket's: a slab has four billion places at the most.
+/// The waker's token, never a socket's: a slab has at most four billion places.
 const WAKE: Token = Token(usize::MAX);
 
 /// See the module's text.
@@ -40,7 +41,7 @@ pub struct MioWorld {
     events: Events,
     waker: Waker,
     sockets: Slab<Entry>,
-    /// Where the acceptor sends clients; none where there is no acceptor.
+    /// Where clients from the acceptor arrive; `None` where there is no acceptor.
     clients: Option<Receiver<Client>>,
     /// Clients that could not be registered.
     unwatched: Vec<Socket>,
@@ -52,7 +53,7 @@ pub struct MioWorld {
 #[derive(Debug)]
 struct Entry {
     owner: u64,
-    /// As an address of IPv6, `::` for none: half as large as the `Option` it stands for.
+    /// As an IPv6 address, `::` for none: half as large as the `Option` it stands for.
     peer: [u8; 16],
     stream: Stream,
 }
@@ -73,12 +74,12 @@ pub struct Client {
     pub stream: Stream,
     /// Its address; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// There is no room for it: it gets 503 whatever it asks.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks.
     pub refused: bool,
 }
 
-/// The acceptor's end of the way to a worker. When it is dropped the worker learns that no more clients will
-/// come, at its next wait: wake it.
+/// The acceptor's sending end to a worker. When it is dropped the worker learns, at its next wait, that no more clients
+/// will come: wake the worker.
 #[derive(Debug)]
 pub struct Inbox {
     clients: Sender<Client>,
@@ -90,7 +91,7 @@ pub struct Inbox {
 pub struct Waker(Arc<mio::Waker>);
 
 impl MioWorld {
-    /// A world for one worker, and where its clients are to be sent.
+    /// A world for one worker, and the inbox for its clients.
     ///
     /// # Errors
     /// The operating system has no file descriptor left.
@@ -102,7 +103,7 @@ impl MioWorld {
         Ok((world, inbox))
     }
 
-    /// A world for a thread to which no acceptor sends clients.
+    /// A world for a thread that gets no clients from an acceptor.
     ///
     /// # Errors
     /// As [`new`](MioWorld::new).
@@ -149,12 +150,12 @@ impl World for MioWorld {
             None => None,
         };
         match self.poll.poll(&mut self.events, time) {
-            // A signal; there are no events then.
+            // A signal interrupted the wait; there are no events then.
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             result => result?,
         }
         for event in &self.events {
-            // Nothing is in the waker's place.
+            // The waker has no socket in the slab.
             if let Some((key, entry)) = self.sockets.at(event.token().0) {
                 ready.push(Ready {
                     owner: entry.owner,
@@ -187,15 +188,15 @@ impl World for MioWorld {
         self.random.draw()
     }
 
-    /// A client that cannot be watched comes like any other, for it has been counted; the next wait says that it is
-    /// broken.
+    /// A client that cannot be registered is delivered like any other, for it has been counted; the next wait reports
+    /// it as broken.
     fn accepted(&mut self) -> Accepted {
         let client = match self.clients.as_ref().map(Receiver::try_recv) {
             Some(Ok(client)) => client,
             Some(Err(TryRecvError::Empty)) => return Accepted::Nobody,
             Some(Err(TryRecvError::Disconnected)) | None => return Accepted::Closed,
         };
-        // A client that has gone already is found out when it is read from.
+        // A client that has gone already is detected when it is read from.
         let _ = client.stream.set_nodelay();
         let socket = self.add(client.stream, client.peer);
         if let Err(e) = self.watch(socket) {
@@ -205,15 +206,15 @@ impl World for MioWorld {
         Accepted::Client { socket, refused: client.refused }
     }
 
-    /// Whoever asks keeps the time: it closes the socket when that is over.
+    /// The caller keeps the time: it closes the socket when the timeout has passed.
     fn connect(&mut self, to: &Address, _timeout: Duration) -> io::Result<Socket> {
         let (stream, peer) = match to {
             Address::Tcp(to) => (Stream::Tcp(TcpStream::connect(*to)?), Some(to.ip())),
-            // It stands at once, or fails: one whose queue is full is none to wait for.
+            // A Unix socket connects at once, or fails: a server whose queue is full is not waited for.
             Address::Unix(path) => (Stream::Unix(UnixStream::connect(path)?), None),
         };
-        // Without it, small commands would wait for the acknowledgement of the ones before; but a socket that refuses
-        // the option still works.
+        // Without TCP_NODELAY, small commands would wait for the acknowledgement of the ones before; but a socket that
+        // refuses the option still works.
         let _ = stream.set_nodelay();
         let socket = self.add(stream, peer);
         if let Err(e) = self.watch(socket) {
@@ -251,14 +252,15 @@ impl World for MioWorld {
         let Ok(stream) = self.stream(socket) else {
             return true;
         };
-        // mio's Unix socket has no call for it.
+        // mio's Unix socket has no call for peeking.
         let peeked = undisturbed(|| either!(&*stream, s => SockRef::from(s).peek(&mut byte)));
         matches!(peeked, Ok(0))
     }
 
     fn has_taken(&mut self, socket: Socket) -> io::Result<bool> {
         let stream = self.stream(socket)?;
-        // A TCP connection that both have ended, and whose last bytes are acknowledged, is none any more.
+        // A TCP connection that both sides have ended, and whose last bytes are acknowledged, no longer counts as
+        // connected.
         Ok(!stream.is_connected()? || matches!(stream, Stream::Unix(_)))
     }
 
@@ -268,7 +270,7 @@ impl World for MioWorld {
     }
 
     fn close(&mut self, socket: Socket) {
-        // Closing the descriptor takes it out of the poll: it has no duplicate.
+        // Closing the descriptor removes it from the poll: it has no duplicate.
         self.sockets.remove(socket.0);
     }
 
@@ -299,7 +301,7 @@ impl Stream {
         undisturbed(|| either!(&mut *self, s => s.write(bytes)))
     }
 
-    /// Ends our half.
+    /// Shuts down our half.
     ///
     /// # Errors
     /// As [`World::shut_down`].
@@ -315,7 +317,7 @@ impl Stream {
         }
     }
 
-    /// Whether there is a peer. The pending error is how a non-blocking connect says that it failed.
+    /// Whether the socket is connected. A failed non-blocking connect shows as the socket's pending error.
     fn is_connected(&self) -> io::Result<bool> {
         if let Some(e) = either!(self, s => s.take_error())? {
             return Err(e);
@@ -329,21 +331,20 @@ impl Stream {
 }
 
 impl Inbox {
-    /// Sends a client there, and wakes the worker. One that has ended has taken the process with it, or is
-    /// about to.
+    /// Sends a client to the worker, and wakes it. A worker that has ended has ended the process too, or is about to.
     pub fn send(&self, client: Client) {
         let _ = self.clients.send(client);
         self.waker.wake();
     }
 
-    /// What wakes the worker without a client.
+    /// A waker for the worker, to wake it without a client.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 }
 
 impl Waker {
-    /// For a poll of one's own.
+    /// A waker for another poll.
     ///
     /// # Errors
     /// The operating system has no file descriptor left.
@@ -354,7 +355,7 @@ impl Waker {
 
     /// Ends the wait that is under way, or the next.
     pub fn wake(&self) {
-        // A loop that cannot be woken has ended.
+        // If the loop cannot be woken it has ended.
         let _ = self.0.wake();
     }
 }
@@ -372,7 +373,7 @@ mod tests {
         }
     }
 
-    /// A client of the world, and its other end.
+    /// A client of the world, and the other end of its connection.
     fn client(world: &mut MioWorld, inbox: &Inbox) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -462,7 +463,7 @@ mod tests {
                 near = None;
             }
             assert_eq!(world.send(socket, b"answer").unwrap(), 6);
-            // Ours may fail when the refusal is here already.
+            // Our own shutdown may fail if the refusal has arrived already.
             let _ = world.shut_down(socket);
             let verdict = loop {
                 match world.has_taken(socket) {
@@ -496,7 +497,7 @@ mod tests {
         let (mut world, inbox) = MioWorld::new().unwrap();
         let (socket, _near) = client(&mut world, &inbox);
         world.set_owner(socket, 3);
-        // As `accepted` does it when the poll has no room.
+        // As `accepted` does when the registration fails.
         world.unwatched.push(socket);
         let ready = wait_for(&mut world, socket, |ready| ready.broken);
         assert_eq!(ready.owner, 3);
@@ -520,7 +521,7 @@ mod tests {
 
     #[test]
     fn an_idle_socket_takes_little() {
-        // With debug assertions mio's sockets remember their poll.
+        // With debug assertions mio's sockets keep a reference to their poll.
         if !cfg!(debug_assertions) {
             assert_eq!(size_of::<Option<Entry>>(), 32);
         }

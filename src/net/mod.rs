@@ -1,4 +1,4 @@
-//! The one seam to the operating system: the trait [`World`], and its tenants.
+//! The one interface to the operating system: the trait [`World`], and its implementations.
 //!
 //! ```text
 //! acceptor ── Client ──▶ Inbox ─┐
@@ -6,10 +6,9 @@
 //! resolver threads ─ Found ─────┘   StdWorld ─ &mut dyn World ─▶ a store session that is waited for
 //! ```
 //!
-//! [`MioWorld`] is what ships: readiness of any number of sockets (feature `poll`). [`StdWorld`] is one thread that
-//! waits on one socket, with nothing but std. A third tenant, made of values, is in the simulator. Both
-//! that are here look names up on threads of their own (`look_up`), and name sockets by keys of a [`Slab`], which are
-//! never given out twice. What bytes mean is nobody's business here.
+//! [`MioWorld`] is readiness of any number of sockets (feature `poll`, on by default). [`StdWorld`] is one thread that
+//! waits on one socket, with nothing but std. Both look names up on threads of their own (`look_up`), and identify
+//! sockets by keys of a [`Slab`], which are never given out twice. The meaning of the bytes is left to the callers.
 
 mod look_up;
 #[cfg(feature = "poll")]
@@ -42,7 +41,7 @@ pub fn for_calls() -> io::Result<Box<dyn World>> {
     return Ok(Box::new(StdWorld::default()));
 }
 
-/// What both tenants promise.
+/// What both implementations promise.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,7 +92,7 @@ mod tests {
         }
     }
 
-    /// A question, and an answer that is larger than any buffer here.
+    /// Sends a request, and reads an answer that is larger than any buffer here.
     fn ask(world: &mut dyn World, address: &Address) {
         let socket = connect(world, address);
         let mut none = [0; 4];
@@ -200,7 +199,7 @@ mod tests {
                 connect(world, &Address::Tcp(listener.local_addr().unwrap()));
             }
             let mut ready = Vec::new();
-            // That the new ones are writable.
+            // Takes the events that report the new sockets as writable.
             world.wait(Some(Instant::now()), &mut ready).unwrap();
             ready.clear();
             let began = Instant::now();

@@ -16,11 +16,11 @@ impl Default for Random {
 impl Random {
     /// The series that begins with this number.
     pub fn new(seed: u64) -> Random {
-        // Never 0: that would be followed by 0 for ever.
+        // Never 0: xorshift would return 0 for ever.
         Random(seed | 1)
     }
 
-    /// The next one.
+    /// The next number of the series.
     pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

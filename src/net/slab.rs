@@ -1,18 +1,18 @@
-//! A table of things that come and go, each under a key that is never given out twice.
+//! A table of values that come and go, each under a key that is never given out twice.
 //!
-//! A worker names its connections, and the Redis client its requests, by such keys. Places are
-//! used again; keys are not, because a key carries a number that is counted up at every insertion:
+//! A worker identifies its connections, and the Redis client its requests, by such keys. Places are used again; keys
+//! are not, because a key contains a number that is incremented at every insertion:
 //!
 //! ```text
 //! key = generation (32 bits) | place (32 bits)
 //! ```
 //!
-//! So the answer that comes for a client who has left finds nothing, instead of the client whose place
-//! that is now. This is the whole protection against handing one user's data to another. (A key does
-//! come again after four billion insertions in between; whoever holds one holds it for seconds.)
+//! So a reply that comes for a client that has gone finds nothing, instead of the client that has its place now. This
+//! is the whole protection against handing one user's data to another. (A key does come again after four billion
+//! insertions in between; keys are kept for seconds.)
 //!
-//! Places are in chunks of 64, and the lowest free one is taken. A chunk that has become empty is given back, but for
-//! one of them, so that who comes and goes at the edge of a chunk does not pay for memory each time:
+//! Places are in chunks of 64, and the lowest free one is taken. A chunk that has become empty is freed, except for one
+//! spare, so that a client that comes and goes at the edge of a chunk does not cost an allocation each time:
 //!
 //! ```text
 //! chunks  [0] 64 of 64   [1] 62 of 64   [2] empty, spare   [3] given back   [4] 1 of 64
@@ -34,7 +34,7 @@ pub struct Slab<T> {
     lowest: usize,
     /// A chunk that became empty and keeps its memory.
     spare: Option<usize>,
-    /// Of the last insertion.
+    /// The generation of the last insertion.
     generation: u32,
     len: usize,
 }
@@ -43,7 +43,7 @@ pub struct Slab<T> {
 struct Chunk<T> {
     /// A bit for each free place.
     free: u64,
-    /// What is left of a chunk that was given back are these sixteen bytes.
+    /// Of a chunk that was freed only these sixteen bytes are left.
     places: Option<Box<[Place<T>; PLACES]>>,
 }
 
@@ -76,7 +76,7 @@ impl<T> Slab<T> {
         key(self.generation, (c * PLACES + i) as u32)
     }
 
-    /// Of ten thousand things there are 157 chunks to pass, at worst.
+    /// With ten thousand values there are at most 157 chunks to search.
     #[cold]
     fn find_room(&mut self) -> usize {
         let rest = self.chunks.iter().skip(self.lowest);
@@ -88,29 +88,29 @@ impl<T> Slab<T> {
         c
     }
 
-    /// What is under `key`; `None` when it has been removed, whatever is in its place now.
+    /// The value under `key`; `None` when it has been removed, whatever is in its place now.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut T> {
         self.place_of(key)?.value.as_mut()
     }
 
-    /// As [`get_mut`](Slab::get_mut), to look at.
+    /// As [`get_mut`](Slab::get_mut), shared.
     pub fn get(&self, key: u64) -> Option<&T> {
         self.at(Self::place(key)).filter(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
-    /// Whether there is something under `key`.
+    /// Whether there is a value under `key`.
     pub fn contains(&self, key: u64) -> bool {
         self.get(key).is_some()
     }
 
-    /// Takes out what is under `key`.
+    /// Removes and returns the value under `key`.
     pub fn remove(&mut self, key: u64) -> Option<T> {
         let value = self.place_of(key)?.value.take()?;
         self.free(key);
         Some(value)
     }
 
-    /// As [`remove`](Slab::remove), of what is not wanted any more.
+    /// As [`remove`](Slab::remove), but drops the value.
     pub fn discard(&mut self, key: u64) {
         if let Some(place) = self.place_of(key)
             && place.value.is_some()
@@ -136,7 +136,7 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Of two empty chunks the lower is kept, for it is used first. Gives that.
+    /// Keeps the lower of two empty chunks, for it is used first; gives its index.
     #[cold]
     fn give_back(&mut self, empty: usize) -> usize {
         let kept = match self.spare {
@@ -151,8 +151,8 @@ impl<T> Slab<T> {
         }
         self.lowest = self.lowest.min(self.chunks.len());
         if self.chunks.capacity() > 4 * self.chunks.len() {
-            // Not shrunk where it lies: it was moved behind all that there was when it grew, and no allocator gives
-            // back what is before it.
+            // Not shrunk in place: the list was moved behind everything else when it grew, and no allocator returns the
+            // memory before it to the system.
             let mut few = Vec::with_capacity(self.chunks.len() + 1);
             few.append(&mut self.chunks);
             self.chunks = few;
@@ -165,20 +165,20 @@ impl<T> Slab<T> {
         split(key).1
     }
 
-    /// What is in a place now, and its key.
+    /// The value in a place now, and its key.
     pub fn at(&self, place: usize) -> Option<(u64, &T)> {
         let places = self.chunks.get(place / PLACES)?.places.as_ref()?;
         let p = &places[place % PLACES];
         Some((key(p.generation, place as u32), p.value.as_ref()?))
     }
 
-    /// As [`at`](Slab::at), to change.
+    /// As [`at`](Slab::at), mutable.
     pub fn at_mut(&mut self, place: usize) -> Option<&mut T> {
         let places = self.chunks.get_mut(place / PLACES)?.places.as_mut()?;
         places[place % PLACES].value.as_mut()
     }
 
-    /// How many things are in the table.
+    /// How many values are in the table.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -188,18 +188,18 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
-    /// The keys of all there is now, to walk over a table that changes meanwhile.
+    /// The keys of all present values, for walking over a table that changes meanwhile.
     pub fn keys(&self) -> Vec<u64> {
         self.iter().map(|(key, _)| key).collect()
     }
 
-    /// Everything in the table, to change.
+    /// Every value in the table, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let places = self.chunks.iter_mut().filter_map(|chunk| chunk.places.as_mut());
         places.flat_map(|places| places.iter_mut()).filter_map(|p| p.value.as_mut())
     }
 
-    /// Everything in the table, with its key, in the order of the places.
+    /// Every value in the table, with its key, in the order of the places.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
         (0..self.chunks.len() * PLACES).filter_map(|place| self.at(place))
     }
@@ -310,7 +310,7 @@ mod tests {
         let mut random = 1u64;
         for n in 0..50_000u64 {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            // Grows to some thousand, and shrinks to none, twice.
+            // Grows to some thousand values, and shrinks to none, twice.
             let grows = (random >> 33) % 100 < if n / 12_500 % 2 == 0 { 70 } else { 30 };
             if grows || map.is_empty() {
                 let key = slab.insert(n);

@@ -1,15 +1,13 @@
 //! The world of the build without `poll`: one thread that asks one server and waits, with nothing but std.
 //!
 //! std can wait for one thing at a time: for bytes on one socket (a read with a timeout) or for a resolver thread.
-//! Usually there is only one. Where there are more, each is waited for in turn, for a millisecond. What a wait reads
-//! to find out that there is something is kept, and is what the next `recv` gives first (std can look without taking
-//! only on a TCP socket).
+//! Usually there is only one. Where there are more, each is waited for in turn, for a millisecond. Bytes that a wait
+//! reads to detect readiness are kept, and the next `recv` returns them first (std can peek only on a TCP socket).
 //!
-//! std has no wait for room to write either. A write that blocks, with a timeout, would hold up the
-//! thread for longer than the deadline of its request, which is not known here, and would not read what
-//! the server says meanwhile. So a write never waits: when the socket is full, the next wait is cut to a millisecond
-//! and then says that there is room, so that it is tried again. That is a thousand tries in a second
-//! at worst, of a thread that has nothing else to do.
+//! std has no wait for writability either. A blocking write with a timeout would hold up the thread beyond the deadline
+//! of its request, which is not known here, and would not read what the server sends meanwhile. So a write never waits:
+//! when the socket is full, the next wait is cut to a millisecond and then reports the socket as writable, so that the
+//! write is tried again. That is a thousand tries in a second at worst, on a thread that has nothing else to do.
 
 use super::look_up::Errands;
 use super::random::Random;
@@ -24,10 +22,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Of several things, each is waited for so long.
+/// When there are several things to wait for, each is waited for this long in turn.
 const TURN: Duration = Duration::from_millis(1);
 
-/// What a wait may read ahead: a small document and what is around it.
+/// How much a wait may read ahead: a small document and the protocol around it.
 const AHEAD_BYTES: usize = 4096;
 
 /// See the module's text.
@@ -46,11 +44,11 @@ type PendingConnect = Receiver<io::Result<UnixStream>>;
 struct Connection {
     stream: Stream,
     owner: u64,
-    /// Read by a wait, and not given out yet.
+    /// Bytes read by a wait, and not returned by `recv` yet.
     ahead: Vec<u8>,
-    /// What comes after that: the end, or an error.
+    /// What follows those bytes: the end of the stream, or an error.
     end: Option<Result<(), io::Error>>,
-    /// To be reported as writable: it is new, or a write came up short.
+    /// To be reported as writable: the socket is new, or a write came up short.
     writable: bool,
     /// The last write came up short.
     full: bool,
@@ -72,7 +70,7 @@ impl World for StdWorld {
             let is_full = self.sockets.iter().any(|(_, c)| c.full);
             let time = match things {
                 _ if self.sockets.iter().any(|(_, c)| c.has_news()) => Some(Duration::ZERO),
-                // Only time can come; without an end of it, early returns are all there is.
+                // No socket to wait for, only time; without `until`, all that is left is to return early.
                 0 => {
                     let nap = left.unwrap_or(100 * TURN);
                     thread::sleep(nap);
@@ -108,11 +106,11 @@ impl World for StdWorld {
         self.random.draw()
     }
 
-    /// Waits here, and then the connection stands.
+    /// Waits here until the connection is made.
     fn connect(&mut self, to: &Address, timeout: Duration) -> io::Result<Socket> {
         let stream = match to {
             Address::Tcp(to) => {
-                // Zero is an error to std.
+                // std refuses a timeout of zero.
                 let stream = TcpStream::connect_timeout(to, timeout.max(TURN))?;
                 // A socket that refuses the option still works.
                 let _ = stream.set_nodelay(true);
@@ -169,12 +167,12 @@ impl World for StdWorld {
     }
 
     fn close_all(&mut self, _: u64) {
-        // There is one owner of them all.
+        // All sockets have the same owner.
         self.sockets = Slab::default();
     }
 
     fn look_up(&mut self, name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> Errand {
-        // The wait is for the thread itself.
+        // No waker is needed: this thread itself waits.
         self.errands.start(name, file, || {})
     }
 
@@ -188,7 +186,7 @@ impl StdWorld {
         self.sockets.get_mut(socket.0).ok_or_else(closed)
     }
 
-    /// What there is to report.
+    /// The events to report.
     fn news(&mut self) -> impl Iterator<Item = Ready> {
         let keys = self.sockets.keys();
         keys.into_iter().filter_map(|key| {
@@ -204,8 +202,7 @@ impl StdWorld {
         })
     }
 
-    /// A connect that hangs is not begun a second time: its thread cannot be stopped, and there would be one more of
-    /// them for every try.
+    /// A connect that hangs is not begun a second time: its thread cannot be stopped, and every try would add another.
     fn connect_unix(&mut self, path: &Path, timeout: Duration) -> io::Result<UnixStream> {
         let pending = match self.pending.take() {
             Some((before, pending)) if before == path => pending,
@@ -227,7 +224,7 @@ impl Connection {
         self.is_readable() || self.writable
     }
 
-    /// Waits so long for something to read, if there is nothing yet; without end for `None`.
+    /// Waits up to `time` for bytes to read, if there are none yet; without limit for `None`.
     fn read_ahead(&mut self, time: Option<Duration>) {
         if self.is_readable() {
             return;
@@ -250,7 +247,8 @@ impl Connection {
         read
     }
 
-    /// What was read ahead, and then what is there now: a short read must mean that there is no more.
+    /// Returns the bytes read ahead, and then those that can be read now: a short read must mean that there are no
+    /// more.
     fn recv(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.ahead.len().min(into.len());
         into[..n].copy_from_slice(&self.ahead[..n]);
@@ -267,12 +265,12 @@ impl Connection {
             }
         }
         match self.end.take() {
-            // First what came before it.
+            // First the bytes that came before it.
             end if n > 0 => {
                 self.end = end;
                 Ok(n)
             }
-            // An error is reported once; from then on it has ended.
+            // An error is reported once; from then on it is the end of the stream.
             Some(end) => {
                 self.end = Some(Ok(()));
                 end.map(|()| 0)
@@ -281,7 +279,7 @@ impl Connection {
         }
     }
 
-    /// Keeps the end, which the system may report only once.
+    /// Keeps the end of the stream, which the system may report only once.
     fn note(&mut self, read: io::Result<usize>) -> io::Result<usize> {
         use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
         match read {
@@ -294,8 +292,8 @@ impl Connection {
     }
 }
 
-/// Connects to a Unix socket, within `timeout`. std has no call for it, and one whose server has stopped accepting
-/// would keep us for ever.
+/// Connects to a Unix socket, within `timeout`. std has no call for it, and a connect to a server that has stopped
+/// accepting would block for ever.
 ///
 /// # Errors
 /// `TimedOut`, or what the operating system says.
@@ -310,7 +308,7 @@ fn start_connect(path: &Path) -> io::Result<PendingConnect> {
     thread::Builder::new()
         .name("connector".to_owned())
         .spawn(move || {
-            // Too late, there is nobody to take it, and it is closed.
+            // After the timeout the receiver is gone, and the connection is closed.
             let _ = send.send(UnixStream::connect(&path));
         })
         .map_err(failed("start a thread to connect"))?;
@@ -393,7 +391,7 @@ mod tests {
         assert!(!world.has_ended(socket));
         assert_eq!(world.recv(socket, &mut bytes[..3]).unwrap(), 3);
         assert_eq!(&bytes[..3], b"ahe");
-        // Local, but still a network: all of it may not be there at once.
+        // Local, but still a network: the bytes may not all have arrived at once.
         let mut n = 3;
         while n < 15 {
             match world.recv(socket, &mut bytes[n..]) {
@@ -409,7 +407,7 @@ mod tests {
         assert_eq!(world.recv(socket, &mut bytes).unwrap(), 0);
     }
 
-    /// The queue of a listener can be made short with socket2 only.
+    /// The queue of a listener can be shortened with socket2 only.
     #[cfg(feature = "poll")]
     #[test]
     fn a_connect_to_a_unix_socket_ends_in_time_and_is_not_begun_twice() {
@@ -433,7 +431,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(connect_unix(&path, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(world.connect(&address, short).is_err());
-        // Those that stand, the one that waits, and the one for which nobody does any more: no fourth.
+        // The established connections, the pending one, and the one whose caller gave up: no others.
         let accepting = thread::spawn(move || {
             (0..stand + 2).map(|_| listener.accept().unwrap().0).collect::<Vec<_>>()
         });

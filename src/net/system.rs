@@ -1,14 +1,14 @@
-//! Small things about calls to the operating system.
+//! Small helpers for calls to the operating system.
 
 use std::{fmt, io};
 
-/// Makes an error of the system say what it was that failed: "too many open files" alone could be anything.
+/// Makes a system error say what failed: "too many open files" alone could be anything.
 pub fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("failed to {what}: {e}"))
 }
 
-/// Looks at a stream of either kind. The tenants have a type `Stream` each, of sockets from different crates, that
-/// have the same calls.
+/// Applies an expression to a stream of either kind. Each implementation has its own type `Stream`, of sockets from
+/// different crates that have the same methods.
 macro_rules! either {
     ($stream:expr, $socket:ident => $call:expr) => {
         match $stream {
@@ -19,7 +19,7 @@ macro_rules! either {
 }
 pub(super) use either;
 
-/// Reads or writes again when a signal came in between.
+/// Repeats a read or write that a signal interrupted.
 pub(super) fn undisturbed<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -29,7 +29,7 @@ pub(super) fn undisturbed<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Res
     }
 }
 
-/// To whoever names a socket that is closed.
+/// The error for an operation on a closed socket.
 pub(super) fn closed() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
