@@ -29,7 +29,7 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// Simulates a client that moves `step` bytes every `every` until it is too slow or has moved `bytes`.
+    /// Plays a client that moves `step` bytes every `every` until it is too slow or has moved `bytes`.
     fn ends_after(step: usize, every: Duration, bytes: usize) -> Result<Duration, Duration> {
         let began = Instant::now();
         let (mut now, mut moved) = (began, 0);

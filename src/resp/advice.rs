@@ -1,16 +1,16 @@
-//! What an operator can do about what a server said: the table.
+//! What an operator can do about an error from a server: the table.
 //!
-//! It is put behind the server's own words in the log, where somebody reads them at night. Codes are
-//! those of Redis 7.0, as in [`remedy`](super::remedy), which is about what *we* do.
+//! The log shows this advice behind the server's own words. Codes are those of Redis 7.0, as in
+//! [`remedy`](super::remedy), which is about what *kioskd* does.
 
-/// What a server said, recognised.
+/// A recognised error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advice {
-    /// A name for this and everything like it.
+    /// A name for this and all similar errors.
     pub kind: &'static str,
     /// What to set, or where to look.
     pub text: &'static str,
-    /// It is said to writes only.
+    /// Only writes get this error.
     pub writes_only: bool,
 }
 
@@ -18,7 +18,7 @@ const fn row(kind: &'static str, writes_only: bool, text: &'static str) -> Advic
     Advice { kind, text, writes_only }
 }
 
-/// By the code that an error begins with, or that a script has met (before Redis 7.0 in the middle).
+/// By the code that an error begins with, or that a script has run into (in the middle of the text before Redis 7.0).
 #[rustfmt::skip] // a table
 const BY_CODE: &[Advice] = &[
     row("OOM", true, "its memory is full: raise maxmemory, shorten ITEM_TTL and SESSION_TTL, or see who else stores there (INFO memory)"),
@@ -37,7 +37,7 @@ const BY_CODE: &[Advice] = &[
     row("MOVED", false, "it is part of a cluster: use redis+cluster://"),
 ];
 
-/// By words in an error of no code but `ERR`.
+/// By words in an error whose only code is `ERR`.
 #[rustfmt::skip] // a table
 const BY_WORDS: &[(&str, Advice)] = &[
     ("max number of clients", row("max clients", false, "raise its maxclients, or lower WORKERS and the number of replicas")),
@@ -47,7 +47,7 @@ const BY_WORDS: &[(&str, Advice)] = &[
     ("unknown command", row("unknown command", false, "it is older than Redis 6.2, no Redis, or has commands renamed or switched off")),
 ];
 
-/// What to do about an error that says this; `None` for one that says it all, or that nobody knows.
+/// What to do about an error with this text; `None` if the text says it all, or is not known.
 pub fn advice(said: &str) -> Option<Advice> {
     let is_code = |row: &&Advice| {
         let rest = said.strip_prefix(row.kind);

@@ -1,13 +1,13 @@
-//! Why a server is away, as far as a connection to it can tell.
+//! Why a server is away, as far as the attempt to connect shows.
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Away {
     /// No such name, connection refused, and the like.
     Unreachable(String),
-    /// It took the connection, or the packets, and said nothing.
+    /// It accepted the connection, or the packets, and never answered.
     Silent(String),
-    /// It does not let us in: an error in our settings, or in its.
+    /// It refuses us: our settings or its settings are wrong.
     Refused(String),
 }
 

@@ -1,8 +1,8 @@
 //! How long to wait before the next try: exponential, with full jitter.
 //!
-//! `random(0, min(cap, base * 2^n))`, never below a floor. Full jitter, because replicas that lost
-//! the same server at the same moment must not come back to it at the same moment (the AWS
-//! Architecture Blog, "Exponential Backoff And Jitter", compares the kinds).
+//! `random(0, min(cap, base * 2^n))`, never below a floor. Full jitter, because replicas that lost the same server at
+//! the same moment must not reconnect at the same moment (the AWS Architecture Blog, "Exponential Backoff And Jitter",
+//! compares the kinds).
 
 use crate::net::Random;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A fresh series: waits of up to `base`, doubling up to `cap`, none below `floor`. `random` differs for every
+    /// A new series: waits of up to `base`, doubling up to `cap`, none below `floor`. `random` differs for every
     /// instance and process.
     pub fn new(floor: Duration, base: Duration, cap: Duration, random: u64) -> Backoff {
         Backoff { floor, base, cap, tries: 0, random: Random::new(random) }
@@ -31,7 +31,7 @@ impl Backoff {
         wait
     }
 
-    /// The wait after this many tries of something that counts its tries itself.
+    /// The wait after this many tries, for a caller that counts the tries itself.
     pub fn wait_of(&mut self, tries: u32) -> Duration {
         let top = self.base.saturating_mul(1 << tries.min(16)).min(self.cap);
         let wait = Duration::from_nanos(self.random.draw() % (top.as_nanos() as u64).max(1));
@@ -48,7 +48,7 @@ impl Backoff {
         self.tries
     }
 
-    /// Starts the series anew.
+    /// Starts the series again.
     pub fn reset(&mut self) {
         self.tries = 0;
     }

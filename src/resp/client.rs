@@ -1,8 +1,7 @@
-//! Requests to Redis: over which node, and what may be asked again.
+//! Requests to Redis: which node gets them, and which may be sent again.
 //!
-//! A [`Client`] belongs to one worker. It gives each request a place in a table, pushes its bytes
-//! into the link of the right node when that is up, and answers it exactly once: with its reply,
-//! or with an honest error.
+//! A [`Client`] belongs to one worker. It gives each request a place in a table, pushes its bytes into the link of the
+//! right node when that is up, and answers it exactly once: with its reply, or with an error that says what is known.
 //!
 //! ```text
 //! submit ─▶ table ─┬─ link up ────▶ connection ─▶ reply ─┬─▶ done
@@ -11,16 +10,16 @@
 //!
 //! connection lost:  not sent, or a read that was sent   ─▶ waiting
 //!                   a write that was sent               ─▶ done (Broken: unknown)
-//! deadline:         the requester abandons it, and hears what is known
+//! deadline:         the requester abandons it, and gets the error that is known
 //! ```
 //!
-//! Three outcomes of a try, not two: it did not reach the server, the server proved that it did
-//! not run, or it is unknown. The first two may be tried again, whatever it was; the third only
-//! if it was a read. A request that gave up leaves the table but not the connection's order of
-//! replies: its slot stays there, and the reply finds nothing under its key.
+//! A try has three outcomes, not two: it did not reach the server, the server proved that it did not run, or it is
+//! unknown whether it ran. After the first two any command may be tried again; after the third only a read. A request
+//! that was abandoned leaves the table but not the connection's order of replies: its slot stays there, and the reply
+//! finds no request under its key.
 //!
-//! A command is encoded straight into the output of its connection, which keeps it until the reply. The table has its
-//! bytes only while no connection has them.
+//! A command is encoded directly into the output buffer of its connection, which keeps the bytes until the reply. The
+//! table has the bytes only while no connection has them.
 
 use super::away::Away;
 use super::backoff::Backoff;
@@ -43,21 +42,21 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Commands that may be under way or waiting in one client; one more is refused. What requests
-/// that gave up have left behind on a connection counts there as well.
+/// Commands that may be under way or waiting in one client; one more is refused. Abandoned requests whose replies a
+/// connection still awaits count as well.
 pub const COMMANDS_MAX: usize = 10_000;
 
-/// Nodes of a cluster that are kept in mind; more than any has.
+/// Nodes of a cluster that are remembered; no cluster has more.
 const NODES_MAX: usize = 1024;
 
 /// Sentinels that are asked at the same time; the URL may name more.
 const SENTINELS_MAX: usize = 32;
 
-/// Keys that wait in one place; those of requests that gave up meanwhile leave when there are so many.
+/// Keys that may wait in one queue; at this number those of abandoned requests are removed.
 const WAITING_MAX: usize = 2 * COMMANDS_MAX;
 
-/// How often one request is sent at the most when each time its connection is lost. (What is
-/// refused is tried again until its deadline, or until the budget is spent.)
+/// How often one request is sent at the most if its connection is lost each time. (A request that is refused is tried
+/// again until its deadline, or until the budget is spent.)
 const TRIES_MAX: u32 = 16;
 
 /// Redirects that one request follows; a sound cluster needs one or two.
@@ -71,10 +70,10 @@ const AGAIN_CAP: Duration = Duration::from_millis(200);
 /// The last try of a refused request is made this long before its deadline.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
-/// For the guide's own questions.
+/// For the guide's own requests.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the data is.
+/// How to find the server that has the data.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// On one server.
@@ -85,10 +84,10 @@ pub enum Target {
         seeds: Vec<Endpoint>,
         /// The master's name.
         name: String,
-        /// Who we are to the sentinels. `None`: Redis's `default` user.
+        /// Our user at the sentinels. `None`: Redis's `default` user.
         user: Option<String>,
-        /// Where the sentinels' password is. `None`: they ask for none. That of the data nodes is not
-        /// sent to them.
+        /// Where the sentinels' password is. `None`: they require none. The password of the data nodes is not sent to
+        /// them.
         password_file: Option<PathBuf>,
     },
     /// On a cluster that has these nodes, among others.
@@ -102,9 +101,9 @@ pub enum Target {
 pub struct Client<P> {
     nodes: Nodes,
     options: Options,
-    /// For sentinels.
+    /// Link options for sentinels.
     sentinel_options: Options,
-    /// Of all sockets, to the world.
+    /// The owner of all sockets, for the world.
     owner: u64,
     guide: Guide,
     table: Slab<Entry<P>>,
@@ -113,23 +112,23 @@ pub struct Client<P> {
     homeless: VecDeque<u64>,
     /// Keys of requests that wait before another try, and until when.
     delayed: BinaryHeap<Reverse<(Instant, u64)>>,
-    /// Keys of requests that the client ends at their deadlines: its own and a few of the requester's.
+    /// Keys of requests that the client itself ends at their deadlines: the guide's and a few of the requester's.
     expiring: Vec<u64>,
     began: Instant,
-    /// Replies have come in this turn.
+    /// Replies have been read in this turn.
     came: bool,
-    /// Something was pushed into a link, or a link was made, since they were last driven.
+    /// A command was pushed into a link, or a link was made, since the links were last driven.
     pushed: bool,
     backoff: Backoff,
     budget: Budget,
-    /// The servers do not know `#!lua`.
+    /// The servers do not support `#!lua`.
     plain_scripts: bool,
-    /// What the last one said who was asked where the data is, and did not say it.
+    /// The last reply of a server that was asked where the data is and did not answer that.
     complaint: Option<String>,
     done: Vec<Outcome<P>>,
-    /// As of the last turn, when the next has something to do.
+    /// As of the last turn: when the next one has something to do.
     next: Option<Instant>,
-    /// For a walk over the nodes; kept for its room.
+    /// For iterating over the nodes; kept for its capacity.
     walk: Vec<u64>,
 }
 
@@ -140,7 +139,7 @@ struct Entry<P> {
     home: Home,
     deadline: Instant,
     command: Outline,
-    /// What it counts for the bounds.
+    /// Its size, as counted for the bounds.
     len: usize,
     place: Place,
     tries: u32,
@@ -152,37 +151,37 @@ struct Entry<P> {
     detour: Option<Box<Detour>>,
 }
 
-/// What few requests need.
+/// Parts of a request that few requests need.
 #[derive(Debug, Default)]
 struct Detour {
     /// The bytes of the command, while no connection has them.
     bytes: Vec<u8>,
     hops: u32,
-    /// The node an ASK has named; the command goes there once, behind ASKING.
+    /// The node that an ASK has named; the command goes there once, behind ASKING.
     asking: Option<u64>,
     /// The server did not know the script.
     as_text: bool,
-    /// What it was refused with the last time.
+    /// The error it was last refused with.
     refusal: Option<ErrorReply>,
 }
 
 /// Where a request is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Here: it waits before another try, or for a node to be known.
+    /// In the client: it waits before another try, or until its node is known.
     Here,
-    /// With this node, whose link is not up.
+    /// In the queue of this node, whose link is not up.
     Waiting(u64),
-    /// A connection has it; whether it ran is then unknown.
+    /// On a connection; if that is lost, it is unknown whether it ran.
     Sent,
 }
 
-/// Who takes the outcomes: what the request was for, the shape of its reply, and that.
+/// Receives the outcomes: what the request was for, the shape of its reply, and the result.
 pub type Sink<'a, P> = &'a mut dyn FnMut(P, Shape, Result<Received<'_>, Failure>);
 
 impl<P> Client<P> {
-    /// A client for `target`, whose sockets are `owner`'s. Connects at the first `progress`. What a server
-    /// must be is known by the target, not by the options.
+    /// A client for `target`, with `owner` as the owner of its sockets. Connects at the first `progress`. What kind of
+    /// server is required follows from the target, not from the options.
     pub fn new(
         target: Target,
         mut options: Options,
@@ -247,8 +246,8 @@ impl<P> Client<P> {
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress). Gives the key to
     /// [abandon](Client::abandon) it by.
-    // Inlined like the three that it calls for its entry: else a request is copied from one to the next, which costs as
-    // much as to encode a GET.
+    // Inlined like the three functions that it calls for its entry: otherwise a request is copied from one to the next,
+    // which costs as much as to encode a GET.
     #[inline(always)]
     pub fn submit(&mut self, now: Instant, request: Request<P>, words: Words<'_>) -> u64 {
         let sendable = words.is_sendable();
@@ -312,12 +311,11 @@ impl<P> Client<P> {
         key
     }
 
-    /// The requester no longer waits: the request is forgotten, and a reply to it is dropped when it comes. Gives
-    /// what it was for, and why there is no answer; `None` when its outcome is on its way or was given already.
+    /// Abandons a request, which is forgotten; its reply is dropped when it comes. Gives what the request was for, and
+    /// why there is no answer; `None` when its outcome is on its way or was given already.
     ///
-    /// What no connection has says why it waited: it certainly did not run. A
-    /// read says so too while it is being tried again: of a server that answers LOADING now and
-    /// then, LOADING is the better answer than silence.
+    /// A request that no connection has gets the reason for its wait: it certainly did not run. So does a read that is
+    /// being tried again: for a server that answers LOADING now and then, LOADING is the better answer than a timeout.
     pub fn abandon(&mut self, key: u64) -> Option<(P, Result<Reply, Failure>)> {
         let result = self.give_up(self.table.get(key)?);
         match self.remove(key)?.origin {
@@ -338,7 +336,7 @@ impl<P> Client<P> {
         {
             return Ok(Reply::Error(e.clone()));
         }
-        // What waits for a link that knows why it is down says that.
+        // A request that waits for a link that is down gets that link's reason.
         let Place::Waiting(node) = entry.place else {
             return Err(Failure::Timeout);
         };
@@ -346,8 +344,8 @@ impl<P> Client<P> {
         Err(away.map_or(Failure::Timeout, Failure::from))
     }
 
-    /// Every server that has keys of its own, with the lowest of its slots, in that order. `None`
-    /// while they are not all known: what is read from some of them would not be the whole.
+    /// Every server that has keys of its own, with the lowest of its slots, in that order. `None` while they are not
+    /// all known: a scan over only some of them would be incomplete.
     pub fn masters(&mut self, now: Instant) -> Option<Vec<(u16, Endpoint)>> {
         let owners = match &mut self.guide {
             Guide::Single(node) => vec![(0, *node)],
@@ -364,7 +362,7 @@ impl<P> Client<P> {
         owners.into_iter().map(endpoint).collect()
     }
 
-    /// The world reports readiness of one of our sockets.
+    /// Takes an event for one of our sockets.
     pub fn ready(&mut self, ready: Ready) {
         let mut nodes = self.nodes.iter_mut();
         if let Some(node) = nodes.find(|node| node.link.socket() == Some(ready.socket)) {
@@ -372,18 +370,18 @@ impl<P> Client<P> {
         }
     }
 
-    /// The next [`progress`](Client::progress) asks the sockets themselves, whatever the world has reported.
+    /// Makes the next [`progress`](Client::progress) read from the sockets themselves, whatever events were reported.
     pub fn look(&mut self) {
         for node in self.nodes.iter_mut() {
             node.link.look();
         }
     }
 
-    /// Moves what can be moved and hands out the outcomes.
+    /// Moves the bytes that can be moved and hands out the outcomes.
     ///
-    /// What has come by now counts, so before any deadline is judged the sockets themselves are asked:
-    /// a process that was stopped for a while wakes up to a wait that was interrupted, with no events,
-    /// and to deadlines long past.
+    /// Replies that have arrived by now count, so the sockets themselves are read before any deadline is enforced: a
+    /// process that was stopped for a while resumes in a wait that was interrupted, with no events, and finds deadlines
+    /// long past.
     pub fn progress(&mut self, world: &mut dyn World, now: Instant, sink: Sink<'_, P>) {
         if self.next.is_some_and(|t| t <= now) {
             self.look();
@@ -398,8 +396,8 @@ impl<P> Client<P> {
         if self.pushed {
             self.drive(world, now, sink);
         }
-        // Those who are due may have their replies among what is left to read. That comes at once and is no
-        // more than was asked for: only where nothing came of reading is a deadline judged without it.
+        // Requests that are due may have their replies among the bytes left to read. Those bytes can be read at once
+        // and are no more than was requested: a deadline is enforced without reading only if reading brought nothing.
         if !self.expiring.is_empty() {
             let more = self.nodes.iter().any(|(_, node)| node.link.has_more());
             if !more || !self.came && self.done.is_empty() {
@@ -412,7 +410,7 @@ impl<P> Client<P> {
         self.next = self.earliest();
     }
 
-    /// Sends what was submitted since. What there is to read waits for the next [`progress`](Client::progress).
+    /// Sends what was submitted since. Replies wait for the next [`progress`](Client::progress).
     pub fn send(&mut self, world: &mut dyn World, now: Instant) {
         self.walk(|client, node_key| client.serve(world, now, node_key));
     }
@@ -422,7 +420,7 @@ impl<P> Client<P> {
         if !self.done.is_empty() {
             return Some(self.began);
         }
-        // What was submitted since may be due before anything else.
+        // A request submitted since may be due before anything else.
         if self.pushed { self.earliest() } else { self.next }
     }
 
@@ -468,10 +466,10 @@ impl<P> Client<P> {
         self.walk = walk;
     }
 
-    /// Takes in what a node says.
+    /// Reads and handles the replies of a node.
     fn hear(&mut self, world: &mut dyn World, now: Instant, node_key: u64, sink: Sink<'_, P>) {
         loop {
-            // It may leave by what it says.
+            // Handling a reply may remove the node.
             let Some(node) = self.nodes.get_mut(node_key) else {
                 return;
             };
@@ -479,7 +477,7 @@ impl<P> Client<P> {
                 None => return,
                 Some(Heard::Push(push)) => self.heard_push(world, now, &push),
                 Some(Heard::Reply { id, shape, reply }) => match self.table.get(id) {
-                    // It gave up, and this is its reply, read and dropped in its turn.
+                    // Its request was abandoned, and this is the reply, read and dropped in its turn.
                     None => {}
                     Some(Entry { origin: Origin::Requester(_), .. })
                         if !matches!(reply, Received::Other(Reply::Error(_))) =>
@@ -501,7 +499,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// Sends what a node is to have, or finds out what was lost with its connection.
+    /// Sends the commands for a node, or finds out which were lost with its connection.
     fn serve(&mut self, world: &mut dyn World, now: Instant, node_key: u64) {
         let Some(node) = self.nodes.get_mut(node_key) else {
             return;
@@ -516,9 +514,9 @@ impl<P> Client<P> {
         self.serve_waiting(now, node_key);
     }
 
-    /// A sentinel has said something unasked. That our master was replaced is believed at once: the
-    /// old one may wake up this very moment and say OK to what it should not. A round follows, for
-    /// the epoch. (Sentinels are driven before servers, so they are heard first.)
+    /// Handles a push from a sentinel. That our master was replaced is believed at once: the old one may resume this
+    /// very moment and say OK to commands that it should refuse. A round follows, for the epoch. (Sentinels are driven
+    /// before servers, so their pushes are handled first.)
     fn heard_push(&mut self, world: &mut dyn World, now: Instant, push: &[Reply]) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
@@ -531,7 +529,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// What waits for this link goes out if it is up, and is turned away if it is known to be away.
+    /// The requests that wait for this link are sent if it is up, and answered with an error if it is known to be away.
     fn serve_waiting(&mut self, now: Instant, node_key: u64) {
         let Some(node) = self.nodes.get_mut(node_key) else {
             return;
@@ -544,14 +542,14 @@ impl<P> Client<P> {
         }
     }
 
-    /// Finds the node for a request, and sends it or lets it wait. At first its command is in `words`, then in the table.
+    /// Finds the node for a request, and sends it or queues it. At first its command is in `words`, then in the table.
     fn place(&mut self, now: Instant, key: u64, words: Option<Words<'_>>) {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
         entry.place = Place::Here;
         let node_key = match (&self.guide, &entry.home) {
-            // Of one server's requests nearly all are that.
+            // Nearly all requests to a single server take this branch.
             (Guide::Single(node), Home::Slot(_)) => Some(*node),
             (_, Home::Node(node)) => Some(*node),
             _ if let Some(Detour { asking: Some(node), .. }) = entry.detour.as_deref() => {
@@ -565,7 +563,7 @@ impl<P> Client<P> {
                 }
             },
             (Guide::Sentinel(watch), Home::Slot(_)) => watch.master,
-            // Where a slot has no master any node can say so, or that it has one by now.
+            // Where a slot has no master, any node can report so, or that it has one by now.
             (Guide::Cluster(map), Home::Slot(slot)) => map.node(*slot).or_else(|| {
                 let is_up = |n: &u64| self.nodes.get(*n).is_some_and(|node| node.link.is_up());
                 map.members().iter().copied().find(is_up)
@@ -577,7 +575,7 @@ impl<P> Client<P> {
             return self.shelter(now, key);
         };
         let Some(connection) = node.link.up() else {
-            // Its slots may have gone to its replica, and no request will ask a node that knows.
+            // Its slots may have gone to its replica, and no request will reach a node that knows.
             if let Guide::Cluster(map) = &mut self.guide
                 && node.link.away().is_some()
             {
@@ -594,7 +592,8 @@ impl<P> Client<P> {
             }
             return node.waiting.push_back(key);
         };
-        // The table is bounded, but entries leave it at their deadlines and their commands stay.
+        // The table is bounded, but abandoned entries leave it at their deadlines while their commands stay in the
+        // connection.
         if connection.in_flight() >= COMMANDS_MAX
             || connection.held() + entry.len > self.options.queue_bytes_max
         {
@@ -606,11 +605,11 @@ impl<P> Client<P> {
         let (asking, as_text) = detour
             .map_or((false, false), |detour| (detour.asking.take().is_some(), detour.as_text));
         if asking {
-            // Adjacent, in one push: ASKING counts for the very next command and no other.
+            // Adjacent, in one push: ASKING applies to the very next command only.
             let pushed = connection.push(now, NOBODY, Shape::Any, &[b"ASKING"]);
             debug_assert!(pushed.is_ok(), "BUG: one short word is sendable");
         }
-        // Behind ASKING never by name: NOSCRIPT would use the ASKING up.
+        // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
         let spelling = Spelling { text: as_text || asking, plain: self.plain_scripts };
         entry.spelling = spelling;
         connection.push_with(now, key, entry.shape, |out| match words {
@@ -623,20 +622,20 @@ impl<P> Client<P> {
         self.pushed = true;
     }
 
-    /// The command of a request is needed again: it is taken back from the connection on which its reply has come.
+    /// The command of a request is needed again: it is copied back from the connection on which its reply has come.
     fn take_back(&mut self, node_key: u64, key: u64) {
         if let (Some(node), Some(entry)) = (self.nodes.get(node_key), self.table.get_mut(key)) {
             entry.take_back(node.link.last_command());
         }
     }
 
-    /// No node is known for this request: it waits for the guide, but not for ever.
+    /// No node is known for this request: it waits for the guide, but not without limit.
     fn shelter(&mut self, now: Instant, key: u64) {
         if !matches!(self.table.get(key), Some(Entry { origin: Origin::Requester(_), .. })) {
             let why = "the node asked has left".to_owned();
             return self.fail(now, key, Failure::Unreachable(why));
         }
-        // What cannot be found for so long is away.
+        // A server that cannot be found for this long counts as away.
         let long = now.saturating_duration_since(self.began) >= super::link::PATIENCE;
         if self.homeless.len() >= WAITING_MAX {
             self.homeless.retain(|key| self.table.contains(*key));
@@ -654,7 +653,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// A reply has come for the request under `key`: an error, or the answer to a question of the guide's.
+    /// Handles a reply to the request under `key` that is an error, or the answer to a request of the guide's.
     fn answered(
         &mut self,
         world: &mut dyn World,
@@ -680,7 +679,7 @@ impl<P> Client<P> {
             return;
         };
         match remedy(&e) {
-            // Of this one, for others were on their way already when the first came back.
+            // The spelling of this very request counts, for others were sent already when the first came back.
             Remedy::Report if is_shebang_unknown(&e) && !entry.spelling.plain => {
                 if !std::mem::replace(&mut self.plain_scripts, true) {
                     log::warn!(
@@ -709,15 +708,15 @@ impl<P> Client<P> {
         }
     }
 
-    /// Tries a refused request again after a wait, if there is time and the budget allows it. It
-    /// did not run, so that is safe for writes too.
+    /// Tries a refused request again after a wait, if there is time and the budget allows it. The request did not run,
+    /// so this is safe for writes too.
     fn try_again(&mut self, now: Instant, key: u64, e: ErrorReply) {
         let wait = self.backoff.wait_of(self.table.get_mut(key).map_or(0, |entry| entry.tries));
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
-        // A write that is sent and not answered by its deadline has an unknown outcome. So
-        // the last try is not made in the last moment: until then it is known that nothing ran.
+        // A write that is sent and not answered by its deadline has an unknown outcome. So the last try is not made at
+        // the last moment: until then it is known that nothing ran.
         if now + wait + LAST_TRY >= entry.deadline || !self.budget.spend() {
             return self.finish(key, Ok(Reply::Error(e)));
         }
@@ -725,11 +724,11 @@ impl<P> Client<P> {
         self.delayed.push(Reverse((now + wait, key)));
     }
 
-    /// This server may not be the right one any more.
+    /// Looks for the right server: this one may not be it any more.
     fn rediscover(&mut self, now: Instant, node_key: u64) {
         let jitter = self.backoff.unit();
         match &mut self.guide {
-            // The name may mean another address by now.
+            // The name may resolve to another address by now.
             Guide::Single(_) => {
                 if let Some(node) = self.nodes.get_mut(node_key) {
                     node.link.renew(now);
@@ -781,7 +780,7 @@ impl<P> Client<P> {
                 map.doubt(now, jitter);
                 self.place(now, key, None);
             }
-            // To nowhere, or to itself: only a new map can tell.
+            // The redirect names no node, or the node itself: only a new map can tell.
             None => {
                 map.doubt(now, 0.0);
                 self.try_again(now, key, e);
@@ -795,7 +794,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// The connection was lost with this request in its order of replies; whether the kernel had taken all of it.
+    /// The connection was lost while this request awaited its reply; `sent`: whether the kernel had taken all of it.
     fn lost(&mut self, now: Instant, key: u64, command: &[u8], sent: bool, wreck: &Wreck) {
         if let Guide::Cluster(map) = &mut self.guide {
             map.doubt(now, 0.0);
@@ -804,7 +803,7 @@ impl<P> Client<P> {
             return;
         };
         entry.place = Place::Here;
-        // A question of the guide's is better put to another.
+        // A request of the guide's is better sent to another node.
         let ours = !matches!(entry.origin, Origin::Requester(_));
         let again = !ours && (!sent || wreck.again && entry.read_only);
         if again && entry.tries < TRIES_MAX {
@@ -818,7 +817,7 @@ impl<P> Client<P> {
         self.fail(now, key, failure);
     }
 
-    /// Lets the guide find out what it wants to know.
+    /// Sends the requests that the guide needs.
     fn follow_guide(&mut self, world: &mut dyn World, now: Instant) {
         match &mut self.guide {
             Guide::Single(_) => {}
@@ -828,7 +827,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// When every sentinel that we ask is away, those that they knew are asked, too.
+    /// When every sentinel that we ask is away, the others that they have named are asked, too.
     fn join_other_sentinels(&mut self, world: &mut dyn World, now: Instant) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
@@ -905,7 +904,7 @@ impl<P> Client<P> {
         let Guide::Cluster(map) = &mut self.guide else {
             return;
         };
-        // Any node that is there can tell, a replica too; one that has left answers nothing.
+        // Any reachable node can answer, a replica too; one that has left does not answer.
         let nodes = self.nodes.iter();
         let up = nodes.filter_map(|(key, node)| node.link.is_up().then_some(key));
         let Some(node) = map.fetch(&up.collect::<Vec<_>>()) else {
@@ -917,7 +916,7 @@ impl<P> Client<P> {
         self.ask(now, Origin::Map, node, &[b"CLUSTER", b"SLOTS"], now + QUESTION_TIMEOUT);
     }
 
-    /// A question about the master.
+    /// Asks a sentinel about the master.
     fn ask_sentinel(&mut self, now: Instant, origin: Origin<P>, sentinel: u64, what: &[u8]) {
         if let Guide::Sentinel(watch) = &self.guide {
             let name = watch.name.clone();
@@ -926,7 +925,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// A question of the guide's own.
+    /// Sends a request of the guide's own.
     fn ask(
         &mut self,
         now: Instant,
@@ -953,7 +952,7 @@ impl<P> Client<P> {
         self.place(now, key, Some(words));
     }
 
-    /// What came of it.
+    /// Handles the answer.
     fn guide_answered(
         &mut self,
         world: &mut dyn World,
@@ -980,7 +979,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// Nothing came of it.
+    /// Handles a request of the guide's that got no answer.
     fn guide_unanswered(&mut self, now: Instant, key: u64) {
         let Some(entry) = self.remove(key) else {
             return;
@@ -1017,7 +1016,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// A sentinel has answered to SENTINEL MASTER, or else where the master is.
+    /// Handles a sentinel's answer to SENTINEL MASTER, or to the question where the master is.
     fn sentinel_answered(&mut self, now: Instant, sentinel: u64, first: bool, reply: &Reply) {
         let Guide::Sentinel(watch) = &mut self.guide else {
             return;
@@ -1042,7 +1041,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// It was asked where the data is, and this is no answer to that.
+    /// Logs a reply that does not answer where the data is.
     fn complain(&mut self, node_key: u64, reply: &Reply) {
         let Some(node) = self.nodes.get(node_key) else {
             return;
@@ -1056,14 +1055,14 @@ impl<P> Client<P> {
             _ => "no such thing".to_owned(),
         };
         let why = format!("{what}: {} says {said}", node.link.endpoint());
-        // Once, though each of them may have its own.
+        // Once, though each server may send its own.
         if self.complaint.replace(why.clone()).is_none() {
             log::warn!("redis: {why}");
         }
     }
 
-    /// After a new map: what waits may have another node now, and nodes without slots may go. But
-    /// while no node with slots is there, it came from those, and so will the next.
+    /// After a new map: queued requests may have another node now, and nodes without slots may be removed. But while no
+    /// node with slots is reachable, the map came from those, and so will the next.
     fn regroup(&mut self, world: &mut dyn World, now: Instant) {
         let is_away = |n: &u64| self.nodes.get(*n).is_none_or(|n| n.link.away().is_some());
         let all_away = match &self.guide {
@@ -1089,7 +1088,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// The node at `endpoint`, made if there is none; `None` when there are too many already.
+    /// The node at `endpoint`, created if there is none; `None` when there are too many already.
     fn node_at(&mut self, world: &mut dyn World, endpoint: Endpoint, now: Instant) -> Option<u64> {
         if let Some(key) = self.nodes.find(&endpoint) {
             return Some(key);
@@ -1123,7 +1122,7 @@ impl<P> Client<P> {
         }
     }
 
-    /// Ends what is due, of what the client ends itself.
+    /// Ends the requests that are due and that the client itself ends.
     fn time_out(&mut self, now: Instant) {
         let is_due = |key: &u64| self.table.get(*key).is_none_or(|entry| entry.deadline <= now);
         let due: Vec<u64> = self.expiring.iter().copied().filter(is_due).collect();
@@ -1158,14 +1157,14 @@ impl<P> Client<P> {
 }
 
 impl<P> Entry<P> {
-    /// The command will be wanted later than its words are there.
+    /// Encodes the command now: it is needed after its words are gone.
     fn keep(&mut self, words: Option<Words<'_>>) {
         if let Some(words) = words {
             self.detour().bytes = words.encode().bytes;
         }
     }
 
-    /// A connection had the command, and it is needed again.
+    /// Copies the command back from a connection: it is needed again.
     fn take_back(&mut self, written: &[u8]) {
         self.detour().bytes = self.command.take_back(written, self.spelling);
     }
@@ -1190,8 +1189,8 @@ fn remove<P>(
     Some(entry)
 }
 
-/// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double
-/// the load on what is left. A few are free, so that a quiet service can ride out a hiccup.
+/// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double the load on the
+/// remaining servers. A few are free, so that a service with little traffic survives a short failure.
 #[derive(Debug)]
 struct Budget {
     tenths: u32,

@@ -2,23 +2,22 @@
 //!
 //! ```text
 //! CLUSTER SLOTS ─▶ [[0, 5460, ["10.0.0.1", 6379, id, meta], replicas…], [5461, …]]
-//! -MOVED 3999 10.0.0.2:6379        from now on, this slot is there
-//! -ASK 3999 10.0.0.2:6379          this time, this key is there
+//! -MOVED 3999 10.0.0.2:6379        from now on, this slot is at that node
+//! -ASK 3999 10.0.0.2:6379          this time, this key is at that node
 //! ```
 //!
-//! Rows that make no sense are passed over and the rest is used: half a map with redirects is
-//! better than none. Slots and the hashing of keys are in [`slot`](super::slot); see the Redis
-//! Cluster specification, "Redirection and resharding".
+//! Malformed rows are skipped and the rest is used: half a map with redirects is better than none. Slots and the
+//! hashing of keys are in [`slot`](super::slot); see the Redis Cluster specification, "Redirection and resharding".
 
 use super::codec::{ErrorReply, Reply};
 use super::endpoint::Endpoint;
 use super::slot::SLOTS;
 use std::ops::RangeInclusive;
 
-/// More replicas than any master has.
+/// No master has more replicas.
 const REPLICAS_MAX: usize = 64;
 
-/// One row of the map: slots, their master, and who may take its place.
+/// One row of the map: slots, their master, and the replicas that may take its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// First and last slot.
@@ -29,11 +28,11 @@ pub struct Row {
     pub replicas: Vec<Endpoint>,
 }
 
-/// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for it may leave out its
-/// own host. `None` when nothing in it can be used.
+/// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for a node may leave out its own host. `None`
+/// when no row can be used.
 pub fn read_slots(reply: &Reply, asked: &Endpoint) -> Option<Vec<Row>> {
-    // No slot has two masters, so all rows together are no longer than all slots. A map that says so a
-    // thousand times over would take seconds to write down.
+    // No slot has two masters, so all rows together are no longer than all slots. A map that repeats slots a thousand
+    // times over would take seconds to store.
     let mut left = usize::from(SLOTS);
     let rows: Vec<Row> = reply
         .array()?
@@ -69,22 +68,22 @@ fn read_node(node: &Reply, asked: &Endpoint) -> Option<Endpoint> {
         return None;
     };
     let host = match node.first().map(|host| host.text().unwrap_or("")) {
-        // It has no name; the fourth part tells its IP address.
+        // The node has no name; the fourth element has its IP address.
         Some("?") => node.get(3).and_then(|meta| meta.field(b"ip"))?,
-        // NULL: as we have reached the one who says so. An IP address may be there too, but it is
-        // one of the other side, or the cluster would not have been told to hide it.
+        // NULL: the host under which we reached the answering node. An IP address may be given too, but it is one of
+        // the other side's network, or the cluster would not have been configured to hide it.
         Some(host) => host,
         None => "",
     };
     endpoint(host, u16::try_from(*port).ok()?, asked)
 }
 
-/// Where a MOVED or an ASK points. No host means that of the node that said so.
+/// The target of a MOVED or an ASK. No host means the host of the node that sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
-    /// The slot it speaks of.
+    /// The slot it is about.
     pub slot: u16,
-    /// Where to; `None` when the node does not know itself (`?`), and only a new map can tell.
+    /// The target; `None` when the node does not know it (`?`), and only a new map can tell.
     pub to: Option<Endpoint>,
 }
 
@@ -105,7 +104,7 @@ fn endpoint(host: &str, port: u16, asked: &Endpoint) -> Option<Endpoint> {
         return None;
     };
     let host = if host.is_empty() { asked_host } else { host };
-    // Redis says 0 when the port in question is not open (TLS only, or plain only).
+    // Redis sends 0 when the port in question is not open (TLS only, or plain only).
     let port = if port == 0 { *asked_port } else { port };
     let plausible = host.len() <= 255
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:%".contains(&b));

@@ -1,4 +1,4 @@
-//! RESP2 and RESP3 as bytes in, replies out. No sockets: `connection` feeds it what it reads.
+//! RESP2 and RESP3 as bytes in, replies out. No sockets: `connection` passes in what it reads.
 //!
 //! The decoder keeps the aggregates it is inside of on a stack of its own, so that a peer cannot
 //! overflow ours, and takes elements and payload bytes as they come, so that every byte is looked
@@ -11,10 +11,10 @@
 //!   input  ":4"                an unfinished line stays with the caller
 //! ```
 //!
-//! One connection carries the replies of many callers, matched by position alone. A decoder that
-//! is wrong by one byte gives one user's data to another, so anything unexpected is fatal: after
-//! an error every call returns that error again. Nothing is allocated on the word of a length;
-//! memory follows the bytes that came, and every sum has a limit (see [`Limits`]).
+//! One connection carries the replies of many requests, matched by position alone. A decoder that is wrong by one byte
+//! gives one user's data to another, so anything unexpected is fatal: after an error every call returns that error
+//! again. A length alone allocates nothing; memory follows the bytes that arrive, and every sum has a limit (see
+//! [`Limits`]).
 //!
 //! ```
 //! use kioskd::resp::codec::{Decoder, Frame, Limits, Reply};
@@ -53,13 +53,13 @@ pub struct Decoder {
     bulk: Option<Bulk>,
     /// How much of an unfinished line has been searched for its end.
     scanned: usize,
-    /// An attribute has been read and the reply it belongs to has not begun.
+    /// An attribute has been read and its reply has not begun.
     attributed: bool,
-    /// What has been used up since the last reply, by pushes, attributes and the next reply so far.
+    /// What has been spent since the last reply, on pushes, attributes and the next reply so far.
     spent: Spent,
     /// Pushes and attributes since the last reply.
     out_of_band: usize,
-    /// Some line has been understood: whatever is there speaks RESP.
+    /// A line has been parsed: the peer speaks RESP.
     spoke_resp: bool,
     failed: Option<ProtocolError>,
 }
@@ -88,16 +88,16 @@ struct Spent {
     discarded: usize,
 }
 
-/// What part of a value the input held.
+/// What part of a value the input contained.
 enum Part {
-    /// Not even a part that could be taken.
+    /// Not even a part that can be taken.
     Unfinished,
     /// A header whose payload or elements come next.
     Opened,
     Value(Reply),
 }
 
-/// A plain reply, where it lies; see [`Decoder::plain_reply`].
+/// A plain reply, by its place in the input; see [`Decoder::plain_reply`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum Plain {
     /// A bulk string: these bytes of the input.
@@ -106,11 +106,11 @@ pub enum Plain {
     Ok,
     /// `_` or `$-1`
     Null,
-    /// Part of a bulk string that will be so many bytes of input, all in all.
+    /// Part of a bulk string that will take this many bytes of input in all.
     Growing(usize),
 }
 
-/// Allocated for a payload or an aggregate before any of it has come, at most.
+/// The most that is allocated for a payload or an aggregate before any of it has arrived.
 pub(super) const FIRST_BYTES_MAX: usize = 64 << 10;
 const FIRST_ELEMENTS_MAX: usize = 1024;
 
@@ -131,14 +131,13 @@ impl Decoder {
         }
     }
 
-    /// Changes the protocol from the next frame on. The time to do so is after the reply to
-    /// `HELLO 3` (any earlier is harmless: it only allows pushes).
+    /// Changes the protocol from the next frame on. The time to do so is after the reply to `HELLO 3` (any earlier is
+    /// harmless: it only allows pushes).
     pub fn set_protocol(&mut self, protocol: Protocol) {
         self.protocol = protocol;
     }
 
-    /// True when nothing of a frame is half-read: between replies, and so at the end of a
-    /// handshake.
+    /// True when no frame is half-read: between replies, and so at the end of a handshake.
     ///
     /// An attribute whose reply has not come counts as half a frame; so does an unfinished line
     /// that `decode` was shown and left with the caller.
@@ -146,8 +145,8 @@ impl Decoder {
         self.open.is_empty() && self.bulk.is_none() && !self.attributed && self.scanned == 0
     }
 
-    /// True when part of a reply has come: taken already, or at the front of `rest`, the bytes
-    /// that `decode` left with the caller. Part of a push is not part of a reply.
+    /// True when part of a reply has arrived: taken already, or at the front of `rest`, the bytes that `decode` left
+    /// with the caller. Part of a push is not part of a reply.
     pub fn is_inside_reply(&self, rest: &[u8]) -> bool {
         match self.open.first() {
             Some(outermost) => !matches!(outermost.kind, AggregateKind::Push),
@@ -176,9 +175,9 @@ impl Decoder {
         self.advance(input).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    /// For a reader that keeps in one piece what was not taken: the replies to GET and SET, in the common case, stay where
-    /// they are and cost no copy. Returns how many bytes the reply takes, which are taken by that; of one that
-    /// has come in part none are. Whatever is not exactly so, faults included, is for [`decode`](Decoder::decode).
+    /// For a reader that keeps the bytes that were not taken in one piece: the replies to GET and SET, in the common
+    /// case, stay in its buffer and cost no copy. Returns how many bytes the reply takes, which are thereby taken; of a
+    /// partial reply none are. Any other input, malformed input included, is for [`decode`](Decoder::decode).
     #[inline]
     pub fn plain_reply(&mut self, input: &[u8]) -> Option<(usize, Plain)> {
         let (taken, plain) = self.find_plain(input)?;
@@ -218,7 +217,7 @@ impl Decoder {
                 match input.get(payload.end..whole) {
                     Some(b"\r\n") => Some((whole, Plain::Bulk(payload))),
                     Some(_) => None,
-                    // A wrong byte is refused as soon as it is seen.
+                    // A wrong byte is refused as soon as it arrives.
                     None if input.get(payload.end).is_some_and(|byte| *byte != b'\r') => None,
                     None => Some((0, Plain::Growing(whole))),
                 }
@@ -350,7 +349,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// Puts a complete value where it belongs.
+    /// Puts a complete value into the aggregate or frame it belongs to.
     fn place(&mut self, value: Reply) -> Option<Frame> {
         match self.open.last_mut() {
             Some(parent) => {
@@ -384,7 +383,7 @@ impl Decoder {
 
     fn finish(&mut self, frame: Frame) -> Frame {
         self.attributed = false;
-        // Pushes cost until there is a reply: a thousand of the largest would be 16 GB.
+        // Pushes count until there is a reply: a thousand of the largest would be 16 GB.
         if matches!(frame, Frame::Reply(_)) {
             self.reply_ended();
         }
@@ -404,7 +403,7 @@ impl Decoder {
 }
 
 impl Bulk {
-    /// Takes what there is of the payload; returns how many bytes that was.
+    /// Takes the part of the payload that has arrived; returns its length.
     fn fill_from(&mut self, input: &[u8]) -> usize {
         let arrived = &input[..input.len().min(self.missing)];
         if let Some(kept) = &mut self.kept {
@@ -421,7 +420,7 @@ impl Bulk {
     }
 }
 
-/// What a value that fits in a line adds to the bytes we keep.
+/// How many bytes a value that fits in a line adds to what is kept.
 fn line_bytes(value: &Reply) -> usize {
     match value {
         Reply::Simple(text) | Reply::BigNumber(text) | Reply::Double(text) => text.len(),

@@ -1,8 +1,8 @@
 //! One pipelined socket to one Redis server.
 //!
-//! Replies carry no name: the n-th reply belongs to the n-th command. So a connection is either in
-//! step, or it is dead. A reply of the wrong type, a reply that was not asked for, garbage, or an I/O
-//! error ends it at once, and everything that waited on it learns how far its command had got.
+//! Replies carry no name: the n-th reply belongs to the n-th command. So a connection is either in step, or it is dead.
+//! A reply of the wrong type, a reply to no command, bytes that are not RESP, or an I/O error ends it at once, and
+//! every command that waits on it learns how much of it was sent.
 //!
 //! ```text
 //! push ─▶ out  ░░░░▓▓▓▓▓▓▓▓   ▓ = not yet taken by the kernel (sent .. queued)
@@ -10,14 +10,14 @@
 //!                             a, b: unknown outcome    c, d: certainly did not run
 //! ```
 //!
-//! A command whose requester gave up keeps its slot: its reply is read and dropped in its turn
-//! (the famous leak of 2023 was a client that did not). What comes before its command has gone out
-//! is not its reply, whatever it looks like. Reading never waits for writing, so a server that will
-//! not read until it has written cannot lock us up with it.
+//! A command whose request was abandoned keeps its slot: its reply is read and dropped in its turn (the famous leak of
+//! 2023 was a client that did not). A reply that arrives before its command has been sent is not its reply, whatever it
+//! looks like. Reading never waits for writing, so a server that does not read until it has written cannot deadlock
+//! with us.
 //!
 //! A command's bytes stay in `out` until its reply has come. So a command that has to be sent again is copied from
-//! there, and no other copy of it is kept meanwhile. Replies are read into one buffer and, if they are
-//! plain, handed on as they lie there.
+//! there, and no other copy of it is kept meanwhile. Replies are read into one buffer and, if they are plain, handed on
+//! as slices of it.
 
 use super::codec::{
     Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, ProtocolError, Received,
@@ -30,16 +30,17 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Replies are read in pieces of this size. Idle memory is part of the promise, so not more.
+/// Replies are read in pieces of this size. Low idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Where one of the buffers has become larger than this, it is given back after a while.
+/// A buffer that has become larger than this is freed after a while.
 const KEPT_BYTES: usize = 64 * 1024;
 
-/// So long after it was emptied: at once would mean to allocate it again for each of many large values.
+/// This long after it was emptied: at once would mean to allocate it again for each of many large values.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// Read in one turn, from one [`flush`](Connection::flush) to the next; what is left, in the next.
+/// The most that is read in one turn, from one [`flush`](Connection::flush) to the next; the rest is read in the next
+/// turn.
 const READ_BYTES_AT_A_TIME: usize = 1024 * 1024;
 
 /// The reply a command may have; anything else but an error means we are out of step.
@@ -63,11 +64,11 @@ pub enum Shape {
     Pair,
     /// AUTH, SELECT: `+OK`.
     Ok,
-    /// A SET that only asks whether it could: `+OK` or null.
+    /// A SET that only tests whether writes are possible: `+OK` or null.
     Probe,
-    /// Whatever it is: the asker will judge.
+    /// Any reply: the caller will judge it.
     Any,
-    /// SUBSCRIBE in RESP3: a push says that it is done, a reply that it is not.
+    /// SUBSCRIBE in RESP3: a push confirms it, a reply is a refusal.
     Pushed,
 }
 
@@ -115,9 +116,9 @@ impl Shape {
 /// A command that waits for its reply.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot {
-    /// Who asked; may be gone by now.
+    /// The request it belongs to, which may have been abandoned by now.
     pub id: u64,
-    /// What it may be answered with.
+    /// The replies it may get.
     pub shape: Shape,
     end: u64,
 }
@@ -135,16 +136,16 @@ pub enum Fault {
     WrongType(Shape),
     /// A reply, or the beginning of one, with nothing sent that it could answer.
     Stray,
-    /// An error with nothing sent that it could answer: what a server says that hangs up on us,
-    /// `-ERR max number of clients reached` for one.
+    /// An error when no command was sent that it could answer: a server sends it before it closes the connection, `-ERR
+    /// max number of clients reached` for one.
     Dismissed(ErrorReply),
     /// Commands waited and none was answered for this long.
     Stalled(Duration),
 }
 
 impl Fault {
-    /// The server, or something in its place, does not speak as it should. Asking it the same
-    /// again would only bring the same again.
+    /// Whether the server, or another process in its place, breaks the protocol. Sending it the same command again
+    /// would only bring the same result.
     pub fn is_nonsense(&self) -> bool {
         matches!(self, Fault::Protocol(_) | Fault::WrongType(_) | Fault::Stray)
     }
@@ -164,19 +165,19 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What a connection says.
+/// What was read from a connection.
 #[derive(Debug)]
 pub enum Heard<'a> {
     /// A reply, in its turn.
     Reply {
-        /// Of this command, as it was [pushed](Connection::push).
+        /// To this command, with its `id` as it was [pushed](Connection::push).
         id: u64,
-        /// What it might have been.
+        /// The shape that was allowed.
         shape: Shape,
-        /// It fits.
+        /// The reply, which has that shape.
         reply: Received<'a>,
     },
-    /// Something that was sent unasked.
+    /// A message that answers no command.
     Push(Vec<Reply>),
 }
 
@@ -186,27 +187,27 @@ pub struct Connection {
     tls: Option<tls::Session>,
     readable: bool,
     writable: bool,
-    /// The peer has closed, or the socket has an error: read on until it shows.
+    /// The peer has closed, or the socket has an error: read on until the end of the stream.
     ended: bool,
     /// The stream of commands from `base` to `queued`.
     out: Vec<u8>,
     base: u64,
-    /// Where in the stream the newest answered command begins and ends.
+    /// Where in the stream the most recently answered command begins and ends.
     answered_from: u64,
     answered_to: u64,
     sent: u64,
     queued: u64,
-    /// Read, and not taken yet: what is between these two.
+    /// Bytes that were read and not taken yet: those between these two.
     input: Vec<u8>,
     taken: usize,
     filled: usize,
-    /// May still be read in this turn.
+    /// How many bytes may still be read in this turn.
     left: usize,
     decoder: Decoder,
     slots: VecDeque<Slot>,
-    /// When large buffers are given back, if they are empty then.
+    /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
-    /// When a reply last came, or the first of the present commands was queued after a silence.
+    /// When a reply last came, or the first of the present commands was queued on an idle connection.
     answered: Instant,
 }
 
@@ -246,22 +247,22 @@ impl Connection {
         self.socket
     }
 
-    /// The world reports its readiness.
+    /// Takes an event for its socket.
     pub fn ready(&mut self, ready: Ready) {
         self.readable |= ready.readable;
         self.writable |= ready.writable;
         self.ended |= ready.ended || ready.broken;
     }
 
-    /// The socket itself is asked next, whatever the world has reported.
+    /// Makes the next read use the socket itself, whatever events were reported.
     pub fn look(&mut self) {
         self.readable = true;
     }
 
-    /// Queues one command. Nothing between its bytes and its slot can fail, so they cannot part.
+    /// Queues one command. Nothing between its bytes and its slot can fail, so they stay together.
     ///
     /// # Errors
-    /// When it cannot be sent; nothing is queued then.
+    /// When it cannot be sent; then nothing is queued.
     pub fn push(
         &mut self,
         now: Instant,
@@ -275,7 +276,7 @@ impl Connection {
         Ok(())
     }
 
-    /// As [`push`](Connection::push), for a command that writes itself.
+    /// As [`push`](Connection::push), for a command that encodes itself.
     pub fn push_with(
         &mut self,
         now: Instant,
@@ -290,19 +291,19 @@ impl Connection {
 
     fn enqueue(&mut self, now: Instant, id: u64, shape: Shape, before: usize) {
         if self.slots.is_empty() {
-            // Looked at before it is written to, whatever the world has reported so far: the server may
-            // have closed it since, and a command written into a closed connection has an unknown
-            // outcome; or it has said what was not asked for, which would be taken for the reply. One call, and only
-            // where nothing is in flight.
+            // The socket is read before it is written to, whatever events were reported: the server may have closed the
+            // connection since, and a command written into a closed connection has an unknown outcome; or it may have
+            // sent bytes that answer no command, which would be taken for the reply. One call, and only where nothing
+            // is in flight.
             self.readable = true;
-            // Silence is counted from here: before, nothing was awaited.
+            // The stall timeout counts from here: before, no reply was awaited.
             self.answered = now;
         }
         self.queued += (self.out.len() - before) as u64;
         self.slots.push_back(Slot { id, shape, end: self.queued });
     }
 
-    /// The next thing that was said; reads as far as that needs, without waiting. `None` when there is no more, or when
+    /// The next reply or push; reads as far as that needs, without waiting. `None` when there is no more, or when
     /// enough was read in this turn.
     ///
     /// Reading comes before writing so that a connection the server has closed is found dead before
@@ -339,7 +340,7 @@ impl Connection {
                 self.check_asked()?;
             }
             self.readable |= self.ended;
-            // A fast server never stops, and others wait.
+            // The replies of a fast server need not end, and other connections wait.
             if !self.readable || self.left == 0 {
                 return Ok(None);
             }
@@ -384,10 +385,10 @@ impl Connection {
         self.slots.front().filter(|slot| slot.end <= self.sent).copied()
     }
 
-    /// A reply has come: the command that it answers.
+    /// Finds the command that a reply answers.
     fn answer(&mut self, now: Instant, fits: impl Fn(Shape) -> bool) -> Result<Slot, Fault> {
         let slot = self.asked().ok_or(Fault::Stray)?;
-        // Taken out only when its reply is good: otherwise it is lost with the rest.
+        // Removed only when its reply is good: otherwise it is lost with the rest.
         if !fits(slot.shape) {
             return Err(Fault::WrongType(slot.shape));
         }
@@ -398,8 +399,8 @@ impl Connection {
         Ok(slot)
     }
 
-    /// Half a reply is as bad as a whole one: its other half would come after our next command.
-    /// Half an error may yet tell why we are dismissed.
+    /// Half a reply to no command is as bad as a whole one: its other half would come after our next command. Half an
+    /// error may yet tell why the server closes the connection.
     fn check_asked(&self) -> Result<(), Fault> {
         let rest = &self.input[self.taken..self.filled];
         let unasked = self.slots.front().is_none_or(|slot| slot.end > self.sent);
@@ -407,9 +408,9 @@ impl Connection {
         if inside { Err(Fault::Stray) } else { Ok(()) }
     }
 
-    /// Makes room in the buffer to read into: for all of a reply that will be `wanted` bytes, if that is known.
+    /// Makes room in the input buffer: for all of a reply of `wanted` bytes, if that is known.
     ///
-    /// A length is no reason to allocate what it says: beyond a first piece memory follows the bytes that came.
+    /// A length is no reason to allocate that much: beyond a first piece memory follows the bytes that arrive.
     fn make_room(&mut self, wanted: usize) {
         if self.taken == self.filled {
             (self.taken, self.filled) = (0, 0);
@@ -423,7 +424,7 @@ impl Connection {
             (self.taken, self.filled) = (0, there);
         }
         if self.input.len() < goal {
-            // If that is not much, for a few more replies like this: what is cut has to be moved.
+            // If that is not much, for a few more replies like this: a reply that is cut off has to be moved.
             let size = goal.max(KEPT_BYTES.min(4 * goal));
             self.input.reserve_exact(size - self.input.len());
             self.input.resize(size, 0);
@@ -442,8 +443,8 @@ impl Connection {
             Ok(n) => {
                 self.filled += n;
                 self.left = self.left.saturating_sub(n);
-                // Edge-triggered: a short read means drained, and saves the call that would
-                // say so. But the edge may have been that of a close as well; it comes only once.
+                // Edge-triggered: a short read means that the socket is drained, and saves the call that would say so.
+                // But the edge may have been that of a close as well; it comes only once.
                 let drained = n < size && self.tls.is_none();
                 self.readable = !drained || self.ended;
             }
@@ -493,8 +494,8 @@ impl Connection {
             self.out.clear();
             self.base = self.queued;
         } else if done > KEPT_BYTES.max(self.out.len() / 2) {
-            // Under steady pressure it is never empty, and would only ever grow. Each byte is
-            // moved once at the most for each byte that was answered.
+            // Under steady load the buffer is never empty, and would only ever grow. Each byte is moved at most once
+            // for each byte that was answered.
             self.out.drain(..done);
             self.base = self.answered_to;
         }
@@ -519,24 +520,24 @@ impl Connection {
         self.trim_at
     }
 
-    /// The command whose reply was heard last, as it was sent; until the next [`hear`](Connection::hear) or
+    /// The command whose reply [`hear`](Connection::hear) gave last, as it was sent; until the next call of that or of
     /// [`flush`](Connection::flush).
     pub fn last_command(&self) -> &[u8] {
         let place = |at: u64| at.saturating_sub(self.base) as usize;
         self.out.get(place(self.answered_from)..place(self.answered_to)).unwrap_or_default()
     }
 
-    /// From here on the server speaks this protocol.
+    /// Sets the protocol that the server speaks from here on.
     pub fn set_protocol(&mut self, protocol: Protocol) {
         self.decoder.set_protocol(protocol);
     }
 
-    /// How many commands wait for their replies, given up ones included.
+    /// How many commands wait for their replies, abandoned ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether there may be more to read, of which no event will tell.
+    /// Whether there may be more to read, for which no event will come.
     pub fn has_more(&self) -> bool {
         self.readable
     }
@@ -546,15 +547,16 @@ impl Connection {
         (self.queued - self.answered_to) as usize
     }
 
-    /// When commands wait: since when none has been answered. Bytes that move are no answer: the
-    /// kernel takes our commands long after the server is gone, and a reply that drips in for
-    /// longer than anybody waits for it is not coming either.
+    /// When commands wait: since when none has been answered. Bytes that move are no answer: the kernel takes our
+    /// commands long after the server is gone, and a reply that trickles in for longer than any request waits for it is
+    /// of no use either.
     pub fn waiting_since(&self) -> Option<Instant> {
         (!self.slots.is_empty()).then_some(self.answered)
     }
 
-    /// The commands that wait for their replies, each with its bytes and with whether the kernel has taken all
-    /// of it. When the connection is dead it is unknown then whether it ran; otherwise it certainly did not.
+    /// The commands that wait for their replies, each with its bytes and with whether the kernel has taken all of it.
+    /// When the connection is dead it is unknown whether a command that was taken whole ran; the others certainly did
+    /// not.
     pub fn commands(&self) -> impl Iterator<Item = (u64, &[u8], bool)> {
         let mut from = self.answered_to;
         self.slots.iter().map(move |slot| {

@@ -1,8 +1,8 @@
-//! Who we are to Redis, and a password that does not get into a log by accident.
+//! The user and password for Redis, with a password that does not get into a log by accident.
 
 use std::fmt;
 
-/// Who we are to Redis.
+/// The user and password for Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Credentials {
     /// `None`: Redis's `default` user.
@@ -11,8 +11,8 @@ pub struct Credentials {
     pub password: Option<Secret>,
 }
 
-/// Prints as `***`, with `{}` and with `{:?}`. It does not wipe its memory: whoever can read that
-/// reads the connection's buffer as well.
+/// Prints as `***`, with `{}` and with `{:?}`. It does not wipe its memory: a process that can read that can read the
+/// connection's buffer as well.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 

@@ -14,7 +14,7 @@
 use super::value::Reply;
 use std::fmt;
 
-/// The most words a command of ours may have. The longest we send, a script call, has about ten.
+/// The most words a command may have. The longest that kioskd sends, a script call, has about ten.
 pub const COMMAND_WORDS_MAX: usize = 64;
 
 /// The most bytes of a command's words together: what Redis accepts for a single one of them
@@ -55,12 +55,12 @@ pub(super) fn payload_bytes(words: &[&[u8]]) -> usize {
     words.iter().fold(0, |sum, word| sum.saturating_add(word.len()))
 }
 
-/// Whether Redis would take a command of so many words with so many bytes together.
+/// Whether Redis accepts a command of this many words with this many bytes together.
 pub(super) fn is_sendable(words: usize, bytes: usize) -> bool {
     (1..=COMMAND_WORDS_MAX).contains(&words) && bytes <= COMMAND_BYTES_MAX
 }
 
-/// What so many words with so many bytes together take on the wire, at the most.
+/// The most bytes that this many words with this many bytes together take on the wire.
 pub(super) fn encoded_bytes(words: usize, bytes: usize) -> usize {
     bytes.saturating_add((words + 1) * BULK_FRAMING_BYTES)
 }
@@ -68,12 +68,12 @@ pub(super) fn encoded_bytes(words: usize, bytes: usize) -> usize {
 /// `$`, up to 9 digits (512 MiB), and two CRLFs.
 const BULK_FRAMING_BYTES: usize = 1 + 9 + 2 + 2;
 
-/// Appends how many words the command has.
+/// Appends the number of words of the command.
 pub(super) fn push_count(out: &mut Vec<u8>, words: usize) {
     push_header(out, b'*', words as u64);
 }
 
-/// Appends words of a command, after their number; `bytes` are theirs together.
+/// Appends the words of a command, after their number; `bytes` is their total length.
 pub(super) fn push_words(out: &mut Vec<u8>, words: &[&[u8]], bytes: usize) {
     out.reserve(encoded_bytes(words.len(), bytes));
     for word in words {
@@ -91,7 +91,7 @@ pub(super) fn push_bulk(out: &mut Vec<u8>, kind: u8, payload: &[u8]) {
 fn push_header(out: &mut Vec<u8>, kind: u8, number: u64) {
     let digit = |n: u64| b'0' + (n % 10) as u8;
     match number {
-        // Nearly all are that short, and pieces of a fixed size are cheap to append.
+        // Nearly all words are that short, and pieces of a fixed size are cheap to append.
         0..10 => out.extend_from_slice(&[kind, digit(number), b'\r', b'\n']),
         10..100 => out.extend_from_slice(&[kind, digit(number / 10), digit(number), b'\r', b'\n']),
         number => {
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn sends_1_to_64_words_of_up_to_512_mib_together() {
-        // The same slice many times over, so that the test needs no half gigabyte.
+        // The same slice several times, so that the test needs no half gigabyte.
         let eighth = vec![0; COMMAND_BYTES_MAX / 8];
         let mut full = vec![&eighth[..]; 8];
         let word: &[u8] = b"w";

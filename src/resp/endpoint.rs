@@ -1,8 +1,8 @@
 //! Where a Redis server listens: `host:port`, or the path of a socket.
 //!
-//! A host is a DNS name or an address. Names are not resolved here; addresses that mean "every
-//! interface" (`0.0.0.0`, `::`) are refused, for they are where one listens, not where one
-//! connects, and would reach whatever runs on this machine.
+//! A host is a DNS name or an address. Names are not resolved here; addresses that mean "every interface" (`0.0.0.0`,
+//! `::`) are refused, for they are addresses to listen on, not to connect to, and would reach whatever runs on this
+//! machine.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,8 +31,8 @@ impl Endpoint {
     /// Reads `host`, `host:port`, `[::1]` or `[::1]:port`.
     ///
     /// # Errors
-    /// What is wrong with it. A host that is shown has only the characters of a host; a port that is
-    /// no port is not shown, because it might be a part of a password.
+    /// What is wrong with it. A host that the message shows has only the characters of a host; an invalid port is not
+    /// shown, because it might be a part of a password.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
         let (host, after) = match text.strip_prefix('[') {
             Some(bracketed) => {
@@ -55,7 +55,7 @@ impl Endpoint {
         let port = match after.strip_prefix(':') {
             None if !after.is_empty() => return Err(BRACKETS.into()),
             None => Some(default_port),
-            // Rust reads over a plus.
+            // Rust's parser accepts a leading plus.
             Some(port) => port.parse().ok().filter(|n| *n != 0 && !port.starts_with('+')),
         };
         let no_port = || format!("the port of `{host}` is not a number from 1 to 65535");

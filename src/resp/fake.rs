@@ -1,4 +1,4 @@
-//! A world for tests: servers that a test plays by hand, and a clock that it turns.
+//! A world for tests: the test acts as the servers, and advances the clock.
 
 use crate::net::{Address, Errand, Found, Ready, Socket, World};
 use std::collections::VecDeque;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 pub(crate) struct Fake {
     pub(crate) now: Instant,
     random: u64,
-    /// Every socket there ever was, in order.
+    /// Every socket ever made, in order.
     pub(crate) sockets: Vec<Peer>,
-    /// To these nothing connects; they refuse, or say nothing.
+    /// Addresses to which nothing connects; they refuse, or never answer.
     pub(crate) refusing: Vec<SocketAddr>,
     pub(crate) silent: Vec<SocketAddr>,
-    /// What comes of looking something up, in turn; `None`: nothing yet.
+    /// The results of look-ups, in turn; `None`: none yet.
     pub(crate) found: VecDeque<Option<Result<Found, &'static str>>>,
-    /// What was looked up, and what has come of it.
+    /// The look-ups so far, and their results.
     pub(crate) errands: Vec<(String, Option<Result<Found, &'static str>>)>,
     ready: Vec<Ready>,
 }
@@ -30,15 +30,15 @@ pub(crate) struct Peer {
     owner: u64,
     up: bool,
     pub(crate) closed: bool,
-    /// It has ended, or been reset.
+    /// The connection has ended, or been reset.
     ended: bool,
     reset: bool,
-    /// What the client will read, and has written.
+    /// Bytes for the client to read, and bytes it has written.
     to_client: VecDeque<u8>,
     pub(crate) from_client: Vec<u8>,
-    /// How much more the client may write; as much as it likes, if not set.
+    /// How many more bytes the client may write; no limit if not set.
     pub(crate) room: Option<usize>,
-    /// How much it gets in one read.
+    /// How many bytes the client gets in one read.
     pub(crate) piece: Option<usize>,
 }
 
@@ -56,40 +56,40 @@ impl Fake {
         }
     }
 
-    /// What became ready.
+    /// Takes the events that are ready.
     pub(crate) fn take_ready(&mut self) -> Vec<Ready> {
         std::mem::take(&mut self.ready)
     }
 
-    /// The socket made last.
+    /// The socket made most recently.
     pub(crate) fn last(&mut self) -> &mut Peer {
         self.sockets.last_mut().expect("a socket")
     }
 
-    /// The server says this on the socket made last.
+    /// The server sends this on the socket made most recently.
     pub(crate) fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.last().to_client.extend(bytes.as_ref());
         self.tell(|ready| ready.readable = true);
     }
 
-    /// The server hangs up on the socket made last; with a reset, what it has said before is lost.
+    /// The server closes the socket made most recently; with a reset, bytes it has sent before are lost.
     pub(crate) fn hang_up(&mut self, reset: bool) {
         (self.last().ended, self.last().reset) = (true, reset);
         self.tell(|ready| (ready.readable, ready.ended, ready.broken) = (true, true, reset));
     }
 
-    /// The client may write so much more.
+    /// Lets the client write this many more bytes.
     pub(crate) fn give_room(&mut self, room: Option<usize>) {
         self.last().room = room;
         self.tell(|ready| ready.writable = true);
     }
 
-    /// What the client has written since.
+    /// What the client has written since the last call.
     pub(crate) fn heard(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.last().from_client)).into_owned()
     }
 
-    /// An errand comes to its end.
+    /// Ends an errand with this result.
     pub(crate) fn find(&mut self, errand: usize, found: Result<Found, &'static str>) {
         self.errands[errand].1 = Some(found);
     }
@@ -169,7 +169,7 @@ impl World for Fake {
         for (byte, from) in into.iter_mut().zip(peer.to_client.drain(..n)) {
             *byte = from;
         }
-        // A short read means drained, so what is left is reported anew.
+        // A short read means that the socket is drained, so the rest is reported again.
         let more = !peer.to_client.is_empty() && n < into.len();
         if more {
             self.tell(|ready| ready.readable = true);

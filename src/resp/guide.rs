@@ -1,14 +1,13 @@
-//! Who to ask: one server, the master that sentinels name, or the node that has the slot.
+//! Which server gets a request: the one server, the master that sentinels name, or the node that has the slot.
 //!
 //! ```text
 //! Single     one node, always
-//! Sentinel   one node at a time; the sentinels are asked in rounds which one
+//! Sentinel   one node at a time; the sentinels are asked in rounds which one it is
 //! Cluster    a map from slots to nodes; any node is asked for a new one
 //! ```
 //!
-//! A guide keeps what is known and says when it wants to know more; the client sends its questions
-//! (as requests of its own, [`Origin`]) and hands in the answers. It names nodes by their keys in
-//! the client's table and does no I/O.
+//! A guide keeps what is known and says what else it needs to know; the client sends its requests (marked by their
+//! [`Origin`]) and hands in the answers. It identifies nodes by their keys in the client's table and does no I/O.
 
 use super::cluster::Row;
 use super::endpoint::Endpoint;
@@ -17,10 +16,10 @@ use super::slot::SLOTS;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// Who asks.
+/// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin<P> {
-    /// A requester, for its own purpose.
+    /// A requester, for this purpose.
     Requester(P),
     /// The guide: CLUSTER SLOTS.
     Map,
@@ -45,47 +44,47 @@ pub enum Guide {
 
 /// How long a round of questions to the sentinels may take.
 pub const ROUND: Duration = Duration::from_millis(300);
-/// As long as nobody is followed, their links are only being made: of workers that choose by what
-/// some of the sentinels say, each might choose another master.
+/// As long as no master is followed: the links to the sentinels are still being made, and workers that decide by the
+/// answers of only some sentinels might choose different masters.
 const ROUND_AT_FIRST: Duration = Duration::from_millis(600);
-/// Between rounds while all is well. `+switch-master` and any trouble begin one at once.
+/// Between rounds while a master is followed. `+switch-master` and any trouble begin one at once.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
 /// Between questions for the other sentinels of the group.
 const OTHERS_EVERY: Duration = Duration::from_secs(10);
 /// Between rounds while there is no master.
 const ROUND_SOON: Duration = Duration::from_millis(100);
-/// Sentinels that agree for so long on an older epoch than ours were set up anew.
+/// Sentinels that agree for this long on an older epoch than ours were set up anew.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// The watch over a master behind sentinels.
 #[derive(Debug)]
 pub struct Watch {
-    /// What the sentinels call it.
+    /// The master's name at the sentinels.
     pub name: String,
     /// The keys of the sentinels.
     pub sentinels: Vec<u64>,
-    /// Where the others are, as one of them has told. When all that we ask have gone, they know.
+    /// The other sentinels, as one of them has reported. When all that we ask have gone, these are asked.
     pub others: Vec<Endpoint>,
     next_others: Instant,
     /// The key of the present master.
     pub master: Option<u64>,
-    /// Where that is.
+    /// Its endpoint.
     followed: Option<Endpoint>,
-    /// The highest epoch that was heard.
+    /// The highest epoch seen.
     epoch: u64,
-    /// Where the master was before the last switch. Whoever still names it is late.
+    /// Where the master was before the last switch. A sentinel that still names it is out of date.
     replaced: Option<Endpoint>,
-    /// The master has refused what only a replica refuses.
+    /// The master has refused a command as only a replica does.
     refused: bool,
-    /// What each sentinel has said last. It holds until that says otherwise or is away.
+    /// The last statement of each sentinel. It holds until the sentinel's next one, or until the sentinel is away.
     said: Vec<(u64, Master)>,
-    /// In so many rounds, one after the other, they have named different masters under one epoch.
+    /// For this many rounds in a row they have named different masters under one epoch.
     split: u32,
     /// Since when most of the sentinels have been naming a live master of an older epoch.
     older_since: Option<Instant>,
     round: Option<Round>,
     next_round: Instant,
-    /// The news came while a round was under way: its answers may be older.
+    /// A switch was reported while a round was under way: the round's answers may be older.
     hurried: bool,
 }
 
@@ -96,23 +95,23 @@ struct Round {
     open: Vec<u64>,
 }
 
-/// What a watch wants done.
+/// The next action for a watch.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Wish {
     /// Ask this sentinel.
     Ask(u64),
-    /// The master is here now, if it is not already.
+    /// The master is at this endpoint now; follow it.
     Follow(Endpoint),
 }
 
-/// How the link to the present master is.
+/// The state of the link to the present master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Commands can be sent.
     Up,
-    /// None, but there may soon be one; or there is no master yet.
+    /// Not up, but it may be soon; or there is no master yet.
     Shaky,
-    /// None, and waiting has not helped.
+    /// Not up, and waiting has not helped.
     Away,
 }
 
@@ -138,8 +137,8 @@ impl Watch {
         }
     }
 
-    /// The next thing to do, if there is one now. `state` tells of a sentinel: `Some(true)` it can
-    /// be asked, `Some(false)` it is away, `None` it may soon be there.
+    /// The next action, if there is one now. `state` gives the state of a sentinel: `Some(true)` it can be asked,
+    /// `Some(false)` it is away, `None` it may soon be reachable.
     pub fn step(
         &mut self,
         now: Instant,
@@ -178,14 +177,14 @@ impl Watch {
         let master = self.weigh(now, standing, refused)?;
         if self.followed.as_ref() != Some(&master.endpoint) {
             let old = self.followed.replace(master.endpoint.clone());
-            // Gone back on purpose, or never there: then nothing was replaced.
+            // Gone back on purpose, or the old one never existed: then nothing was replaced.
             self.replaced = old.filter(|_| master.epoch > self.epoch);
         }
         self.heard_of(master.epoch);
         Some(Wish::Follow(master.endpoint))
     }
 
-    /// Whether to ask for the other sentinels as well now.
+    /// Whether it is time to ask for the other sentinels as well.
     pub fn is_others_due(&mut self, now: Instant) -> bool {
         let due = now >= self.next_others;
         if due {
@@ -194,13 +193,13 @@ impl Watch {
         due
     }
 
-    /// Whom to follow after all that was said; `None` when that is no news.
+    /// The master to follow after all statements; `None` when that is no change.
     ///
-    /// A master is left for a higher epoch, or when it is away and another one is named: not for a
-    /// word against a word, nor because the one sentinel that names it has gone.
+    /// A master is left for a higher epoch, or when it is away and another one is named: not because one sentinel
+    /// contradicts another, nor because the one sentinel that names it has gone.
     fn weigh(&mut self, now: Instant, standing: Standing, refused: bool) -> Option<Master> {
         let said = |s| self.said.iter().find(|(of, _)| of == s);
-        // In the order of the list, so that all workers decide alike.
+        // In the order of the list, so that all workers decide the same.
         let said = self.sentinels.iter().filter_map(said);
         let said: Vec<Master> = said.filter(|(_, m)| !m.in_doubt).map(|(_, m)| m.clone()).collect();
         let is_late = |m: &Master| {
@@ -229,11 +228,11 @@ impl Watch {
         chosen
     }
 
-    /// Whether statements older than the one we follow count. One sentinel that says so was cut
-    /// off. Most of them, for a while, have lost their files: their epochs begin at 0 again, and to
-    /// wait for ours would be to follow nobody for ever. Nor is there anything to wait for when our
-    /// master says itself that it is none, and all of them agree on another; or when it is away, and
-    /// they do not even name an older epoch: then the switch we were told of was an old one.
+    /// Whether statements older than the one we follow count. A single sentinel with an older epoch was cut off. If
+    /// most of them have one, for a while, they have lost their files: their epochs begin at 0 again, and waiting for
+    /// ours would mean to follow no master for ever. Nor is there a reason to wait when our master itself answers as a
+    /// replica, and all sentinels agree on another; or when it is away, and they do not even name an older epoch: then
+    /// the switch that was reported to us was an old one.
     fn have_forgotten(
         &mut self,
         now: Instant,
@@ -257,14 +256,14 @@ impl Watch {
         (agreed || was_old || long).then_some(most)
     }
 
-    /// Says so, once, when the sentinels do not watch the same server. (Not at once: while a
-    /// failover spreads, an address may be a moment ahead of its epoch.)
+    /// Logs, once, that the sentinels do not watch the same server. (Not at once: while a failover spreads, an address
+    /// may be a moment ahead of its epoch.)
     fn note_split(&mut self, epoch: u64, newest: &[&Master]) {
         let mut places: Vec<String> = newest.iter().map(|m| m.endpoint.to_string()).collect();
         places.sort_unstable();
         places.dedup();
         if places.len() < 2 {
-            // Said already, it is not said again: they come and go.
+            // Once logged, it is not logged again: such disagreements come and go.
             self.split = if self.split < 2 { 0 } else { self.split };
             return;
         }
@@ -287,8 +286,8 @@ impl Watch {
         self.older_since = None;
     }
 
-    /// A sentinel has pushed that the master has moved. Whether that is news: then the new one is
-    /// followed from now on, though its epoch will be known only after a round.
+    /// A sentinel has pushed that the master has moved. True if that is news: then the new one is followed from now on,
+    /// though its epoch will be known only after a round.
     pub fn switched(&mut self, now: Instant, old: &Endpoint, new: &Endpoint) -> bool {
         self.hurry(now);
         let news = self.followed.as_ref() == Some(old) && old != new;
@@ -298,13 +297,13 @@ impl Watch {
         news
     }
 
-    /// The master has refused what only a replica refuses.
+    /// The master has refused a command as only a replica does.
     pub fn refused(&mut self, now: Instant) {
         self.refused = true;
         self.hurry_soon(now);
     }
 
-    /// A sentinel has answered to SENTINEL MASTER; `None` when it knows of no master.
+    /// A sentinel has answered SENTINEL MASTER; `None` when it does not know this master.
     pub fn heard(&mut self, sentinel: u64, master: Option<Master>) {
         self.said.retain(|(s, _)| *s != sentinel);
         if master.as_ref().is_none_or(|m| !m.in_doubt) {
@@ -313,8 +312,8 @@ impl Watch {
         self.said.extend(master.map(|m| (sentinel, m)));
     }
 
-    /// A sentinel has answered where the master is. That settles what it has said before; where it
-    /// may say no more than this, it is taken to be of the present epoch.
+    /// A sentinel has answered where the master is. That replaces its earlier statement; the answer of a sentinel that
+    /// allows no other question is taken to be of the present epoch.
     pub fn located(&mut self, sentinel: u64, endpoint: Option<Endpoint>) {
         self.silent(sentinel);
         let Some(endpoint) = endpoint else {
@@ -323,7 +322,7 @@ impl Watch {
         let before = self.said.iter().find(|(s, _)| *s == sentinel);
         let master = Master {
             epoch: before.map_or(self.epoch, |(_, m)| m.epoch),
-            // It is the old one that is.
+            // The old address is the one that is down.
             down: before.is_some_and(|(_, m)| m.down && m.endpoint == endpoint),
             in_doubt: false,
             endpoint,
@@ -331,14 +330,14 @@ impl Watch {
         self.heard(sentinel, Some(master));
     }
 
-    /// No more is to be expected from a sentinel in this round. What it has said before still holds.
+    /// A sentinel will not answer any more in this round. Its last statement still holds.
     pub fn silent(&mut self, sentinel: u64) {
         if let Some(round) = &mut self.round {
             round.open.retain(|s| *s != sentinel);
         }
     }
 
-    /// There is reason to ask again now.
+    /// Begins a round now, because there is reason to ask again.
     pub fn hurry(&mut self, now: Instant) {
         self.next_round = self.next_round.min(now);
         self.hurried |= self.round.is_some();
@@ -349,18 +348,18 @@ impl Watch {
         self.next_round = self.next_round.min(now + ROUND_SOON);
     }
 
-    /// When `step` has something to do even if nothing happens.
+    /// When `step` has something to do even if no answer comes.
     pub fn next_deadline(&self) -> Instant {
         self.round.as_ref().map_or(self.next_round, |round| round.until)
     }
 }
 
-/// A map is fetched anew this often even if nothing asks for it.
+/// A map is fetched again this often even if nothing requires it.
 const MAP_EVERY: Duration = Duration::from_secs(60);
-/// And never sooner than this after the last time, whatever happens.
+/// And never sooner than this after the last fetch.
 const MAP_GAP: Duration = Duration::from_millis(200);
 
-/// Replicas that are looked at in one map; with many rows, most are named many times.
+/// Replicas that are considered in one map; with many rows, most are named many times.
 const REPLICAS_MAX: usize = 65_536;
 
 /// No node.
@@ -369,22 +368,22 @@ const NONE: u16 = u16::MAX;
 /// Which node has which slot.
 #[derive(Debug)]
 pub struct Map {
-    /// The nodes of the URL. They stay for ever: names can come to mean other addresses when all
-    /// that we know are gone.
+    /// The nodes of the URL. They are kept for ever: names may resolve to other addresses when all known nodes are
+    /// gone.
     pub seeds: Vec<Endpoint>,
-    /// Who may take the place of a member. They have no slots, but when all members are gone they
-    /// know who has come after them.
+    /// Nodes that may take the place of a member. They have no slots, but when all members are gone they know the new
+    /// ones.
     replicas: HashSet<Endpoint>,
     members: Vec<u64>,
     owners: Box<[u16]>,
-    /// Whose turn it is to be asked for the map.
+    /// Which node is asked for the map next.
     turn: usize,
     next_fetch: Instant,
     not_before: Instant,
     fetching: bool,
-    /// Doubts came while a fetch was under way: its answer may be older than they are.
+    /// The map was doubted while a fetch was under way: the answer may be older than the doubt.
     doubted: bool,
-    /// A fetch is due and nobody can be asked.
+    /// A fetch is due and no node can be asked.
     stuck: bool,
 }
 
@@ -417,8 +416,7 @@ impl Map {
         &self.members
     }
 
-    /// Every member that has a slot now, with the lowest of them, in that order; `None` while some
-    /// slot has nobody.
+    /// Every member that has a slot now, with the lowest of them, in that order; `None` while some slot has no member.
     pub fn owners(&self) -> Option<Vec<(u16, u64)>> {
         let mut owners: Vec<(u16, u64)> = Vec::new();
         let mut seen = vec![false; self.members.len()];
@@ -431,12 +429,12 @@ impl Map {
         Some(owners)
     }
 
-    /// Whom to ask where the slots are when no node can be asked: every node that was named to us.
+    /// Where to ask for the slots when no known node can be asked: every node that was ever named.
     pub fn sources(&self) -> Vec<Endpoint> {
         self.seeds.iter().chain(&self.replicas).cloned().collect()
     }
 
-    /// A new map. `key` gives the key of a node's endpoint.
+    /// Installs a new map. `key` gives the key of a node's endpoint.
     pub fn replace(&mut self, rows: &[Row], mut key: impl FnMut(&Endpoint) -> u64) {
         self.members.clear();
         self.owners.fill(NONE);
@@ -452,7 +450,7 @@ impl Map {
         }
     }
 
-    /// One slot has moved.
+    /// Records that one slot has moved.
     pub fn moved(&mut self, slot: u16, node: u64) {
         let place = self.place(node);
         if let Some(owner) = self.owners.get_mut(usize::from(slot)) {
@@ -473,8 +471,8 @@ impl Map {
         !self.fetching && now >= self.next_fetch
     }
 
-    /// Whose turn it is to be asked for the map, of those that can be: all take turns, for one may
-    /// be wrong, or silent. `None`: nobody, and the fetch stays due until somebody can.
+    /// Which of the nodes that can be asked is asked for the map: all take turns, for one may be wrong, or silent.
+    /// `None`: none can, and the fetch stays due until one can.
     pub fn fetch(&mut self, askable: &[u64]) -> Option<u64> {
         self.stuck = askable.is_empty();
         self.fetching = !self.stuck;
@@ -494,14 +492,14 @@ impl Map {
         self.doubted = false;
     }
 
-    /// There is reason to doubt the map.
+    /// Notes that there is reason to doubt the map.
     pub fn doubt(&mut self, now: Instant, jitter: f64) {
         self.doubted |= self.fetching;
         let soon = now + MAP_GAP.mul_f64(jitter);
         self.next_fetch = self.next_fetch.min(soon.max(self.not_before));
     }
 
-    /// When to fetch next; `None` while that is under way, or waits for somebody to ask.
+    /// When to fetch next; `None` while a fetch is under way, or waits for a node to ask.
     pub fn next_deadline(&self) -> Option<Instant> {
         (!self.fetching && !self.stuck).then_some(self.next_fetch)
     }
@@ -551,13 +549,13 @@ mod tests {
         assert_eq!(watch.step(later, Up, up), None);
     }
 
-    /// Their pods were started anew, with empty disks.
+    /// Their pods were restarted, with empty disks.
     #[test]
     fn most_sentinels_for_a_while_lead_back() {
         let now = Instant::now();
         let mut watch = Watch::new("m".to_owned(), vec![1, 2, 3], now);
         let up = |_| Some(true);
-        // A round in which these answer.
+        // A round in which these sentinels answer.
         let mut round = |after: Duration, said: [Option<Master>; 3]| {
             let asked = (0..3).all(|_| watch.step(now + after, Up, up).is_some());
             assert!(asked);
@@ -579,7 +577,7 @@ mod tests {
         assert_eq!(round(40 * second, [down(), down(), down()]), None);
     }
 
-    /// Three sentinels, and rounds in which they say so and each is asked.
+    /// Three sentinels, and rounds with a given answer or none from each.
     struct Group {
         watch: Watch,
         now: Instant,
@@ -592,7 +590,8 @@ mod tests {
             Group { watch, now }
         }
 
-        /// The next round, in which those without an answer are away. Who is followed after it.
+        /// Runs the next round, in which sentinels without an answer are away. Gives the master that is followed after
+        /// it.
         fn round(&mut self, standing: Standing, said: [Option<Master>; 3]) -> String {
             self.now += ROUND_EVERY;
             let away: Vec<bool> = said.iter().map(Option::is_none).collect();
@@ -624,7 +623,7 @@ mod tests {
         say(host, epoch).map(|m| Master { down: true, ..m })
     }
 
-    /// The one that leads the failover names the old address under the new epoch, while the others are told.
+    /// The sentinel that leads the failover names the old address under the new epoch, before the others know of it.
     #[test]
     fn a_replaced_address_is_not_gone_back_to_without_a_higher_epoch() {
         for leader in 0..3 {
@@ -636,11 +635,11 @@ mod tests {
             };
             assert_eq!(group.round(Up, said(say("a", 1), say("a", 1))), "a");
             assert_eq!(group.switched("a", "b"), "b");
-            // Nobody else has heard of it, or can tell.
+            // No other sentinel knows of it yet, or can answer.
             assert_eq!(group.round(Shaky, said(say("a", 1), say("a", 1))), "b");
             assert_eq!(group.round(Up, said(say("a", 1), None)), "b");
             assert_eq!(group.round(Up, said(say("a", 2), say("b", 2))), "b");
-            // The others have gone.
+            // The other sentinels have gone.
             assert_eq!(group.round(Up, said(say("a", 1), None)), "b");
             assert_eq!(group.round(Away, said(say("a", 2), None)), "b");
             assert_eq!(group.round(Up, said(say("b", 2), say("b", 2))), "b");
@@ -668,7 +667,7 @@ mod tests {
         watch.heard(1, in_doubt);
         watch.silent(1);
         assert_eq!(watch.step(later, Up, up), None, "it did not tell");
-        // One that may say no more than this.
+        // A sentinel that allows GET-MASTER-ADDR-BY-NAME only.
         let mut watch = Watch::new("m".to_owned(), vec![1], now);
         assert_eq!(watch.step(now, Shaky, up), Some(Wish::Ask(1)));
         watch.located(1, Some(at("new")));
@@ -689,7 +688,7 @@ mod tests {
         assert_eq!(group.round(Up, [None, b.clone(), c.clone()]), "a");
         assert_eq!(group.round(Up, [None, b.clone(), None]), "a");
         assert_eq!(group.round(Shaky, [down("a", 0), b.clone(), c.clone()]), "a");
-        // It is when it is away, once, and not gone back to.
+        // It is left when it is away, once, and not gone back to.
         assert_eq!(group.round(Away, [down("a", 0), b.clone(), c.clone()]), "b");
         assert_eq!(group.round(Up, all.clone()), "b");
         // Or when most agree on another.
@@ -707,7 +706,7 @@ mod tests {
         }
     }
 
-    /// Nobody else is there, so there is nothing to leave it for.
+    /// No other master is named, so there is nothing to leave it for.
     #[test]
     fn a_dead_master_is_followed_until_there_is_another() {
         let mut group = Group::new();
@@ -717,7 +716,7 @@ mod tests {
         assert_eq!(group.round(Away, [down("a", 4), say("b", 5), down("a", 4)]), "b");
     }
 
-    /// A sentinel that was stopped through two failovers tells of both when it wakes up.
+    /// A sentinel that was stopped through two failovers reports both when it resumes.
     #[test]
     fn an_old_switch_is_taken_back() {
         let mut group = Group::new();

@@ -5,25 +5,24 @@
 //! ^^       the line: type `$`, text `5`
 //! ```
 //!
-//! The grammar is narrower than most clients': what no Redis server sends is refused, because a
-//! stream that contains it is more likely out of step than creative. Numbers have no `+`, no
-//! space and no leading zero; a bare CR or LF inside a line ends the connection; streamed
-//! lengths (`$?`), which no released server sends, are refused.
+//! The grammar is narrower than most clients': bytes that no Redis server sends are refused, because a stream that
+//! contains them is more likely out of step than creative. Numbers have no `+`, no space and no leading zero; a bare CR
+//! or LF inside a line ends the connection; streamed lengths (`$?`), which no released server sends, are refused.
 //!
-//! Types: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. What the values mean
-//! for a reply, and all limits on the reply as a whole, are `codec`'s.
+//! Types: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. What the values mean for a reply, and all
+//! limits on the reply as a whole, are in `codec`.
 
 use super::protocol_error::{ProtocolError, excerpt};
 use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Reply};
 
-/// What one line says.
+/// The content of one line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Header {
     /// The line is the whole value.
     Value(Reply),
-    /// So many bytes and a CRLF follow.
+    /// A payload of this many bytes and a CRLF follow.
     Bulk(BulkKind, u64),
-    /// So many elements follow; for maps and attributes, so many pairs.
+    /// This many elements follow; for maps and attributes, this many pairs.
     Aggregate(AggregateKind, u64),
 }
 
@@ -65,11 +64,11 @@ pub(super) fn text_bytes_max(kind: u8, status_bytes_max: usize) -> Option<usize>
     }
 }
 
-/// Finds the end of the line that starts `input` with type byte `kind`: the length of its text,
-/// or `None` while CRLF has not come.
+/// Finds the end of the line that starts `input` with type byte `kind`: the length of its text, or `None` while CRLF
+/// has not arrived.
 ///
-/// `scanned` is how much of the line an earlier call has looked at, type byte included, and is
-/// moved on: a line that comes a byte at a time is still scanned once.
+/// `scanned` is how much of the line an earlier call has searched, type byte included, and is updated: a line that
+/// arrives a byte at a time is still scanned once.
 pub(super) fn find_line_end(
     input: &[u8],
     scanned: &mut usize,
@@ -101,7 +100,7 @@ pub(super) fn find_line_end(
     }
 }
 
-/// Understands a whole line.
+/// Parses a whole line.
 pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError> {
     let bad = || ProtocolError::BadLine { kind, text: excerpt(text) };
     let length = || parse_integer(text).and_then(|n| u64::try_from(n).ok()).ok_or_else(bad);
@@ -138,7 +137,7 @@ pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError>
     }
 }
 
-/// Whether the CRLF after a bulk has come. A wrong byte is refused as soon as it is seen.
+/// Whether the CRLF after a bulk has arrived. A wrong byte is refused as soon as it arrives.
 pub(super) fn is_bulk_ended(after: &[u8]) -> Result<bool, ProtocolError> {
     match after {
         [] | [b'\r'] => Ok(false),
@@ -184,7 +183,7 @@ fn is_decimal(text: &[u8]) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-/// What follows one digit or more.
+/// The rest of the text after one digit or more.
 fn skip_digits(text: &[u8]) -> Option<&[u8]> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     (digits > 0).then(|| &text[digits..])

@@ -1,25 +1,25 @@
-//! How much a peer may send us for one reply, and in which dialect.
+//! How much a peer may send in one reply, and in which protocol version.
 //!
-//! Each number is what the largest legitimate reply needs and some room, not what memory would
-//! bear: a reply beyond it is a mistake or an attack, and both end with the connection.
+//! Each number is what the largest legitimate reply needs plus a margin, not what memory would bear: a reply beyond it
+//! is a mistake or an attack, and both end the connection.
 
-/// What one reply may cost us, with the pushes and attributes before it. At a limit a reply is read, one more is fatal, except for
-/// `value_bytes_max`.
+/// What one reply may cost, with the pushes and attributes before it. A reply at a limit is read, and one more is
+/// fatal, except for `value_bytes_max`.
 ///
 /// A reply's elements themselves (about 60 bytes each) are bounded by their number only:
 /// `elements_total_max` of them are about 30 MB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The longest payload that is kept. A longer one is read, thrown away and reported as
-    /// [`Reply::TooLarge`](super::codec::Reply::TooLarge): the connection stays in step, and other callers do not notice.
-    /// Default: 1 MiB and 64 KiB, the largest document and room for what a store adds to it.
+    /// The longest payload that is kept. A longer one is read, dropped and reported as
+    /// [`Reply::TooLarge`](super::codec::Reply::TooLarge): the connection stays in step, and other requests are not
+    /// affected. Default: 1 MiB and 64 KiB, the largest document and room for what a store adds to it.
     pub value_bytes_max: usize,
-    /// The longest payload that is read at all, and the most bytes thrown away in one reply.
-    /// Default: 512 MiB, the longest that Redis stores (`proto-max-bulk-len`), so that somebody
-    /// else's value never ends a connection with our writes on it.
+    /// The longest payload that is read at all, and the most bytes dropped in one reply. Default: 512 MiB, the longest
+    /// that Redis stores (`proto-max-bulk-len`), so that another application's value never ends a connection with our
+    /// writes on it.
     pub bulk_bytes_max: usize,
-    /// Aggregates inside each other, attributes included. Default: 8; the deepest reply we ask
-    /// for, `CLUSTER SLOTS`, has 4.
+    /// Aggregates inside each other, attributes included. Default: 8; the deepest reply that kioskd asks for, `CLUSTER
+    /// SLOTS`, has 4.
     pub depth_max: usize,
     /// Elements of one aggregate; a pair counts as two. Default: 100,000, which holds the slot
     /// map of a cluster where every slot is a range of its own.
@@ -52,9 +52,9 @@ impl Default for Limits {
 
 /// Which protocol the connection speaks.
 ///
-/// It decides one thing: in RESP2 a push frame is an error. The other types of RESP3 are read in
-/// either, because they cannot be mistaken for something else, because the reply to `HELLO 3` is
-/// already in RESP3, and because whoever waits for the reply knows which types may come.
+/// It decides one thing: in RESP2 a push frame is an error. The other types of RESP3 are read in either, because they
+/// cannot be mistaken for something else, because the reply to `HELLO 3` is already in RESP3, and because the code that
+/// waits for the reply knows which types may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// Redis before 6, and every connection before `HELLO 3`.

@@ -1,4 +1,4 @@
-//! The line to one server, kept up: resolve, connect, sign on, serve, and again.
+//! The connection to one server, kept up: resolve, connect, sign on, serve, and again.
 //!
 //! ```text
 //!            ┌────────────── any fault, after a wait with jitter ──────────────┐
@@ -8,9 +8,9 @@
 //!
 //! There is never more than one attempt under way, and every step has a deadline.
 //!
-//! A name that cannot be resolved is no reason to lose a server that is there: when that fails, or is not done within the
-//! connect timeout, the address that was connected last is tried (RFC 8767). At most one errand for a name is
-//! under way, however often the link tries meanwhile, so a dead name server costs one waiting thread for each link.
+//! A failed look-up is no reason to lose a server that is running: when a name cannot be resolved, or not within the
+//! connect timeout, the address that was connected last is tried (RFC 8767). At most one errand for a name is under
+//! way, however often the link tries meanwhile, so a dead name server costs one waiting thread for each link.
 //!
 //! After [`PATIENCE`] without a connection the server is *known to be away*: the client then fails
 //! requests at once instead of letting each of them wait out its deadline, and the next attempt
@@ -33,12 +33,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How long requests wait for a lost server to come back before they are turned away at once. A
-/// restart or a dropped connection is over sooner; an outage is not.
+/// How long requests wait for a lost server to come back before they are failed at once. A restart or a dropped
+/// connection is over sooner; an outage is not.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Waits between attempts: up to 50 ms at first, up to one second in an outage, so that the
-/// service has found its way back before the next readiness probe asks.
+/// Waits between attempts: up to 50 ms at first, up to one second in an outage, so that the service has reconnected
+/// before the next readiness probe.
 const RETRY_FLOOR: Duration = Duration::from_millis(10);
 const RETRY_BASE: Duration = Duration::from_millis(50);
 const RETRY_CAP: Duration = Duration::from_secs(1);
@@ -46,18 +46,18 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 /// No wait is longer than this while requests still wait for the server to come back.
 const RETRY_SOON: Duration = Duration::from_millis(100);
 
-/// For so many attempts since the last healthy connection.
+/// For this many attempts since the last healthy connection.
 const SOON_TRIES: u32 = 12;
 
-/// After a refusal: a wrong password stays wrong, some servers lock out those who hammer, and one
-/// that is full gets no emptier by being asked.
+/// After a refusal: a wrong password stays wrong, some servers lock out clients that retry fast, and retries do not
+/// help a server that is full.
 const REFUSED_WAIT: Duration = Duration::from_secs(2);
 
-/// A connection that has lived this long starts the series of waits anew when it is lost, and may
-/// be renewed; a younger one would be thrown away as fast as it is made.
+/// A connection that has lived this long restarts the series of waits when it is lost, and may be renewed; a younger
+/// one would be replaced as fast as it is made.
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 
-/// All of signing on, however many commands it takes.
+/// The whole of signing on, however many commands it takes.
 const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The `id` of commands that belong to no request (keys of a `Slab` count up from zero).
@@ -66,26 +66,26 @@ pub const NOBODY: u64 = u64::MAX;
 const NOT_RESOLVED: &str = "the name is not resolved yet";
 const NO_ADDRESS: &str = "the name has no address";
 
-/// As a default; see [`Options::queue_bytes_max`].
+/// The default; see [`Options::queue_bytes_max`].
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How one server is reached and what may pass.
+/// How one server is reached, and the limits for its commands and replies.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// For one address; a name with several has them tried in turn.
     pub connect_timeout: Duration,
     /// A connection on which commands wait and none is answered for this long is replaced.
     pub stall_timeout: Duration,
-    /// Who we are and what the server has to be.
+    /// User, password, and what kind of server is required.
     pub sign_on: sign_on::Options,
     /// Where the password is; read again for every connection, so that it can be changed.
     pub password_file: Option<PathBuf>,
     /// For `rediss://`.
     pub tls: Option<tls::Config>,
-    /// What a reply may be.
+    /// Limits of a reply.
     pub limits: Limits,
-    /// Bytes of commands that may be under way or waiting in one client; one more is refused. On a
-    /// connection the bytes that wait for the kernel count as well, whoever still waits for them.
+    /// Bytes of commands that may be under way or waiting in one client; one more is refused. On a connection the bytes
+    /// that the kernel has not taken count as well, those of abandoned requests included.
     pub queue_bytes_max: usize,
 }
 
@@ -106,9 +106,9 @@ impl Default for Options {
 
 /// A connection that has ended, with the commands that were lost with it.
 pub struct Wreck {
-    /// It holds the [commands](Connection::commands).
+    /// The connection, which holds the [commands](Connection::commands).
     pub connection: Connection,
-    /// They may be sent again even though they have been, as far as the connection is concerned.
+    /// As far as the connection is concerned, the commands may be sent again even though they have been sent.
     pub again: bool,
     /// What happened to the connection.
     pub why: Away,
@@ -118,31 +118,31 @@ pub struct Wreck {
 pub struct Link {
     endpoint: Endpoint,
     options: Options,
-    /// The owner of its sockets, to the world.
+    /// The owner of the link's sockets, for the world.
     owner: u64,
     state: State,
-    /// While connecting, signing on and up.
+    /// Present while connecting, signing on and up.
     connection: Option<Connection>,
     backoff: Backoff,
     away_since: Option<Instant>,
     away: Option<Away>,
-    /// An attempt has failed since there was a connection.
+    /// An attempt has failed since the last connection.
     tried: bool,
     /// Take no more commands, and connect anew when the present ones are answered.
     renew: bool,
-    /// An errand for the addresses of the name, and since when. It cannot be stopped, and no second one is started
+    /// The errand for the addresses of the name, and when it began. It cannot be stopped, and no second one is started
     /// beside it.
     resolving: Option<(Errand, Instant)>,
-    /// One for the password, likewise.
+    /// The errand for the password, likewise.
     reading: Option<Errand>,
-    /// What that has brought, for the present attempt.
+    /// The password that was read, for the present attempt.
     password: Option<Secret>,
-    /// The address that is tried, and the one that was connected last.
+    /// The address that is being tried, and the one that was connected last.
     address: Option<Address>,
     last_good: Option<SocketAddr>,
-    /// Why that one is tried though the name is not resolved.
+    /// Why that address is tried although the name is not resolved.
     unresolved: Option<String>,
-    /// That was said, and no name was resolved since.
+    /// This was logged, and no name was resolved since.
     fell_back: bool,
 }
 
@@ -151,7 +151,7 @@ enum State {
         until: Instant,
     },
     Resolving {
-        /// Once they are known.
+        /// The addresses, once they are known.
         addresses: Option<VecDeque<Address>>,
         until: Instant,
     },
@@ -165,13 +165,14 @@ enum State {
     },
     Up {
         since: Instant,
-        /// It is dead.
+        /// The connection is dead, for this reason.
         fault: Option<Fault>,
     },
 }
 
 impl Link {
-    /// A link that is down; the first [`progress`](Link::progress) starts to bring it up. Its sockets are `owner`'s.
+    /// A link that is down; the first [`progress`](Link::progress) starts to bring it up. Its sockets belong to
+    /// `owner`.
     pub fn new(
         endpoint: Endpoint,
         options: Options,
@@ -215,7 +216,7 @@ impl Link {
         matches!(self.state, State::Up { .. }) && !self.renew
     }
 
-    /// Whether there may be more to read, of which no event will tell.
+    /// Whether there may be more to read, for which no event will come.
     pub fn has_more(&self) -> bool {
         self.serving().is_some_and(Connection::has_more)
     }
@@ -229,52 +230,50 @@ impl Link {
         self.connection.as_ref().filter(|_| matches!(self.state, State::Up { .. }))
     }
 
-    /// Why the last attempt failed, since the last connection; `None` while all is well or
-    /// nothing is known yet.
+    /// Why the last attempt failed, since the last connection; `None` while the link works or nothing is known yet.
     pub fn away(&self) -> Option<&Away> {
         self.away.as_ref()
     }
 
-    /// As [`away`](Link::away), but only when it has been so for longer than [`PATIENCE`], or when
-    /// waiting cannot help. Before the first attempt after a loss nothing is known: the wait for it
-    /// may be as long as the patience is.
+    /// As [`away`](Link::away), but only when the server has been away for longer than [`PATIENCE`], or when waiting
+    /// cannot help. Before the first attempt after a loss nothing is known: the wait for it may be as long as the
+    /// patience is.
     pub fn known_away(&self, now: Instant) -> Option<&Away> {
         let away = self.away.as_ref()?;
         let long = self.away_since.is_some_and(|t| now.saturating_duration_since(t) >= PATIENCE);
         (long && self.tried || matches!(away, Away::Refused(_))).then_some(away)
     }
 
-    /// Makes a new connection, once what is under way on this one is answered: the server behind
-    /// the name may be another by now, or the connection may have lost its standing. A connection
-    /// that was made a moment ago is kept, or a server that always refuses would have us connect
-    /// without end.
+    /// Makes a new connection, once the commands under way on this one are answered: the name may stand for another
+    /// server by now, or the server may not accept this one any more. A connection that was made a moment ago is kept,
+    /// or a server that always refuses would have us reconnect without end.
     pub fn renew(&mut self, now: Instant) {
         if let State::Up { since, .. } = &self.state {
             self.renew |= now.saturating_duration_since(*since) >= HEALTHY_AFTER;
         }
     }
 
-    /// The socket there is now.
+    /// The present socket.
     pub fn socket(&self) -> Option<Socket> {
         self.connection.as_ref().map(Connection::socket)
     }
 
-    /// The world reports readiness of our [socket](Link::socket).
+    /// Takes an event for our [socket](Link::socket).
     pub fn ready(&mut self, ready: Ready) {
         if let Some(connection) = &mut self.connection {
             connection.ready(ready);
         }
     }
 
-    /// The next [`progress`](Link::progress) asks the socket itself, whatever the world has reported.
+    /// Makes the next [`progress`](Link::progress) read from the socket itself, whatever events were reported.
     pub fn look(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.look();
         }
     }
 
-    /// The next thing that the server says, while commands can be sent. `None` when it says no more now; then it is
-    /// time for [`progress`](Link::progress).
+    /// The next reply or push, while commands can be sent. `None` when there is no more now; then call
+    /// [`progress`](Link::progress).
     pub fn hear(&mut self, world: &mut dyn World, now: Instant) -> Option<Heard<'_>> {
         let State::Up { fault: fault @ None, .. } = &mut self.state else {
             return None;
@@ -288,12 +287,12 @@ impl Link {
         }
     }
 
-    /// The command whose reply was heard last, as it was sent.
+    /// The command whose reply [`hear`](Link::hear) gave last, as it was sent.
     pub fn last_command(&self) -> &[u8] {
         self.serving().map_or(&[], Connection::last_command)
     }
 
-    /// Sends, and goes as far as it can without waiting. What was lost if the connection has ended.
+    /// Sends, and goes as far as it can without waiting. Gives the commands that were lost if the connection has ended.
     pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Option<Wreck> {
         if let State::Up { .. } = self.state {
             let (next, wreck) = self.serve(world, now)?;
@@ -328,7 +327,7 @@ impl Link {
                         self.fail(now, away)
                     }
                 },
-                // Commands wait for this.
+                // Up: the waiting commands come next.
                 State::Up { .. } => return None,
             };
             self.state = next.unwrap_or_else(|until| State::Down { until });
@@ -341,7 +340,8 @@ impl Link {
             State::Down { until }
             | State::Connecting { until, .. }
             | State::SigningOn { until, .. } => Some(*until),
-            // Its end wakes the loop; the time limit only lets requests know, or is the time for the last address.
+            // The errand's end wakes the loop; this deadline only fails waiting requests, or starts the try of the last
+            // address.
             State::Resolving { addresses, until, .. } => {
                 let falls_back = addresses.is_none() && self.last_good.is_some();
                 (self.away.is_none() || falls_back).then_some(*until)
@@ -357,7 +357,7 @@ impl Link {
         }
     }
 
-    /// Sends for what has to be known first: the addresses of a name, and the password.
+    /// Starts the errands for what must be known first: the addresses of the name, and the password.
     fn look_up(&mut self, world: &mut dyn World, now: Instant) -> State {
         self.unresolved = None;
         self.password = None;
@@ -379,7 +379,7 @@ impl Link {
         State::Resolving { addresses, until: since + self.options.connect_timeout }
     }
 
-    /// The next state when all is known that has to be; `None` while it is not.
+    /// The next state when both are known; `None` while they are not.
     fn resolve(&mut self, world: &mut dyn World, now: Instant) -> Option<Result<State, Instant>> {
         let State::Resolving { addresses, until } = &mut self.state else {
             return None;
@@ -440,7 +440,8 @@ impl Link {
         [Address::Tcp(last)].into()
     }
 
-    /// The name is resolved after its last address was tried: while that is being connected to, these come next.
+    /// The name is resolved after its last address was tried: while that is being connected to, the new addresses come
+    /// next.
     fn take_late_addresses(&mut self, world: &mut dyn World) {
         if let Some((errand, _)) = self.resolving
             && !matches!(self.state, State::Resolving { addresses: None, .. })
@@ -453,7 +454,7 @@ impl Link {
         }
     }
 
-    /// The last address did not work out: tries the next.
+    /// The present address has failed: tries the next.
     fn next_address(
         &mut self,
         world: &mut dyn World,
@@ -475,7 +476,7 @@ impl Link {
         self.connect(world, rest, now, why)
     }
 
-    /// Tries the addresses in turn; `why` is what to say when there is none left.
+    /// Tries the addresses in turn; `why` is the error when there is none left.
     fn connect(
         &mut self,
         world: &mut dyn World,
@@ -520,7 +521,7 @@ impl Link {
         State::SigningOn { sign_on: SignOn::new(options), until: now + SIGN_ON_TIMEOUT }
     }
 
-    /// One command after the other. True when the last has its answer.
+    /// Sends one command after the other. True when the last has its answer.
     fn signing_on(&mut self, world: &mut dyn World, now: Instant) -> Result<bool, Away> {
         let (State::SigningOn { sign_on, until }, Some(connection)) =
             (&mut self.state, &mut self.connection)
@@ -551,7 +552,7 @@ impl Link {
             sign_on.answered(reply)?;
             connection.set_protocol(sign_on.protocol());
         }
-        // What has come behind the last answer would be taken for one to the next command: it is a fault.
+        // Bytes behind the last answer would be taken for the answer to the next command: they are a fault.
         next_reply(connection, world, now).map_err(gone)?;
         log::info!("redis {}: connected", self.endpoint);
         if let Some(Address::Tcp(address)) = self.address {
@@ -565,7 +566,8 @@ impl Link {
         Ok(true)
     }
 
-    /// Sends on the connection. `Some` when it has ended: the next state, and what was lost if it did not end well.
+    /// Sends on the connection. `Some` when it has ended: the next state, and the lost commands if it did not end
+    /// cleanly.
     fn serve(&mut self, world: &mut dyn World, now: Instant) -> Option<(State, Option<Wreck>)> {
         let (State::Up { since, fault }, Some(connection)) =
             (&mut self.state, &mut self.connection)
@@ -610,7 +612,7 @@ impl Link {
         Some((next, Some(Wreck { connection, again, why })))
     }
 
-    /// Closes the link for good; what waits on it is lost.
+    /// Closes the link for good; the commands that wait on it are lost.
     pub fn close(mut self, world: &mut dyn World, why: &str) -> Option<Wreck> {
         let why = Away::Unreachable(why.to_owned());
         self.drop_connection(world).map(|connection| Wreck { connection, again: true, why })
@@ -635,8 +637,8 @@ impl Link {
         if refused {
             return Err(now + REFUSED_WAIT + wait);
         }
-        // While requests wait for it, a server that is back is found at once, not after their
-        // patience has ended; but not one that lets us in and hangs up, again and again.
+        // While requests wait for it, a server that is back is found at once, not after their patience has ended; but
+        // not a server that accepts us and then closes the connection, again and again.
         let impatient = |t: Instant| now.saturating_duration_since(t) < PATIENCE;
         if self.away_since.is_some_and(impatient) && self.backoff.tries() <= SOON_TRIES {
             wait = wait.min(RETRY_SOON);
@@ -669,7 +671,7 @@ fn some_addresses(found: io::Result<Found>) -> Result<VecDeque<Address>, String>
     }
 }
 
-/// The next reply, past whatever else is said.
+/// The next reply, skipping pushes.
 fn next_reply(
     connection: &mut Connection,
     world: &mut dyn World,

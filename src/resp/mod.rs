@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! client       requests and retries               one for each worker
-//!   ├ guide    who to ask: Single | Sentinel | Cluster
+//!   ├ guide    which server to ask: Single | Sentinel | Cluster
 //!   └ link     resolve, connect, sign on            one for each server, kept up
 //!       └ connection   one socket                   replies matched by position
 //!           └ codec    bytes and replies            RESP2 and RESP3, within limits
 //! ```
 //!
 //! Pure, and readable alone: [`codec`], [`slot`], [`endpoint`], [`credentials`], [`remedy`] (what to do about an error
-//! reply), [`advice`] (what an operator can do), [`sign_on`] (the first words), [`cluster`] and [`sentinel`] (what those say), [`guide`],
-//! [`backoff`], [`password`]. Over the world: [`connection`], [`link`], [`client`].
-//! Read [`codec`] first, then [`connection`], then up.
+//! reply), [`advice`] (what an operator can do), [`sign_on`] (the first commands on a connection), [`cluster`] and
+//! [`sentinel`] (how their replies are read), [`guide`], [`backoff`], [`password`]. With I/O through the world:
+//! [`connection`], [`link`], [`client`]. Read [`codec`] first, then [`connection`], then up.
 
 pub mod advice;
 pub mod away;

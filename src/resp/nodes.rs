@@ -1,7 +1,7 @@
-//! The servers a client knows: the link to each, and the requests that wait for it.
+//! The servers of a client: the link to each, and the requests that wait for it.
 //!
-//! There is one, or a handful, or at most a thousand; they come and go rarely, but every request asks for one and every
-//! tick looks at all. So they are a sorted list. Keys count up and are never given out twice.
+//! There is one, or a handful, or at most a thousand; they are added and removed rarely, but every request looks one up
+//! and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
 
 use super::endpoint::Endpoint;
 use super::link::Link;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 /// A server.
 pub struct Node {
-    /// The line to it.
+    /// The link to it.
     pub link: Link,
     /// Keys of requests that wait for the link, oldest first.
     pub waiting: VecDeque<u64>,
@@ -23,7 +23,7 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Takes in a server; its key.
+    /// Adds a server; gives its key.
     pub fn insert(&mut self, link: Link) -> u64 {
         let key = self.next;
         self.next += 1;
@@ -31,18 +31,18 @@ impl Nodes {
         key
     }
 
-    /// What is under `key`; `None` when it has left.
+    /// The node under `key`; `None` when it has been removed.
     pub fn get(&self, key: u64) -> Option<&Node> {
         self.list.get(self.place(key)?).map(|(_, node)| &**node)
     }
 
-    /// As [`get`](Nodes::get), to change.
+    /// As [`get`](Nodes::get), mutable.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Node> {
         let place = self.place(key)?;
         self.list.get_mut(place).map(|(_, node)| &mut **node)
     }
 
-    /// Takes out what is under `key`.
+    /// Removes the node under `key`.
     pub fn remove(&mut self, key: u64) -> Option<Node> {
         let place = self.place(key)?;
         Some(*self.list.remove(place).1)
@@ -54,17 +54,17 @@ impl Nodes {
         nodes.find_map(|(key, node)| (node.link.endpoint() == endpoint).then_some(key))
     }
 
-    /// How many there are.
+    /// How many nodes there are.
     pub fn count(&self) -> usize {
         self.list.len()
     }
 
-    /// All of them, with their keys.
+    /// All nodes, with their keys.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Node)> {
         self.list.iter().map(|(key, node)| (*key, &**node))
     }
 
-    /// All of them, to change.
+    /// All nodes, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
         self.list.iter_mut().map(|(_, node)| &mut **node)
     }

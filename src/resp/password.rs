@@ -1,12 +1,11 @@
-//! A password that lies in a file. Pure: whoever has read the file asks here what is in it.
+//! A password stored in a file. Pure: the caller has read the file; this parses its content.
 
 use super::credentials::Secret;
 
-/// The largest password file. To see that one is larger, read a byte more.
+/// The largest password file. A reader that must detect a larger one reads a byte more.
 pub const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 
-/// The password in a file with these bytes. A line break at the end is no part of it: editors and `echo` put
-/// one there.
+/// The password in a file with these bytes. A line break at the end is not part of it: editors and `echo` add one.
 ///
 /// # Errors
 /// When it is empty, not UTF-8 or larger than [`PASSWORD_BYTES_MAX`].

@@ -1,18 +1,18 @@
-//! What a peer can do to end a connection, in words for the log.
+//! The protocol violations that end a connection, as text for the log.
 //!
-//! Whatever the peer sent is shown escaped, and never more than 16 bytes of it: it may be
-//! somebody's data, or an attempt to write to a terminal.
+//! Bytes from the peer are shown escaped, and never more than 16 of them: they may be a client's data, or an attempt to
+//! write to a terminal.
 
 use std::fmt;
 
 /// Why a connection can no longer be trusted.
 ///
-/// There is one thing to do about any of them: close the connection and fail what is in flight,
-/// for nobody knows where the next reply starts. The variants are for the log line.
+/// The response to all of them is the same: close the connection and fail what is in flight, for it is unknown where
+/// the next reply starts. The variants are for the log line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProtocolError {
-    /// The first byte a connection ever received begins no reply. Most likely something else
-    /// listens there: an HTTP server (`H`), TLS (0x15), SSH (`S`).
+    /// The first byte of a connection begins no reply. Most likely another kind of server listens there: HTTP (`H`),
+    /// TLS (0x15), SSH (`S`).
     NotRedis {
         /// The byte.
         byte: u8,
@@ -48,16 +48,16 @@ pub enum ProtocolError {
         /// The byte in the place of CR or LF.
         byte: u8,
     },
-    /// The reply is within the grammar and larger than we take.
+    /// The reply is within the grammar and larger than the limits.
     OverLimit {
-        /// What there is too much of, with its unit: "bytes in a bulk".
+        /// What exceeds the limit, with its unit: "bytes in a bulk".
         what: &'static str,
-        /// The most that is taken.
+        /// The limit.
         limit: usize,
     },
 }
 
-/// The first 16 bytes of something a peer sent, escaped.
+/// The first 16 bytes of a text from the peer, escaped.
 pub(super) fn excerpt(text: &[u8]) -> String {
     text[..text.len().min(16)].escape_ascii().to_string()
 }

@@ -1,8 +1,8 @@
 //! What to do about an error reply: the table.
 //!
-//! An error reply proves that the command did not run, so sending it again is safe even for a
-//! write; whether it is also useful depends on the code. Texts and codes are those of Redis 7.0
-//! (`grep addReplyError`), and what they mean to a requester in the end is the last column.
+//! An error reply proves that the command did not run, so sending it again is safe even for a write; whether it is also
+//! useful depends on the code. Texts and codes are those of Redis 7.0 (`grep addReplyError`); the last column is what
+//! they mean to a requester in the end.
 //!
 //! Scripts are covered too: ours begin with `#!lua`, so Redis judges their first write before it
 //! runs them, and those that do not write at all cannot half-run.
@@ -12,17 +12,17 @@ use super::codec::ErrorReply;
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
-    /// Hand the error to the requester: no other try would end better.
+    /// Give the error to the requester: no other try would end better.
     Report,
-    /// It passes: wait a little, then ask the same server again.
+    /// The error passes: wait a little, then send to the same server again.
     Wait,
-    /// As `Wait`, and this server may be the wrong one by now: look for the right one meanwhile.
+    /// As `Wait`, but this server may be the wrong one by now: look for the right one meanwhile.
     Rediscover,
-    /// This connection has lost its standing: make a new one and ask again.
+    /// The server does not accept this connection any more: make a new one and send again.
     Reconnect,
     /// The slot has moved for good: the cluster's map changes.
     Moved,
-    /// This key has moved already, its slot has not: once, elsewhere, behind ASKING.
+    /// This key has moved already, its slot has not: send once to the other node, behind ASKING.
     Ask,
     /// The server has never seen the script, or has forgotten it: send its text.
     SendScript,
@@ -31,7 +31,7 @@ pub enum Remedy {
 struct Row {
     code: &'static str,
     remedy: Remedy,
-    /// It will pass, or somebody is at work on it: 503 and not 502, if it comes to that.
+    /// The error will pass, or is being repaired: 503 and not 502, if it reaches the client.
     passing: bool,
 }
 
@@ -45,20 +45,20 @@ const TABLE: &[Row] = &[
     row("LOADING", Remedy::Wait, true),
     row("BUSY", Remedy::Wait, true),
     row("NOREPLICAS", Remedy::Wait, true),
-    // A cluster that is electing; its map is about to change.
+    // A cluster during an election; its map is about to change.
     row("CLUSTERDOWN", Remedy::Rediscover, true),
-    // A master that is none any more.
+    // A former master.
     row("READONLY", Remedy::Rediscover, true),
     row("MASTERDOWN", Remedy::Rediscover, true),
     row("MOVED", Remedy::Moved, true),
     row("ASK", Remedy::Ask, true),
     row("NOSCRIPT", Remedy::SendScript, true),
-    // The password was changed under us, or a server answers that knows nothing of our AUTH.
+    // The password was changed while we were connected, or a server answers that knows nothing of our AUTH.
     row("NOAUTH", Remedy::Reconnect, false),
-    // A slot in motion, and two keys that are not together on either side: a write with its record, which is mostly
-    // there only when the write was. It can wait for as long as the slot moves, so nobody waits here.
+    // A slot in motion, and two keys that are not both on the same side: a write with its record, which mostly exists
+    // only once the write was done. This can last for as long as the slot moves, so it is not retried.
     row("TRYAGAIN", Remedy::Report, true),
-    // For an operator to mend. A retry would only be refused again.
+    // For an operator to repair. A retry would only be refused again.
     row("OOM", Remedy::Report, true),
     row("MISCONF", Remedy::Report, true),
     row("WRONGPASS", Remedy::Report, false),
@@ -72,25 +72,25 @@ pub fn remedy(e: &ErrorReply) -> Remedy {
     find(e).map_or(Remedy::Report, |row| row.remedy)
 }
 
-/// Whether `e` will pass by itself, or is being worked on.
+/// Whether `e` will pass by itself, or is being repaired.
 pub fn is_passing(e: &ErrorReply) -> bool {
     find(e).is_some_and(|row| row.passing)
 }
 
-/// Memory is full: only what makes room may run.
+/// Memory is full: only commands that free memory may run.
 pub fn is_full(e: &ErrorReply) -> bool {
     find(e).is_some_and(|row| row.code == "OOM")
 }
 
-/// Redis before 7.0, KeyDB and Dragonfly do not know `#!lua`, and Lua stumbles over the `#`.
+/// Redis before 7.0, KeyDB and Dragonfly do not support `#!lua`, and Lua reports the `#` as an error.
 pub fn is_shebang_unknown(e: &ErrorReply) -> bool {
     const STUMBLED: &[u8] = b"unexpected symbol near '#'";
     let mut windows = e.message.windows(STUMBLED.len());
     windows.any(|words| words == STUMBLED)
 }
 
-/// All places are taken. Said right after the connect, and then the connection is closed. A node
-/// of a cluster says "max number of clients + cluster connections reached".
+/// The server has no free connection. Sent right after the connect, before the server closes. A node of a cluster says
+/// "max number of clients + cluster connections reached".
 pub fn is_max_clients(e: &ErrorReply) -> bool {
     e.to_string().contains("max number of clients")
 }
@@ -100,11 +100,11 @@ fn find(e: &ErrorReply) -> Option<&'static Row> {
         return Some(row);
     }
     let text = e.to_string();
-    // What a script is told in the place of `-CLUSTERDOWN The cluster is down`.
+    // What a script gets in place of `-CLUSTERDOWN The cluster is down`.
     if text.contains("while the cluster is down") {
         return TABLE.iter().find(|row| row.code == "CLUSTERDOWN");
     }
-    // Redis 6.2 wraps what a script met: `-ERR Error running script (…): … -READONLY You can't …`.
+    // Redis 6.2 wraps the error that a script ran into: `-ERR Error running script (…): … -READONLY You can't …`.
     let inner = |row: &&Row| text.contains(&format!(" -{} ", row.code));
     (e.code == "ERR" && text.contains("running script")).then(|| TABLE.iter().find(inner)).flatten()
 }

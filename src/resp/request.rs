@@ -1,4 +1,4 @@
-//! One command on its way: its words, how it may be treated, and how it ended.
+//! One command on its way: its words, how it may be handled, and how it ended.
 
 use super::away::Away;
 use super::codec::Reply;
@@ -8,32 +8,32 @@ use super::endpoint::Endpoint;
 use super::slot::slot;
 use std::time::Instant;
 
-/// How a command may be treated, and whose it is.
+/// How a command may be handled, and what it is for.
 #[derive(Debug)]
 pub struct Request<P> {
-    /// What the requester wants with it; comes back with the outcome.
+    /// The requester's own note on it; comes back with the outcome.
     pub purpose: P,
-    /// What its reply may be.
+    /// The shape its reply may have.
     pub shape: Shape,
-    /// Which server has to have it.
+    /// Which server must get it.
     pub home: Home,
     /// It changes nothing, so it may be sent again even when its first outcome is unknown.
     pub read_only: bool,
     /// No try is made that could not be answered by then.
     pub deadline: Instant,
-    /// The client ends it at its deadline. Otherwise whoever asked keeps the time, and has it
-    /// [abandoned](super::client::Client::abandon).
+    /// The client ends it at its deadline. Otherwise the requester keeps the time, and
+    /// [abandons](super::client::Client::abandon) it.
     pub expires: bool,
 }
 
-/// Which server has to have a command.
+/// Which server must get a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Home {
-    /// On a cluster the one that has this slot; otherwise the one there is.
+    /// On a cluster the node that has this slot; otherwise the one server.
     Slot(u16),
-    /// This one and no other: the command goes on with something that was begun there.
+    /// This server only: the command continues something that was begun there.
     Server(Box<Endpoint>),
-    /// This node of the client's: a question of the guide's.
+    /// This node of the client's: for a request of the guide's.
     Node(u64),
 }
 
@@ -44,14 +44,14 @@ impl Home {
     }
 }
 
-/// A command, as words that lie somewhere else.
+/// A command, as words that are stored elsewhere.
 #[derive(Debug, Clone, Copy)]
 pub struct Words<'a> {
-    /// The number of words and the first of them, where that is encoded already.
+    /// The number of words and the first of them, where these are encoded already.
     start: &'static [u8],
     script: Option<&'static Script>,
     words: &'a [&'a [u8]],
-    /// Of the words together.
+    /// The length of the words together.
     bytes: usize,
 }
 
@@ -62,12 +62,12 @@ pub struct Encoded {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What there is to know of an encoded command beside its bytes. Of a script the first words are not among them, since they
-/// depend on what the server knows of it.
+/// The properties of an encoded command beside its bytes. For a script the bytes do not include the first words, since
+/// they depend on whether the server knows the script.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Outline {
     script: Option<&'static Script>,
-    /// Of a script, how many words are in the bytes.
+    /// For a script, how many words are in the bytes.
     words: u32,
 }
 
@@ -77,7 +77,7 @@ pub struct Script {
     /// Begins with `#!lua`, so that a server that has become a replica says READONLY instead of
     /// judging a condition on stale data.
     pub text: &'static str,
-    /// SHA-1 of `text`, as SCRIPT LOAD says it; a test asks a real server.
+    /// SHA-1 of `text`, as SCRIPT LOAD returns it; a test checks it against a real server.
     pub sha: &'static str,
     /// SHA-1 of the text without its first line, for servers before 7.0.
     pub plain_sha: &'static str,
@@ -86,14 +86,14 @@ pub struct Script {
 /// How a script is to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spelling {
-    /// EVAL with the text, not EVALSHA with the name.
+    /// EVAL with the text, not EVALSHA with the SHA-1.
     pub text: bool,
     /// Without `#!lua`, for a server that does not know it.
     pub plain: bool,
 }
 
 impl Script {
-    /// The beginning of a command with so many words after the script's own.
+    /// The beginning of a command with this many words after the script's own.
     fn write(&self, out: &mut Vec<u8>, words: usize, spelling: Spelling) {
         let (verb, name): (&[u8], &str) = match spelling {
             Spelling { text: true, plain } => (b"EVAL", self.text(plain)),
@@ -124,30 +124,30 @@ impl<'a> Words<'a> {
         Words { start: b"*2\r\n$3\r\nGET\r\n", ..Words::plain(key) }
     }
 
-    /// A script. The words are how many keys there are, the keys, which are all in one slot, and the arguments. On no
-    /// keys it looks at whatever the server has.
+    /// A script. The words are the number of keys, the keys, which are all in one slot, and the arguments. Without keys
+    /// it reads whatever keys the server has.
     pub fn script(script: &'static Script, words: &'a [&'a [u8]]) -> Words<'a> {
         Words { script: Some(script), ..Words::plain(words) }
     }
 
-    /// Whether Redis would take so many words and bytes.
+    /// Whether Redis accepts this many words and bytes.
     pub fn is_sendable(&self) -> bool {
         let own = if self.script.is_some() { 2 } else { 0 };
         is_sendable(self.words.len() + own, self.bytes)
     }
 
-    /// How much it counts for the bounds.
+    /// Its size, as counted for the bounds.
     pub fn len(&self) -> usize {
         encoded_bytes(self.words.len(), self.bytes)
             + self.script.map_or(0, |script| script.text.len())
     }
 
-    /// Whether there are none.
+    /// Whether there are no words.
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
 
-    /// In one piece, to be kept.
+    /// Encodes it, to be kept.
     pub fn encode(&self) -> Encoded {
         let mut bytes = Vec::new();
         if self.script.is_none() {
@@ -157,7 +157,7 @@ impl<'a> Words<'a> {
         Encoded { outline: self.outline(), bytes }
     }
 
-    /// What [`encode`](Words::encode) gives, but for the bytes.
+    /// What [`encode`](Words::encode) gives, without the bytes.
     pub(super) fn outline(&self) -> Outline {
         Outline { script: self.script, words: self.words.len() as u32 }
     }
@@ -180,12 +180,12 @@ impl<'a> Words<'a> {
 }
 
 impl Encoded {
-    /// How much it counts for the bounds.
+    /// Its size, as counted for the bounds.
     pub fn len(&self) -> usize {
         self.bytes.len() + self.outline.script.map_or(0, |script| script.text.len())
     }
 
-    /// Whether there is none: a command has words.
+    /// Whether there is no command: a command has words.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -200,7 +200,7 @@ impl Outline {
         out.extend_from_slice(bytes);
     }
 
-    /// Of what was written so, the bytes.
+    /// The bytes of a command that was written with `spelling`.
     pub fn take_back(&self, written: &[u8], spelling: Spelling) -> Vec<u8> {
         let mut beginning = Vec::new();
         self.write(&[], &mut beginning, spelling);
@@ -211,15 +211,15 @@ impl Outline {
 /// Why a request has no reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// Its deadline came first. It may have run.
+    /// Its deadline has passed. It may have run.
     Timeout,
     /// There is no connection. It did not run.
     Unreachable(String),
     /// The connection was lost after it had been sent. It may have run.
     Broken(String),
-    /// A bound of ours is reached. It did not run.
+    /// A limit of ours is reached. It did not run.
     Overloaded,
-    /// The server does not let us in. It did not run.
+    /// The server refuses our connection. It did not run.
     Refused(String),
 }
 
@@ -260,7 +260,7 @@ mod tests {
             let mut out = Vec::new();
             script.write(&mut out, spelling);
             assert_eq!(std::str::from_utf8(&out), Ok(expected));
-            // What was written so can be written otherwise.
+            // A command written in one spelling can be written in another.
             let bytes = script.outline().take_back(&out, spelling);
             assert_eq!(bytes, script.encode().bytes);
             let mut again = Vec::new();

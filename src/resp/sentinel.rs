@@ -1,33 +1,32 @@
-//! Which server is the master: what sentinels say, and whom to believe. Pure.
+//! Which server is the master: what sentinels report, and which to believe. Pure.
 //!
 //! ```text
 //! SENTINEL MASTER name ─▶ ip, port, flags, config-epoch, …  (a map, or a flat array in RESP2)
 //! ```
 //!
-//! Every sentinel is asked, in rounds, and what each said last is weighed together. The highest
-//! configuration epoch wins: a sentinel that was cut off still names the old master, but with its
-//! old epoch. Under one epoch the master that is followed stays, as long as one of them names it:
-//! sentinels that were set up to watch different servers would have us scatter the data over all.
-//! And sentinels are believed before the server: an old master that wakes up goes on saying +OK for
-//! seconds after it has been replaced (Redis Sentinel documentation, "Consistency under
+//! Every sentinel is asked, in rounds, and the last statements of all are weighed together. The highest configuration
+//! epoch wins: a sentinel that was cut off still names the old master, but with its old epoch. Under one epoch the
+//! master that is followed stays, as long as one of them names it: sentinels that were set up to watch different
+//! servers would have us scatter the data over all. And sentinels are believed before the server: an old master that
+//! resumes goes on saying +OK for seconds after it has been replaced (Redis Sentinel documentation, "Consistency under
 //! partitions").
 //!
-//! One answer is not believed. From the promotion until the other replicas follow the new master,
-//! seconds later, the sentinel that leads the failover names the *old* address here, and under the
-//! *new* epoch. GET-MASTER-ADDR-BY-NAME is right all the while, so it is asked that as well. In this
-//! order: an address that is newer than its epoch does no harm, the other way round would lead back.
+//! One answer is not believed. From the promotion until the other replicas follow the new master, seconds later, the
+//! sentinel that leads the failover names the *old* address here, and under the *new* epoch. GET-MASTER-ADDR-BY-NAME is
+//! right all the while, so that is asked as well. In this order: an address that is newer than its epoch does no harm,
+//! the reverse would lead back to the old master.
 
 use super::codec::Reply;
 use super::endpoint::Endpoint;
 
-/// What one sentinel says of the master.
+/// One sentinel's statement about the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Master {
     /// Where it is.
     pub endpoint: Endpoint,
     /// The configuration epoch of that statement.
     pub epoch: u64,
-    /// This sentinel takes it for dead (`s_down` or `o_down`).
+    /// This sentinel considers it down (`s_down` or `o_down`).
     pub down: bool,
     /// A failover is under way, led by this sentinel: the address may be that of the old master.
     pub in_doubt: bool,
@@ -55,7 +54,7 @@ pub fn read_address(reply: &Reply) -> Option<Endpoint> {
     endpoint(host.text()?, port.text()?)
 }
 
-/// More sentinels than watch one master.
+/// No master is watched by more sentinels.
 const SENTINELS_MAX: usize = 16;
 
 /// Reads the answer to SENTINEL SENTINELS: the others that watch the same master.
@@ -64,17 +63,17 @@ pub fn read_others(reply: &Reply) -> Option<Vec<Endpoint>> {
     Some(reply.array()?.iter().filter_map(read).take(SENTINELS_MAX).collect())
 }
 
-/// The master among these statements, which are of one epoch: the one that is alive and named most
-/// often; of equals one that is not `shunned`, or else the first.
+/// The master among these statements, which are of one epoch: the one that is alive and named most often; among equals
+/// one that is not `shunned`, or else the first.
 pub fn most_named<'a>(said: &[&'a Master], shunned: Option<&Endpoint>) -> Option<&'a Master> {
     let votes = |m: &Master| said.iter().filter(|n| n.endpoint == m.endpoint).count();
-    // Of equals, the last would win.
+    // Among equals, `max_by_key` takes the last.
     let all = said.iter().rev();
     all.max_by_key(|m| (!m.down, votes(m), shunned != Some(&m.endpoint))).copied()
 }
 
-/// Reads a push: from where to where the master called `name` has moved, if it is about that
-/// (`+switch-master`, with `name old-ip old-port new-ip new-port`).
+/// Reads a push: from where to where the master called `name` has moved, if it is about that (`+switch-master`, with
+/// `name old-ip old-port new-ip new-port`).
 pub fn read_switch(push: &[Reply], name: &str) -> Option<(Endpoint, Endpoint)> {
     let [kind, channel, payload] = push else {
         return None;

@@ -1,16 +1,16 @@
-//! The first words on a new connection, one at a time.
+//! The first commands on a new connection, one at a time.
 //!
 //! ```text
 //! HELLO 3 AUTH user password SETNAME kioskd ─▶ a map: proto, mode, role
 //!   └ -NOPROTO, -ERR unknown command ─▶ AUTH user password ─▶ +OK          (RESP2 from here on)
 //! SELECT 3 ─▶ +OK                           only for a database other than 0
-//! PING ─▶ +PONG, or -LOADING and the like   the connection is good, the server will be
+//! PING ─▶ +PONG, or -LOADING and the like   the connection is good, the server soon will be
 //! SUBSCRIBE +switch-master                  only at a sentinel
 //! ```
 //!
-//! Each command is awaited before the next, above all the one with the password: some servers drop
-//! the error of a failed AUTH that is part of a batch, and what followed would be answered one
-//! place off. Pure: the link sends what [`SignOn::next`] gives and hands in what comes back.
+//! Each command is awaited before the next, above all the one with the password: some servers drop the error of a
+//! failed AUTH that is part of a batch, and the later replies would be one place off. Pure: the link sends what
+//! [`SignOn::next`] gives and hands in the replies.
 
 use super::away::Away;
 use super::codec::{ErrorReply, Protocol, Reply};
@@ -18,12 +18,12 @@ use super::connection::Shape;
 use super::credentials::Credentials;
 use super::remedy;
 
-/// What we want the server for; it must say that it is that.
+/// What kind of server is required; the server must report that it is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// The one server of `redis://`: neither part of a cluster nor a sentinel.
     Single,
-    /// The master that the sentinels named: it must know that it is one.
+    /// The master that the sentinels named: it must report itself as a master.
     Master,
     /// A node of a cluster.
     ClusterNode,
@@ -31,7 +31,7 @@ pub enum Purpose {
     Sentinel,
 }
 
-/// Who we are, and what we want.
+/// Our user and name, and the server that is required.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// User and password, if there are any.
@@ -42,7 +42,7 @@ pub struct Options {
     pub client_name: String,
     /// The newest protocol to ask for.
     pub protocol: Protocol,
-    /// What the server has to be.
+    /// What kind of server is required.
     pub purpose: Purpose,
 }
 
@@ -80,7 +80,7 @@ enum Stage {
 }
 
 impl SignOn {
-    /// At the first word.
+    /// Before the first command.
     pub fn new(options: Options) -> SignOn {
         let stage = match options.protocol {
             Protocol::Resp3 => Stage::Hello,
@@ -91,7 +91,7 @@ impl SignOn {
         sign_on
     }
 
-    /// The command to send now; `None` when all is said.
+    /// The command to send now; `None` when signing on is done.
     pub fn next(&self) -> Option<(Shape, Vec<Vec<u8>>)> {
         let Options { credentials, database, client_name, .. } = &self.options;
         let words = |words: &[&str]| words.iter().map(|w| w.as_bytes().to_vec()).collect();
@@ -124,10 +124,10 @@ impl SignOn {
         })
     }
 
-    /// Judges the answer to the last command.
+    /// Checks the answer to the last command.
     ///
     /// # Errors
-    /// The server does not let us in, or is not what we want.
+    /// The server refuses us, or is not of the required kind.
     pub fn answered(&mut self, reply: Reply) -> Result<(), Away> {
         match (self.stage, reply) {
             (Stage::Hello, Reply::Error(e)) => self.hello_failed(&e)?,
@@ -148,12 +148,12 @@ impl SignOn {
             }
             (Stage::Role, _) => self.stage = Stage::Select,
             (Stage::Select, _) => self.stage = Stage::Ping,
-            // It does not want us without a password, and we have none.
+            // The server requires a password, and we have none.
             (Stage::Ping, Reply::Error(e)) if e.code == "NOAUTH" => return Err(refused(&e)),
             (Stage::Ping, Reply::Error(e)) if remedy::is_max_clients(&e) => {
                 return Err(refused(&e));
             }
-            // Loading, busy, cut off from its master: states that pass, and no reason to go away.
+            // Loading, busy, cut off from its master: states that pass, and no reason to disconnect.
             (Stage::Ping, _) => self.stage = Stage::Subscribe,
             (Stage::Subscribe | Stage::Done, _) => self.stage = Stage::Done,
         }
@@ -161,7 +161,7 @@ impl SignOn {
         Ok(())
     }
 
-    /// What was agreed on.
+    /// The protocol that was agreed on.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
@@ -172,7 +172,7 @@ impl SignOn {
             self.stage = match self.stage {
                 Stage::Auth if credentials.password.is_none() => Stage::SetName,
                 Stage::SetName if *purpose == Purpose::Sentinel => Stage::Role,
-                // Where HELLO did not tell the role, and it matters.
+                // Where HELLO did not report the role, and it matters.
                 Stage::Role if *purpose != Purpose::Master => Stage::Select,
                 Stage::Select if *database == 0 || *purpose == Purpose::Sentinel => Stage::Ping,
                 Stage::Subscribe
@@ -185,7 +185,7 @@ impl SignOn {
         }
     }
 
-    /// Only "I do not know HELLO" is a reason to speak RESP2. Any other error is meant.
+    /// Only "I do not know HELLO" is a reason to speak RESP2. Any other error is final.
     fn hello_failed(&mut self, e: &ErrorReply) -> Result<(), Away> {
         let text = e.to_string();
         if e.code == "NOPROTO" || (e.code == "ERR" && text.contains("unknown command")) {
@@ -209,7 +209,7 @@ impl SignOn {
             }
             (Purpose::Sentinel, Some("standalone" | "cluster")) => wrong("it is not a sentinel"),
             (Purpose::Master, _) if role.is_some_and(|r| r != "master") => {
-                // Soon it will be, or the sentinels will name another.
+                // It soon will be a master, or the sentinels will name another.
                 Err(Away::Unreachable("it is not a master yet, or any more".to_owned()))
             }
             _ => Ok(()),
@@ -218,7 +218,7 @@ impl SignOn {
 }
 
 fn refused(e: &ErrorReply) -> Away {
-    // Nothing of ours is in an error text but the user's name.
+    // The only value of ours in an error text is the user's name.
     Away::Refused(e.to_string())
 }
 
@@ -255,7 +255,7 @@ mod tests {
         Reply::Simple(b"OK".to_vec())
     }
 
-    /// Plays the server: answers in turn, and the commands it was sent.
+    /// Acts as the server: gives the answers in turn; returns the commands it was sent.
     fn talk(options: Options, answers: Vec<Reply>) -> (Vec<String>, Result<Protocol, Away>) {
         let mut sign_on = SignOn::new(options);
         let mut said = Vec::new();

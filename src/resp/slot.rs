@@ -1,5 +1,5 @@
-//! Which of a cluster's 16,384 slots a key is in (Redis Cluster specification, "Key distribution
-//! model" and "Hash tags").
+//! Which of a cluster's 16,384 slots a key is in (Redis Cluster specification, "Key distribution model" and "Hash
+//! tags").
 //!
 //! A slot is the key's CRC16 modulo 16,384. If the key has a `{tag}`, only the tag counts, so that
 //! keys which belong together can be kept together:
@@ -12,7 +12,7 @@
 //!
 //! The CRC is CRC-16/XMODEM: polynomial 0x1021, no reflection, starting from 0.
 
-/// How many slots there are.
+/// The number of slots.
 pub const SLOTS: u16 = 16_384;
 
 /// The slot of `key`, below [`SLOTS`].
@@ -20,8 +20,8 @@ pub fn slot(key: &[u8]) -> u16 {
     crc16(hash_tag(key).unwrap_or(key)) % SLOTS
 }
 
-/// What is between the first `{` and the first `}` after it, unless that is nothing. Later braces
-/// do not count, even if the first pair is empty.
+/// The text between the first `{` and the first `}` after it, unless it is empty. Later braces do not count, even if
+/// the first pair is empty.
 pub fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     let open = key.iter().position(|&byte| byte == b'{')?;
     let inside = &key[open + 1..];

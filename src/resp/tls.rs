@@ -1,4 +1,4 @@
-//! TLS to Redis (`rediss://`), with the feature `tls`. Without it there is only a message that says so.
+//! TLS to Redis (`rediss://`), with the feature `tls`. Without it there is only an error message.
 //!
 //! rustls turns bytes into bytes and does no I/O: a [`Session`] reads and writes as a socket would, and moves the records
 //! over the one below it. The server's name is always verified, and there
@@ -21,7 +21,7 @@ mod with_rustls {
     use std::path::Path;
     use std::sync::Arc;
 
-    /// Whom to trust.
+    /// The certificates to trust.
     #[derive(Debug, Clone)]
     pub struct Config(Arc<ClientConfig>);
 
@@ -53,7 +53,7 @@ mod with_rustls {
             Ok(Config(Arc::new(config)))
         }
 
-        /// A session with a server that has to prove that it is `host`.
+        /// A session with a server that must prove that it is `host`.
         ///
         /// # Errors
         /// `host` is neither a name nor an address.
@@ -74,7 +74,7 @@ mod with_rustls {
         /// As [`World::recv`].
         ///
         /// # Errors
-        /// As there; or what came is no TLS, or the server's certificate is not good.
+        /// As there; or the peer does not speak TLS, or the server's certificate is not valid.
         pub fn recv(
             &mut self,
             world: &mut dyn World,
@@ -86,13 +86,13 @@ mod with_rustls {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
-                // An alert or an answer of the handshake may have to go out before more comes in.
+                // An alert or an answer of the handshake may have to be sent before more can be received.
                 self.flush(world, socket)?;
                 if self.0.read_tls(&mut Records { world, socket })? == 0 {
                     return Ok(0);
                 }
                 if let Err(e) = self.0.process_new_packets() {
-                    // The server learns why, if it still listens.
+                    // The server gets the reason as an alert, if it still reads.
                     let _ = self.flush(world, socket);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, e));
                 }
@@ -112,11 +112,11 @@ mod with_rustls {
             self.flush(world, socket)?;
             let taken = self.0.writer().write(bytes)?;
             self.flush(world, socket)?;
-            // Its buffer is full, and the socket did not take enough of it.
+            // The session's buffer is full, and the socket did not take enough of it.
             if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
         }
 
-        /// Sends the records that wait, as far as the socket takes them.
+        /// Sends the records that are queued, as far as the socket takes them.
         ///
         /// # Errors
         /// The connection is dead.
@@ -132,7 +132,7 @@ mod with_rustls {
         }
     }
 
-    /// Where rustls puts its records, and finds the server's.
+    /// Passes records between rustls and the socket.
     struct Records<'a> {
         world: &'a mut dyn World,
         socket: Socket,
@@ -161,12 +161,12 @@ mod without {
     use std::io;
     use std::path::Path;
 
-    /// There is none.
+    /// There is no configuration in this build.
     #[derive(Debug, Clone)]
     pub enum Config {}
 
     impl Config {
-        /// Says what to do.
+        /// Gives an error with advice.
         ///
         /// # Errors
         /// Always: TLS is not in this build.
@@ -183,7 +183,7 @@ mod without {
         }
     }
 
-    /// There is none.
+    /// There is no session in this build.
     #[derive(Debug)]
     pub enum Session {}
 

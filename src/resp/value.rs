@@ -1,7 +1,7 @@
-//! What Redis says, as values: one [`Reply`] per command, and the [`Frame`]s of a connection.
+//! Replies as values: one [`Reply`] per command, and the [`Frame`]s of a connection.
 //!
-//! Payloads are bytes. Nothing here or in the codec looks for UTF-8: what a key holds is the
-//! business of whoever stored it.
+//! Payloads are bytes. Nothing here or in the codec checks for UTF-8: the content of a key is up to the application
+//! that stored it.
 //!
 //! RESP2 and RESP3 share these types. RESP2 spells a map as a flat array and a missing value as
 //! `$-1` or `*-1`; both nulls become [`Reply::Null`], the array stays an array.
@@ -18,9 +18,9 @@ const ERROR_CODE_BYTES_MAX: usize = 32;
 /// One complete frame of a connection.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Frame {
-    /// Belongs to the oldest command still unanswered.
+    /// The reply to the oldest command still unanswered.
     Reply(Reply),
-    /// Sent unasked (RESP3 `>`): it answers no command. The first element names its kind.
+    /// A push (RESP3 `>`): it answers no command. The first element names its kind.
     Push(Vec<Reply>),
 }
 
@@ -42,10 +42,10 @@ pub enum Reply {
     Array(Vec<Reply>),
     /// `%2`, two pairs in the order sent. A key that comes twice stays twice.
     Map(Vec<(Reply, Reply)>),
-    /// `~2`, two replies. Nothing checks that they differ.
+    /// `~2`, two replies. That they differ is not checked.
     Set(Vec<Reply>),
-    /// `,3.25`, `,inf`, `,-inf` or `,nan`, as it came: no command of ours is answered with one, and to make numbers
-    /// of them takes a table of 10 KB.
+    /// `,3.25`, `,inf`, `,-inf` or `,nan`, as received: no command that kioskd sends is answered with one, and parsing
+    /// them takes a table of 10 KB.
     Double(Vec<u8>),
     /// `#t` or `#f`
     Boolean(bool),
@@ -53,8 +53,8 @@ pub enum Reply {
     BigNumber(Vec<u8>),
     /// `=9`, `txt:hello`: the payload, without the four bytes that name its format.
     Verbatim(Vec<u8>),
-    /// A bulk or verbatim payload over [`Limits::value_bytes_max`](super::codec::Limits): its
-    /// length. The bytes were read and thrown away, so the connection is still in step.
+    /// A bulk or verbatim payload over [`Limits::value_bytes_max`](super::codec::Limits): its length. The bytes were
+    /// read and dropped, so the connection is still in step.
     TooLarge(u64),
 }
 
@@ -87,7 +87,7 @@ impl Reply {
     }
 }
 
-/// The reply to one command as a connection hands it on: what is plain lies in the bytes that were read.
+/// The reply to one command as a connection hands it on: a plain one borrows the bytes that were read.
 #[derive(Debug, PartialEq)]
 pub enum Received<'a> {
     /// A bulk string.
@@ -99,7 +99,7 @@ pub enum Received<'a> {
 }
 
 impl Received<'_> {
-    /// With bytes of its own.
+    /// A reply that owns its bytes.
     pub fn into_reply(self) -> Reply {
         match self {
             Received::Bulk(bytes) => Reply::Bulk(bytes.to_vec()),
@@ -114,13 +114,13 @@ impl Received<'_> {
 pub struct ErrorReply {
     /// The first word if it looks like a code (1–32 of `A-Z`, `0-9`, `_`), otherwise `ERR`.
     pub code: String,
-    /// The text as sent, code included, cut to 256 bytes. It may hold control bytes and whatever a
-    /// script was fed: escape it (as `Display` does) before it meets a log or a header.
+    /// The text as sent, code included, cut to 256 bytes. It may contain control bytes and whatever a script was given:
+    /// escape it (as `Display` does) before it goes into a log or a header.
     pub message: Vec<u8>,
 }
 
 impl ErrorReply {
-    /// Takes the text of an error: what stands between `-` and CRLF, or in a bulk error.
+    /// Parses the text of an error: the text between `-` and CRLF, or of a bulk error.
     pub fn parse(text: &[u8]) -> Self {
         let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
         let is_code = (1..=ERROR_CODE_BYTES_MAX).contains(&word.len())
@@ -162,8 +162,8 @@ impl fmt::Display for ErrorReply {
     }
 }
 
-/// Behind these an error quotes our command: what Redis says to a command it does not know, and how
-/// our keys begin, for whoever else stands there and likes to quote.
+/// After these words an error quotes our command: the texts that Redis uses for an unknown command, and the prefixes of
+/// our keys, in case another server or proxy quotes them.
 const QUOTES: [&[u8]; 5] = [b"with args beginning with:", b"item:", b"sess:", b"idem:", b"rate:"];
 
 #[cfg(test)]

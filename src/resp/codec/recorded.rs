@@ -1,4 +1,4 @@
-//! Bytes a real redis-server 7.0.15 sent, for the decoder's tests.
+//! Bytes that a real redis-server 7.0.15 sent, for the decoder's tests.
 //!
 //! Recorded from a plain socket, one command a row: standalone, replica, cluster of two nodes and
 //! sentinel, `DEBUG PROTOCOL` with `--enable-debug-command yes`. Nothing is edited. A
@@ -8,7 +8,7 @@
 use super::Protocol;
 use Protocol::{Resp2, Resp3};
 
-/// What was asked, in which protocol, and the bytes that came back.
+/// The command, the protocol, and the bytes of the reply.
 pub(super) const RECORDED: &[(&str, Protocol, &[u8])] = &[
     (
         "HELLO 2",
@@ -341,7 +341,7 @@ pub(super) const RECORDED: &[(&str, Protocol, &[u8])] = &[
           0\r\n$6\r\nquorum\r\n$1\r\n1\r\n$16\r\nfailover-timeout\r\n$6\r\n180000\r\n\
           $14\r\nparallel-syncs\r\n$1\r\n1\r\n",
     ),
-    // What the store and signing on send, each with every answer it may have.
+    // The commands of the store and of signing on, each with every answer it may get.
     ("AUTH", Resp2, b"+OK\r\n"),
     ("AUTH, wrong", Resp2, b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
     ("CLIENT SETNAME", Resp2, b"+OK\r\n"),

@@ -1,13 +1,13 @@
 //! The decoder against everything a peer can send, cut everywhere a network can cut it.
 //!
-//! `receive` plays the connection: it keeps what was not taken, adds the next piece, and goes on.
-//! Whatever a test checks about some bytes it checks for them whole, byte by byte, and cut in two
-//! at every place (`receive_all_ways`), with the same outcome to the last error.
+//! `receive` acts as the connection: it keeps the bytes that were not taken, adds the next piece, and goes on. Whatever
+//! a test checks about some bytes it checks for them whole, byte by byte, and cut in two at every place
+//! (`receive_all_ways`), with the same outcome down to the last error.
 
 use super::recorded::RECORDED;
 use super::*;
 
-/// What came of some bytes.
+/// The outcome of decoding some bytes.
 #[derive(Debug)]
 struct Outcome {
     frames: Vec<Frame>,
@@ -92,7 +92,7 @@ fn over(what: &'static str, limit: usize) -> Option<ProtocolError> {
     Some(ProtocolError::OverLimit { what, limit })
 }
 
-/// One of everything, in both dialects.
+/// One reply of each type, in both protocols.
 fn every_type() -> Vec<(&'static [u8], Reply)> {
     use Reply::{Array, BigNumber, Boolean, Double, Integer, Map, Null, Set, Simple, Verbatim};
     vec![
@@ -368,7 +368,7 @@ fn budgets_start_anew_with_each_reply() {
     let bytes = b">0\r\n|0\r\n:1\r\n".repeat(3);
     assert_eq!(receive_all_ways(&limits, Protocol::Resp3, &bytes).frames.len(), 6);
 
-    // A push answers nothing, so many of them are one cost.
+    // A push answers no command, so many of them share one limit.
     let limits = Limits { bytes_total_max: 2, ..Limits::default() };
     for (pushes, fit) in [(1, true), (2, true), (3, false)] {
         let bytes = [">1\r\n+a\r\n".repeat(pushes), ":1\r\n".to_owned()].concat();
@@ -393,7 +393,7 @@ fn survives_thirty_thousand_nested_arrays() {
         let outcome = receive(&Limits::default(), Protocol::Resp2, bomb.chunks(piece));
         assert_eq!(outcome.error, over("levels of nesting", 8));
     }
-    // Without the limit only the stack of our own grows.
+    // Without the limit only the decoder's own stack grows.
     let limits = Limits { depth_max: usize::MAX, ..Limits::default() };
     let outcome = receive(&limits, Protocol::Resp2, [&bomb[..]]);
     assert_eq!((outcome.error, outcome.idle), (None, false));
@@ -438,7 +438,7 @@ fn a_declared_length_allocates_little() {
     assert!(capacity_of(&decoder) <= 2 * 70_001);
 }
 
-// A payload is allocated once if it came whole or is small, and never holds more than its length.
+// A payload is allocated once if it arrives whole or is small, and never takes more than its length.
 #[test]
 fn a_payload_takes_exactly_its_bytes() {
     for (length, piece) in [(100, 7), (1 << 20, 1 << 21), (1 << 20, 4096), ((64 << 10) + 1, 1)] {
@@ -459,14 +459,14 @@ fn throws_a_large_value_away_and_stays_in_step() {
         assert_eq!(outcome.frames, [Frame::Reply(first), Frame::Reply(bulk("next"))]);
         assert!(outcome.idle);
     }
-    // A bulk that is not kept must end where it said, too.
+    // A bulk that is not kept must have its announced length, too.
     let wire = format!("${large}\r\n{}\r\n", "x".repeat(large + 1));
     let outcome = receive(&Limits::default(), Protocol::Resp2, [wire.as_bytes()]);
     assert_eq!(outcome.error, Some(ProtocolError::UnterminatedBulk { byte: b'x' }));
 }
 
-// Goal: a 64 KiB line that comes a byte at a time costs 64 Ki steps, not 2 Gi. Method: after each
-// call all that was shown counts as scanned.
+// Goal: a 64 KiB line that arrives a byte at a time costs 64 Ki steps, not 2 Gi. Method: after each call all bytes so
+// far count as scanned.
 #[test]
 fn scans_an_endless_line_once_and_refuses_it() {
     let line = ["-", &"x".repeat((64 << 10) + 1)].concat();
@@ -622,7 +622,7 @@ fn bytes_held(frame: &Frame) -> usize {
     }
 }
 
-/// Xorshift: enough to wander, and the same walk every time.
+/// Xorshift: random enough, and the same sequence every time.
 struct Random(u64);
 
 impl Random {
@@ -716,7 +716,8 @@ impl Random {
     }
 }
 
-/// Goal: what is found in place is what would have been decoded. Method: every beginning of replies that are nearly plain.
+/// Goal: a reply found in place is the one that would have been decoded. Method: every beginning of replies that are
+/// nearly plain.
 #[test]
 fn a_plain_reply_is_what_would_have_been_decoded() {
     let limits = Limits { value_bytes_max: 12, ..Limits::default() };
@@ -773,7 +774,7 @@ fn a_plain_reply_is_what_would_have_been_decoded() {
         }
     }
     assert_eq!(plain, 7 + 5, "the whole ones, and one with another behind it");
-    // Inside of something, or behind a fault, nothing is plain.
+    // Inside an aggregate or bulk, or after an error, no reply is plain.
     for before in ["*1\r\n", "$20\r\nx", "|1\r\n+a\r\n+b\r\n", "?"] {
         let mut decoder = decoder();
         let _ = decoder.decode(before.as_bytes());

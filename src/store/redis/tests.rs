@@ -1,4 +1,4 @@
-//! A session over a simulated world: the commands it sends, its answers to replies, and what it sends again.
+//! A session over a fake world: the commands it sends, its answers to replies, and what it sends again.
 
 use super::*;
 use crate::net::{Address, Found};
