@@ -1,15 +1,15 @@
-//! Conditional requests (RFC 9110 §13): what a request says about the state it wants to find.
+//! Conditional requests (RFC 9110 §13): the state of the document that a request requires.
 //!
 //! ```text
-//! If-Match: "a", "b"     only if one of these is there (strong comparison)
-//! If-Match: *            only if something is there
-//! If-None-Match: *       only if nothing is there
-//! If-None-Match: W/"a"   only if it is none of these (weak comparison)
+//! If-Match: "a", "b"     only if the document has one of these tags (strong comparison)
+//! If-Match: *            only if the document exists
+//! If-None-Match: *       only if it does not exist
+//! If-None-Match: W/"a"   only if it has none of these tags (weak comparison)
 //! ```
 //!
-//! If-Match is judged before If-None-Match (§13.2.2). There are no dates here, so the conditions on
-//! dates do not exist. A condition that cannot be read is 400, not ignored: a client that asked for
-//! protection must not get a write without it.
+//! If-Match is evaluated before If-None-Match (§13.2.2). Documents have no dates here, so conditions on dates are not
+//! supported. A condition that cannot be parsed is 400, not ignored: a client that asked for protection must not get a
+//! write without it.
 
 use super::problem::Problem;
 use crate::http::{Field, Head, Tag};
@@ -18,7 +18,7 @@ use crate::store::When;
 /// The condition did not hold, and nothing was changed.
 const FAILED: Problem = Problem::new(412, "precondition_failed", "precondition failed");
 
-/// The tag came from us, and somebody on the way made it weak.
+/// The tag came from kioskd, and a proxy on the way made it weak.
 const FAILED_WEAK: Problem = Problem::new(
     412,
     "precondition_failed",
@@ -31,10 +31,10 @@ const BAD: Problem = Problem::new(
     "bad If-Match or If-None-Match: `*`, or 1 to 100 entity tags in quotes",
 );
 
-/// Tags in one request; a list of more is not a condition but an attack.
+/// Tags in one request; a longer list is not a condition but an attack.
 const TAGS_MAX: usize = 100;
 
-/// What the request demands. The tags stay in the head, and are looked for there.
+/// The request's conditions. The tags stay in the head, and are compared there.
 #[derive(Debug, Clone, Copy)]
 pub struct Conditions<'a> {
     head: Head<'a>,
@@ -44,7 +44,7 @@ pub struct Conditions<'a> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tags {
-    /// The field is not there.
+    /// The field is absent.
     Unasked,
     /// `*`.
     Any,
@@ -55,9 +55,9 @@ enum Tags {
 /// How to write under the conditions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
-    /// In one step: the store can judge it.
+    /// In one step: the store can evaluate the condition.
     Direct(When<'static>),
-    /// Only after a look at the document.
+    /// Only after reading the document.
     Look,
     /// Never: the conditions contradict each other.
     Never,
@@ -76,29 +76,29 @@ impl<'a> Conditions<'a> {
         })
     }
 
-    /// Whether the document with this tag (or its absence) is what the request wants to find, for a write.
+    /// Whether the document with this tag (or its absence) meets the conditions, for a write.
     pub fn hold(&self, tag: Option<&Tag>) -> bool {
         self.is_matched(tag) && !self.is_none_matched(tag)
     }
 
-    /// What to answer when they do not hold: 412.
+    /// The response when they do not hold: 412.
     pub fn failed(&self) -> Problem {
         let is_weak = self.if_match == Tags::List
             && tags(self.head, Field::IfMatch).any(|tag| matches!(tag, Ok((true, _))));
         if is_weak { FAILED_WEAK } else { FAILED }
     }
 
-    /// If-Match holds, or is not there.
+    /// If-Match holds, or is absent.
     pub fn is_matched(&self, tag: Option<&Tag>) -> bool {
         self.if_match == Tags::Unasked || self.name(Field::IfMatch, self.if_match, tag)
     }
 
-    /// If-None-Match is there and names the document: 304 for a read, 412 for a write.
+    /// If-None-Match is present and names the document: 304 for a read, 412 for a write.
     pub fn is_none_matched(&self, tag: Option<&Tag>) -> bool {
         self.name(Field::IfNoneMatch, self.if_none_match, tag)
     }
 
-    /// Whether a field is there and names the document. In If-Match a weak tag names none.
+    /// Whether a field is present and names the document. In If-Match a weak tag names none.
     fn name(&self, field: Field, asked: Tags, tag: Option<&Tag>) -> bool {
         let Some(own) = tag else { return false };
         let is_own = |(weak, tag): (bool, &[u8])| tag == own && !(weak && field == Field::IfMatch);
@@ -109,13 +109,13 @@ impl<'a> Conditions<'a> {
         }
     }
 
-    /// How to write under them.
+    /// How to write under these conditions.
     pub fn plan(&self) -> Plan {
         match (self.if_match, self.if_none_match) {
             (Tags::Unasked, Tags::Unasked) => Plan::Direct(When::Always),
             (Tags::Any, Tags::Unasked) => Plan::Direct(When::Present),
             (Tags::Unasked, Tags::Any) => Plan::Direct(When::Absent),
-            // Something must be there, and nothing may be.
+            // The document must exist, and must not exist.
             (Tags::Any | Tags::List, Tags::Any) => Plan::Never,
             _ => Plan::Look,
         }
@@ -156,7 +156,7 @@ fn tags<'a>(
     })
 }
 
-/// The tag that `text` begins with, and what stands behind it: nothing, or a comma.
+/// The tag that `text` begins with, and what follows it: nothing, or a comma.
 fn read_tag(text: &[u8]) -> Option<(bool, &[u8], &[u8])> {
     let weak = text.starts_with(b"W/");
     let opaque = if weak { &text[2..] } else { text };

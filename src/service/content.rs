@@ -1,18 +1,18 @@
-//! What the head says about the body behind it, judged before a byte of it is read (RFC 9110 §8).
+//! What the head says about the body behind it, checked before a byte of the body is read (RFC 9110 §8).
 //!
 //! ```text
-//! Content-Encoding: gzip             415  plain JSON is all that is stored, and all that is served
+//! Content-Encoding: gzip             415  only plain JSON is stored and served
 //! Content-Range: bytes 9-16/17       400  a part would replace the whole (`curl -C 9 -T file`)
-//! PATCH  Content-Type: text/plain    415  whoever sends a patch must mean a merge patch
+//! PATCH  Content-Type: text/plain    415  the client must mean a merge patch
 //! ```
 //!
-//! The content type of a POST or a PUT is not looked at: it must be JSON whatever it is called.
+//! The content type of a POST or a PUT is not checked: the body must be JSON whatever its type is called.
 
 use super::problem::Problem;
 use crate::http::{Extra, Field, Framing, Head};
 
-/// What PATCH takes, for `Accept-Patch` (RFC 5789 §3.1). The second is what clients send that know
-/// no better; for a patch of JSON it can mean nothing else here.
+/// The types PATCH accepts, for `Accept-Patch` (RFC 5789 §3.1). Clients that do not know the first send the second; for
+/// a patch of JSON it can mean nothing else here.
 pub const PATCHES: &str = "application/merge-patch+json, application/json";
 
 const NOT_A_PATCH: Problem = Problem::with(
@@ -35,7 +35,7 @@ const PARTIAL: Problem = Problem::new(
     "a part of a document (Content-Range) cannot be put: send the whole",
 );
 
-/// The body, if there is one, comes as it is.
+/// The body, if there is one, is not coded.
 ///
 /// # Errors
 /// 415 when it is coded.
@@ -47,8 +47,8 @@ pub fn plain(head: &Head) -> Result<(), Problem> {
     }
 }
 
-/// The body of a POST or a PUT is a whole document (RFC 9110 §14.5: whoever does not know partial
-/// PUT has to refuse it).
+/// The body of a POST or a PUT is a whole document (RFC 9110 §14.5: a server that does not support partial PUT has to
+/// refuse it).
 ///
 /// # Errors
 /// 400 when it is a part of one.
@@ -62,7 +62,7 @@ pub fn whole(head: &Head) -> Result<(), Problem> {
 /// The body of a PATCH is a merge patch.
 ///
 /// # Errors
-/// 415 when it is called anything else, nothing, or two things.
+/// 415 when it has any other type, none, or two.
 pub fn merge_patch(head: &Head) -> Result<(), Problem> {
     let media_type =
         head.only(Field::ContentType).and_then(|value| value.split(|b| *b == b';').next());

@@ -1,11 +1,11 @@
-//! What this is: `/version`, and `/openapi.json`, the contract for programs.
+//! Describes the service: `/version`, and `/openapi.json`, the contract for programs.
 //!
-//! The OpenAPI document lies beside this file and is served as it lies there, byte for byte, but for
-//! one number: the most that `?ttl=` may ask for is the operator's. It has to say what API.md says
-//! and what the code does: tests walk over its paths, methods and codes and compare.
+//! The OpenAPI document is a file beside this one and is served as it is, byte for byte, but for one number: the
+//! largest `?ttl=` is set by the operator. It must agree with API.md and with the code: tests walk over its paths,
+//! methods and codes and compare.
 //!
-//! All of it is in the binary, which has to stay small. So what every request can be told stands
-//! once, under `default`, and whatever two operations share is a component.
+//! All of it is in the binary, which has to stay small. So the responses that every request can get are described once,
+//! under `default`, and parts that two operations share are components.
 
 use super::options::Options;
 use crate::http::Response;
@@ -15,15 +15,15 @@ use std::time::Duration;
 /// The document as it is written.
 const WRITTEN: &str = include_str!("openapi.json");
 
-/// The one place where the default of `MAX_TTL` stands in it.
+/// The one place where the default of `MAX_TTL` occurs in it.
 const MAX_TTL: &str = "\"maximum\": 604800";
 
-/// Set by whoever builds a release: `KIOSKD_REVISION=$(git rev-parse HEAD) cargo build …`.
+/// Set by the builder of a release: `KIOSKD_REVISION=$(git rev-parse HEAD) cargo build …`.
 const REVISION: Option<&str> = option_env!("KIOSKD_REVISION");
 
 /// `/version`.
 pub fn version<'a>(options: &Options) -> Response<'a> {
-    // A string cannot fail to be printed.
+    // Printing a string cannot fail.
     let quoted = |text: &str| serde_json::to_string(text).unwrap_or_default();
     let revision = REVISION.map_or("null".to_owned(), quoted);
     let mut body = format!(

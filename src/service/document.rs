@@ -1,4 +1,4 @@
-//! A document: exactly one JSON object, checked and never built.
+//! A document: exactly one JSON object, checked but never built as a tree.
 //!
 //! serde_json checks the grammar without making a tree (`RawValue`), so what is stored is what was
 //! sent: every digit of `12345678901234567890` and of `1.10`, the order of the keys, the white
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// three more around it: 127 is serde_json's own limit for building values, and near that of others.
 pub const DEPTH_MAX: usize = 124;
 
-/// Somebody else put it there.
+/// Stored by another program.
 pub const FOREIGN: Problem =
     Problem::new(502, "store_error", "store error: what is stored is not a JSON object");
 
@@ -42,12 +42,12 @@ fn is_space(byte: &u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// One JSON value, not nested too deep, passes.
+/// Accepts one JSON value that is not nested too deep.
 ///
 /// # Errors
 /// 400, with what is wrong and where in `text`.
 pub fn judge(text: &[u8]) -> Result<(), Problem> {
-    // The depth comes first: it bounds whatever reads the text after us.
+    // The depth comes first: it bounds every later reader of the text.
     if let Some(at) = too_deep(text) {
         return Err(bad(text, at, &format!("nested deeper than {DEPTH_MAX}")));
     }
@@ -56,7 +56,7 @@ pub fn judge(text: &[u8]) -> Result<(), Problem> {
     json.map(drop).map_err(|e| bad_json(&e.to_string()))
 }
 
-/// Said as serde_json says it, for the byte at `at`.
+/// The message for the byte at `at`, worded as serde_json words it.
 fn bad(text: &[u8], at: usize, reason: &str) -> Problem {
     let before = &text[..at];
     let line = 1 + before.iter().filter(|b| **b == b'\n').count();
@@ -68,10 +68,10 @@ fn bad_json(reason: &str) -> Problem {
     Problem::new(400, "bad_json", "").detailed(format!("bad json: {reason}"))
 }
 
-/// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; of other bytes it
-/// says something, but those are refused all the same.
+/// Where brackets outside strings nest deeper than [`DEPTH_MAX`]. Meant for JSON; for other bytes the result means
+/// nothing, but those are refused all the same.
 fn too_deep(text: &[u8]) -> Option<usize> {
-    // Most documents have fewer brackets than may be inside each other, and counting them takes little.
+    // Most documents have fewer brackets than the depth allows, and counting them is cheap.
     if opening_brackets(text) <= DEPTH_MAX {
         return None;
     }
@@ -89,14 +89,15 @@ fn too_deep(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// How many there are, in strings too. Sums of one byte each, which no chunk exceeds, are added up sixteen at a time.
+/// Counts opening brackets, in strings too. Sums of one byte each, which no chunk exceeds, are added up sixteen at a
+/// time.
 fn opening_brackets(text: &[u8]) -> usize {
     // `[` and `{` differ in this bit alone, and no other byte becomes `{` by it.
     let count = |chunk: &[u8]| chunk.iter().map(|b| u8::from(b | 0x20 == b'{')).sum::<u8>();
     text.chunks(128).map(|chunk| usize::from(count(chunk))).sum()
 }
 
-/// The quote that ends the string which begins at `at`.
+/// The quote that ends the string beginning at `at`.
 pub fn string_end(text: &[u8], mut at: usize) -> usize {
     loop {
         at += 1;
@@ -181,7 +182,7 @@ mod tests {
         {
             assert_eq!(document(&nested(n)).is_ok(), fits, "{n}");
         }
-        // What fits can be built as a value, so a PATCH can read it.
+        // A document within the depth can be built as a value, so a PATCH can read it.
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 3)).is_ok());
         assert!(serde_json::from_slice::<serde_json::Value>(&nested(DEPTH_MAX + 4)).is_err());
         let brackets = format!("{{\"a\":\"\\\"{}\"}}", "[".repeat(1000)).into_bytes();

@@ -1,10 +1,9 @@
 //! The entity tag of a document: a hash of its bytes, the same on every replica and version.
 //!
-//! MurmurHash3 x64 128 (Austin Appleby, public domain; written from its description, checked
-//! against published vectors). A standard library hasher would not do: its result may change with
-//! the compiler, and two replicas must agree. It is no defence against someone who constructs two
-//! documents with one tag, and need not be: a conditional write compares the tag here and then the
-//! *whole old document* in the store, in one atomic step.
+//! MurmurHash3 x64 128 (Austin Appleby, public domain; written from its description, checked against published
+//! vectors). A standard library hasher would not do: its result may change with the compiler, and two replicas must
+//! agree. It is no defence against a client that constructs two documents with one tag, and need not be: a conditional
+//! write compares the tag here and then the *whole old document* in the store, in one atomic step.
 
 use crate::http::Tag;
 

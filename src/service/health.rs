@@ -1,8 +1,8 @@
-//! The probes: two questions that must never be one.
+//! The probes: liveness and readiness, which must never be the same check.
 //!
-//! `/livez` asks whether this process still turns. It asks nothing outside: a restart does not
-//! cure a dead Redis, and a liveness probe that thinks so restarts every replica at once.
-//! `/readyz` asks whether a request sent here now would be served, and that is a real round trip.
+//! `/livez` checks whether this process's loops still run. It checks nothing outside: a restart does not cure a dead
+//! Redis, and a liveness probe that fails for one restarts every replica at once. `/readyz` checks whether a request
+//! sent now would be served, and that is a real round trip.
 
 use super::problem::Problem;
 use super::step::{Cx, Outcome, ask, done};
@@ -16,7 +16,7 @@ fn is_verbose(head: &Head) -> bool {
     head.query().has(Parameter::Verbose)
 }
 
-/// `/livez`: 200 `ok` while every worker's loop turns; 500 `stuck` otherwise.
+/// `/livez`: 200 `ok` while every worker's loop runs; 500 `stuck` otherwise.
 ///
 /// # Errors
 /// 500.
@@ -32,7 +32,7 @@ pub fn live<'a>(is_turning: bool) -> Outcome<'a> {
 /// # Errors
 /// 503.
 pub fn ready<'a>(cx: &Cx<'a>, is_ready: bool) -> Outcome<'a> {
-    // A draining replica says so without asking the store: the load balancer should not wait.
+    // A draining replica answers without asking the store: the load balancer should not wait.
     if !is_ready && !is_verbose(&cx.head) {
         return Err(NOT_READY);
     }

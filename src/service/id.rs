@@ -1,4 +1,4 @@
-//! Collections and ids: what a path and a query name, and under which key it is stored.
+//! Collections and ids: which item a path or a query names, and the key under which it is stored.
 //!
 //! ```text
 //! /items?id=a%20b ┐
@@ -28,22 +28,22 @@ const RESERVED: Problem = Problem::new(
     "bad id: words that begin with `_` are reserved in a path; such an id is given in the query",
 );
 
-/// The two collections: same rules, other names.
+/// The two collections: the same rules, other names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Collection {
     /// `/items`, `item:`.
     Items,
-    /// `/sess`, `sess:`; reading renews.
+    /// `/sess`, `sess:`; reading renews the time to live.
     Sessions,
 }
 
-/// What is not the same in both.
+/// How the collections differ.
 struct Names {
     /// Before an id in a path.
     in_path: &'static str,
     /// Before an id in a query.
     in_query: &'static str,
-    /// What the id is called there.
+    /// The name of the id in a query.
     parameter: Parameter,
     /// Before an id in a key.
     key: &'static str,
@@ -77,7 +77,7 @@ impl Collection {
         }
     }
 
-    /// What the key of every id of the collection begins with.
+    /// The beginning of every key of the collection.
     pub fn key_prefix(self) -> &'static str {
         self.names().key
     }
@@ -90,7 +90,7 @@ impl Collection {
     /// The id of a request, from its path when it has one there, else from its query.
     ///
     /// # Errors
-    /// There is none, or two, or it is not an id.
+    /// The id is missing, given twice, or malformed.
     pub fn id<'a>(self, path: &'a [u8], query: &Query<'a>) -> Result<Id<'a>, Problem> {
         let names = self.names();
         let in_path = path.strip_prefix(names.in_path.as_bytes());
@@ -104,7 +104,7 @@ impl Collection {
             None => http::percent_decode(in_query.ok_or_else(|| names.missing.clone())?, true),
         };
         let id = id.map_err(|_| BAD_ID)?;
-        // Judged once decoded: `%5Fget` is `_get` to whoever decodes it before us.
+        // Checked once decoded: to a proxy that decodes paths, `%5Fget` is `_get`.
         if in_path.is_some() && id.first() == Some(&b'_') {
             return Err(RESERVED);
         }
@@ -114,11 +114,10 @@ impl Collection {
         if is_id(&id) { Ok(id) } else { Err(BAD_ID) }
     }
 
-    /// Where the item can be found: the path form, unless the id could mean something else there.
-    /// A word that begins with `_` is reserved; a dot segment is cut out of the path by clients
-    /// (RFC 3986 §5.2.4), escaped or not; and a slash makes segments of its own for a proxy that
-    /// decodes paths: `/items/a%2F..%2Fb` through nginx with `proxy_pass http://kioskd/;` is
-    /// `/items/b`, another item. Some take a backslash for a slash, too.
+    /// The item's `Location`: the path form, unless the id could mean something else there. A word that begins with `_`
+    /// is reserved; a dot segment is cut out of the path by clients (RFC 3986 §5.2.4), escaped or not; and a slash
+    /// makes segments of its own for a proxy that decodes paths: `/items/a%2F..%2Fb` through nginx with `proxy_pass
+    /// http://kioskd/;` is `/items/b`, another item. Some proxies take a backslash for a slash, too.
     pub fn location(self, id: Id<'_>) -> Location<'_> {
         let may_be_cut =
             id.iter().any(|b| matches!(b, b'/' | b'\\')) || matches!(&*id, b"." | b"..");
@@ -134,7 +133,7 @@ pub fn is_id(id: &[u8]) -> bool {
     if id.is_empty() || id.len() > ID_BYTES_MAX {
         return false;
     }
-    // Nearly all are plain ASCII, which needs no second look.
+    // Nearly all ids are plain ASCII, which needs no further check.
     id.iter().all(|b| (b' '..=b'~').contains(b))
         || std::str::from_utf8(id).is_ok_and(|id| !id.chars().any(char::is_control))
 }

@@ -1,20 +1,20 @@
-//! `Idempotency-Key`: a request that may come twice, and late, and takes effect once, over all replicas.
+//! `Idempotency-Key`: a request that may arrive twice, and late, and takes effect once, over all replicas.
 //!
 //! ```text
 //! PUT /items/7, Idempotency-Key: k    ─▶ Set item:7 …, once { name: ":k", fingerprint, … }
 //!   no record        ─▶ done and recorded, in one step of the store
-//!   the same request ─▶ the outcome again, made of the record: Idempotency-Replayed: true
-//!   another one      ─▶ 422
+//! the same request ─▶ the outcome again, built from the record: Idempotency-Replayed: true
+//! another request  ─▶ 422
 //! ```
 //!
-//! There is no claim and nothing to settle: the key is a property of the write ([`Once`]). So it is no matter
-//! whether a first attempt is lost, still under way or behind its retry: who comes second finds the record and does
-//! nothing. Only what took effect has a record. A refusal changed nothing, so a repeat of it is judged anew.
+//! There is no lock to take and none to release: the key is a property of the write ([`Once`]). So it does not matter
+//! whether a first attempt is lost, still under way or behind its retry: the second write finds the record and does
+//! nothing. Only a write that took effect has a record. A refusal changed nothing, so a repeat of it is evaluated anew.
 //!
-//! The record is short, because the response can be made again of the request: all it adds is whether something was there
-//! before, and for a PATCH the new document.
+//! The record is short, because the response can be built again from the request: all it adds is whether the item
+//! existed before, and for a PATCH the new document.
 //!
-//! The header is that of draft-ietf-httpapi-idempotency-key-header: a structured string (RFC 8941 §3.3.3), which most
+//! The header follows draft-ietf-httpapi-idempotency-key-header: a structured string (RFC 8941 §3.3.3), which most
 //! clients send without its quotes.
 
 use super::etag::etag;
@@ -43,8 +43,8 @@ const UNREADABLE: Problem = Problem::new(
 /// Longest key.
 const KEY_BYTES_MAX: usize = 255;
 
-/// What the request has to be, to be done once; `None` without the field. `ttl` is the time to live as it was asked
-/// for. Before the body is there only the errors count.
+/// The identity of a request that must be done once; `None` without the field. `ttl` is the time to live as requested.
+/// Before the body has arrived only the errors count.
 ///
 /// # Errors
 /// The key is empty, too long, given twice, or not printable ASCII.
@@ -54,7 +54,7 @@ pub fn once<'a>(cx: &Cx<'a>, ttl: Option<Duration>) -> Result<Option<Once<'a>>, 
     };
     let key = key(value).filter(|_| !cx.head.is_repeated(Field::IdempotencyKey)).ok_or(BAD_KEY)?;
     Ok(Some(Once {
-        // The place before the colon is that of a token's name.
+        // The space before the colon is reserved for a token's name.
         name: [b":", key.as_bytes()].concat().into(),
         fingerprint: fingerprint(cx, ttl),
         ttl: cx.options.idempotency_ttl,
@@ -62,11 +62,11 @@ pub fn once<'a>(cx: &Cx<'a>, ttl: Option<Duration>) -> Result<Option<Once<'a>>, 
     }))
 }
 
-/// What tells this request from another: method, time to live, conditions, body. The id is in the record's key.
+/// What distinguishes this request from another: method, time to live, conditions, body. The id is in the record's key.
 fn fingerprint(cx: &Cx, ttl: Option<Duration>) -> [u8; 32] {
     let ttl = ttl.map_or(String::new(), |ttl| ttl.as_secs().to_string());
     let mut about = [cx.head.method_text(), b"\n", ttl.as_bytes(), b"\n"].concat();
-    // Conditions are part of what was asked for (RFC 9110 §13.1), also those that no rule of ours reads.
+    // Conditions are part of the request (RFC 9110 §13.1), also those that no rule here reads.
     for (name, value) in cx.head.fields() {
         let name = name.to_ascii_lowercase();
         if name.starts_with(b"if-") {
@@ -81,10 +81,10 @@ fn fingerprint(cx: &Cx, ttl: Option<Duration>) -> [u8; 32] {
     digits
 }
 
-/// What a record tells of the request that it was made for.
+/// The content of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// Whether something was there before.
+    /// Whether the item existed before.
     pub there: bool,
     /// The new document, for a PATCH; else empty.
     pub document: &'a [u8],
@@ -94,7 +94,7 @@ impl<'a> Record<'a> {
     /// Reads the record found under `once`.
     ///
     /// # Errors
-    /// It is none, or that of another request.
+    /// The bytes are not a record, or the record of another request.
     pub fn read(once: &Once, record: &'a [u8]) -> Result<Record<'a>, Problem> {
         let hex = |b: &u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
         let Some((fingerprint, [there @ (b'0' | b'1'), document @ ..])) =
@@ -115,7 +115,7 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The key that a field value means.
+/// The key in a field value.
 fn key(value: &[u8]) -> Option<String> {
     if !value.iter().all(|b| (b' '..=b'~').contains(b)) {
         return None;
@@ -132,7 +132,7 @@ fn key(value: &[u8]) -> Option<String> {
     (1..=KEY_BYTES_MAX).contains(&key.len()).then_some(key)
 }
 
-/// The string that `value` begins with, and what stands behind it (RFC 8941 §3.3.3).
+/// The string that `value` begins with, and what follows it (RFC 8941 §3.3.3).
 fn string(value: &str) -> Option<(String, &str)> {
     let rest = value.strip_prefix('"')?;
     let mut text = String::new();
@@ -149,8 +149,8 @@ fn string(value: &str) -> Option<(String, &str)> {
     }
 }
 
-/// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). What they say means nothing here, but anything else
-/// behind a key in quotes is a mistake.
+/// `*( ";" *SP key [ "=" bare-item ] )` (RFC 8941 §3.1.2). The parameters mean nothing here, but anything else after a
+/// key in quotes is a mistake.
 fn parameters(mut rest: &str) -> Option<()> {
     while let Some(parameter) = rest.strip_prefix(';') {
         let parameter = parameter.trim_start_matches(' ');
@@ -166,7 +166,7 @@ fn parameters(mut rest: &str) -> Option<()> {
     rest.is_empty().then_some(())
 }
 
-/// What stands behind the bare item that `item` begins with (RFC 8941 §3.3).
+/// What follows the bare item that `item` begins with (RFC 8941 §3.3).
 fn bare_item(item: &str) -> Option<&str> {
     match item.as_bytes().first()? {
         b'"' => string(item).map(|(_, behind)| behind),
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    /// A record is read by replicas of other versions, too.
+    /// Replicas of other versions read the record, too.
     #[test]
     fn a_fingerprint_is_the_same_in_all_versions() {
         let fields = "Idempotency-Key: k\r\nIF-Match: \"a\"\r\nX: y\r\nIf-Range: b\r\n";

@@ -9,11 +9,11 @@
 //! DELETE /items/7, Idempotency-Key: k       ─▶ Delete item:7, once           ─▶ 204
 //! ```
 //!
-//! A write that must know the document first (an entity tag, a patch) looks, judges, and writes
-//! under the condition that the document is still the same, byte for byte. When it is not, it looks
-//! again: with a tag that ends in 412, with a patch nobody's change is lost. Some writer always
-//! wins, and the request's deadline ends the rest. With an Idempotency-Key every command of the request carries it
-//! ([`idempotency`]), and an answer that holds its record ends the request.
+//! A write that must know the document first (an entity tag, a patch) reads it, checks it, and writes under the
+//! condition that the document is still the same, byte for byte. When it is not, it starts again: with a tag that ends
+//! in 412, with a patch no other client's change is lost. Some writer always succeeds, and the request's deadline ends
+//! the others. With an Idempotency-Key every command of the request carries it ([`idempotency`]), and an answer that
+//! contains its record ends the request.
 
 use super::condition::{Conditions, Plan};
 use super::content;
@@ -30,25 +30,25 @@ use crate::store::{Answer, Command, Key, Once, Reply, Ttl, When};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Nothing is stored under that id, or not any more.
+/// Nothing is stored under that id, or it has expired.
 pub const NOT_FOUND: Problem = Problem::new(404, "not_found", "not found");
 
-/// The item a request is about, and what it demands of it.
+/// The item of a request, and the request's conditions on it.
 struct Item<'a> {
     collection: Collection,
     id: Id<'a>,
-    /// What it is to live, as asked for or the collection's own.
+    /// The item's time to live, as requested or the collection's default.
     ttl: Duration,
     asked: bool,
     conditions: Conditions<'a>,
-    /// Every write of this request is to happen once.
+    /// Every write of this request must happen once.
     once: Option<Box<Once<'a>>>,
 }
 
-/// Everything that the head tells is right.
+/// Checks everything in the head.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error in it.
 pub fn check(cx: &Cx) -> Result<(), Problem> {
     Item::of(cx).map(drop)
 }
@@ -74,8 +74,7 @@ pub fn perform<'a>(cx: &Cx<'a>) -> Outcome<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// Reads everything that the head tells. The id comes first: the original tests demand
-    /// `missing id` whatever the body is.
+    /// Reads everything in the head. The id comes first: the original tests demand `missing id` whatever the body is.
     fn of(cx: &Cx<'a>) -> Result<Item<'a>, Problem> {
         let (path, query) = (cx.head.path(), cx.head.query());
         let collection = match path.starts_with(b"/items") {
@@ -110,7 +109,7 @@ impl<'a> Item<'a> {
         Command::Set { key: self.key(), value, ttl, when, once: self.once.clone() }
     }
 
-    /// What a POST, a PUT or a DELETE asks of the store.
+    /// The store command of a POST, a PUT or a DELETE.
     fn command(&self, cx: &Cx<'a>, when: When<'a>) -> Command<'a> {
         match cx.head.method() {
             Method::Delete => Command::Delete { key: self.key(), when, once: self.once.clone() },
@@ -118,7 +117,7 @@ impl<'a> Item<'a> {
         }
     }
 
-    /// A PATCH changes a document and not how long it lives, unless it says so; that of a session renews it, as a
+    /// A PATCH changes a document and not its time to live, unless it has a `?ttl=`; that of a session renews it, as a
     /// read does.
     fn patched_ttl(&self) -> Ttl {
         match self.collection {
@@ -138,8 +137,8 @@ fn get(item: Item<'_>) -> Outcome<'_> {
 
 fn got<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     let Answer::Value(document) = reply? else { return Err(unexpected()) };
-    // Nothing can be as it was: 404 tells more than 412 (RFC 9110 §13.2.1 lets conditions alone
-    // where the answer without them is no 2xx).
+    // There is no document to meet any condition: 404 says more than 412 (RFC 9110 §13.2.1 ignores conditions where the
+    // answer without them is no 2xx).
     let document = document.ok_or(NOT_FOUND)?;
     let tag = etag(document);
     if cx.head.has(Field::IfMatch) || cx.head.has(Field::IfNoneMatch) {
@@ -154,22 +153,22 @@ fn got<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     done(Response { etag: Some(tag), no_store: true, ..Response::json(200, document) })
 }
 
-/// POST and PUT, whose document is known to be one, and DELETE: writes under the request's conditions.
+/// POST and PUT, whose body is known to be a document, and DELETE: writes under the request's conditions.
 fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
     match item.conditions.plan() {
         Plan::Never if item.once.is_none() => Err(item.conditions.failed()),
-        // Only PUT says whether it created or replaced.
+        // Only PUT reports whether it created or replaced.
         Plan::Direct(When::Always) if cx.head.method() == Method::Put && item.once.is_none() => {
             replace(cx, &item)
         }
         Plan::Direct(when) => ask(item.command(cx, when), written_directly),
-        // What can never hold may have a record of another request all the same.
+        // Even for a condition that can never hold there may be a record of another request.
         Plan::Never | Plan::Look => look(&item, write_looked),
     }
 }
 
-/// Without a condition and without a record, two commands tell what a script would: the likelier comes first. When it
-/// came or went in between, they go round.
+/// Without a condition and without a record, two commands have the effect of a script: the likelier one comes first.
+/// When the item was created or deleted in between, they are repeated.
 fn replace<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
     ask(item.command(cx, When::Present), |cx, reply| match reply? {
         Answer::Stored => done(replaced(cx)),
@@ -195,7 +194,7 @@ fn written_directly<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     }
 }
 
-/// That nothing was there is an outcome of a DELETE, too, and may have to be recorded.
+/// That there was no item is an outcome of a DELETE, too, and may have to be recorded.
 fn write_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
     let there = old.is_some();
     ask(item.command(cx, unchanged(old)), move |cx, reply| match reply? {
@@ -206,7 +205,7 @@ fn write_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outco
 
 fn patch_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
     let old = old.ok_or(NOT_FOUND)?;
-    // What is stored was checked when it came in, unless somebody else put it there.
+    // Documents were checked when they were written, unless another program wrote them.
     let target = document(old).map_err(|_| FOREIGN)?;
     let text = |bytes| std::str::from_utf8(bytes).unwrap_or("{}");
     let new = merge(text(target), text(trimmed(cx.body))).into_bytes();
@@ -224,16 +223,16 @@ fn patch_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outco
     })
 }
 
-/// The condition of a write after a look: that it is still so.
+/// The condition of a write after a read: that the document is unchanged.
 fn unchanged(old: Option<&[u8]>) -> When<'_> {
     old.map_or(When::Absent, |old| When::Unchanged(old.into()))
 }
 
-/// What a write does when it has looked, and its conditions hold.
+/// The write that follows when the document has been read and the conditions hold.
 type Looked = for<'b> fn(&Cx<'b>, Item<'b>, Option<&'b [u8]>) -> Outcome<'b>;
 
-/// Looks at the document before a write, renewing nothing. A record ends the request here, before any condition
-/// is judged: the condition that held the first time is most likely broken by what came of it.
+/// Reads the document before a write, renewing nothing. A record ends the request here, before any condition is
+/// evaluated: the first time's condition is most likely broken by its own effect.
 fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
     let get = Command::Get { key: item.key(), renew: None, once: item.once.clone() };
     ask(get, move |cx, reply| {
@@ -249,8 +248,8 @@ fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
     })
 }
 
-/// The end of a write for every answer that means the same to all of them: done, or done before. `there` is whether
-/// something was there as far as the conditions tell.
+/// The response to every answer that means the same for all writes: done, or done before. `there` is whether the item
+/// existed as far as the conditions tell.
 fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<&'a [u8]>) -> Outcome<'a> {
     let deletes = cx.head.method() == Method::Delete;
     match (answer, &item.once) {
@@ -262,7 +261,7 @@ fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<&'a [u8]>
     }
 }
 
-/// The outcome of the first time, made of the request and its record.
+/// The outcome of the first time, built from the request and its record.
 fn replayed<'a>(cx: &Cx<'a>, item: &Item<'a>, once: &Once, record: &'a [u8]) -> Outcome<'a> {
     let record = Record::read(once, record)?;
     let response = match cx.head.method() {
@@ -280,7 +279,7 @@ fn written<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool) -> Response<'a> {
             etag: Some(tag_of_body(cx)),
             ..Response::empty(201)
         },
-        // A DELETE, also when there was nothing: a repeat is safe.
+        // A DELETE, also when there was no item: a repeat is safe.
         _ => Response::empty(204),
     }
 }

@@ -6,12 +6,12 @@
 //! POST /items/_get {"ids":[…]}  ─▶ GetMany        ─▶ {"items":[{"id":"a1","etag":"…","item":{…}},null]}
 //! ```
 //!
-//! A page has at most `limit` ids, and may have fewer, or none, with more to come: only a missing
-//! cursor is the end. Every id that is there throughout is seen at least once; one may be seen
-//! twice. The cursor is opaque, and good for the same prefix only.
+//! A page has at most `limit` ids, and may have fewer, or none, with more to come: only a missing cursor is the end.
+//! Every id that exists throughout is returned at least once; one may be returned twice. The cursor is opaque, and
+//! valid for the same prefix only.
 //!
-//! A bulk read asks for an id once, however often it is named. What is there and is no document (put
-//! there by somebody else) has an `error` in its place, with the `code` that it would be given alone.
+//! A bulk read requests each id once, however often it is named. A value that is not a document (written by another
+//! program) has an `error` in its place, with the `code` that it would get alone.
 
 use super::condition::Conditions;
 use super::document::{FOREIGN, document, judge};
@@ -55,7 +55,7 @@ struct Wanted<'a> {
     cursor: Option<Vec<u8>>,
 }
 
-/// Whether the query asks for a page: any of the three, and no id.
+/// Whether the query asks for a page: it has any of the three parameters, and no id.
 pub fn is_meant(head: &Head) -> bool {
     use Parameter::*;
     let query = head.query();
@@ -67,7 +67,7 @@ impl<'a> Wanted<'a> {
     fn of(cx: &Cx<'a>) -> Result<Wanted<'a>, Problem> {
         ttl::none(cx)?;
         let query = &cx.head.query();
-        // A page has no entity tag for them to be about, but what cannot be read is refused here too.
+        // A page has no entity tag to compare, but conditions that cannot be parsed are refused here too.
         Conditions::of(&cx.head)?;
         let prefix = one(query, Parameter::Prefix, &BAD_PREFIX)?.unwrap_or_default();
         if !prefix.is_empty() && !is_id(&prefix) {
@@ -87,10 +87,10 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Everything that the head tells of a page is right.
+/// Checks everything in the head of a request for a page.
 ///
 /// # Errors
-/// The first thing that is wrong.
+/// The first error in it.
 pub fn check(cx: &Cx) -> Result<(), Problem> {
     Wanted::of(cx).map(drop)
 }
@@ -98,7 +98,7 @@ pub fn check(cx: &Cx) -> Result<(), Problem> {
 /// `GET /items?prefix=…`.
 ///
 /// # Errors
-/// 400 for what cannot be meant.
+/// 400 for a malformed or contradictory query.
 pub fn page<'a>(cx: &Cx<'a>) -> Outcome<'a> {
     let Wanted { prefix, limit, cursor } = Wanted::of(cx)?;
     let prefix = Collection::Items.key(prefix);
@@ -113,7 +113,7 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
     let mut body = b"{\"items\":[".to_vec();
     let at = Collection::Items.key_prefix().len();
     for (key, left) in &page.keys {
-        // What somebody else put there under a name that no request of ours can spell is passed over.
+        // Keys of another program that no request can spell are skipped.
         let id = key.get(at..).filter(|id| is_id(id)).and_then(|id| std::str::from_utf8(id).ok());
         let Some(id) = id else { continue };
         if body.last() != Some(&b'[') {
@@ -123,7 +123,7 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
         push_string(&mut body, id);
         body.extend_from_slice(b",\"ttl\":");
         match left {
-            // Up, so that what is there has at least one second.
+            // Rounded up, so that every key has at least one second left.
             Some(left) => push_number(&mut body, left.as_millis().div_ceil(1000) as usize),
             None => body.extend_from_slice(b"null"),
         }
@@ -160,7 +160,7 @@ fn one<'a>(
 /// `POST /items/_get`.
 ///
 /// # Errors
-/// 400 when the body asks for nothing.
+/// 400 when the body is not a list of ids.
 pub fn bulk<'a>(cx: &Cx<'a>) -> Outcome<'a> {
     ttl::none(cx)?;
     let ids = ids(cx.body)?;
@@ -192,7 +192,7 @@ fn too_much(bytes_max: usize) -> Problem {
     ))
 }
 
-/// The ids of a bulk read, cut out of its text.
+/// The ids of a bulk read, as slices of its text.
 fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
     judge(body)?;
     let text = std::str::from_utf8(body).map_err(|_| BAD_IDS)?.trim();
@@ -213,7 +213,7 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
 
 fn print_bulk<'a>(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome<'a> {
     let bytes = |found: &&Found| found.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
-    // The store has counted each once; one that is asked for a thousand times is printed as often.
+    // The store has counted each document once; one that is requested a thousand times is printed as often.
     let bytes = found.iter().map(bytes).fold(0, usize::saturating_add);
     if bytes > bytes_max {
         return Err(too_much(bytes_max));
@@ -256,7 +256,7 @@ fn print_bulk<'a>(ids: &[String], found: &[&Found], bytes_max: usize) -> Outcome
     done(Response::json(200, body).no_store())
 }
 
-/// A cursor on its way out: two digits a byte need no escapes anywhere.
+/// A cursor as printed: two hexadecimal digits a byte need no escapes anywhere.
 fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,12 +5,12 @@
 //! kioskd_http_refused_total{code="head_too_large"} 2
 //! ```
 //!
-//! Every worker counts in a [`Worker`] of its own, which no other writes; a scrape adds them up. So
-//! counting costs no worker a cache line that another one has. Labels come from fixed sets only:
-//! a client cannot make a new time series, whatever it sends.
+//! Every worker counts in a [`Worker`] of its own, which no other writes; a scrape adds them up. So counting causes no
+//! contention for a cache line. Labels come from fixed sets only: a client cannot create a new time series, whatever it
+//! sends.
 //!
-//! A worker also shows here since when it has been at its present tick, for `/livez`, and how many connections it has,
-//! for the acceptor.
+//! A worker also publishes here when its present tick began, for `/livez`, and how many connections it has, for the
+//! acceptor.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -39,11 +39,11 @@ const STATUSES: usize = 500;
 /// call in a loop may block. The plain front's ticks are whole requests, so it adds their deadline.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 
-/// It has to look stuck for so long: to a process that was stopped in the middle of its ticks, all of them look as if
-/// they had lasted as long, until they have run.
+/// It must look stuck for this long: in a process that was stopped in the middle of its ticks, all of them look that
+/// long until they have run.
 const STUCK_TWICE_MS: u64 = 1000;
 
-/// What all workers of one process show.
+/// The metrics of all workers of one process.
 #[derive(Debug)]
 pub struct Metrics {
     epoch: Instant,
@@ -51,18 +51,18 @@ pub struct Metrics {
     workers: Vec<Worker>,
 }
 
-/// What one worker shows. On cache lines of its own, so that writing it slows no other down.
+/// The metrics of one worker. On cache lines of its own, so that writing it slows no other worker.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Worker {
     /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
     busy_since: AtomicU64,
-    /// The tick that seemed too long when it was last looked at, and when it first did.
+    /// The tick that seemed too long at the last check, and when it first did.
     suspected: AtomicU64,
     suspected_at: AtomicU64,
     /// Open connections of clients that are served.
     connections: AtomicUsize,
-    /// Open connections of clients that are given their 503: they take no room.
+    /// Open connections of clients that only get a 503: they do not count as load.
     refusals: AtomicUsize,
     /// Requests whose head is complete and whose response is not yet written.
     in_flight: AtomicUsize,
@@ -83,12 +83,12 @@ impl Default for Responses {
     }
 }
 
-/// How the process is, beside what its workers count.
+/// The state of the process, apart from its workers' counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     /// Started and not draining.
     pub ready: bool,
-    /// Lines of the log that stdout did not take.
+    /// Log lines that stdout did not take.
     pub log_lines_dropped: u64,
 }
 
@@ -99,7 +99,7 @@ impl Metrics {
         Metrics { epoch: now, patience: STUCK_AFTER + tick, workers }
     }
 
-    /// One worker's own.
+    /// The metrics of one worker.
     pub fn worker(&self, n: usize) -> &Worker {
         &self.workers[n]
     }
@@ -114,7 +114,7 @@ impl Metrics {
         self.worker(n).busy_since.store(0, Ordering::Relaxed);
     }
 
-    /// Whether no worker is stuck in a tick: one is when it is found so twice, a second apart.
+    /// Whether no worker is stuck in a tick: one is when two checks, a second apart, find it so.
     pub fn is_turning(&self, now: Instant) -> bool {
         let (ms, patience) = (self.millis(now), self.patience.as_millis() as u64);
         self.workers.iter().all(|worker| {
@@ -123,7 +123,7 @@ impl Metrics {
                 return true;
             }
             if worker.suspected.load(Ordering::Acquire) != since {
-                // In this order: who sees the suspicion sees when it arose.
+                // In this order: a reader that sees the suspicion also sees when it arose.
                 worker.suspected_at.store(ms, Ordering::Relaxed);
                 worker.suspected.store(since, Ordering::Release);
             }
@@ -135,7 +135,7 @@ impl Metrics {
         now.saturating_duration_since(self.epoch).as_millis() as u64
     }
 
-    /// Open connections of all workers, those of refused clients aside.
+    /// Open connections of all workers, those of refused clients excluded.
     pub fn connections(&self) -> usize {
         self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum()
     }
@@ -150,7 +150,7 @@ impl Metrics {
         self.workers.iter().map(|w| w.in_flight.load(Ordering::Relaxed)).sum()
     }
 
-    /// The worker with the fewest connections; ties go round, from `turn` on.
+    /// The worker with the fewest connections; ties are broken in rotation, from `turn` on.
     pub fn least_busy(&self, turn: usize) -> usize {
         let n = self.workers.len();
         (0..n)
@@ -230,22 +230,22 @@ impl Worker {
         add_one(&self.refused[known.unwrap_or(REFUSALS.len() - 1)]);
     }
 
-    /// A rule panicked, or a session of the store.
+    /// A rule or a session of the store panicked.
     pub fn panicked(&self) {
         add_one(&self.panics);
     }
 
-    /// A client is on its way to this worker; the acceptor says so. `refused` when it is only given a 503.
+    /// The acceptor has sent a client to this worker. `refused` when the client only gets a 503.
     pub fn connected(&self, refused: bool) {
         self.open(refused).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The worker has taken it in.
+    /// The worker has accepted the client.
     pub fn accepted(&self) {
         add_one(&self.connected);
     }
 
-    /// It has gone.
+    /// The client has gone.
     pub fn disconnected(&self, refused: bool) {
         self.open(refused).fetch_sub(1, Ordering::Relaxed);
     }
@@ -254,7 +254,7 @@ impl Worker {
         if refused { &self.refusals } else { &self.connections }
     }
 
-    /// A request has a whole head.
+    /// A request has a complete head.
     pub fn request_began(&self) {
         let n = self.in_flight.load(Ordering::Relaxed);
         self.in_flight.store(n + 1, Ordering::Relaxed);
@@ -385,7 +385,7 @@ mod tests {
         assert!(metrics.is_turning(at(16)));
         assert!(metrics.is_turning(at(17)));
         assert!(!metrics.is_turning(at(18)));
-        // The next one is looked at twice again.
+        // The next one is checked twice again.
         metrics.begin(0, at(18));
         assert!(metrics.is_turning(at(30)));
         assert!(!metrics.is_turning(at(31)));
@@ -398,7 +398,7 @@ mod tests {
         metrics.worker(0).connected(false);
         metrics.worker(1).connected(false);
         assert_eq!([0, 1, 2].map(|turn| metrics.least_busy(turn)), [2, 2, 2]);
-        // Who is only refused takes no room.
+        // A refused client does not count as load.
         metrics.worker(2).connected(true);
         assert_eq!(metrics.least_busy(0), 2);
         assert_eq!((metrics.connections(), metrics.refusals()), (2, 1));

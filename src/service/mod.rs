@@ -1,15 +1,14 @@
-//! The rules: what a request means and what it is answered. No sockets, no threads, no clocks.
+//! The rules: what a request means and what its response is. No sockets, no threads, no clocks.
 //!
 //! The life of a request, top to bottom, in the functions a front calls in turn:
 //!
 //! ```text
 //! head ─▶ admit ─┬▶ Err(Problem)               refused from the head alone, its body never read
-//!                └▶ Ok(Route) ─▶ check         the same for what the route asks of the head, where a body is to come
+//!                └▶ Ok(Route) ─▶ check         the same for the route's rules on the head, when a body follows
 //! head, body ─▶ perform ─▶ Step::Ask ⇄ store … ─▶ Step::Done
 //! ```
 //!
-//! Read [`step`] first (how a handler asks the store without calling it), then this file, then
-//! [`items`].
+//! Read [`step`] first (how a handler uses the store without calling it), then this file, then [`items`].
 
 pub mod condition;
 pub mod content;
@@ -83,7 +82,7 @@ pub enum Route {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Methods {
     list: &'static [Method],
-    /// As `Allow` has them.
+    /// As `Allow` lists them.
     pub allow: &'static str,
 }
 
@@ -97,9 +96,9 @@ static ITEM: Methods = Methods {
 /// A row of the routing table.
 #[derive(Debug)]
 pub struct Row {
-    /// The path, or what stands before its last segment.
+    /// The path, or the part before its last segment.
     pub path: &'static str,
-    /// What the last segment is called, where it can be any.
+    /// The meaning of the last segment, where it can be anything.
     pub parameter: Option<&'static str>,
     methods: &'static Methods,
     route: Route,
@@ -131,7 +130,7 @@ const fn row(
 }
 
 impl Row {
-    /// Whether a raw path is in this row.
+    /// Whether a raw path matches this row.
     fn has(&self, path: &[u8]) -> bool {
         match self.parameter {
             None => path == self.path.as_bytes(),
@@ -144,7 +143,7 @@ impl Row {
 }
 
 impl Service {
-    /// The rules with these options; `status` is asked by the probes and by a scrape.
+    /// The rules with these options; probes and scrapes read `status`.
     pub fn new(
         options: Options,
         metrics: Arc<Metrics>,
@@ -154,22 +153,22 @@ impl Service {
         Service { options, metrics, status: Box::new(status), openapi }
     }
 
-    /// What the operator wants.
+    /// The operator's settings.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// What the workers show.
+    /// The metrics of the workers.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// The same, to be kept.
+    /// The same, as a shared pointer to keep.
     pub fn metrics_shared(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
     }
 
-    /// Judges a request by its head, as far as that goes without its route.
+    /// Checks a request by its head, as far as possible without its route.
     ///
     /// # Errors
     /// An unknown path or method, a write from another site, a body declared too large or coded.
@@ -180,7 +179,7 @@ impl Service {
             Method::Other => {
                 return Err(Problem::new(501, "not_implemented", "method not implemented"));
             }
-            // There is no path to say it of; what the server has, as for `OPTIONS *`.
+            // There is no path to list methods of; the server's methods, as for `OPTIONS *`.
             Method::Connect => return Err(Problem::method_not_allowed(ITEM.allow)),
             _ => {}
         }
@@ -213,10 +212,10 @@ impl Service {
         }
     }
 
-    /// Judges what the route asks of the head, before the body is read. [`perform`](Service::perform) does so as well.
+    /// Checks the route's rules on the head, before the body is read. [`perform`](Service::perform) does so as well.
     ///
     /// # Errors
-    /// A missing or bad id, and whatever else is wrong in a head.
+    /// A missing or bad id, or any other error in the head.
     pub fn check(&self, route: Route, cx: &Cx) -> Result<(), Problem> {
         match route {
             Route::List => list::check(cx),
@@ -226,7 +225,7 @@ impl Service {
         }
     }
 
-    /// What to answer to a request that cannot be read. Only the rules know how large a body may be.
+    /// The problem for a request that cannot be parsed. Only the rules know how large a body may be.
     pub fn malformed(&self, e: ParseError) -> Problem {
         match e {
             ParseError::BodyTooLarge => Problem::too_large("the body", self.options.body_bytes_max),
@@ -234,10 +233,10 @@ impl Service {
         }
     }
 
-    /// Runs an admitted request, now that its body is there.
+    /// Runs an admitted request, now that its body has arrived.
     ///
     /// # Errors
-    /// Whatever is wrong with the request.
+    /// Any error in the request.
     pub fn perform<'a>(&'a self, route: Route, cx: &Cx<'a>, now: Instant) -> Outcome<'a> {
         match route {
             Route::List => list::page(cx),

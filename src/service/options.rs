@@ -1,4 +1,4 @@
-//! What the rules are told by the operator.
+//! The operator's settings for the rules.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ pub struct Options {
     pub item_ttl: Duration,
     /// Time to live of a session, renewed by every read and PATCH (`SESSION_TTL`, 30 minutes).
     pub session_ttl: Duration,
-    /// The most `?ttl=` may ask for (`MAX_TTL`, 7 days).
+    /// The largest `?ttl=` (`MAX_TTL`, 7 days).
     pub max_ttl: Duration,
     /// `memory`, `noop` or `redis`, for `/version`.
     pub store: &'static str,
-    /// Kubernetes' name for this replica and where it is, for `/version`.
+    /// Kubernetes' name and namespace for this replica, for `/version`.
     pub context: Vec<(&'static str, String)>,
     /// How long the record of a write with an `Idempotency-Key` is kept (`IDEMPOTENCY_TTL`, 24 h).
     pub idempotency_ttl: Duration,
-    /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, judged from the declared
-    /// length before any of it is read.
+    /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, decided by the declared length before any of
+    /// it is read.
     pub body_bytes_max: usize,
     /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`](super::list::BULK_BYTES_MAX), 16 MiB);
     /// one byte more is 413.

@@ -1,17 +1,16 @@
 //! Writes that a browser sends for a page of another site: 403 (API.md, "Items").
 //!
-//! Nobody has to sign in to kioskd by default, so where a browser reaches it, on a developer's
-//! machine or in an intranet, so does the script of any page that is open there. CORS keeps such a
-//! page from *reading* the answer; a POST of `text/plain` is sent all the same. The browser says
-//! where a request comes from, and no script can make it lie:
+//! By default kioskd requires no sign-in, so where a browser can reach it, on a developer's machine or in an intranet,
+//! so can the script of any page that is open there. CORS keeps such a page from *reading* the answer; a POST of
+//! `text/plain` is sent all the same. The browser states where a request comes from, and no script can change that:
 //!
 //! ```text
 //! Sec-Fetch-Site: cross-site      Fetch Metadata, sent to https and to localhost
-//! Origin: https://evil.example    Fetch §3.1, with every write, to anybody
-//! Host: kiosk:8080                what the browser was told to call
+//! Origin: https://evil.example    Fetch §3.1, with every write, to any server
+//! Host: kiosk:8080                the host that the browser was asked to call
 //! ```
 //!
-//! What says neither is no browser. Reading changes nothing, and is CORS's to forbid.
+//! A request without either is not from a browser. Reading changes nothing, and is CORS's to forbid.
 
 use super::problem::Problem;
 use crate::http::{Authority, Field, Head, Method};
@@ -21,7 +20,7 @@ const CROSS_ORIGIN: Problem = Problem::new(403, "cross_origin", "");
 /// Lets a request pass unless it is a write from another site.
 ///
 /// # Errors
-/// 403, with what the browser said in its detail.
+/// 403, with the browser's value in its detail.
 pub fn judge(head: &Head) -> Result<(), Problem> {
     let writes = !matches!(head.method(), Method::Get | Method::Head | Method::Options);
     if !writes || comes_from_here(head) {
@@ -37,8 +36,8 @@ pub fn judge(head: &Head) -> Result<(), Problem> {
     )))
 }
 
-/// Sec-Fetch-Site alone decides where there is one: unlike us, the browser knows the scheme of what
-/// it called. `none` is the user's own doing, an address typed in or a bookmark.
+/// Sec-Fetch-Site alone decides where it is present: unlike kioskd, the browser knows the scheme of its request. `none`
+/// is the user's own action, an address typed in or a bookmark.
 fn comes_from_here(head: &Head) -> bool {
     if head.has(Field::SecFetchSite) {
         let is_here = |site: &[u8]| matches!(site, b"same-origin" | b"none");
@@ -51,8 +50,8 @@ fn comes_from_here(head: &Head) -> bool {
     head.all(Field::Origin).all(|origin| is_at(origin, host))
 }
 
-/// Whether `origin` and `host` are one host and port. A port left out is the default of the
-/// origin's scheme on both sides: behind a proxy that ends TLS `Host` alone does not tell it.
+/// Whether `origin` and `host` are one host and port. A missing port is the default of the origin's scheme on both
+/// sides: behind a proxy that ends TLS, `Host` alone does not show the scheme.
 fn is_at(origin: &[u8], host: &[u8]) -> bool {
     let (origin, default) =
         match (origin.strip_prefix(b"http://"), origin.strip_prefix(b"https://")) {

@@ -4,11 +4,10 @@
 //! {"a": 1.10, "b": {"c": 1}}  +  {"b": {"c": null, "d": 2}}  ─▶  {"a": 1.10,"b": {"d": 2}}
 //! ```
 //!
-//! Building a tree and printing it again would round numbers and sort keys. So both texts, which
-//! are known to be JSON, are only cut into members; untouched members are copied. Names are
-//! compared by what they mean (`"\u0061"` is `"a"`), and a name that comes twice means its last
-//! value, here and there: so nearly every reader has it, so the last is what a patch goes into, and
-//! the others go. Work is linear in both texts times their depth, which
+//! Building a tree and printing it again would round numbers and sort keys. So both texts, which are known to be JSON,
+//! are only cut into members; untouched members are copied. Names are compared by what they mean (`"\u0061"` is `"a"`),
+//! and a name that occurs twice means its last value, in target and patch: nearly every reader does the same, so a
+//! patch is applied to the last, and the others are removed. Work is linear in both texts times their depth, which
 //! [`document`](super::document) bounds.
 
 use super::document::string_end;
@@ -23,9 +22,9 @@ pub fn merge(target: &str, patch: &str) -> String {
     out
 }
 
-/// What a patch does to one name.
+/// The patch of one name.
 struct Change<'a> {
-    /// The member of the patch that counts, by its number, and what it says.
+    /// The member of the patch that counts, by its index, and its value.
     number: usize,
     value: &'a str,
     /// The member of the target that counts, if it has one of that name.
@@ -37,7 +36,7 @@ fn merge_into(out: &mut String, target: Option<&str>, patch: &str) {
     if !is_object(patch) {
         return out.push_str(patch.trim());
     }
-    // Cut once each: to cut a text is to go through all that is nested in it.
+    // Cut once each: cutting a text means scanning everything nested in it.
     let target = target.filter(|t| is_object(t));
     let old: Vec<(&str, &str)> = target.into_iter().flat_map(members).collect();
     let new: Vec<(&str, &str)> = members(patch).collect();
@@ -141,7 +140,7 @@ pub fn members(object: &str) -> impl Iterator<Item = (&str, &str)> {
     std::iter::from_fn(move || Some((values.next()?, values.next()?)))
 }
 
-/// The elements of an array, without the space around them; of an object its names and values by turns.
+/// The elements of an array, without the space around them; for an object its names and values in turn.
 pub fn elements(array: &str) -> impl Iterator<Item = &str> {
     let inner = array.trim();
     let mut rest = &inner[1..inner.len() - 1];
@@ -156,8 +155,8 @@ pub fn elements(array: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The length of the value that `json` begins with. Every step is over an ASCII byte, so the result
-/// lies between characters.
+/// The length of the value that `json` begins with. Every step is over an ASCII byte, so the result is on a character
+/// boundary.
 fn value_len(json: &str) -> usize {
     let bytes = json.as_bytes();
     let mut depth = 0usize;
@@ -284,7 +283,7 @@ mod tests {
         for (i, one) in meant.iter().enumerate() {
             assert!(!meant[..i].contains(one), "{:?}", same[i]);
         }
-        // What serde_json can read, it reads so.
+        // If serde_json can read the name, it reads it the same way.
         for names in same {
             for n in names {
                 let raw = format!("\"{n}\"");
@@ -386,7 +385,7 @@ mod tests {
         };
         let merged = merge(&format!("{{{}}}", members(0)), &format!("{{{}}}", members(50_000)));
         assert_eq!(merged.matches(':').count(), 150_000);
-        // All of one name, on both sides: the last of either.
+        // All of one name, on both sides: the last of each.
         let equal =
             |value: &str| format!("{{{}\"a\":{value}}}", "\"a\":{\"x\":1},".repeat(100_000));
         let merged = merge(&equal("{\"y\":2}"), &equal("{\"z\":3}"));

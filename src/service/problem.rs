@@ -1,7 +1,7 @@
-//! What went wrong, as a value: the texts and codes of API.md, "Errors", in one place.
+//! An error as a value: the texts and codes of API.md, "Errors", in one place.
 //!
-//! A problem is a plain value for as long as it can be, so that rules can return it with `?` and
-//! tests compare it; [`Problem::respond`] prints it as `application/problem+json` (RFC 9457).
+//! A problem stays a plain value as long as possible, so that rules can return it with `?` and tests compare it;
+//! [`Problem::respond`] prints it as `application/problem+json` (RFC 9457).
 
 use crate::http::{self, ContentType, Extra, ParseError, Response};
 use crate::store::StoreError;
@@ -16,7 +16,7 @@ pub struct Problem {
     pub code: &'static str,
     /// A sentence for people.
     pub detail: Cow<'static, str>,
-    /// What would have been right, or when, in the field that says so.
+    /// The field that says what would have been right, or when to retry.
     pub extra: Extra<'static>,
 }
 
@@ -42,7 +42,7 @@ impl Problem {
         Problem::with(extra, 405, "method_not_allowed", "method not allowed")
     }
 
-    /// The same in other words.
+    /// The same problem with another detail text.
     pub fn detailed(mut self, detail: String) -> Problem {
         self.detail = Cow::Owned(detail);
         self
@@ -54,16 +54,16 @@ impl Problem {
             .detailed(format!("{what} is too large: at most {bytes_max} bytes"))
     }
 
-    /// 503: come back in a second.
+    /// 503: retry after a second.
     pub const fn overloaded(detail: &'static str) -> Problem {
         Problem::with(Extra::RetryAfter(1), 503, "overloaded", detail)
     }
 
-    /// A handler panicked; the log knows more.
+    /// A handler panicked; the log has the details.
     pub const INTERNAL: Problem = Problem::new(500, "internal_error", "internal error");
 
-    /// Whether the protocol was broken or its limits were, and not a rule of ours. A front logs and
-    /// counts such a request as refused.
+    /// Whether the request broke the protocol or exceeded its limits, rather than a rule of the service. A front logs
+    /// and counts such a request as refused.
     pub fn is_refusal(&self) -> bool {
         matches!(self.code, "bad_request" | "body_too_large" | "expectation_failed")
     }
@@ -74,8 +74,8 @@ impl Problem {
         http::write_problem(buffer, self.status, self.code, &self.detail, request_id);
         Response {
             extra: self.extra.clone(),
-            // It speaks of this moment: without the word a cache may keep a 404 or a 501 for a while
-            // (RFC 9111 §4.2.2).
+            // It describes this moment: without `no-store` a cache may keep a 404 or a 501 for a while (RFC 9111
+            // §4.2.2).
             no_store: true,
             ..Response::of(self.status, ContentType::Problem, buffer.as_slice())
         }
@@ -91,7 +91,7 @@ impl From<ParseError> for Problem {
 /// Store trouble is never a 404 and never a success.
 impl From<StoreError> for Problem {
     fn from(e: StoreError) -> Problem {
-        // What the store said goes to the log, not to the client: it names our insides.
+        // The store's own message goes to the log, not to the client: it reveals internals.
         let (status, code, detail) = match &e {
             StoreError::Timeout => (504, "store_timeout", "no answer in time"),
             StoreError::Unreachable(_) => (502, "store_unreachable", "cannot be reached"),
@@ -113,8 +113,8 @@ impl From<StoreError> for Problem {
     }
 }
 
-/// A store that answers something else than it was asked. A bug of ours, but one that costs one
-/// request a 502 and not everybody the process.
+/// A store gave an answer that does not fit the command. A bug of ours, but it costs one request a 502 and does not end
+/// the process.
 pub fn unexpected() -> Problem {
     log::error!("BUG: the store gave an answer to another question");
     Problem::new(502, "store_error", "store error: unexpected answer")

@@ -1,15 +1,15 @@
-//! What a handler returns: the end, or a question to the store and what to do with its answer.
+//! What a handler returns: the response, or a command for the store and what to do with its answer.
 //!
 //! ```text
 //! GET /items?id=7   ─▶ Ask(Get("item:7"), next)      next(cx, Ok(Value(None))) ─▶ Err(404)
 //!                                                    next(cx, Err(Timeout))    ─▶ Err(504)
 //! ```
 //!
-//! A handler never blocks and never sees a store, so a test plays the store by hand: it looks at
-//! the command and feeds in any answer and any error. A longer rule is a longer chain of steps.
+//! A handler never blocks and never sees a store, so a test acts as the store: it checks the command and feeds in any
+//! answer and any error. A longer rule is a longer chain of steps.
 //!
-//! A continuation is given the request again, so what it needs of it it reads once more instead of carrying it. Those
-//! of GET and PUT capture nothing, and a box of nothing does not allocate.
+//! A continuation is given the request again, so it reads what it needs from the request once more instead of capturing
+//! it. Those of GET and PUT capture nothing, and a box of nothing does not allocate.
 
 use super::options::Options;
 use super::problem::Problem;
@@ -22,28 +22,28 @@ use std::fmt;
 pub struct Cx<'a> {
     /// Its head.
     pub head: Head<'a>,
-    /// Its content, without framing; empty before it has come.
+    /// Its content, without framing; empty before it has arrived.
     pub body: &'a [u8],
-    /// What the operator wants.
+    /// The operator's settings.
     pub options: &'a Options,
 }
 
-/// See the module's text. What it borrows is the request, or the store's answer.
+/// See the module's text. It borrows from the request, or from the store's answer.
 pub enum Step<'a> {
-    /// Send this.
+    /// Send this response.
     Done(Response<'a>),
-    /// Ask the store this, then go on.
+    /// Send the store this command, then continue.
     Ask(Command<'a>, Next),
 }
 
-/// What comes of a request, or of a part of it: a step, or a problem that becomes a response at the last moment, when
+/// The result of a request, or of a part of it: a step, or a problem that becomes a response at the last moment, when
 /// the request's id is added.
 pub type Outcome<'a> = Result<Step<'a>, Problem>;
 
 /// What to do with the store's answer.
 pub type Next = Box<dyn for<'a> FnOnce(&Cx<'a>, Reply<'a>) -> Outcome<'a>>;
 
-/// Ask `command`, then go on with `next`.
+/// Send `command` to the store, then continue with `next`.
 ///
 /// # Errors
 /// None: for the end of a handler.

@@ -1,4 +1,4 @@
-//! The rules, with the store played by hand.
+//! The rules, with the test acting as the store.
 //!
 //! ```text
 //! request text ─▶ parse ─▶ admit, perform ─▶ Ask(Command) ─▶ looked at
@@ -6,11 +6,11 @@
 //!                                              └──────▶ Done ─▶ print ─▶ looked at
 //! ```
 //!
-//! Heads come from the real parser, so that a test cannot ask what no client could. Three helpers
-//! carry nearly everything: `asks` is the question a request has for the store, `answered` the
-//! printed response once that question has its answer, `refused` the printed response to a request
-//! that must have no question. Requests are leaked, so that what borrows them can be handed about.
-//! What documents and traces look like in detail is tested beside their code (`items`, `trace`, `etag`).
+//! Heads come from the real parser, so that a test cannot send what no client could. Three helpers carry nearly
+//! everything: `asks` is the command of a request, `answered` the printed response once that command has its answer,
+//! `refused` the printed response to a request that must send no command. Requests are leaked, so that what borrows
+//! them can be passed about. The details of documents and traces are tested beside their code (`items`, `trace`,
+//! `etag`).
 
 use super::etag::etag;
 use super::step::{Next, Step};
@@ -28,8 +28,8 @@ const BODY_BYTES_MAX: usize = 100;
 
 // ---- Store trouble ----------------------------------------------------------------------------
 
-/// The table of API.md, "Errors". What the store said is in the error and must not be in the
-/// response: it names our insides.
+/// The table of API.md, "Errors". The store's own message is in the error and must not be in the response: it reveals
+/// internals.
 #[test]
 fn every_store_error_has_its_status_code_and_retry_after() {
     let said = || "said by redis.internal:6379".to_owned();
@@ -69,8 +69,8 @@ fn every_store_error_has_its_status_code_and_retry_after() {
     }
 }
 
-/// A store that answers another question is a bug of ours. It costs the request a 502 and never
-/// reads as a success or as "not found".
+/// An answer that does not fit the command is a bug of ours. It costs the request a 502 and never reads as a success or
+/// as "not found".
 #[test]
 fn an_answer_to_another_question_is_502() {
     let is_value: fn(&Answer<&[u8]>) -> bool = |a| matches!(a, Answer::Value(_));
@@ -107,7 +107,7 @@ fn post_sets_the_key_with_its_ttl() {
         ("/sess?sid=a", "sess:a", SESSION_TTL),
         ("/sess/a", "sess:a", SESSION_TTL),
         ("/sess/a?ttl=5", "sess:a", seconds(5)),
-        // Whose parameter it is, the collection says.
+        // The name of the parameter depends on the collection.
         ("/sess?sid=a&id=b", "sess:a", SESSION_TTL),
         ("/items?id=7&sid=b", "item:7", ITEM_TTL),
     ] {
@@ -151,8 +151,8 @@ fn post_answers_201_with_location_and_the_etag_get_will_give() {
     assert_eq!(sent.header("ETag"), Some(&*tag_of(b"{\"n\":1}")));
 }
 
-/// RFC 3986 §5.2.4: whoever resolves `/items/..` against our address asks for `/`, and escaping
-/// the dots does not help, since `%2E` means the same. These ids are named in the query.
+/// RFC 3986 §5.2.4: a client that resolves `/items/..` against our address requests `/`, and escaping the dots does not
+/// help, since `%2E` means the same. These ids are named in the query.
 #[test]
 fn location_survives_what_clients_do_to_dots() {
     for (target, location) in [
@@ -219,7 +219,7 @@ fn a_body_on_a_get_means_nothing() {
     assert!(matches!(command, Command::Get { .. }), "{command:?}");
 }
 
-/// The front calls the two halves by themselves: the head is judged before there is a body.
+/// The front calls the two halves by themselves: the head is checked before the body arrives.
 #[test]
 fn a_post_is_admitted_without_its_body_and_judged_with_it() {
     let (service, now) = (service(), Instant::now());
@@ -237,8 +237,8 @@ fn a_post_is_admitted_without_its_body_and_judged_with_it() {
 
 const OLD: &[u8] = br#"{"a":1}"#;
 
-/// Only PUT says whether it created or replaced, so it asks for the likelier first, and goes round when an item came
-/// or went in between.
+/// Only PUT reports whether it created or replaced, so it sends the likelier command first, and repeats when an item
+/// was created or deleted in between.
 #[test]
 fn a_put_replaces_or_creates_and_says_which() {
     let put = message("PUT", "/items/7", "{} ");
@@ -284,8 +284,8 @@ fn what_the_store_can_judge_is_asked_in_one_step() {
     assert_eq!(sent.status, 412);
 }
 
-/// An entity tag is looked for, and the write that follows holds for those very bytes. When they are not there any
-/// more, all begins again, with the request as it came.
+/// An entity tag is compared, and the write that follows holds for those very bytes. When they have changed meanwhile,
+/// all begins again, with the request as it came.
 #[test]
 fn a_write_under_an_entity_tag_looks_and_then_writes_what_is_unchanged() {
     let fields = format!("If-Match: {}\r\n", tag_of(OLD));
@@ -345,7 +345,7 @@ fn a_read_under_conditions_is_304_or_412_or_whole() {
             assert_eq!(sent.header("ETag"), Some(&*own));
             assert_eq!(sent.header("Cache-Control"), Some("no-store"));
         }
-        // What is not there cannot be as it was.
+        // A document that does not exist cannot be unchanged.
         let sent = played(&request, vec![(look(), Ok(Answer::Value(None)))]);
         assert_eq!(sent.status, 404, "{fields}");
     }
@@ -376,7 +376,7 @@ fn a_patch_is_merged_and_written_if_nothing_has_changed() {
         assert_eq!((sent.status, sent.bytes.as_slice()), (200, &new[..]), "{target}");
         assert_eq!(sent.header("ETag"), Some(&*tag_of(new)));
 
-        // Nobody's change is lost: what has come in between is merged with.
+        // No client's change is lost: the patch is applied to the document written in between.
         let steps = vec![
             (look(), old.clone()),
             (write(OLD, new), Ok(Answer::Unmet)),
@@ -413,7 +413,7 @@ fn a_patch_cannot_make_a_document_of_what_is_none_or_one_that_is_too_large() {
     }
 }
 
-/// Every command of the request carries the key, and the answer is what came of it the first time.
+/// Every command of the request carries the key, and the response is the outcome of the first time.
 #[test]
 fn with_an_idempotency_key_a_write_is_done_once() {
     let key = "Idempotency-Key: k\r\n";
@@ -476,7 +476,7 @@ fn a_recorded_write_says_what_was_there() {
             answered(&with_fields(method, "/items/7", key, body), Ok(Answer::Done { there }));
         assert_eq!((sent.status, sent.header("Idempotency-Replayed")), (status, None), "{method}");
     }
-    // Without a key there is no record, so such an answer is to another question.
+    // Without a key there is no record, so such an answer does not fit the command.
     for (method, body) in [("POST", "{}"), ("PUT", "{}"), ("DELETE", "")] {
         for answer in [Answer::Done { there: true }, Answer::Recorded(&b""[..])] {
             let sent = answered(&message(method, "/items/7", body), Ok(answer));
@@ -485,7 +485,7 @@ fn a_recorded_write_says_what_was_there() {
     }
 }
 
-/// Look, judge, write: under one key from the first command to the last.
+/// Read, check, write: under one key from the first command to the last.
 #[test]
 fn a_look_and_its_write_carry_the_same_key() {
     let request = patch("/items/7", "Idempotency-Key: k\r\n", "{\"b\":2}");
@@ -518,7 +518,7 @@ fn requests_that_differ_in_anything_have_other_fingerprints() {
     for request in &requests {
         assert!(found.insert(fingerprint(request)), "{request}");
     }
-    // Of what means the same, the fingerprint is the same.
+    // For requests that mean the same, the fingerprint is the same.
     for (one, other) in [
         ("/items/7", "/items?id=7"),
         ("/items/7?ttl=60", "/items/7?ttl=060"),
@@ -599,7 +599,7 @@ fn a_page_that_cannot_be_meant_is_refused() {
         ("cursor=00&cursor=00", "bad_cursor"),
         ("limit=1&ttl=1", "bad_ttl"),
     ] {
-        // Before the body, where one is sent along that means nothing.
+        // Before the body, where one is sent that means nothing.
         let cx = request_of(&get(&format!("/items?{query}")));
         let route = service().admit(&cx.head).expect("the path is known");
         let fault = service().check(route, &cx).expect_err(query);
@@ -642,7 +642,7 @@ fn a_bulk_read_asks_for_each_id_once_and_answers_in_order() {
     assert_eq!((sent.status, sent.problem().0), (413, "bulk_too_large".to_owned()));
 }
 
-/// The store counts each document once, however often it is asked for and printed.
+/// The store counts each document once, however often it is requested and printed.
 #[test]
 fn a_document_counts_as_often_as_it_is_printed() {
     for (bulk_bytes_max, status) in [(5, 413), (6, 200), (7, 200)] {
@@ -776,7 +776,7 @@ fn an_id_has_up_to_512_bytes() {
     assert_eq!(refused(&accents(max / 2 + 1)).status, 400);
 }
 
-/// The service this one replaces was tested so: whatever else is wrong, the id is told first.
+/// The service that kioskd replaces was tested like this: whatever else is wrong, the id is reported first.
 #[test]
 fn a_missing_id_is_told_before_a_bad_body_or_ttl() {
     const ID: &str = "missing id: give it as /items?id=ID or /items/ID";
@@ -845,8 +845,8 @@ fn a_body_that_is_not_one_object_is_refused() {
     }
 }
 
-/// Judged by `admit`, when no byte of the body has been read; chunked bodies declare nothing, and
-/// the front counts them.
+/// Checked by `admit`, when no byte of the body has been read; chunked bodies declare no length, and the front counts
+/// them.
 #[test]
 fn a_body_declared_too_large_is_refused_from_the_head() {
     let service = service();
@@ -992,7 +992,7 @@ fn readyz_is_ready_when_the_store_answers() {
     }
 }
 
-/// The load balancer should hear it at once, also when the store is slow to answer.
+/// The load balancer should learn it at once, also when the store is slow to answer.
 #[test]
 fn readyz_says_no_while_draining_without_asking_the_store() {
     static READY: AtomicBool = AtomicBool::new(true);
@@ -1049,11 +1049,11 @@ fn verbose_lists_each_check() {
     }
 }
 
-/// Also while the store is away: then above all one wants to look.
+/// Also while the store is away: metrics are needed most then.
 #[test]
 fn metrics_ask_nothing_and_tell_what_was_counted() {
     let service = service_with(|| true);
-    // That a request has ended so is for a front to say.
+    // How a request ended is for a front to count.
     service.metrics().worker(0).responded(404);
     let cx = request_of(&get("/metrics"));
     let sent = Sent::of(&cx, ended(handle(service, &cx)));
@@ -1102,8 +1102,8 @@ fn the_openapi_document_has_the_paths_and_methods_of_the_service() {
     }
 }
 
-/// What most operations can be told stands once, under `default`, with every status that a problem can have; what says
-/// something of its own, each has itself.
+/// The responses that most operations can give are listed once, under `default`, with every status that a problem can
+/// have; each operation lists its own only.
 #[test]
 fn every_operation_of_the_openapi_document_lists_the_errors_it_can_have() {
     let document = described();
@@ -1149,7 +1149,7 @@ fn members(object: &serde_json::Value) -> impl Iterator<Item = &str> {
     object.as_object().unwrap().keys().map(String::as_str)
 }
 
-/// The methods of a path, and what is said of them.
+/// The methods of a path, and their descriptions.
 fn operations<'a>(
     document: &'a serde_json::Value,
     path: &str,
@@ -1236,7 +1236,7 @@ fn handle_at(service: &'static Service, cx: &Cx<'static>, now: Instant) -> Outco
     outcome
 }
 
-/// The question of a step that has one.
+/// The command of a step that has one.
 #[track_caller]
 fn asked(outcome: Outcome<'_>) -> (Command<'_>, Next) {
     match outcome {
@@ -1245,13 +1245,13 @@ fn asked(outcome: Outcome<'_>) -> (Command<'_>, Next) {
     }
 }
 
-/// The question a request has for the store.
+/// The command of a request.
 #[track_caller]
 pub(crate) fn asks(message: &str) -> Command<'static> {
     asked(handle(service(), &request_of(message))).0
 }
 
-/// The end of a step that asks the store nothing (more).
+/// The response of a step that sends the store no (further) command.
 #[track_caller]
 fn ended(outcome: Outcome<'_>) -> Result<Response<'_>, Problem> {
     match outcome {
@@ -1261,7 +1261,7 @@ fn ended(outcome: Outcome<'_>) -> Result<Response<'_>, Problem> {
     }
 }
 
-/// The response to a request whose one question gets `reply`.
+/// The response to a request whose one command gets `reply`.
 #[track_caller]
 fn answered(message: &str, reply: Reply<'static>) -> Sent {
     let cx = request_of(message);
@@ -1276,7 +1276,7 @@ fn refused(message: &str) -> Sent {
     Sent::of(&cx, ended(handle(service(), &cx)))
 }
 
-/// The response to a request that asks just these questions, one after the other, and gets these replies.
+/// The response to a request that sends just these commands, one after the other, and gets these replies.
 #[track_caller]
 fn played(message: &str, steps: Vec<(Command<'static>, Reply<'static>)>) -> Sent {
     let cx = request_of(message);
@@ -1317,7 +1317,7 @@ pub(crate) struct Sent {
     pub(crate) status: u16,
     headers: Vec<(String, String)>,
     bytes: Vec<u8>,
-    /// `bytes` for people.
+    /// `bytes` as readable text.
     pub(crate) body: String,
 }
 

@@ -1,15 +1,14 @@
-//! Who asked: the request id, and the trace a caller may have begun.
+//! Request ids, and the trace that a client may have begun.
 //!
-//! `X-Request-Id` is taken from the request when it is fit to be echoed and logged
-//! (`[A-Za-z0-9._-]{1,128}`), else made here: 64 random bits that a worker draws once, then its count of requests.
-//! `traceparent` (W3C Trace Context) is read for its trace id, so that a log line can be found from a trace; we start
-//! no spans of our own. Either of them given twice is none: the caller and we could mean different ones.
+//! `X-Request-Id` is taken from the request when it is fit to be echoed and logged (`[A-Za-z0-9._-]{1,128}`), else made
+//! here: 64 random bits that a worker draws once, then its count of requests. `traceparent` (W3C Trace Context) is read
+//! for its trace id, so that a log line can be found from a trace; kioskd starts no spans of its own. Either field
+//! given twice is ignored: the client and kioskd could mean different ones.
 
 use super::etag::hex;
 use crate::http::{Field, Head};
 
-/// A request id of our own making: one that no other worker and no other replica makes. Unique is all it is; it is no
-/// secret.
+/// A request id made by kioskd: one that no other worker and no other replica makes. It is unique, and no secret.
 pub fn made_id(maker: u64, number: u64) -> [u8; 32] {
     let mut id = [0; 32];
     id[..16].copy_from_slice(&hex(maker));

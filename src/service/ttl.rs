@@ -11,12 +11,12 @@ use super::step::Cx;
 use crate::http::{self, Parameter, Query};
 use std::time::Duration;
 
-/// What the query asks for: digits only, 1 to `MAX_TTL`, once. `obeyed` is whether this request can
-/// give anything that long to live.
+/// The time to live in the query: digits only, 1 to `MAX_TTL`, once. `obeyed` is whether this request can set a time to
+/// live.
 ///
 /// # Errors
-/// 400 for anything else, and for any where it cannot be obeyed: a client that asked for a time to
-/// live must not believe it got it.
+/// 400 for anything else, and for any value where it cannot be obeyed: a client that asked for a time to live must not
+/// believe it got it.
 pub fn asked(query: &Query, options: &Options, obeyed: bool) -> Result<Option<Duration>, Problem> {
     let Some(raw) = query.first(Parameter::Ttl) else {
         return Ok(None);
