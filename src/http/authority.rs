@@ -10,14 +10,14 @@ use std::net::Ipv6Addr;
 /// A well-formed host and its port, if one is given.
 #[derive(Debug, PartialEq)]
 pub struct Authority<'a> {
-    /// As it was written, an IPv6 address with its brackets.
+    /// As written, an IPv6 address with its brackets.
     pub host: &'a [u8],
     /// `None` also for an empty port, `example.com:`, which RFC 3986 allows.
     pub port: Option<u16>,
 }
 
 impl<'a> Authority<'a> {
-    /// The authority that `raw` is, whole.
+    /// Parses `raw`, all of it, as an authority.
     pub fn parse(raw: &'a [u8]) -> Option<Authority<'a>> {
         let host_len = match raw.first()? {
             b'[' => address_len(raw)?,
@@ -33,15 +33,15 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// How much of `raw` is an IPv6 address in brackets.
+/// The length of the IPv6 address in brackets at the front of `raw`.
 fn address_len(raw: &[u8]) -> Option<usize> {
     let end = raw.iter().position(|b| *b == b']')?;
     std::str::from_utf8(&raw[1..end]).ok()?.parse::<Ipv6Addr>().ok()?;
     Some(end + 1)
 }
 
-/// How much of `raw` is a `reg-name` without the comma (every IPv4 address is one too); `None` for an escape that is
-/// none.
+/// The length of the `reg-name` without the comma at the front of `raw` (every IPv4 address is one too); `None` for a
+/// malformed escape.
 fn reg_name_len(raw: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -54,7 +54,7 @@ fn reg_name_len(raw: &[u8]) -> Option<usize> {
     }
 }
 
-/// A number of nothing but digits that fits a port; zeros in front mean nothing.
+/// A number of nothing but digits that fits a port; leading zeros mean nothing.
 fn port(digits: &[u8]) -> Option<u16> {
     let mut port = 0;
     for byte in digits {

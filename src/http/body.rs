@@ -1,28 +1,28 @@
 //! Where a request body ends (RFC 9112 §6–7), and how to take it out of its chunks.
 //!
-//! Content-Length beside Transfer-Encoding is refused: two readers could disagree about where the
-//! request stops, and that disagreement is request smuggling. For the same reason a length is
-//! refused twice even if both agree, and no coding but a single `chunked` is known.
+//! Content-Length beside Transfer-Encoding is refused: two readers could disagree about where the request stops, and
+//! that disagreement is request smuggling. For the same reason a second length is refused even if both agree, and the
+//! only accepted coding is a single `chunked`.
 //!
 //! ```text
-//! 5;a=b␍␊     size in hexadecimal; extensions are judged, then dropped
+//! 5;a=b␍␊     size in hexadecimal; extensions are checked, then dropped
 //! hello␍␊     exactly that many bytes
 //! 0␍␊         the last chunk
-//! Md5: x␍␊    trailer fields: judged like headers, then dropped
+//! Md5: x␍␊    trailer fields: checked like headers, then dropped
 //! ␍␊
 //! ```
 //!
-//! Nothing is reserved for a declared size: memory grows with bytes that came.
+//! Nothing is reserved for a declared size: memory grows with the bytes that arrive.
 
 use super::ParseError;
 use super::bytes::{TOKEN, VALUE, misplaced, run};
 use super::field;
 
-/// What one body may spend on chunk extensions and trailers together, the closing empty line
-/// included. Nobody we know sends either; without a bound they are a body nobody counts.
+/// The most bytes of chunk extensions and trailers together in one body, the closing empty line included. No client we
+/// know sends either; without a bound they are a body that no limit counts.
 const OVERHEAD_BYTES_MAX: usize = 8 * 1024;
 
-/// As many as a head may have by default.
+/// The default limit for the fields of a head.
 const TRAILERS_MAX: usize = 100;
 
 /// How the end of a body is found.
@@ -34,10 +34,10 @@ pub enum Framing {
     Chunked,
 }
 
-/// Judges `Content-Length` and `Transfer-Encoding` together.
+/// Checks `Content-Length` and `Transfer-Encoding` together.
 ///
-/// The length is not held against any limit here, but one that no `u64` can hold is no syntax
-/// error, only too large: 413.
+/// The length is not compared with any limit here, but one that no `u64` can hold is no syntax error, only too large:
+/// 413.
 pub(super) fn framing(
     is_http_1_0: bool,
     length: One<'_>,
@@ -64,14 +64,14 @@ pub(super) fn framing(
     }
 }
 
-/// A field that may be there once.
+/// A field that may occur once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum One<'a> {
-    /// It is not there.
+    /// The field is absent.
     None,
-    /// It is.
+    /// The field's one value.
     Value(&'a [u8]),
-    /// It is there more than once.
+    /// The field occurs more than once.
     Several,
 }
 
@@ -89,7 +89,7 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
 #[derive(Debug, Default)]
 pub struct ChunkedDecoder {
     state: State,
-    /// The size of the current chunk, then what of it is still to come.
+    /// The size of the current chunk, then how much of it is still to come.
     chunk_left: u64,
     /// Body bytes in the chunks announced so far.
     body_bytes: u64,
@@ -110,7 +110,7 @@ enum State {
     Done,
 }
 
-/// Where in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` a size line stands (RFC 9112 §7.1.1).
+/// The position of a size line in `*( BWS ";" BWS name [ BWS "=" BWS value ] )` (RFC 9112 §7.1.1).
 #[derive(Debug, Clone, Copy)]
 enum Extension {
     /// White space behind the size.
@@ -140,9 +140,10 @@ impl Default for State {
 impl ChunkedDecoder {
     /// Takes what it can from `input`, the bytes not yet consumed, and appends body bytes to `out`.
     ///
-    /// Gives the bytes consumed, and whether the body is finished; what is left over then belongs
-    /// to the next request. Before that it is an unfinished trailer line, to be given again with what comes. A body of exactly `body_bytes_max` passes. A chunk that would take it
-    /// further is 413 as soon as its size line is read, before any of its data.
+    /// Gives the bytes consumed, and whether the body is finished; then any bytes left over belong to the next request.
+    /// Before that they are an unfinished trailer line, to be passed again with the bytes that follow. A body of
+    /// exactly `body_bytes_max` passes. A chunk that would take it further is 413 as soon as its size line is read,
+    /// before any of its data.
     pub fn decode(
         &mut self,
         input: &[u8],
@@ -236,8 +237,8 @@ impl ChunkedDecoder {
         Ok(State::Extension(after))
     }
 
-    /// Judges the size of the chunk that comes next. `body_bytes` is within the limit already, so
-    /// the subtraction holds unless a caller lowers the limit midway.
+    /// Checks the size of the chunk that comes next. `body_bytes` is within the limit already, so the subtraction holds
+    /// unless a caller lowers the limit midway.
     fn announce(&mut self, body_bytes_max: u64) -> Result<State, ParseError> {
         if self.chunk_left > body_bytes_max.saturating_sub(self.body_bytes) {
             return Err(ParseError::BodyTooLarge);
@@ -246,8 +247,8 @@ impl ChunkedDecoder {
         Ok(if self.chunk_left == 0 { State::Trailers } else { State::Data })
     }
 
-    /// Takes one line of the trailers, never looking beyond the overhead allowed. `None` when it is not whole: it is
-    /// left where it is, to be judged again with what comes.
+    /// Takes one line of the trailers, never looking beyond the overhead allowed. `None` when it is incomplete: it
+    /// stays in the input, to be checked again with the bytes that follow.
     fn trailer(&mut self, input: &[u8]) -> Result<Option<usize>, ParseError> {
         let window = &input[..input.len().min(OVERHEAD_BYTES_MAX - self.overhead_bytes)];
         let full = self.trailers == TRAILERS_MAX;
@@ -279,7 +280,7 @@ mod tests {
     use super::ParseError::*;
     use super::*;
 
-    /// Of a whole head that has these fields.
+    /// The framing of a complete head with these fields.
     fn framing_of(version: &str, fields: &[&str]) -> Result<Framing, ParseError> {
         let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
         let head = format!("POST / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
@@ -339,7 +340,7 @@ mod tests {
     /// The joined body and the bytes it took; `None` if it is not finished.
     type Decoded = Result<Option<(Vec<u8>, usize)>, ParseError>;
 
-    /// As a connection does it: what was not taken is given again, with what has come since.
+    /// As a connection does it: bytes that were not taken are passed again, with those that arrived since.
     fn decode_in_pieces(input: &[u8], piece: usize, max: usize) -> Decoded {
         let mut decoder = ChunkedDecoder::default();
         let (mut out, mut at, mut end) = (Vec::new(), 0, 0);
@@ -423,7 +424,7 @@ mod tests {
         }
     }
 
-    /// The white space is bad (BWS), and RFC 9112 §7.1.1 wants it read over: around `;` and `=`, nowhere else.
+    /// The white space is bad (BWS), and RFC 9112 §7.1.1 requires it to be skipped: around `;` and `=`, nowhere else.
     #[test]
     fn extensions_are_those_of_the_rfc() {
         for extensions in [

@@ -1,7 +1,7 @@
-//! The alphabets of HTTP/1.1 as one table: which bytes may stand where.
+//! The alphabets of HTTP/1.1 as one table: which bytes are allowed where.
 //!
-//! A scanner asks `run` for the longest prefix in an alphabet and judges the one byte that stopped
-//! it. That makes every fault belong to exactly one byte.
+//! A scanner calls `run` for the longest prefix in an alphabet and checks the one byte that stopped it. So every error
+//! belongs to exactly one byte.
 
 use super::ParseError;
 
@@ -49,7 +49,7 @@ const ALPHABETS: [u8; 256] = {
 
 /// How many bytes at the front of `bytes` belong to `alphabet`.
 ///
-/// One look at the table for each, and one at the length for every eight.
+/// One table look-up for each byte, and one check of the length for every eight.
 #[inline]
 pub(super) fn run(bytes: &[u8], alphabet: u8) -> usize {
     let is_in = |byte: u8| ALPHABETS[usize::from(byte)] & alphabet != 0;
@@ -68,7 +68,8 @@ pub(super) fn run(bytes: &[u8], alphabet: u8) -> usize {
     at
 }
 
-/// The same for [`VALUE`]: values are long, and what ends them is easily told from text, eight bytes at a time.
+/// The same for [`VALUE`]: values are long, and the bytes that end them are easily told from text, eight bytes at a
+/// time.
 #[inline]
 pub(super) fn run_of_value(bytes: &[u8]) -> usize {
     let mut at = 0;
@@ -87,15 +88,15 @@ pub(super) fn run_of_value(bytes: &[u8]) -> usize {
     at + run(&bytes[at..], VALUE)
 }
 
-/// Sets the highest bit of each byte of `word` that may be a control byte, and no other bits: all that are below 0x20
-/// lose 0x20, and DEL gains 1, into that bit. So do those from 0x80 on, and a byte whose neighbour has borrowed or
-/// carried may; therefore each is looked up once more.
+/// Sets the highest bit of each byte of `word` that may be a control byte, and no other bits: in all bytes below 0x20,
+/// subtracting 0x20 sets that bit, and in DEL, adding 1 does. The bytes from 0x80 on get it too, and so may a byte
+/// whose neighbour has borrowed or carried; therefore each is looked up once more.
 fn controls(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     (word.wrapping_sub(ONES * 0x20) | word.wrapping_add(ONES)) & (ONES * 0x80)
 }
 
-/// Names the fault of a byte out of place: its own, or that of the `place` it stands in.
+/// The error for a misplaced byte: its own, or that of the `place` where it was found.
 ///
 /// CR is left to the place, which knows whether a line may end there.
 pub(super) fn misplaced(byte: u8, place: ParseError) -> ParseError {

@@ -1,8 +1,8 @@
 //! Dates as HTTP prints them: `Sun, 06 Nov 1994 08:49:37 GMT`, IMF-fixdate (RFC 9110 §5.6.7).
 //!
-//! The time is an argument; whoever has a clock asks it. Printing walks the calendar year by year,
-//! some sixty steps, which is easier to believe than the arithmetic that avoids them and costs
-//! nothing behind `DateCache`: it prints once a second, however many responses that second sees.
+//! The time is an argument; the caller has the clock. Printing walks the calendar year by year, some sixty steps, which
+//! is easier to verify than the arithmetic that avoids them and costs nothing behind `DateCache`: it prints once a
+//! second, however many responses that second has.
 
 /// 9999-12-31 23:59:59, the last second with a four-digit year.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -52,7 +52,7 @@ fn days_in_month(year: u64, month: usize) -> u64 {
     DAYS[month] + u64::from(month == 1 && is_leap(year))
 }
 
-/// The date of the last second asked for, printed once.
+/// The date of the most recent second, printed once.
 #[derive(Debug)]
 pub struct DateCache {
     second: u64,

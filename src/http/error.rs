@@ -1,8 +1,7 @@
-//! What can be wrong with a request, and the answer each fault deserves.
+//! The errors of a request, and the status, code and text for each.
 //!
-//! One variant per message a client may read; `row` below is the whole table of status, code and
-//! text. After any of these the connection cannot be trusted to be in step, so the front answers
-//! and closes.
+//! One variant per message a client may read; `row` below is the whole table of status, code and text. After any of
+//! these errors the connection may be out of step, so the front answers and closes.
 
 use std::fmt;
 
@@ -15,18 +14,18 @@ pub enum ParseError {
     BareCr,
     /// NUL, DEL or another control byte where text belongs (RFC 9110 §5.5).
     ControlByte,
-    /// The PROXY protocol of HAProxy, either version, where a request should be. A load balancer that is set
-    /// to it fails every request, and its operator wants to read why.
+    /// The PROXY protocol of HAProxy, either version, where a request should be. A load balancer that is set to send it
+    /// fails every request, and its operator needs to read why.
     ProxyProtocol,
     /// TLS where a request should be: an `https` URL, or a proxy set to re-encrypt.
     Tls,
-    /// More empty lines before the request line than courtesy covers (RFC 9112 §2.2).
+    /// More empty lines before the request line than are tolerated (RFC 9112 §2.2).
     TooManyEmptyLines,
     /// Not `method SP target SP version` (RFC 9112 §3).
     BadRequestLine,
     /// The method is not a token (RFC 9110 §9.1).
     BadMethod,
-    /// The method is longer than any method there is (RFC 9112 §3 asks for 501).
+    /// The method is longer than any registered method (RFC 9112 §3 asks for 501).
     MethodTooLong,
     /// The target is in none of the four forms, or in one its method may not use (RFC 9112 §3.2).
     BadTarget,
@@ -70,9 +69,9 @@ pub enum ParseError {
     BadChunkEnd,
     /// A chunk extension is not `name` or `name=value` (RFC 9112 §7.1.1).
     BadChunkExtension,
-    /// Chunk extensions beyond what one body may spend on them.
+    /// Chunk extensions beyond the limit for one body.
     ChunkExtensionsTooLarge,
-    /// Trailer fields beyond what one body may spend on them.
+    /// Trailer fields beyond the limit for one body.
     TrailersTooLarge,
 }
 

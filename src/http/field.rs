@@ -1,21 +1,21 @@
-//! Field lines: one at a time, whole, and the names that the rules ask for (RFC 9112 §5).
+//! Field lines, one complete line at a time, and the names that the rules use (RFC 9112 §5).
 //!
 //! ```text
 //! name ":" OWS value OWS CRLF     a field       CRLF     the end of the section
 //! ```
 //!
-//! Headers and trailers share this, so neither is laxer than the other. A line that is not whole yet is judged as far
-//! as it goes: what is wrong is said at the byte that is wrong, however the network has cut the line.
+//! Headers and trailers share this, so neither is laxer than the other. An incomplete line is checked as far as it
+//! goes: an error is reported at the byte that causes it, however the network has cut the line.
 
 use super::ParseError;
 use super::bytes::{TOKEN, misplaced, run, run_of_value};
 
-/// What ends a line; alone, the section.
+/// The end of a line; alone, the end of the section.
 pub(super) const LINE_END: &[u8] = b"\r\n";
 
-/// Splits off the field that `input` begins with: its name, its value, and what is behind its line. The value is all
-/// that stands between colon and CRLF, white space included. `None` for anything else: the [`LINE_END`] of the section,
-/// or what [`fault`] judges.
+/// Splits off the field that `input` begins with: its name, its value, and the bytes behind its line. The value is
+/// everything between colon and CRLF, white space included. `None` for anything else: the [`LINE_END`] of the section,
+/// or input for [`fault`].
 ///
 /// Always inlined: through a call, all three would go through memory for each field.
 #[inline(always)]
@@ -26,7 +26,7 @@ pub(super) fn split(input: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((name, value, rest.strip_prefix(LINE_END)?))
 }
 
-/// What is wrong with a line that is neither a field nor the end of the section; `None` if it is only not whole yet.
+/// The error of a line that is neither a field nor the end of the section; `None` if it is only incomplete.
 ///
 /// With `full`, another field is refused at its first byte.
 pub(super) fn fault(input: &[u8], full: bool) -> Option<ParseError> {
@@ -61,7 +61,7 @@ pub(super) fn line_end(input: &[u8]) -> Result<Option<usize>, ParseError> {
 /// The bit in which `A` and `a` differ. No two bytes of a token become the same letter or hyphen with it.
 const CASE: u8 = 0x20;
 
-/// The fields that somebody here asks for: found once, while the head is parsed.
+/// The fields that the code uses: found once, while the head is parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Field {
@@ -83,7 +83,7 @@ pub enum Field {
 }
 
 impl Field {
-    /// Its place in a set of fields.
+    /// Its position in a set of fields.
     pub(super) fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -91,7 +91,7 @@ impl Field {
     /// The field called `name`, a token, in any case.
     #[inline]
     pub(super) fn of(name: &[u8]) -> Option<Field> {
-        // Length and first letter leave one that it can be, and for most names none.
+        // Length and first letter leave one candidate, and for most names none.
         let (known, field): (&[u8], Field) = match (name.len(), name.first()? | CASE) {
             (4, b'h') => (b"host", Field::Host),
             (6, b'e') => (b"expect", Field::Expect),

@@ -1,18 +1,18 @@
 //! The head of a request: the request line and the header fields (RFC 9112 §2–5).
 //!
 //! ```text
-//! GET /items?id=7 HTTP/1.1␍␊      judged as a whole, its version first
-//! Host: kiosk:8080␍␊              one field each; Host is judged here
-//! ␍␊                              the end: is Host there, and where does the body end?
+//! GET /items?id=7 HTTP/1.1␍␊      checked as a whole, its version first
+//! Host: kiosk:8080␍␊              one field each; Host is checked here
+//! ␍␊                              the end: was there a Host, and where does the body end?
 //! ```
 //!
-//! A head is an index into the bytes it came in ([`HeadIndex`]): where the path is, the query, and which of the fields
-//! that the rules ask for are there. It is joined with the bytes for as long as somebody looks ([`Head`]). So a request
-//! costs no allocation, and most of what is asked for is not there, which one bit tells.
+//! A head is an index into the bytes it was read into ([`HeadIndex`]): where the path and the query are, and which of
+//! the fields that the rules use are present. It is joined with the bytes only while it is read ([`Head`]). So a
+//! request costs no allocation, and for most fields that the rules look up, one bit shows that they are absent.
 //!
-//! [`parse`] keeps no state: it is given the message from its first byte, and again with what has come since. That
-//! makes the work of one read at most that of one head (`MAX_HEAD_BYTES`), and a fault is found at its byte, whether
-//! or not the line it is in has ended: a client that never sends an empty line is not wrong for 16 KiB.
+//! [`parse`] keeps no state: it is given the message from its first byte, and again with the bytes that have arrived
+//! since. So the work for one read is at most that for one head (`MAX_HEAD_BYTES`), and an error is found at its byte,
+//! whether or not its line has ended: an error in a head that never ends does not wait for 16 KiB.
 
 use super::authority::Authority;
 use super::body::{Framing, One, framing};
@@ -23,7 +23,7 @@ use super::target::{self, Form};
 use super::{Method, ParseError};
 use std::ops::Range;
 
-/// How many empty lines before a request line are forgiven.
+/// How many empty lines before a request line are tolerated.
 ///
 /// RFC 9112 §2.2 asks for at least one, for old clients that end a body with a CRLF too many. A
 /// stream of nothing but empty lines is no client.
@@ -32,15 +32,15 @@ const EMPTY_LINES_MAX: usize = 4;
 /// The longest registered method, `UPDATEREDIRECTREF`, has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// What a client of the PROXY protocol sends before everything else: version 1 is a line of text, and
-/// version 2 a signature whose first five bytes no other message has (`proxy-protocol.txt`, 2.1 and 2.2).
+/// The first bytes from a client of the PROXY protocol: version 1 is a line of text, and version 2 a signature whose
+/// first five bytes no other message has (`proxy-protocol.txt`, 2.1 and 2.2).
 const PROXY_V1: &[u8] = b"PROXY ";
 const PROXY_V2: &[u8] = b"\r\n\r\n\0";
 
 /// The type of the record that every TLS connection begins with, a handshake (RFC 8446 §5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// How much a head may hold. At each limit the request passes; one more is refused.
+/// Limits of a head. At each limit the request passes; one more is refused.
 #[derive(Debug, Clone)]
 pub struct HeadLimits {
     /// Bytes of the whole head, its empty lines included; beyond it 431. Default 16 KiB, at most 1 MiB.
@@ -59,7 +59,7 @@ impl Default for HeadLimits {
     }
 }
 
-/// What stands between a target and the fields.
+/// The text between a target and the fields.
 const VERSION_LINE: &[u8] = b" HTTP/1.1\r\n";
 
 /// A head that has passed every rule of RFC 9112, as places in its bytes, which are counted from its request line on.
@@ -78,9 +78,9 @@ pub struct HeadIndex {
     minor: u8,
     form: Form,
     parameters: Parameters,
-    /// The known fields that are there, as bits.
+    /// The known fields that are present, as bits.
     present: u16,
-    /// And those that came more than once.
+    /// The known fields that occur more than once.
     repeated: u16,
     /// Where the request line begins: behind the empty lines.
     at: u32,
@@ -121,19 +121,19 @@ impl HeadIndex {
     }
 }
 
-/// What [`parse`] has found.
+/// The result of [`parse`].
 #[derive(Debug)]
 pub enum Parsed {
     /// A whole head; the body begins behind it.
     Whole(HeadIndex),
-    /// Read more. `begun` when there is a byte of the request line: empty lines before it begin no request.
+    /// Incomplete: read more. `begun` when there is a byte of the request line: empty lines before it begin no request.
     More {
         /// See above.
         begun: bool,
     },
 }
 
-/// Judges what has come of a message, from its first byte.
+/// Parses the bytes of a message that have arrived, from its first byte.
 ///
 /// # Errors
 /// The first fault, in the order of the bytes. After it nothing on this connection can be trusted.
@@ -177,7 +177,7 @@ fn parse_window(window: &[u8], limits: &HeadLimits) -> Result<Parsed, ParseError
     Ok(Parsed::Whole(index))
 }
 
-/// The length of the empty lines before a request line; `None` when the last is not whole.
+/// The length of the empty lines before a request line; `None` when the last is incomplete.
 fn empty_lines(window: &[u8]) -> Result<Option<usize>, ParseError> {
     let mut at = 0;
     while window.get(at) == Some(&b'\r') {
@@ -190,7 +190,7 @@ fn empty_lines(window: &[u8]) -> Result<Option<usize>, ParseError> {
     Ok(Some(at))
 }
 
-/// Gives the fault of what is no request at all its name. (`PROXY` alone is a method like any other.)
+/// The specific error for bytes that are not HTTP at all. (`PROXY` alone is a method like any other.)
 fn name(e: ParseError, window: &[u8], message: &[u8]) -> ParseError {
     if message.starts_with(PROXY_V1) || window.starts_with(PROXY_V2) {
         ParseError::ProxyProtocol
@@ -201,12 +201,11 @@ fn name(e: ParseError, window: &[u8], message: &[u8]) -> ParseError {
     }
 }
 
-/// `method SP target SP "HTTP/" DIGIT "." DIGIT CRLF` (RFC 9112 §3); `None` while it is not whole.
+/// `method SP target SP "HTTP/" DIGIT "." DIGIT CRLF` (RFC 9112 §3); `None` while it is incomplete.
 ///
-/// RFC 9112 lets a server split on any white space; we do not, because two servers that split
-/// differently see different targets. What is wrong with a byte is said at that byte; what the
-/// parts mean is judged at the line end, version first, so that the HTTP/2 preface
-/// `PRI * HTTP/2.0` is a version we do not speak (505) and not a strange target (400).
+/// RFC 9112 lets a server split on any white space; we do not, because two servers that split differently see different
+/// targets. A wrong byte is reported at that byte; the meaning of the parts is checked at the line end, version first,
+/// so that the HTTP/2 preface `PRI * HTTP/2.0` is an unsupported version (505) and not a bad target (400).
 fn request_line(message: &[u8], limits: &HeadLimits) -> Result<Option<HeadIndex>, ParseError> {
     let method_len = run(message, TOKEN);
     if method_len > METHOD_BYTES_MAX {
@@ -254,7 +253,7 @@ fn request_line(message: &[u8], limits: &HeadLimits) -> Result<Option<HeadIndex>
     }))
 }
 
-/// What is wrong when there is no space behind a method or a target, the `place`; `None` if nothing is there yet.
+/// The error when no space follows a method or a target, the `place`; `None` if no byte follows yet.
 #[cold]
 fn no_space(found: Option<&u8>, place: ParseError) -> Option<ParseError> {
     match found? {
@@ -268,7 +267,8 @@ fn is_http_1(line: &[u8; 10]) -> bool {
     line[..7] == *b"HTTP/1." && line[7].is_ascii_digit() && line[8..] == *b"\r\n"
 }
 
-/// Whether this is the rest of a request line from its version on, whole; the first byte that cannot be is its fault.
+/// Whether this is the complete rest of a request line from its version on; the first byte that does not fit is an
+/// error.
 fn is_version_line(version: &[u8]) -> Result<bool, ParseError> {
     for (i, &byte) in version.iter().take(9).enumerate() {
         let fits = match i {
@@ -282,7 +282,7 @@ fn is_version_line(version: &[u8]) -> Result<bool, ParseError> {
     Ok(version.len() >= 9 && line_end(&version[8..])?.is_some())
 }
 
-/// Reads the fields of a message up to the empty line, and judges them; false while that has not come.
+/// Reads the fields of a message up to the empty line, and checks them; false while that has not arrived.
 fn fields(index: &mut HeadIndex, message: &[u8], limits: &HeadLimits) -> Result<bool, ParseError> {
     let (mut length, mut coding): (&[u8], &[u8]) = (b"", b"");
     let mut rest = &message[index.fields_at()..];
@@ -318,7 +318,7 @@ fn fields(index: &mut HeadIndex, message: &[u8], limits: &HeadLimits) -> Result<
 }
 
 impl HeadIndex {
-    /// Takes note of a field.
+    /// Records a field.
     fn note(&mut self, field: Field, value: &[u8]) -> Result<(), ParseError> {
         if self.has(field) {
             self.repeated |= field.bit();
@@ -344,7 +344,7 @@ impl HeadIndex {
         self.repeated & field.bit() != 0
     }
 
-    /// A field whose last value is this, if it is there.
+    /// A field whose last value is this, if it is present.
     fn one<'a>(&self, field: Field, value: &'a [u8]) -> One<'a> {
         match (self.has(field), self.is_repeated(field)) {
             (false, _) => One::None,
@@ -363,7 +363,7 @@ pub struct Head<'a> {
 }
 
 impl<'a> Head<'a> {
-    /// Joins an index with the bytes that [`parse`] made it of; there may be more behind them.
+    /// Joins an index with the bytes that [`parse`] made it from; more may follow them.
     pub fn new(index: &'a HeadIndex, bytes: &'a [u8]) -> Head<'a> {
         Head { index, bytes: bytes.get(index.at as usize..).unwrap_or_default() }
     }
@@ -440,12 +440,12 @@ impl<'a> Head<'a> {
         if self.has(field) { self.all(field).next() } else { None }
     }
 
-    /// The value of a field, if there is just one: of two it is not clear which was meant.
+    /// The value of a field that occurs just once: of two it is not clear which was meant.
     pub fn only(&self, field: Field) -> Option<&'a [u8]> {
         if self.is_repeated(field) { None } else { self.first(field) }
     }
 
-    /// Whether a field is there more than once.
+    /// Whether a field occurs more than once.
     pub fn is_repeated(&self, field: Field) -> bool {
         self.index.is_repeated(field)
     }
@@ -468,7 +468,7 @@ impl<'a> Head<'a> {
 
     /// Whether the client means to send another request on this connection (RFC 9112 §9.3).
     ///
-    /// Not behind a CONNECT: what comes there is for a tunnel, and no request of this client's.
+    /// Not after a CONNECT: the bytes that follow are for a tunnel, and not a request of this client's.
     pub fn keep_alive(&self) -> bool {
         if self.method() == Method::Connect || self.lists(Field::Connection, b"close") {
             return false;
@@ -483,9 +483,9 @@ impl<'a> Head<'a> {
         !self.is_http_1_0() && self.lists(Field::Expect, b"100-continue")
     }
 
-    /// Whether the client expects something that is not `100-continue` (RFC 9110 §10.1.1: 417).
+    /// Whether the client expects anything other than `100-continue` (RFC 9110 §10.1.1: 417).
     ///
-    /// To HTTP/1.0 no expectation is known, so there it is ignored like any unknown field.
+    /// HTTP/1.0 has no expectations, so there the field is ignored like any unknown one.
     pub fn expects_the_unknown(&self) -> bool {
         let known =
             |member: &[u8]| member.is_empty() || member.eq_ignore_ascii_case(b"100-continue");
@@ -504,10 +504,10 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Whether a message that begins so is a HEAD, whatever is wrong with the rest of it: the answer has no
-/// body. `None` before its first word.
+/// Whether a message that begins like this is a HEAD, whatever is wrong with the rest of it: its response has no body.
+/// `None` before its first word.
 ///
-/// Of a word that is not whole yet, any beginning of `HEAD` counts: no other method begins like that.
+/// Of an incomplete word, any beginning of `HEAD` counts: no other method begins like that.
 pub fn is_head(message: &[u8]) -> Option<bool> {
     let mut word = message;
     for _ in 0..EMPTY_LINES_MAX {

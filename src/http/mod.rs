@@ -7,12 +7,12 @@
 //!          (print.rs) (response.rs)
 //! ```
 //!
-//! Everything here obeys RFC 9112 strictly and judges in byte order: what an input is worth, a
-//! value or an error, never depends on how the network cut it into pieces. Deadlines, and whether
-//! to close after an error, belong to the front; what a method or a path means, to the service.
+//! Everything here obeys RFC 9112 strictly and checks in byte order: the result for an input, a value or an error,
+//! never depends on how the network cut it into pieces. Deadlines, and whether to close after an error, belong to the
+//! front; the meaning of a method or a path, to the service.
 //!
-//! Reading order: `error` (what can be wrong), `bytes` (the alphabets), `field` (one line), `head` (the lines
-//! together), `target`, `query` and `authority`, `body`, then the way out: `response`, `date`, `print`.
+//! Reading order: `error` (the errors), `bytes` (the alphabets), `field` (one line), `head` (the lines together),
+//! `target`, `query` and `authority`, `body`, then the way out: `response`, `date`, `print`.
 
 mod authority;
 mod body;

@@ -21,15 +21,15 @@ use super::{Date, Response};
 /// The interim response to `Expect: 100-continue` (RFC 9110 §10.1.1), ready to send.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What printing needs to know beside the response.
+/// The properties of the connection and the request that printing needs beside the response.
 #[derive(Debug, Clone, Copy)]
 pub struct Printing<'a> {
     /// The request was HEAD: everything but the body.
     pub head_only: bool,
     /// The connection closes behind this response; wins over `keep_alive_1_0`.
     pub close: bool,
-    /// The client speaks HTTP/1.0 and asked to keep the connection, so it must be told (RFC 9112
-    /// §9.3 keeps silent about a 1.1 client).
+    /// The client speaks HTTP/1.0 and asked to keep the connection, so the response must say so (for a 1.1 client RFC
+    /// 9112 §9.3 needs no field).
     pub keep_alive_1_0: bool,
     /// The current date.
     pub date: &'a Date,
@@ -37,7 +37,7 @@ pub struct Printing<'a> {
     pub request_id: &'a [u8],
 }
 
-/// Room for a head of ours: the longest has a location of 512 bytes, each of them three.
+/// Room for a head: the longest has a location of 512 bytes, each of them printed as three.
 const HEAD_BYTES: usize = 512;
 
 /// Appends the response to `out`.
@@ -86,7 +86,7 @@ pub fn print(response: &Response, how: &Printing, out: &mut Vec<u8>) {
     }
 }
 
-/// The status line and `Content-Type`, in one piece for what nearly every response is.
+/// The status line and `Content-Type`, in one piece for the most frequent responses.
 fn push_start(out: &mut Vec<u8>, status: u16, content_type: Option<ContentType>) {
     if (status, content_type) == (200, Some(ContentType::Json)) {
         out.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n");
@@ -136,7 +136,7 @@ fn push_extra(out: &mut Vec<u8>, extra: &Extra) {
 ///  "code":"not_found","request_id":"4f3a"}
 /// ```
 ///
-/// `type` stays `about:blank`: a program reads `code`, and a URL that is not served would help nobody.
+/// `type` stays `about:blank`: a program reads `code`, and a URL that is not served would be of no use.
 pub fn write_problem(out: &mut Vec<u8>, status: u16, code: &str, detail: &str, request_id: &[u8]) {
     out.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":\"");
     out.extend_from_slice(reason(status).as_bytes());
@@ -162,7 +162,7 @@ pub fn push_string(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// `name` comes with its colon.
+/// `name` includes its colon.
 #[inline]
 fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);

@@ -1,16 +1,16 @@
-//! The query of a target: `name=value` pairs as HTML forms send them, and the names that the rules ask for.
+//! The query of a target: `name=value` pairs as HTML forms send them, and the names that the rules use.
 //!
 //! ```text
 //! ?id=a%20b&&ttl&i%64=c    id: first "a%20b", and again      ttl: first ""      the empty pair is skipped
 //! ```
 //!
-//! As with fields, one look while the head is parsed tells which are there, and most of what is asked for is not. A
-//! name is compared decoded; one with a malformed escape is the name of nothing here, and no fault. Values stay
-//! raw: what is wrong with one is said by the rule that wants it.
+//! As with fields, one pass while the head is parsed finds which are present, and most of those that the rules look up
+//! are not. A name is compared decoded; one with a malformed escape is an unknown name, and no error. Values stay raw:
+//! the rule that uses a value reports what is wrong with it.
 
 use super::percent_decode;
 
-/// The parameters that somebody here asks for.
+/// The parameters that the code uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Parameter {
@@ -31,7 +31,7 @@ impl Parameter {
     #[inline]
     fn of(raw: &[u8]) -> Option<Parameter> {
         match Parameter::named(raw) {
-            // No name of ours has a space in it, so a `+` cannot stand for one.
+            // None of these names has a space in it, so a `+` cannot stand for one.
             None if raw.contains(&b'%') => Parameter::named(&percent_decode(raw, false).ok()?),
             known_or_not => known_or_not,
         }
@@ -55,14 +55,14 @@ impl Parameter {
 /// Where the parameters are in a query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Parameters {
-    /// Where the first value of each begins; 0 when it is not there, since a name stands before any value.
+    /// Where the first value of each begins; 0 when it is absent, since a name precedes any value.
     values: [u32; COUNT],
-    /// Those that came more than once, as bits.
+    /// Those that occur more than once, as bits.
     repeated: u8,
 }
 
 impl Parameters {
-    /// Looks through a raw query, which is as short as heads are.
+    /// Scans a raw query, which is no longer than a head may be.
     pub fn find(&mut self, raw: &[u8]) {
         let mut at = 0;
         while at < raw.len() {
@@ -82,7 +82,7 @@ impl Parameters {
     }
 }
 
-/// A query: its bytes, and which of the known parameters are in it.
+/// A query: its bytes, and which of the known parameters it has.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     raw: &'a [u8],
@@ -90,24 +90,24 @@ pub struct Query<'a> {
 }
 
 impl<'a> Query<'a> {
-    /// The query that `raw` is, what stands behind the `?`.
+    /// Scans `raw`, the bytes after the `?`.
     pub fn of(raw: &'a [u8]) -> Query<'a> {
         let mut parameters = Parameters::default();
         parameters.find(raw);
         Query { raw, parameters }
     }
 
-    /// The same, when it has been looked through already.
+    /// Joins a query with the result of a scan made before.
     pub(super) fn new(raw: &'a [u8], parameters: Parameters) -> Query<'a> {
         Query { raw, parameters }
     }
 
-    /// Whether a parameter is there.
+    /// Whether a parameter is present.
     pub fn has(&self, parameter: Parameter) -> bool {
         self.parameters.values[parameter as usize] != 0
     }
 
-    /// Whether a parameter is there more than once.
+    /// Whether a parameter occurs more than once.
     pub fn is_repeated(&self, parameter: Parameter) -> bool {
         self.parameters.repeated & 1 << parameter as u8 != 0
     }
@@ -120,7 +120,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// How many bytes come before the first that `ends` them.
+/// The number of bytes before the first for which `ends` is true.
 #[inline]
 fn length_before(bytes: &[u8], ends: impl Fn(u8) -> bool) -> usize {
     bytes.iter().position(|b| ends(*b)).unwrap_or(bytes.len())
@@ -147,7 +147,7 @@ mod tests {
             ("v%65rb%6fse=", Verbose, Some(""), false),
             ("prefix=a&limit=5&cursor=6&ttl=1&sid=2", Limit, Some("5"), false),
             ("prefix=a&limit=5&cursor=6&ttl=1&sid=2", Sid, Some("2"), false),
-            // Not called so.
+            // Not a parameter name.
             ("", Id, None, false),
             ("=", Id, None, false),
             ("=id", Id, None, false),

@@ -1,12 +1,12 @@
-//! A response as a value: a status, the handful of fields that ours have, and a body.
+//! A response as a value: a status, the few fields that kioskd sends, and a body.
 //!
-//! Typed fields instead of a list: none can be there twice, none can hold what ends a line, and to print one is to copy
-//! it. What every response has (`Date`, `X-Request-Id`, the length, what becomes of the connection) is not
-//! here but in [`print`](super::print).
+//! Typed fields instead of a list: none can occur twice, none can contain a line end, and printing one is a copy. The
+//! fields of every response (`Date`, `X-Request-Id`, the length, `Connection`) are not here but in
+//! [`print`](super::print).
 
 use std::borrow::Cow;
 
-/// What a body is.
+/// The type of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentType {
     /// JSON.
@@ -15,12 +15,12 @@ pub enum ContentType {
     Problem,
     /// Plain text.
     Text,
-    /// Metrics in the text format of Prometheus; without the version it has to guess.
+    /// Metrics in the text format of Prometheus; without the version a scraper has to guess.
     Metrics,
 }
 
 impl ContentType {
-    /// As the field has it.
+    /// The value of `Content-Type`.
     pub fn text(self) -> &'static str {
         match self {
             ContentType::Json => "application/json",
@@ -43,11 +43,11 @@ pub struct Response<'a> {
     pub content_type: Option<ContentType>,
     /// `ETag`.
     pub etag: Option<Tag>,
-    /// `Cache-Control: no-store`: it speaks of this moment.
+    /// `Cache-Control: no-store`: the response describes this moment only.
     pub no_store: bool,
-    /// `Idempotency-Replayed: true`: it was made of the record of an earlier request.
+    /// `Idempotency-Replayed: true`: the response was built from the record of an earlier request.
     pub replayed: bool,
-    /// What else it says.
+    /// One more field.
     pub extra: Extra<'a>,
     /// The content. A HEAD has the response of its GET, body included; printing leaves that out.
     pub body: Cow<'a, [u8]>,
@@ -56,13 +56,14 @@ pub struct Response<'a> {
 /// A field that few responses have; none has two of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extra<'a> {
-    /// Nothing.
+    /// No field.
     None,
     /// `Location`.
     Location(Location<'a>),
     /// `Link`, to the next page.
     Link(String),
-    /// `Allow`, the methods of the path, and `Accept-Patch`, what a PATCH of it takes (RFC 5789 §3.1), if it has one.
+    /// `Allow`, the methods of the path, and `Accept-Patch`, the types for a PATCH of it (RFC 5789 §3.1), if it has
+    /// one.
     Allow(&'static str, Option<&'static str>),
     /// `Accept-Patch` alone.
     AcceptPatch(&'static str),
@@ -72,12 +73,12 @@ pub enum Extra<'a> {
     RetryAfter(u32),
 }
 
-/// The target of something: a path, and an id that is percent-encoded when it is printed.
+/// The target of a link: a path, and an id that is percent-encoded when it is printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location<'a> {
     /// `/items/`, say, or `/items?id=`.
     pub before: &'static str,
-    /// The id as it is.
+    /// The id, not encoded.
     pub id: Cow<'a, [u8]>,
 }
 
@@ -115,14 +116,14 @@ impl<'a> Response<'a> {
         Response::of(status, ContentType::Text, body)
     }
 
-    /// The same, with `Cache-Control: no-store`.
+    /// The same response, with `Cache-Control: no-store`.
     pub fn no_store(mut self) -> Response<'a> {
         self.no_store = true;
         self
     }
 }
 
-/// The reason phrase of a status (RFC 9110 §15); empty for one that is never sent from here.
+/// The reason phrase of a status (RFC 9110 §15); empty for one that kioskd never sends.
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",

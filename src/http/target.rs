@@ -23,7 +23,7 @@ pub(super) enum Form {
     Asterisk,
 }
 
-/// Tells the form of a target, checks it against `method`, and finds where the path begins. Escapes are not judged.
+/// Finds the form of a target, checks it against `method`, and finds where the path begins. Escapes are not checked.
 #[inline]
 pub(super) fn form(method: Method, raw: &[u8]) -> Result<(Form, usize), ParseError> {
     match raw.first() {
@@ -164,7 +164,7 @@ mod tests {
             assert_eq!(found, Err(ParseError::BadTarget), "{method} {raw}");
             assert_eq!(fails(method, raw), Some(ParseError::BadTarget), "{method} {raw}");
         }
-        // What is in no alphabet of a target does not come as far as its form.
+        // A byte in no alphabet of a target is refused before its form is determined.
         for raw in ["", "/?a=http://b#c", "/#", "/ a", "/\u{e9}", "/\x7f"] {
             assert!(fails("GET", raw).is_some(), "{raw}");
         }

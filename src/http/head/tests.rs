@@ -4,7 +4,7 @@
 use super::ParseError::*;
 use super::*;
 
-/// A head with the bytes it came in, for the tests of every room.
+/// A head with its bytes, for the tests of all modules.
 #[derive(Debug)]
 pub(crate) struct OwnedHead {
     index: HeadIndex,
@@ -12,7 +12,7 @@ pub(crate) struct OwnedHead {
 }
 
 impl OwnedHead {
-    /// The head that `message` begins with; it has to be whole and right.
+    /// The head that `message` begins with; it must be complete and valid.
     #[track_caller]
     pub(crate) fn of(message: impl AsRef<[u8]>) -> OwnedHead {
         let bytes = message.as_ref().to_vec();
@@ -26,13 +26,13 @@ impl OwnedHead {
         Head::new(&self.index, &self.bytes)
     }
 
-    /// What stands behind the head.
+    /// The bytes behind the head.
     pub(crate) fn rest(&self) -> &[u8] {
         &self.bytes[self.index.len()..]
     }
 }
 
-/// What a parse came to, in a form that compares: the index as debug text, and its length.
+/// The result of a parse, in a form that compares: the index as debug text, and its length.
 type Outcome = Result<Option<(String, usize)>, ParseError>;
 
 fn feed(input: &[u8], limits: &HeadLimits) -> Outcome {
@@ -55,7 +55,7 @@ fn feed_up_to(input: &[u8], ends: impl Iterator<Item = usize>, limits: &HeadLimi
 
 fn outcome(input: &[u8], limits: &HeadLimits) -> Outcome {
     let whole = feed(input, limits);
-    // Of what is long, the middle is all the same: there some cuts will do.
+    // In long inputs the middle is uniform: there some cuts are enough.
     let len = input.len();
     let is_cut = |end: &usize| *end < 200 || *end + 200 > len || end.is_multiple_of(61);
     let by_byte = feed_up_to(input, (0..=len).filter(is_cut), limits);
@@ -327,7 +327,7 @@ fn a_head_of_exactly_the_limit_passes() {
     };
     assert_accepts(head(16 * 1024 - 1));
     assert_accepts(head(16 * 1024));
-    // Proved one byte before its end: the limit is full and the head is not.
+    // Shown one byte before its end: the limit is reached and the head is incomplete.
     assert_refuses(&head(16 * 1024 + 1)[..16 * 1024], HeadTooLarge);
     // Empty lines count.
     assert_refuses(&format!("\r\n{}", head(16 * 1024 - 1))[..16 * 1024], HeadTooLarge);
@@ -355,7 +355,7 @@ fn a_smaller_head_limit_wins_over_the_target_limit() {
     let limits = HeadLimits { head_bytes_max: 50, target_bytes_max: 100, ..HeadLimits::default() };
     let line = format!("GET /{}", "a".repeat(200));
     assert_eq!(outcome(line.as_bytes(), &limits), Err(HeadTooLarge));
-    // Whatever stands beyond the limit, it is not looked at.
+    // Bytes beyond the limit are never looked at.
     let ends_beyond = format!("{}\0", &line[..50]);
     assert_eq!(outcome(ends_beyond.as_bytes(), &limits), Err(HeadTooLarge));
     let limits = HeadLimits { target_bytes_max: 45, ..limits };
@@ -459,7 +459,7 @@ fn cuts_never_change_the_answer() {
         accepted += usize::from(matches!(whole, Ok(Some(_))));
         refused += usize::from(whole.is_err());
     }
-    // Otherwise the mutations test one side only.
+    // Otherwise the mutations would test one side only.
     assert!(accepted > 2000 && refused > 2000, "{accepted} accepted, {refused} refused");
 }
 
