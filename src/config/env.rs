@@ -1,4 +1,4 @@
-//! Reads one value at a time, remembers what was wrong with it, and goes on with the default.
+//! Reads one value at a time, collects the errors, and goes on with the default.
 
 use super::settings::{NOT_BUILT, SETTINGS, default_of};
 use std::collections::BTreeMap;
@@ -9,31 +9,31 @@ use std::time::Duration;
 /// `sun_path` of Linux has 108 bytes, the last of them 0.
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-/// The most that one value in Redis can be.
+/// The largest value that Redis can store.
 pub(super) const VALUE_BYTES_MAX: usize = 512 * 1024 * 1024;
 
-/// Behind what this build has not got.
+/// The end of an error about a feature that this build does not have.
 pub(super) const NEEDS_POLL: &str =
     "the default build has it (cargo feature `poll`), this one was built without";
 
-/// What is shown of a value that is secret.
+/// Shown in place of a secret value.
 const MASK: &str = "***";
 
-/// A longer value is not shown to its end.
+/// A longer value is cut when it is shown.
 const SHOWN_CHARS_MAX: usize = 200;
 
-/// The environment, and all that was found wrong in it so far.
+/// The environment, and all errors found in it so far.
 #[derive(Debug, Default)]
 pub(super) struct Env {
     values: BTreeMap<String, String>,
-    /// `NAME="value": what it may be`, on one line whatever is in the value.
+    /// `NAME="value": what it may be`, on one line whatever the value contains.
     pub errors: Vec<String>,
-    /// What an operator should hear once, though the start goes on.
+    /// Notes for the operator that do not stop the start.
     pub notes: Vec<String>,
 }
 
 impl Env {
-    /// Takes the variables that are ours by their names. An empty value counts as unset.
+    /// Takes the variables whose names are settings. An empty value counts as unset.
     pub fn new(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Env {
         let mut env = Env::default();
         for (name, value) in variables {
@@ -58,7 +58,7 @@ impl Env {
         env
     }
 
-    /// Names and values that were set and are no setting, though they begin with `REDIS_`.
+    /// Names and values of variables that begin with `REDIS_` and are no setting.
     pub fn unknown(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = self.values.iter().map(|(name, value)| (&**name, &**value));
         all.filter(|(name, _)| name.starts_with("REDIS_") && !is_setting(name))
@@ -72,7 +72,8 @@ impl Env {
         self.values.contains_key(name)
     }
 
-    /// What was set, or the default in the table. `parse` gives the value, or what it may be.
+    /// The value that was set, or the default in the table. `parse` gives the value, or a text that says what it may
+    /// be.
     pub fn read<T, E>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> T
     where
         E: Into<String>,
@@ -81,7 +82,8 @@ impl Env {
         self.read_set(name, &parse).unwrap_or_else(default)
     }
 
-    /// What was set. One that cannot be used is unset from here on, so that no more is said of it.
+    /// The value that was set. One that cannot be used counts as unset from here on, so that only one error is
+    /// reported.
     pub fn read_set<T, E>(&mut self, name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<T>
     where
         E: Into<String>,
@@ -94,16 +96,16 @@ impl Env {
         value.map_err(wrong).ok()
     }
 
-    /// The value that is set cannot be used. It is shown as it is, because the same name may be set in
-    /// several places; `***` for a secret.
+    /// The value cannot be used. It is shown as it is, because the same name may be set in several places; `***` for a
+    /// secret.
     pub fn wrong(&mut self, name: &str, expected: &str) {
         let value = self.text(name).unwrap_or_default();
         self.fail(name, masked(name, &value).to_owned(), expected);
     }
 
-    /// As [`wrong`](Env::wrong), of a part of the value, or of what was made of it.
+    /// As [`wrong`](Env::wrong), for a part of the value, or for something derived from it.
     pub fn fail(&mut self, name: &str, mut value: String, mut expected: &str) {
-        // The URL of a store, under whatever name it came.
+        // The URL of a store, under any name.
         if value.contains("://") && value.contains('@') {
             if expected.contains(&*value) {
                 expected = "not that";
@@ -133,7 +135,7 @@ pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T,
 pub(super) fn count(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, String> {
     move |text| {
         let (least, most) = (range.start(), range.end());
-        // A sign is none of ours, though Rust reads over a plus.
+        // No sign is allowed, though Rust's parser accepts a leading plus.
         let n = text.parse().ok().filter(|n| range.contains(n) && !text.starts_with('+'));
         n.ok_or_else(|| match *most {
             usize::MAX => format!("a whole number from {least} on"),
@@ -169,8 +171,8 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     (value <= Duration::from_secs(365 * 86_400)).then_some(value)
 }
 
-/// What may be shown of a value. A name that we do not know may be a password's, however it is spelled,
-/// so of those only what is called an address, and in no part a secret, is shown.
+/// What may be shown of a value. An unknown name may be a misspelt name of a password, so for unknown names the value
+/// is shown only if the name says that it is an address, and no part of the name says that it is a secret.
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let is_secret = match name {
         "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,

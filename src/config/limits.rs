@@ -1,12 +1,12 @@
-//! Limits that depend on each other, and on what the system gives us.
+//! Limits that depend on each other, and on the limits of the system.
 //!
 //! ```text
 //! files    own + WORKERS × (3 + links to Redis) + clients being refused + MAX_CONNECTIONS  ≤ ulimit -n
 //! memory   WORKERS × 2 × MAX_BODY_BYTES ≤ MAX_BUFFERED_BYTES ≤ a quarter of what the process may use
 //! ```
 //!
-//! What was set stands. Where two that were set contradict each other, or one of them the system, the
-//! start ends; where one is a default, the default gives way, and the log says so once.
+//! A value that was set stays. Where two that were set contradict each other, or one of them the system, the start
+//! fails; where one is a default, the default is changed, and the log says so once.
 
 use super::env::{Env, count, time};
 use super::settings::default_of;
@@ -16,37 +16,36 @@ use crate::front::accept::REFUSALS_MAX;
 use crate::front::{Front, Options};
 use std::time::Duration;
 
-/// Only the poll front refuses.
+/// Only the poll front sends refusals.
 #[cfg(not(feature = "poll"))]
 const REFUSALS_MAX: usize = 0;
 
 const WORKERS_MAX: usize = 256;
 
-/// Threads of the plain front: each waits for Redis with its request.
+/// Threads of the plain front: each waits for Redis during its request.
 const PLAIN_WORKERS: usize = 16;
 
-/// Files of the process itself, beside those that were open before it read its settings: two for
-/// signals, the log's own stdout, the listener, poll and waker of the acceptor, its reserve, and two that
-/// are open for a moment (a name being resolved, a client being turned away).
+/// Files of the process itself, beside those that were open before it read its settings: two for signals, the log's own
+/// stdout, the listener, poll and waker of the acceptor, its reserve, and two that are open only briefly (a name being
+/// resolved, a client being turned away).
 const OWN_FILES: usize = 9;
 
 /// Files of a worker beside its links to Redis: its poll, its waker, and a second handle on the poll.
 const WORKER_FILES: usize = 3;
 
-/// As a default, MAX_BODY_BYTES gives way down to this.
+/// A default MAX_BODY_BYTES is reduced to no less than this.
 const BODY_BYTES_LEAST: usize = 1024;
 
-/// WORKERS, or as many as suit the front.
+/// WORKERS, or the number that suits the front.
 pub(super) fn workers(env: &mut Env, kind: Front, system: &System) -> usize {
     env.read_set("WORKERS", count(1..=WORKERS_MAX)).unwrap_or(match kind {
-        // Halves, because the kernel and Redis have work to do for each request, too.
+        // Half, because the kernel and Redis have work to do for each request, too.
         Front::Poll => (system.processors / 2).clamp(1, WORKERS_MAX),
         Front::TinyHttp => PLAIN_WORKERS,
     })
 }
 
-/// Makes `limits` fit each other and the system, for a front whose workers have `links` connections to
-/// Redis each.
+/// Fits `limits` to each other and to the system, for a front whose workers have `links` connections to Redis each.
 pub(super) fn fit(env: &mut Env, limits: &mut Options, kind: Front, links: usize, system: &System) {
     fit_files(env, limits, kind, links, system);
     if !env.is_set("MAX_BUFFERED_BYTES") {
@@ -58,10 +57,10 @@ pub(super) fn fit(env: &mut Env, limits: &mut Options, kind: Front, links: usize
     }
 }
 
-/// Clients get what the process leaves of the files that may be open.
+/// Clients get the files that the process leaves of those that may be open.
 fn fit_files(env: &mut Env, limits: &mut Options, kind: Front, links: usize, system: &System) {
     let Some(files_max) = system.files_max else { return };
-    // tiny_http takes in whoever comes, and MAX_CONNECTIONS is none of its limits.
+    // tiny_http accepts every client, and MAX_CONNECTIONS does not limit it.
     let refused = if kind == Front::Poll { REFUSALS_MAX } else { 0 };
     let own = system.files_open + OWN_FILES + refused;
     let each = WORKER_FILES + links;
@@ -84,8 +83,8 @@ fn fit_files(env: &mut Env, limits: &mut Options, kind: Front, links: usize, sys
     }
 }
 
-/// A worker's share must hold a body on its way in and one on its way out, and no more memory is
-/// promised to clients than there is.
+/// A worker's share must hold a body on its way in and one on its way out, and clients are promised no more memory than
+/// exists.
 fn fit_buffers(env: &mut Env, limits: &mut Options, system: &System) {
     let Options { body_bytes_max, buffered_bytes_max, .. } = *limits;
     let is_body_set = env.is_set("MAX_BODY_BYTES");
@@ -136,12 +135,12 @@ fn fit_buffers(env: &mut Env, limits: &mut Options, system: &System) {
     }
 }
 
-/// A default gives way, unless it need not; and why.
+/// Changes a default, if it has to, and says why.
 fn at_most(env: &mut Env, name: &str, value: &mut usize, most: usize, why: &str) {
     gives_way(env, name, value, most.min(*value), why);
 }
 
-/// A default becomes another value, unless it has it, and why.
+/// Changes a default to another value, unless it has that value, and says why.
 pub(super) fn gives_way(env: &mut Env, name: &str, value: &mut usize, to: usize, why: &str) {
     if *value != to {
         env.notes.push(format!("{name} is {to}, not {value}: {why}"));
@@ -149,7 +148,7 @@ pub(super) fn gives_way(env: &mut Env, name: &str, value: &mut usize, to: usize,
     }
 }
 
-/// Times to live: of an item, of a session, and the most that may be asked for.
+/// Times to live: of an item, of a session, and the longest that a request may set.
 pub(super) fn ttls(env: &mut Env) -> [Duration; 3] {
     let mut max = env.read("MAX_TTL", time);
     if max < Duration::from_secs(1) {
@@ -174,7 +173,7 @@ pub(super) fn ttls(env: &mut Env) -> [Duration; 3] {
     [item, session, max]
 }
 
-/// A default that is what another setting was set to.
+/// Changes a default to the value of another setting.
 fn follows(env: &mut Env, name: &str, other: &str) {
     let (value, default) = (env.text(other).unwrap_or_default(), default_of(name));
     env.notes.push(format!("{name} is {value}, not {default}: {other} is {value}"));

@@ -1,12 +1,12 @@
 //! The environment, turned into each layer's own options.
 //!
-//! Environment only: no file to mount, no flags to quote. An empty value counts as unset. Every
-//! error is collected, so that an operator sees all of them at once and not one for each restart; and
-//! what would start another service than was meant is an error, too. Names that Kubernetes injects for
-//! services (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
+//! Environment only: no file to mount, no flags to quote. An empty value counts as unset. Every error is collected, so
+//! that an operator sees all of them at once and not one for each restart; and a setting that would start another
+//! service than was meant is an error, too. Names that Kubernetes injects for services
+//! (`REDIS_PORT=tcp://10.0.0.1:6379`) are never read.
 //!
-//! `settings` is the one list, with the defaults; `env` reads one value; `limits` fits those together
-//! that depend on each other and on the [`System`]; `store` and `redis_url` are about Redis.
+//! `settings` is the one list, with the defaults; `env` reads one value; `limits` fits those together that depend on
+//! each other and on the [`System`]; `store` and `redis_url` are about Redis.
 
 mod env;
 mod limits;
@@ -32,7 +32,7 @@ use env::{
 use std::ffi::OsString;
 use std::time::Duration;
 
-/// All of it, ready for each layer.
+/// The settings of all layers.
 #[derive(Debug)]
 pub struct Config {
     /// Which front.
@@ -41,17 +41,17 @@ pub struct Config {
     pub front: front::Options,
     /// For the rules.
     pub service: service::Options,
-    /// Which store, and what it needs.
+    /// Which store, and its settings.
     pub store: StoreChoice,
     /// For the log.
     pub log: log::Options,
-    /// Its filter is that of `RUST_LOG`, which may have been meant for others.
+    /// The log's filter comes from `RUST_LOG`, which may have been set for other programs.
     pub rust_log: bool,
     /// How long a draining process goes on accepting.
     pub drain_delay: Duration,
     /// How long it then has to finish.
     pub drain_timeout: Duration,
-    /// What an operator should hear once: what gave way to what, and what is not used.
+    /// Notes for the operator, logged once: which default was changed and why, and which settings are not used.
     pub notes: Vec<String>,
 }
 
@@ -117,9 +117,9 @@ fn read(env: &mut Env, system: &System) -> Config {
             max_ttl,
             idempotency_ttl: env.read("IDEMPOTENCY_TTL", time),
             body_bytes_max: front.body_bytes_max,
-            // Its values and the answer made of them are there at the same time.
+            // A document's values and the answer printed from them are in memory at the same time.
             bulk_bytes_max: service::list::BULK_BYTES_MAX.min(front.worker_share() / 2),
-            // `main` knows it when the store is chosen.
+            // `main` sets it when the store is chosen.
             store: "",
             context: context.clone(),
         },
@@ -169,7 +169,7 @@ fn log_filter(env: &mut Env) -> String {
     let rust_log = if env.is_set("LOG") { None } else { env.read_set("RUST_LOG", parse) };
     let filter = rust_log.unwrap_or_else(|| env.read("LOG", parse));
     if filter.split(',').all(|part| part.contains('=')) {
-        // It speaks of some targets only, perhaps of none of ours: RUST_LOG is read by others, too.
+        // The filter names only some targets, perhaps none of kioskd's: RUST_LOG is read by other programs, too.
         return format!("{},{filter}", settings::default_of("LOG"));
     }
     filter
@@ -181,7 +181,7 @@ mod tests {
     use crate::resp::client::Target;
     use crate::resp::link;
 
-    /// A host with room for everything.
+    /// A host whose limits are never reached.
     const SYSTEM: System =
         System { processors: 4, files_max: None, files_open: 3, memory_max: None };
 
@@ -325,7 +325,7 @@ mod tests {
             assert_eq!(config.notes.len(), 1, "{:?}", config.notes);
             let start = format!("MAX_CONNECTIONS is {}, not 10000: ", 1024 - own);
             assert!(config.notes[0].starts_with(&start), "{:?}", config.notes);
-            // At the bound one client has room, and a file less is none.
+            // At the limit there is room for one client, and with one file less for none.
             let least = on(own + 1, settings).unwrap();
             assert_eq!(least.front.connections_max, 1);
             let errors = on(own, settings).unwrap_err();
@@ -336,13 +336,13 @@ mod tests {
         assert_eq!((config.front.connections_max, config.notes.len()), (10_000, 0));
         let config = on(1024, &[two, ("MAX_CONNECTIONS", "942")]).unwrap();
         assert_eq!((config.front.connections_max, config.notes.len()), (942, 0));
-        // Its default gives way; not even one is no start.
+        // The default is reduced; room for no client at all stops the start.
         let few = on(76 + 3 + 1, &[]).unwrap();
         assert_eq!((few.front.workers, few.front.connections_max), (1, 1));
         assert_eq!(few.notes.len(), 2, "{:?}", few.notes);
         assert!(on(76 + 3, &[]).is_err());
         assert!(on(0, &[]).is_err());
-        // tiny_http turns no client away, so it keeps nothing for those.
+        // tiny_http turns no client away, so no files are reserved for that.
         let plain = ("FRONT", "tiny_http");
         assert_eq!(on(13 + 3 * 16, &[plain]).unwrap().front.workers, 16);
         assert_eq!(on(12 + 3 * 16, &[plain]).unwrap().front.workers, 15);
@@ -439,7 +439,7 @@ mod tests {
                 "{store:?}"
             );
         }
-        // Redis keeps them, and that bound is not asked for.
+        // Redis keeps the items, and the limit of the memory store is not read.
         let settings =
             [("MAX_BODY_BYTES", "765"), ("MEMORY_MAX_BYTES", "1000"), ("REDIS_ADDR", "redis")];
         assert!(read(&settings).is_ok());

@@ -1,4 +1,4 @@
-//! Reads where Redis is, and who we are there, from one string.
+//! Parses where Redis is, and the user and password for it, from one string.
 //!
 //! ```text
 //! redis://[user[:password]@]host[:port][/database][?options]          rediss:// for TLS
@@ -11,15 +11,14 @@
 //! `sentinel_user`, `sentinel_password_file`. There is none for the number of connections (each worker
 //! has one to each node) or the size of values (the largest document decides).
 //!
-//! Reading is strict, because a URL that is almost right connects to the wrong place or leaks: a
-//! raw `@` or `/` in a password moves the end of the password, and the rest of it would be taken
-//! for a host, resolved, and logged. So they must be percent-encoded, and user and password are
-//! the only parts where percent means anything.
+//! Parsing is strict, because a URL that is almost right connects to the wrong place or leaks: a raw `@` or `/` in a
+//! password moves the end of the password, and the rest of it would be taken for a host, resolved, and logged. So they
+//! must be percent-encoded, and user and password are the only parts where percent has a meaning.
 //!
-//! An error is what to write instead. None shows a user, a password, or a piece of the URL that might
-//! turn out to be one: hosts are shown once they look like hosts, options by name only.
+//! An error says what to write instead. None shows a user, a password, or a piece of the URL that might be part of one:
+//! hosts are shown once they look like hosts, options by name only.
 //!
-//! Whether TLS is built in, and reading any password file, is for `store`.
+//! Whether TLS is built in is checked in `store`, which also reads the password files.
 
 use super::env::{SOCKET_PATH_BYTES_MAX, duration};
 use crate::http::percent_decode;
@@ -34,38 +33,38 @@ use std::time::Duration;
 const URL_BYTES_MAX: usize = 4096;
 /// Most sentinels or cluster nodes named in a URL.
 const SEEDS_MAX: usize = 64;
-/// Of `client_name` and `sentinel_user`.
+/// Longest `client_name` and `sentinel_user`.
 const NAME_BYTES_MAX: usize = 64;
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
 
-/// Everything a URL says.
+/// Everything in a URL.
 #[derive(Debug, Clone)]
 pub(super) struct RedisUrl {
-    /// What listens where: 1 to 64 sentinels (default port 26379) or nodes of a cluster.
+    /// The servers: 1 to 64 sentinels (default port 26379) or nodes of a cluster.
     pub target: Target,
-    /// Those that were given, with what the URL says instead of some of them.
+    /// The given options, with those that the URL sets in place of some.
     pub options: Options,
-    /// The scheme was `rediss…`. Whoever connects must refuse if TLS is not built in, and never fall
-    /// back to plaintext.
+    /// The scheme was `rediss…`. The code that connects must refuse if TLS is not built in, and never fall back to
+    /// plaintext.
     pub tls: bool,
 }
 
 impl RedisUrl {
-    /// Reads a URL in one of the forms above; `options` are what it does not speak of.
+    /// Parses a URL in one of the forms above; `options` are the values for what it leaves out.
     ///
     /// # Errors
-    /// If any of it is not exactly so.
+    /// If the URL is not exactly in one of these forms.
     pub fn parse(url: &str, mut options: Options) -> Result<Self, String> {
         check_characters(url)?;
         let (scheme, rest) = url.split_once("://").ok_or(SCHEMES)?;
-        // RFC 3986 §3.1: without regard to case.
+        // RFC 3986 §3.1: case does not matter.
         let scheme = scheme.to_ascii_lowercase();
         if rest.contains('#') {
             return Err("`#` has no meaning here; in user and password write it as %23".into());
         }
-        // A socket path may hold an `@`, if there is nothing before the path.
+        // A socket path may contain an `@`, if the URL has no user or password.
         let (credentials, rest) = match scheme.ends_with("unix") && rest.starts_with('/') {
             true => (Credentials::default(), rest),
             false => split_credentials(rest)?,
@@ -99,8 +98,7 @@ impl RedisUrl {
         Ok(url)
     }
 
-    /// Reads a bare `host:port`, `host`, `[::1]:port` or `[::1]`: one server without TLS, password
-    /// or database.
+    /// Parses a bare `host:port`, `host`, `[::1]:port` or `[::1]`: one server without TLS, password or database.
     ///
     /// # Errors
     /// As [`Endpoint::parse`], and if it is a URL.
@@ -112,7 +110,7 @@ impl RedisUrl {
         Ok(RedisUrl { target: Target::Single(read_host(addr)?), options, tls: false })
     }
 
-    /// Reads `a=1&b=2`. Each option once, each only where it means something.
+    /// Parses `a=1&b=2`. Each option once, and only where it has a meaning.
     fn read_options(&mut self, query: &str) -> Result<(), String> {
         let mut given = Vec::new();
         for option in query.split('&') {
@@ -163,7 +161,7 @@ impl RedisUrl {
                 "" => return Err(must_be("a path")),
                 path => *password_file = Some(path.into()),
             },
-            // Shown only so far: it may be anything.
+            // Only this much is shown: the rest may be anything.
             _ => return Err(format!("unknown option `{name:.32}`")),
         }
         Ok(())
@@ -173,7 +171,7 @@ impl RedisUrl {
 const SCHEMES: &str = "expected redis://, rediss://, unix://, redis+unix://, redis+sentinel://, \
                        rediss+sentinel://, redis+cluster:// or rediss+cluster://";
 
-/// Before anything else, so that nothing later need think of newlines, spaces or length.
+/// Checked first, so that no later step need consider newlines, spaces or length.
 fn check_characters(text: &str) -> Result<(), &'static str> {
     if text.len() > URL_BYTES_MAX {
         return Err("longer than 4096 bytes");
@@ -184,11 +182,10 @@ fn check_characters(text: &str) -> Result<(), &'static str> {
         .ok_or("only printable ASCII may stand in it; write others as %XX in user and password")
 }
 
-/// Takes user and password from the front of what follows `://`; returns the rest as well.
+/// Splits user and password from the front of the text after `://`; returns the rest as well.
 ///
-/// Splits at the *last* `@` there is, even one in the path or the options: a delimiter before
-/// it may stand inside a password that was not encoded, and then what follows the first
-/// delimiter is secret.
+/// Splits at the *last* `@`, even one in the path or the options: a delimiter before it may be part of a password that
+/// was not encoded, and then the text after the first delimiter is secret.
 fn split_credentials(rest: &str) -> Result<(Credentials, &str), &'static str> {
     let Some((userinfo, rest)) = rest.rsplit_once('@') else {
         return Ok((Credentials::default(), rest));
@@ -257,12 +254,12 @@ fn read_path(path: Option<&str>) -> Result<u16, &'static str> {
 }
 
 fn read_database(text: &str) -> Result<u16, &'static str> {
-    // Rust reads over a plus.
+    // Rust's parser accepts a leading plus.
     let number = text.parse().ok().filter(|_| !text.starts_with('+'));
     number.ok_or("the database is not a number from 0 to 65535")
 }
 
-/// What stands before the first `delimiter`, and what behind it if there is one.
+/// The text before the first `delimiter`, and the text after it if there is one.
 fn split(text: &str, delimiter: char) -> (&str, Option<&str>) {
     text.split_once(delimiter).map_or((text, None), |(before, behind)| (before, Some(behind)))
 }

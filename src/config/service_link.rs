@@ -1,4 +1,4 @@
-//! Whether somebody has set a variable, or Kubernetes has.
+//! Whether a variable was set by the operator, or injected by Kubernetes.
 //!
 //! For each Service in its namespace a pod finds variables such as these, named after the Service; the
 //! legacy links of Docker set those of the third line, too:
@@ -14,7 +14,7 @@ pub(super) fn is_service_link(name: &str, value: &str) -> bool {
     let is_url = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
     name.ends_with("_SERVICE_HOST")
         || name.ends_with("_SERVICE_PORT")
-        // The name of a port is anything; what it holds is a number.
+        // The name of a port may be anything; its value is a number.
         || name.contains("_SERVICE_PORT_")
             && !name.ends_with("_PASSWORD")
             && value.bytes().all(|byte| byte.is_ascii_digit())
@@ -22,7 +22,7 @@ pub(super) fn is_service_link(name: &str, value: &str) -> bool {
         || name.match_indices("_PORT_").any(|(at, word)| is_port(&name[at + word.len()..]))
 }
 
-/// `6379_TCP`, alone or with `_PROTO`, `_PORT` or `_ADDR` behind it.
+/// `6379_TCP`, alone or followed by `_PROTO`, `_PORT` or `_ADDR`.
 fn is_port(text: &str) -> bool {
     let mut words = text.split('_');
     let number = words.next().unwrap_or_default();

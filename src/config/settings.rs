@@ -1,9 +1,9 @@
 //! Every setting: its name, its default, its meaning. The one list.
 //!
-//! `--help` prints it, the README shows it (`tests/operation/readme.rs` compares them), and what is not set is read
-//! from here, by the parser that reads what is. So a default is written once, as an operator would write
-//! it. Defaults that are words for people (`unset`, and those of STORE and WORKERS) are never read: the
-//! code that wants such a setting asks whether it is set.
+//! `--help` prints it, the README shows it (`tests/operation/readme.rs` compares them), and a setting that is not set
+//! is read from here, by the parser that reads set ones. So a default is written once, as an operator would write it.
+//! Defaults that are words for people (`unset`, and those of STORE and WORKERS) are never parsed: the code that uses
+//! such a setting checks whether it is set.
 
 /// Name, default, meaning.
 #[rustfmt::skip] // a table
@@ -42,8 +42,8 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("NAMESPACE", "unset", "in the start-up line, every JSON log line and /version"),
 ];
 
-/// Settings that are designed and not built yet. To start without what they ask for would be to start
-/// another service than was meant: one that is open to everybody, say.
+/// Settings that are designed and not built yet. To start without what they request would be to start another service
+/// than was meant: one without authentication, say.
 #[rustfmt::skip]
 pub const NOT_BUILT: &[&str] = &[
     "AUTH_TOKENS", "AUTH_TOKENS_FILE", "RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "METRICS_LISTEN",

@@ -1,8 +1,7 @@
 //! Which store, and how Redis is reached.
 //!
-//! An address chooses Redis, unless STORE says otherwise. Whatever else speaks of Redis and would not be
-//! used is an error, because a service that keeps items in its own memory answers like one that shares
-//! them, until it restarts.
+//! An address chooses Redis, unless STORE says otherwise. Any other Redis setting that would not be used is an error,
+//! because a service that keeps items in its own memory answers like one that shares them, until it restarts.
 
 use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, one_of, time};
 use super::limits::gives_way;
@@ -20,26 +19,26 @@ use crate::store::memory;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Which store, and what it needs.
+/// Which store, and its settings.
 #[derive(Debug)]
 pub enum StoreChoice {
     /// In this process, bounded by this many bytes.
     Memory(usize),
-    /// Nowhere.
+    /// Keeps nothing.
     Noop,
     /// A Redis server, or several.
     Redis(Target, Box<link::Options>),
 }
 
-/// Links to a cluster are as many as it has masters, which it says only when it is asked: room is kept
-/// for twice the nodes that the URL names, and for this many at least.
+/// A cluster has as many links as it has masters, and reports their number only once connected: files are reserved for
+/// twice the nodes that the URL names, and for this many at least.
 const CLUSTER_LINKS_LEAST: usize = 16;
 
-/// Keys and script of a command whose documents are two of the largest, as those of a PATCH may be.
+/// Room for the keys and the script of a command whose two documents have the largest size, as those of a PATCH may.
 const AROUND_DOCUMENTS_BYTES: usize = 16 * 1024;
 
 impl StoreChoice {
-    /// Connections to Redis that each worker has.
+    /// Connections to Redis for each worker.
     pub(super) fn links(&self) -> usize {
         match self {
             StoreChoice::Memory(_) | StoreChoice::Noop => 0,
@@ -52,7 +51,7 @@ impl StoreChoice {
     }
 }
 
-/// What was chosen, with all that does not depend on the limits: those come with [`fit`].
+/// The chosen store, with everything that does not depend on the limits: those are set by [`fit`].
 pub(super) fn choose(env: &mut Env, request_timeout: Duration) -> StoreChoice {
     let address = ["REDIS_URL", "REDIS_ADDR"].into_iter().find(|name| env.is_set(name));
     let url = redis_url(env, request_timeout);
@@ -65,7 +64,7 @@ pub(super) fn choose(env: &mut Env, request_timeout: Duration) -> StoreChoice {
     let of_file = env.read_set("REDIS_PASSWORD_FILE", |path| read_password(Path::new(path)));
     match url {
         Some(url) => redis(env, url, of_file),
-        // There is an error, and the start ends.
+        // There is an error already, and the start fails.
         None => StoreChoice::Noop,
     }
 }
@@ -89,8 +88,8 @@ fn redis_url(env: &mut Env, request_timeout: Duration) -> Option<RedisUrl> {
     Some(url)
 }
 
-/// Redis is not used. Whoever sets these means something by them, and nothing would come of it; a
-/// misspelt address would start the memory store.
+/// Redis is not used. The operator who set these meant something by them, and they would have no effect; a misspelt
+/// address would start the memory store.
 fn refuse_what_nothing_uses(env: &mut Env, address: Option<&str>, store: Option<&str>) {
     for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"] {
         if env.is_set(name) {
@@ -146,7 +145,7 @@ fn tls(env: &mut Env) -> Option<tls::Config> {
     config.ok()
 }
 
-/// The password in the file goes before that in the environment, and both before the URL's.
+/// The password in the file has priority over that in the environment, and both over the URL's.
 fn first_password(env: &mut Env, file: Option<Secret>, url: Option<Secret>) -> Option<Secret> {
     let mut passwords = [
         ("REDIS_PASSWORD_FILE", file),
@@ -160,7 +159,7 @@ fn first_password(env: &mut Env, file: Option<Secret>, url: Option<Secret>) -> O
     Some(password)
 }
 
-/// Fits a store to the limits.
+/// Sets the limits of a store.
 pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options, system: &System) {
     let body_bytes_max = front.body_bytes_max;
     let around = memory::ENTRY_BYTES + "item:i".len();
@@ -188,9 +187,9 @@ pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options
         StoreChoice::Redis(_, options) => {
             let replies = &mut options.limits;
             replies.value_bytes_max = body_bytes_max + 64 * 1024;
-            // A document that was stored must come back, whatever its size.
+            // A document that was stored must be readable again, whatever its size.
             replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
-            // So must the two that a compare-and-set is made of find room on their way.
+            // And the two documents of a compare-and-set must fit into the queue.
             options.queue_bytes_max = (front.worker_share() + AROUND_DOCUMENTS_BYTES)
                 .min(options.queue_bytes_max)
                 .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);

@@ -1,7 +1,7 @@
 //! What the system gives this process: processors, memory, open files.
 //!
-//! Looked at once, at the start, and handed to [`Config::read`](super::Config::read) as values. What
-//! cannot be found out, where there is no `/proc` say, is no limit.
+//! Read once, at the start, and handed to [`Config::read`](super::Config::read) as values. A limit that cannot be read,
+//! where there is no `/proc` say, counts as no limit.
 
 use std::fs;
 use std::path::{Component, Path};
@@ -20,7 +20,7 @@ pub struct System {
 }
 
 impl System {
-    /// As it is now.
+    /// The present limits.
     pub fn look() -> System {
         System {
             processors: std::thread::available_parallelism().map_or(1, usize::from),
@@ -45,7 +45,7 @@ fn files_max(limits: &str) -> Option<usize> {
 
 fn files_open() -> usize {
     const STANDARD_STREAMS: usize = 3;
-    // One of them is the folder that is being read.
+    // One of them is the directory that is being read.
     fs::read_dir("/proc/self/fd").map_or(STANDARD_STREAMS, |all| all.count().saturating_sub(1))
 }
 
@@ -56,8 +56,8 @@ fn files_open() -> usize {
 /// 4:memory:/docker/c3            ─▶ /sys/fs/cgroup/memory/docker/c3/memory.limit_in_bytes, and so on
 /// ```
 ///
-/// In a container the path may be the host's and its own group the root of what is mounted: then the
-/// way up ends at it. A group without a limit says `max`, or a number too large to mean anything.
+/// In a container the path may be the host's, while the container's own group is the root of the mount: then the walk
+/// upwards ends at that root. A group without a limit says `max`, or a number too large to mean anything.
 fn memory_max(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<usize> {
     let mut least = None;
     for line in groups.lines() {
@@ -73,7 +73,7 @@ fn memory_max(groups: &str, read: impl Fn(&Path) -> Option<String>) -> Option<us
         } else {
             continue;
         };
-        // `/..` begins the path of a group outside the part that is seen.
+        // `/..` begins the path of a group outside the visible part of the tree.
         let is_name = |c: &Component| matches!(c, Component::Normal(_));
         let group = Path::new(group).components().filter(is_name).collect::<std::path::PathBuf>();
         for mount in mounts {
@@ -119,7 +119,7 @@ mod tests {
             ("/sys/fs/cgroup/pods/8/memory.max", "16"),
         ];
         assert_eq!(v2(&both), Some(32));
-        // The group of a container is the root of what it sees, whichever path it has.
+        // The group of a container is the root of the tree that it sees, whichever path it has.
         let root = [("/sys/fs/cgroup/memory.max", "64")];
         for groups in ["0::/\n", "0::/pods/7\n", "0::/../7\n", "0::/../../sys\n"] {
             assert_eq!(limit(groups, &root), Some(64), "{groups}");

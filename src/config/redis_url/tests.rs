@@ -32,7 +32,7 @@ fn parse(url: &str) -> RedisUrl {
     read(url).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
-/// What was read, in the form with nothing left out, and without the password.
+/// The parsed URL, in the form with nothing left out, and without the password.
 fn shown(url: &RedisUrl) -> String {
     let tls = if url.tls { "s" } else { "" };
     let user = url.options.sign_on.credentials.user.as_deref().unwrap_or_default();
