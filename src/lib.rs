@@ -16,16 +16,16 @@
 //! - **Pure core**: [`http`] (bytes and messages), the codec of [`resp`] (bytes and Redis replies),
 //!   [`service`] (requests and steps). No sockets, no threads, no clocks: everything is an argument.
 //! - **Thin shells**: [`front`] (sockets and the core), [`store`] sessions (the core and Redis).
-//!   They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
+//! They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
 //! - **Assembly**: [`config`], [`lifecycle`], [`mod@log`], and `main`.
 //!
-//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, in two hundred lines),
+//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, some 320 lines of code),
 //! [`http::parse`], [`front::exchange`], [`service::step`], [`service`], [`service::items`], [`store`],
-//! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, but for Redis. Then the same again
-//! through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
+//! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, except for Redis. Then the same
+//! again through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
 //! [`resp::client`], [`resp::link`], [`resp::connection`], [`resp::codec`].
 //!
-//! The layers, and what each may name, are a table in `tests/layers`, which is a test.
+//! The layers, and which other layers each may use, are a table in `tests/layers`, which is a test.
 
 pub mod config;
 pub mod front;

@@ -8,12 +8,12 @@
 //!             └ accepts and answers
 //! ```
 //!
-//! No other signal that has a use ends the process: SIGHUP is noted, SIGUSR1, SIGUSR2 and SIGXFSZ (a
-//! log file at its size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
+//! No other signal that has a use ends the process: SIGHUP is logged, SIGUSR1, SIGUSR2 and SIGXFSZ (a log file at its
+//! size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
 //!
-//! The state is one byte that anyone may read and only `main` moves. Threads are started here so
-//! that their end, wanted or not, arrives as an event in the same queue as the signals: a worker
-//! that dies takes the process with it instead of leaving a zombie that accepts and never answers.
+//! The state is one byte that every thread may read and only `main` changes. Threads are started here so that their
+//! end, wanted or not, arrives as an event in the same queue as the signals: a worker that dies ends the process
+//! instead of leaving one that accepts and never answers.
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -26,7 +26,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Instant;
 
-/// Where the process is in its life. The order is the order of life.
+/// The state of the process. The order of the variants is the order in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum State {
@@ -34,20 +34,20 @@ pub enum State {
     Starting,
     /// Accepting and answering.
     Ready,
-    /// Still accepting and answering, and telling everybody to go elsewhere.
+    /// Still accepting and answering, and closing connections so that clients go to another replica.
     Draining,
     /// Accepting nothing more, finishing what is in flight.
     Stopped,
 }
 
-/// Something `main` has to react to.
+/// An event that `main` has to react to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// SIGTERM, SIGINT or SIGQUIT has come.
     Signal {
-        /// Which.
+        /// The signal.
         name: &'static str,
-        /// When.
+        /// When it came.
         at: Instant,
     },
     /// A thread has ended; with `panicked`, by a bug.
@@ -67,7 +67,7 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// In `Starting`, and the receiving end of its events.
+    /// The lifecycle in `Starting`, and the receiving end of its events.
     pub fn new() -> (Arc<Lifecycle>, Receiver<Event>) {
         let (events, queue) = channel();
         (Arc::new(Lifecycle { state: AtomicU8::new(State::Starting as u8), events }), queue)
@@ -75,8 +75,8 @@ impl Lifecycle {
 
     /// The present state.
     pub fn state(&self) -> State {
-        // Relaxed: the state guards no other memory, and a response more or less that says
-        // `close` is no matter.
+        // Relaxed: the state guards no other memory, and whether one response more or less says `close` does not
+        // matter.
         match self.state.load(Ordering::Relaxed) {
             0 => State::Starting,
             1 => State::Ready,
@@ -85,13 +85,13 @@ impl Lifecycle {
         }
     }
 
-    /// Moves on; never back.
+    /// Moves to a later state; never back.
     pub fn advance(&self, state: State) {
         self.state.fetch_max(state as u8, Ordering::Relaxed);
     }
 
-    /// Turns the signals that end the service into events from now on. SIGHUP, which ends a process
-    /// that has no handler for it, is noted and nothing else: there is nothing to read again.
+    /// Turns the signals that end the service into events from now on. SIGHUP, which ends a process that has no handler
+    /// for it, is only logged: there is nothing to read again.
     ///
     /// # Errors
     /// When the operating system refuses the handlers or the thread that waits for them.
@@ -114,12 +114,12 @@ impl Lifecycle {
     /// Starts a thread whose end is an event.
     ///
     /// # Errors
-    /// When the operating system has no room for another thread; the message names it.
+    /// When the operating system cannot start another thread; the message names it.
     pub fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let (events, thread) = (self.events.clone(), name.clone());
         let run = move || {
             let panicked = catch_unwind(AssertUnwindSafe(run)).is_err();
-            // Nobody listens only when `main` has gone already.
+            // The receiver is gone only when `main` has ended already.
             let _ = events.send(Event::Ended { thread, panicked });
         };
         let named = |e: io::Error| {
@@ -128,21 +128,21 @@ impl Lifecycle {
         thread::Builder::new().name(name.clone()).spawn(run).map(drop).map_err(named)
     }
 
-    /// A thread that was not started here, and that the service cannot do without, has died.
+    /// Reports that a thread died that was not started here and that the service cannot do without.
     pub fn died(&self, thread: &str) {
         let thread = thread.to_owned();
-        // Nobody listens only when `main` has gone already.
+        // The receiver is gone only when `main` has ended already.
         let _ = self.events.send(Event::Ended { thread, panicked: true });
     }
 }
 
-/// From now on these signals do nothing: a log rotation that kills, a tool that asks whether somebody
-/// is there, and a file that has reached `ulimit -f`, of which the write itself tells.
+/// From now on these signals do nothing: one from a log rotation, one from a tool that checks whether the process
+/// exists, and one for a file that has reached `ulimit -f`, which the write reports as an error.
 ///
 /// # Errors
 /// When the operating system refuses the handlers.
 pub fn ignore_signals() -> io::Result<()> {
-    // A handler that sets a flag which nobody reads; std and signal-hook have no call for "ignore".
+    // The handler sets a flag that is never read; std and signal-hook have no call for "ignore".
     let unread = Arc::new(AtomicBool::new(false));
     [SIGUSR1, SIGUSR2, SIGXFSZ]
         .into_iter()

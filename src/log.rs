@@ -1,12 +1,12 @@
 //! Log lines on stdout, as text or as JSON, one line each.
 //!
-//! env_logger filters and formats on the thread that logs; a thread of our own writes. Between
-//! them is a bounded queue, because a worker must never wait for a log collector: when stdout is a
-//! pipe that nobody reads, lines are dropped, and counted, instead of requests.
+//! env_logger filters and formats on the thread that logs; a thread of our own writes. Between them is a bounded queue,
+//! because a worker must never wait for a log collector: when stdout is a pipe that no process reads, lines are
+//! dropped, and counted, instead of requests.
 //!
-//! What is read has whole lines only. A pipe that is full and does not block is waited for, as one
-//! that blocks; where a disk or `ulimit -f` has cut a line, the next begins with a line end. What was
-//! lost is counted, told in the log as soon as it takes something, and in `/metrics`.
+//! A reader gets complete lines only. A full non-blocking pipe is waited for, like a blocking one; where a full disk or
+//! `ulimit -f` has cut a line, the next begins with a line end. Lost lines are counted and reported in the log as soon
+//! as stdout takes bytes again, and in `/metrics`.
 //!
 //! ```text
 //! 2026-01-31T12:00:00.000Z INFO  kioskd: listening on [::]:8080
@@ -28,18 +28,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Lines that may wait to be written; the next one is dropped.
 const LINES_MAX: usize = 1024;
 
-/// How long an exit waits for what has been logged to be written.
+/// How long an exit waits until the queued lines are written.
 const FLUSH_TIME: Duration = Duration::from_secs(1);
 
-/// Lost lines are told of this often, at the most: while they are lost there is little room.
+/// Lost lines are reported this often, at the most: while lines are being lost there is little room.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Pauses between looks at a pipe that is full, the first and the longest. There is no readiness to
-/// wait for: whether stdout is a pipe, a file or a terminal is not known.
+/// Pauses between tries to write to a full pipe, the first and the longest. There is no readiness to wait for: whether
+/// stdout is a pipe, a file or a terminal is not known.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(50);
 
-/// How log lines look and which are written.
+/// The format of log lines, and the filter.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// A level, or env_logger's filter syntax (`LOG` or `RUST_LOG`, default `info`).
@@ -50,7 +50,7 @@ pub struct Options {
     pub context: Vec<(&'static str, String)>,
 }
 
-/// The end that takes lines. env_logger writes to one, a whole line a call.
+/// The sending end of the queue. env_logger writes to one, a complete line per call.
 #[derive(Debug, Clone)]
 pub struct Log {
     queue: SyncSender<Message>,
@@ -59,14 +59,13 @@ pub struct Log {
 
 enum Message {
     Line(Vec<u8>),
-    /// Write what is there, then tell the sender.
+    /// Write the lines before this, then notify the sender.
     Flush(SyncSender<()>),
 }
 
 /// Whether `filter` is a level, or a list of levels for targets: `warn,kioskd::resp=debug`.
 ///
-/// Stricter than env_logger, for which a misspelt level is the name of a target, and everything
-/// is silent.
+/// Stricter than env_logger, which takes a misspelt level for the name of a target, and then logs nothing.
 pub fn is_filter(filter: &str) -> bool {
     filter.split(',').all(|part| {
         let level = part.split_once('=').map_or(part, |(_, level)| level);
@@ -77,12 +76,12 @@ pub fn is_filter(filter: &str) -> bool {
 /// Starts logging for the process.
 ///
 /// # Errors
-/// When the thread or its descriptor is refused, or when somebody logs already.
+/// When the thread or its descriptor is refused, or when a logger is installed already.
 pub fn start(options: Options) -> io::Result<Log> {
     let (queue, lines) = sync_channel(LINES_MAX);
     let log = Log { queue, dropped: Arc::default() };
     let options = Arc::new(options);
-    // Not through std's stdout: when a write fails midway, it keeps to itself how much was written.
+    // Not through std's stdout: when a write fails midway, it does not report how much was written.
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut writer = Writer::new(stdout, Arc::clone(&options), Arc::clone(&log.dropped));
     thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&lines))?;
@@ -95,8 +94,7 @@ pub fn start(options: Options) -> io::Result<Log> {
     Ok(log)
 }
 
-/// From now on a panic is logged as the error it is: it is a bug, whoever catches it, and its message
-/// belongs with everything else that is logged.
+/// From now on a panic is logged as an error: it is a bug, wherever it is caught, and its message belongs in the log.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = thread::current().name().unwrap_or("?").to_owned();
@@ -105,8 +103,8 @@ pub fn log_panics() {
 }
 
 impl Log {
-    /// Waits until everything logged so far is written, or for a second: an exit must not hang on
-    /// a pipe that nobody reads.
+    /// Waits until everything logged so far is written, or for a second: an exit must not hang on a pipe that no
+    /// process reads.
     pub fn flush(&self) {
         let until = Instant::now() + FLUSH_TIME;
         let (done, wait) = sync_channel(1);
@@ -140,17 +138,17 @@ impl Write for Log {
     }
 }
 
-/// The thread that writes, and what it knows of where it writes to.
+/// The thread that writes, and the state of its output.
 struct Writer<W> {
     out: W,
     options: Arc<Options>,
     dropped: Arc<AtomicU64>,
-    /// How many of them have been told of, and when that was last tried.
+    /// How many of them have been reported, and when that was last tried.
     told: u64,
     told_at: Option<Instant>,
-    /// What was written last is not the end of a line.
+    /// The last byte written is not a line end.
     torn: bool,
-    /// What the last failed write said.
+    /// The error of the last failed write.
     failure: Option<String>,
 }
 
@@ -172,7 +170,7 @@ impl<W: Write> Writer<W> {
                 Ok(Message::Flush(done)) => {
                     self.told_at = None;
                     self.tell(Instant::now());
-                    // Nobody waits any more when it took longer than an exit may.
+                    // The receiver has gone when this took longer than an exit may wait.
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => self.tell(Instant::now()),
@@ -181,7 +179,7 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Says how many lines were lost since it was last said, if any were.
+    /// Logs how many lines were lost since the last report, if any were.
     fn tell(&mut self, now: Instant) {
         let dropped = self.dropped.load(Ordering::Relaxed);
         let early = |at: Instant| now.saturating_duration_since(at) < TELL_EVERY;
@@ -210,9 +208,9 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes one line, behind a line end when there is half a line before it. A pipe that has no room
-    /// is waited for as long as it takes, as if it were one that blocks: to stop in the middle would
-    /// tear the line, and meanwhile the queue fills, drops and counts.
+    /// Writes one line, after a line end if the previous line was cut. A full pipe is waited for as long as it takes,
+    /// as if it were a blocking one: to stop in the middle would cut the line, and meanwhile the queue fills, drops and
+    /// counts.
     fn put(&mut self, line: &[u8]) -> io::Result<()> {
         let mut pause = PAUSE_MIN;
         let ended;
@@ -241,7 +239,7 @@ impl<W: Write> Writer<W> {
     }
 }
 
-/// How a line looks.
+/// The text of a log line.
 impl Options {
     fn write(&self, out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
         match self.json {
@@ -265,7 +263,7 @@ impl Options {
 }
 
 fn write_text(out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
-    // A message may carry text from outside: escaped, so that it stays one line.
+    // A message may contain text from outside: escaped, so that it stays one line.
     let message = escape_controls(record.args().to_string());
     writeln!(out, "{} {:5} {}: {message}", Timestamp(now), record.level(), record.target())
 }
@@ -386,7 +384,7 @@ mod tests {
         assert_eq!(log.dropped(), 3);
     }
 
-    /// Takes what the script says: so many bytes, or an error.
+    /// Follows the script: takes this many bytes, or fails with an error.
     struct Narrow {
         script: Vec<Result<usize, io::ErrorKind>>,
         taken: Vec<u8>,
@@ -408,7 +406,8 @@ mod tests {
         }
     }
 
-    /// Writes `one`, `two` and `three` to stdout as the script has it; what is there then, without the notice's time.
+    /// Writes `one`, `two` and `three` to stdout as the script allows; gives the output, without the time in the
+    /// report.
     fn written(script: &[Result<usize, io::ErrorKind>]) -> String {
         let options = Options { filter: String::new(), json: false, context: Vec::new() };
         let out = Narrow { script: script.to_vec(), taken: Vec::new() };
@@ -444,14 +443,14 @@ mod tests {
         let full = || Err(io::ErrorKind::StorageFull);
         let notice =
             |n| format!("{n} log lines were dropped: stdout did not take them: no storage space\n");
-        // The notice comes first where a line is to be written, and at the end in any case.
+        // The report precedes the next line that can be written, and comes at the end in any case.
         for (script, expected) in [
             (vec![full()], format!("{}two\nthree\n", notice(1))),
             (vec![Ok(2), full()], format!("on\n{}two\nthree\n", notice(1))),
             (vec![Ok(3), full()], format!("one\n{}two\nthree\n", notice(1))),
-            // The notice itself is cut, then the line behind it; a second later it would be told.
+            // The report itself is cut, then the line after it; a second later it would be repeated.
             (vec![full(), Ok(9), full(), full()], format!("TIME\nthree\n{}", notice(2))),
-            // Nothing but the line end fits.
+            // Only the line end fits.
             (vec![Ok(2), full(), Ok(1), full(), full()], format!("on\nthree\n{}", notice(2))),
             (vec![full(), full(), full(), full(), full()], String::new()),
         ] {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
-    // First of all: `--help` into a file that is at its limit writes, too. Without them they kill.
+    // First of all: `--help` into a file at its size limit writes, too. Without the handlers these signals kill.
     let _ = lifecycle::ignore_signals();
     if let Some(code) = arguments() {
         return code;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// There are no options but these: all else comes from the environment.
+/// There are no options but these: all other settings come from the environment.
 fn arguments() -> Option<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
@@ -79,7 +79,7 @@ fn help() -> String {
     text
 }
 
-/// What was asked for, on stdout. A reader that has had enough (`| head`) is no failure.
+/// Prints the requested text on stdout. A reader that stops early (`| head`) is no failure.
 fn print(text: &str) -> ExitCode {
     let mut out = io::stdout();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -91,7 +91,8 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// A line on stderr, for what cannot be in the log. When stderr takes nothing, nobody can be told.
+/// Prints a line on stderr, for messages that cannot go to the log. When stderr fails, there is no other place to
+/// report it.
 fn complain(what: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "kioskd: {what}");
 }
@@ -110,7 +111,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
     let Some((signal, first)) = serve(&events) else {
         return ExitCode::FAILURE;
     };
-    // Before the log says so: whoever has read it there must find it true.
+    // Before the log says so: a program that reads that line must find it true.
     lifecycle.advance(State::Draining);
     log::info!(
         "shutting down on {signal}: draining for {:?}, then finishing for up to {:?}",
@@ -131,7 +132,7 @@ fn run(config: Config, log: &Log) -> ExitCode {
     if drained.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Until a signal comes: its name, and when. `None` when a thread has ended instead.
+/// Waits for a signal: gives its name, and when it came. `None` when a thread has ended instead.
 fn serve(events: &Receiver<Event>) -> Option<(&'static str, Instant)> {
     match events.recv().ok()? {
         Event::Signal { name, at } => Some((name, at)),
@@ -163,7 +164,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     };
     let tick = match config.kind {
         Front::Poll => Duration::ZERO,
-        // A thread of the plain front is at one request for as long as that takes.
+        // A thread of the plain front is busy with one request for as long as that takes.
         Front::TinyHttp => config.front.request_timeout + config.front.body_timeout,
     };
     let metrics = Arc::new(Metrics::new(config.front.workers, tick, Instant::now()));
@@ -183,7 +184,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     Ok(Started { server, metrics, store })
 }
 
-/// The one start-up line, and what an operator should know once.
+/// Logs the one start-up line, and the notes for the operator.
 fn announce(config: &Config, Started { server, store, .. }: &Started) {
     let context = &config.log.context;
     let place: Vec<_> = context.iter().map(|(name, value)| format!(" {name}={value}")).collect();
@@ -197,7 +198,7 @@ fn announce(config: &Config, Started { server, store, .. }: &Started) {
         place.concat(),
     );
     log::info!("{line}");
-    // It may have been set for everything on this host: who did so must not take silence for a hang.
+    // RUST_LOG may have been set for every program on this host: the operator must not take silence for a hang.
     if config.rust_log && !log::log_enabled!(log::Level::Info) {
         complain(format_args!(
             "{line} (RUST_LOG mutes this line and more; LOG goes before it, LOG=info)"
@@ -216,7 +217,7 @@ fn announce(config: &Config, Started { server, store, .. }: &Started) {
     }
 }
 
-/// From the first signal to the end, or to what cut it short.
+/// Drains, from the first signal to the end, or to the event that cuts it short.
 fn drain(
     config: &Config,
     lifecycle: &Lifecycle,
@@ -229,27 +230,27 @@ fn drain(
     lifecycle.advance(State::Stopped);
     server.wake();
     wait(events, first, config.drain_timeout, &mut threads)?;
-    // Clients that have their answers and do not hang up cut nothing.
+    // Clients that have their responses and keep the connection open do not make a drain unclean.
     match threads > 0 && metrics.in_flight() > 0 {
         true => Err("DRAIN_TIMEOUT has passed"),
         false => Ok(()),
     }
 }
 
-/// While everybody is waited for: so long at a time.
+/// How long one step of a wait takes.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Signals so soon after the first are that one, sent twice: by a terminal to the whole group and by
-/// the parent to its child, or by two who have the same thing to say.
+/// Signals this soon after the first count as the same one, sent twice: by a terminal to the whole group and by the
+/// parent to its child, or by two processes that both want to stop this one.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// Waits for all threads to end, or until `left` has passed.
 ///
-/// Time is counted in steps: a process that was stopped for a while wakes up to a step that is over,
-/// and not to the end of the wait, before the workers have seen what came meanwhile.
+/// Time is counted in steps: a process that was stopped for a while resumes at the end of a step, and not at the end of
+/// the wait, before the workers have seen the events that came meanwhile.
 ///
 /// # Errors
-/// Nothing more is to be waited for, and why.
+/// The reason why the wait ends early.
 fn wait(
     events: &Receiver<Event>,
     first: Instant,
