@@ -68,7 +68,7 @@ impl Options {
 pub struct Server {
     /// Where it listens, with the actual port.
     pub address: String,
-    /// The names of its threads; each ends with a [`lifecycle::Event::Ended`](crate::lifecycle::Event::Ended).
+    /// How many threads it has; each ends with a [`lifecycle::Event::Ended`](crate::lifecycle::Event::Ended).
     pub threads: usize,
     pub(super) wake: Box<dyn Fn() + Send>,
     /// Removed at the end, unless a thread does that.

@@ -109,7 +109,7 @@ pub trait World {
     /// Whether the connection is made; false while the connect is under way.
     ///
     /// # Errors
-    /// It failed.
+    /// The connect failed.
     fn connected(&mut self, socket: Socket) -> io::Result<bool>;
 
     /// Sets the owner of a socket, which its events carry. A new socket's owner is 0.

@@ -684,7 +684,7 @@ mod tests {
             assert_eq!(group.round(Up, all.clone()), "a");
         }
         assert_eq!(group.watch.split, 4);
-        // Not left for a sentinel that has gone, nor for one that takes it for dead.
+        // Not left for a sentinel that has gone, nor for one that considers it down.
         assert_eq!(group.round(Up, [None, b.clone(), c.clone()]), "a");
         assert_eq!(group.round(Up, [None, b.clone(), None]), "a");
         assert_eq!(group.round(Shaky, [down("a", 0), b.clone(), c.clone()]), "a");

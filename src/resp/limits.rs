@@ -52,9 +52,9 @@ impl Default for Limits {
 
 /// Which protocol the connection speaks.
 ///
-/// It decides one thing: in RESP2 a push frame is an error. The other types of RESP3 are read in either, because they
-/// cannot be mistaken for something else, because the reply to `HELLO 3` is already in RESP3, and because the code that
-/// waits for the reply knows which types may come.
+/// The protocol decides one thing: in RESP2 a push frame is an error. The other types of RESP3 are read in either,
+/// because they cannot be mistaken for something else, because the reply to `HELLO 3` is already in RESP3, and because
+/// the code that waits for the reply knows which types may come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Protocol {
     /// Redis before 6, and every connection before `HELLO 3`.

@@ -346,7 +346,7 @@ impl Link {
                 let falls_back = addresses.is_none() && self.last_good.is_some();
                 (self.away.is_none() || falls_back).then_some(*until)
             }
-            // At once.
+            // More can be read: call at once.
             State::Up { since, .. } if self.has_more() => Some(*since),
             State::Up { fault: Some(_), since, .. } => Some(*since),
             State::Up { .. } => {

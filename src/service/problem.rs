@@ -74,7 +74,7 @@ impl Problem {
         http::write_problem(buffer, self.status, self.code, &self.detail, request_id);
         Response {
             extra: self.extra.clone(),
-            // It describes this moment: without `no-store` a cache may keep a 404 or a 501 for a while (RFC 9111
+            // A problem describes this moment: without `no-store` a cache may keep a 404 or a 501 for a while (RFC 9111
             // §4.2.2).
             no_store: true,
             ..Response::of(self.status, ContentType::Problem, buffer.as_slice())

@@ -1289,7 +1289,7 @@ fn played(message: &str, steps: Vec<(Command<'static>, Reply<'static>)>) -> Sent
     Sent::of(&cx, ended(outcome))
 }
 
-/// Of item 7.
+/// The read of item 7.
 fn look() -> Command<'static> {
     Command::Get { key: key_of("item:7"), renew: None, once: None }
 }

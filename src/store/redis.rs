@@ -284,7 +284,7 @@ impl Session for RedisSession {
 
     fn next_deadline(&self) -> Option<Instant> {
         if !self.replies.is_empty() {
-            // At once.
+            // There are finished commands: call at once.
             return Some(self.now);
         }
         self.client.next_deadline().into_iter().chain(self.trim_at).min()

@@ -150,7 +150,7 @@ impl Connection {
         })
     }
 
-    /// Whether the request is with the service or the store.
+    /// Whether its request waits for the service or the store.
     pub fn is_answering(&self) -> bool {
         self.phase == Phase::Answering
     }
@@ -356,8 +356,8 @@ impl Connection {
     pub fn drop_body(&mut self, framing: Framing, expects: bool) -> bool {
         match framing {
             Framing::Length(0) => true,
-            // A client that sent any `Expect` and sees a final status may not send the body (RFC 9110 §10.1.1), in
-            // HTTP/1.0 too: these bytes may be the next request.
+            // A client that sent any `Expect` and sees a final status might never send the body (RFC 9110 §10.1.1),
+            // in HTTP/1.0 too: these bytes may be the next request.
             Framing::Length(n) if self.has_body(framing) && !expects => {
                 if let Some(work) = &mut self.work {
                     work.body = Body::Length(n as usize);

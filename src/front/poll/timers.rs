@@ -1,7 +1,7 @@
 //! The deadline of each client's phase, without visiting clients that are not due.
 //!
 //! ```text
-//! 16 ms   a            a client joins a list at its end, for all waits in one list are equally long: the next to look at
+//! 16 ms   a            a client joins at the end: all waits in one list are equally long, so the next to look at
 //! 128 ms  c ─ b        is at the front. Then it is due, or joins the list for the time that is left.
 //! …
 //! 65 s    d ─ e ─ …

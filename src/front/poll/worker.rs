@@ -43,7 +43,7 @@ const SCRATCH_BYTES: usize = 64 * 1024;
 const PRINTED_KEPT_BYTES: usize = 256 * 1024;
 
 /// A tick that took longer was interrupted: the process was stopped, or had no processor. Clients could not use the
-/// time of such a tick, so deadlines counted from its beginning are postponed.
+/// time of such a tick, so the deadlines set in it are counted from its end.
 const LONG_TICK: Duration = Duration::from_millis(200);
 
 /// Buffers that are not needed are freed this often.
