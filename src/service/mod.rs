@@ -60,7 +60,7 @@ impl fmt::Debug for Service {
 pub enum Route {
     /// One item.
     Item(Collection),
-    /// A page of ids.
+    /// A page of ids, or one item if that is what the query asks for.
     List,
     /// Many items.
     Bulk,
@@ -106,7 +106,7 @@ pub struct Row {
 
 /// Every path there is.
 pub static ROUTES: [Row; 12] = [
-    row("/items", None, &ITEM, Route::Item(Collection::Items)),
+    row("/items", None, &ITEM, Route::List),
     row("/items/_get", None, &BULK, Route::Bulk),
     row("/items/", Some("id"), &ITEM, Route::Item(Collection::Items)),
     row("/sess", None, &ITEM, Route::Item(Collection::Sessions)),
@@ -207,7 +207,7 @@ impl Service {
         origin::judge(head)?;
         content::plain(head)?;
         match route {
-            Route::Item(Collection::Items) if list::is_meant(head) => Ok(Route::List),
+            Route::List if !list::is_meant(head) => Ok(Route::Item(Collection::Items)),
             route => Ok(route),
         }
     }

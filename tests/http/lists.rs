@@ -207,6 +207,29 @@ fn a_list_is_an_error_when_redis_refuses_what_it_needs() {
     });
 }
 
+/// A page is asked for with no id in the query and none in the path; there its three parameters mean nothing.
+#[test]
+fn an_id_in_the_path_makes_no_page_whatever_the_query_has() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items/7", r#"{"n":7}"#).status, 201);
+        assert_eq!(client.post("/items/other", r#"{"n":8}"#).status, 201);
+        for query in ["limit=5", "limit=0", "prefix=o", "cursor=x", "cursor=&limit=1&prefix="] {
+            let reply = client.get(&format!("/items/7?{query}"));
+            assert_eq!((reply.status, &*reply.text()), (200, r#"{"n":7}"#), "{query}");
+            assert!(reply.header("etag").is_some() && reply.header("link").is_none());
+            assert_eq!(client.get(&format!("/items/absent?{query}")).status, 404, "{query}");
+            let reply = client.get(&format!("/items/%zz?{query}"));
+            assert_eq!((reply.status, &*reply.problem().0), (400, "bad_id"), "{query}");
+            assert_eq!(client.get(&format!("/items?id=7&{query}")).text(), r#"{"n":7}"#);
+            let head = client.head(&format!("/items/7?{query}"));
+            assert_eq!((head.status, head.header("etag").is_some()), (200, true), "{query}");
+        }
+        let reply = client.get("/items/?limit=5");
+        assert_eq!((reply.status, &*reply.problem().0), (400, "missing_id"));
+    });
+}
+
 /// The cursor of version 0.1 had words for Redis in it. With 61 of them it had more than a command may have: the assertion
 /// that said so ended the worker, and the process with it.
 #[test]
