@@ -150,6 +150,21 @@ fn who_closes_while_the_store_has_the_word_is_499() {
     assert_gone(&mut kioskd, "GET /items?id=1");
 }
 
+/// What it had sent behind that request came before its end, and does not show that it is there.
+#[test]
+fn who_closes_behind_a_pipeline_is_499() {
+    for rest in [1, 2, 100] {
+        let (mut kioskd, fake) = holding("poll", "127.0.0.1:0");
+        let mut client = Leaver::connect(&kioskd);
+        client.say(GET);
+        client.say(&GET.replace("X-Request-Id: wanted\r\n", "").repeat(rest));
+        fake.wait_for("GET");
+        client.close();
+        fake.release();
+        assert_gone(&mut kioskd, "GET /items?id=1");
+    }
+}
+
 /// The same with a response that says `Connection: close`, as each does while the service drains.
 #[test]
 fn who_closes_before_the_last_response_is_499() {

@@ -238,7 +238,9 @@ impl Connection {
                 return Progress::Gone;
             }
         }
-        if self.is_answered() {
+        // A client that has ended its sending half, and sent more requests before that, is taken to be there still: had
+        // it closed, the response before would have been refused by now, and an event have reported it.
+        if self.is_answered() || self.phase == Phase::Idle && self.has_pipelined() {
             return Progress::Answered;
         }
         let mut reads = 0;
@@ -400,15 +402,14 @@ impl Connection {
 
     /// Whether the last response is out and, as far as can be known here, received by the client.
     pub fn is_answered(&self) -> bool {
-        let Some(work) = self.work.as_ref().filter(|work| work.exchange.is_some()) else {
-            return false;
-        };
-        match self.phase {
-            // A client that sent more before its end of the stream is taken to be there still.
-            Phase::Idle => !self.doubt || work.message_end() < work.input.len(),
-            Phase::Lingering => !self.doubt,
-            _ => false,
-        }
+        let is_out = matches!(self.phase, Phase::Idle | Phase::Lingering);
+        is_out && !self.doubt && self.exchange().is_some()
+    }
+
+    /// Whether there are bytes behind the request whose response is in doubt.
+    fn has_pipelined(&self) -> bool {
+        let work = self.work.as_ref().filter(|work| work.exchange.is_some());
+        work.is_some_and(|work| work.message_end() < work.input.len())
     }
 
     /// Whether the connection has something to do now, or may have.
