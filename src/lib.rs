@@ -16,7 +16,7 @@
 //! - **Pure core**: [`http`] (bytes and messages), the codec of [`resp`] (bytes and Redis replies),
 //!   [`service`] (requests and steps). No sockets, no threads, no clocks: everything is an argument.
 //! - **Thin shells**: [`front`] (sockets and the core), [`store`] sessions (the core and Redis).
-//! They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
+//!   They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
 //! - **Assembly**: [`config`], [`lifecycle`], [`mod@log`], and `main`.
 //!
 //! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, some 320 lines of code),
