@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::support::hostile::allow_files;
 use crate::support::{
-    Client, Finished, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front,
-    namespaces_are_allowed, temp_dir,
+    Client, Finished, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
+    temp_dir,
 };
 
 // ---- What would start another service than was meant ------------------------------------------
@@ -352,9 +352,7 @@ fn workers_that_the_open_files_cannot_carry_are_exit_2() {
 /// In 8 MiB of memory 2 MiB are for bodies and responses.
 #[test]
 fn buffers_are_a_quarter_of_the_memory_limit() {
-    if !namespaces_are_allowed() {
-        return;
-    }
+    needs_namespaces();
     let control_groups = "mount -t tmpfs none /sys/fs/cgroup && echo 8388608 >/sys/fs/cgroup/memory.max && exec \"$@\"";
     let limit = [&IN_A_CONTAINER[..], &[control_groups]].concat();
     let kioskd = Kioskd::start_under(&limit, &[("WORKERS", "1")]);
@@ -401,9 +399,7 @@ fn buffers_are_a_quarter_of_the_memory_limit() {
 /// turned away.
 #[test]
 fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
-    if !namespaces_are_allowed() {
-        return;
-    }
+    needs_namespaces();
     let control_groups = "mount -t tmpfs none /sys/fs/cgroup && echo 67108864 >/sys/fs/cgroup/memory.max && exec \"$@\"";
     let limit = [&IN_A_CONTAINER[..], &[control_groups]].concat();
     let redis = Redis::start();
@@ -523,9 +519,7 @@ fn a_start_that_fails_for_want_of_a_thread_names_the_thread() {
 /// Without `/proc` nobody can say before how many there are.
 #[test]
 fn a_start_that_fails_for_want_of_a_descriptor_names_what_it_was_for() {
-    if !namespaces_are_allowed() {
-        return;
-    }
+    needs_namespaces();
     let no_proc = "mount -t tmpfs none /proc && ulimit -n 20 && exec \"$@\"";
     let limit = [&IN_A_CONTAINER[..], &[no_proc]].concat();
     for_each_front(|front| {

@@ -108,6 +108,7 @@ fn redis_holds_a_plain_string_with_its_ttl() {
 #[test]
 fn a_plain_set_is_one_command_with_its_ttl() {
     let fake = FakeRedis::start(|command| match command[0].as_str() {
+        "EVALSHA" if command[1] == scripts::SET.sha => Act::Send(b":1\r\n".to_vec()),
         "EVALSHA" => Act::Send(b"$-1\r\n".to_vec()),
         _ => Act::Usual,
     });
@@ -116,6 +117,7 @@ fn a_plain_set_is_one_command_with_its_ttl() {
     let half = Some(Duration::from_millis(500));
     line.set(b"item:7", b"{}", HOUR, When::Always);
     line.set(b"item:7", b"{}", half, When::Absent);
+    line.set(b"item:7", b"{}", None, When::Present);
     line.touch(b"sess:7", HOUR);
     let sent: Vec<String> = fake.commands().iter().map(|c| c.join(" ")).collect();
     assert_eq!(
@@ -124,6 +126,8 @@ fn a_plain_set_is_one_command_with_its_ttl() {
             "HELLO 3 SETNAME kioskd",
             "SET item:7 {} EX 3600",
             "SET item:7 {} PX 500 NX",
+            // Who keeps the time must not make a key without one: the script looks, and sets with KEEPTTL.
+            &format!("EVALSHA {} 1 item:7 present  {{}} 0 keep", scripts::SET.sha),
             // A read that renews: GET and PEXPIRE in one script.
             &format!("EVALSHA {} 1 sess:7 3600000", scripts::READ.sha),
         ]

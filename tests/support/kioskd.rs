@@ -244,18 +244,16 @@ fn command(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
 }
 
 /// A mount namespace of its own, where a shell runs the next argument and `exec "$@"` at its end becomes kioskd. Needs
-/// no privileges where user namespaces are allowed; see [`namespaces_are_allowed`].
+/// no privileges where user namespaces are allowed; see [`needs_namespaces`].
 pub const IN_A_CONTAINER: [&str; 4] = ["unshare", "-rm", "sh", "-c"];
 
-/// Whether this host lets the tests have [`IN_A_CONTAINER`]. Where it does not, what they show there is not shown.
-pub fn namespaces_are_allowed() -> bool {
+/// Fails with the reason where this host does not let the tests have [`IN_A_CONTAINER`].
+#[track_caller]
+pub fn needs_namespaces() {
     let mount = [&IN_A_CONTAINER[1..], &["mount -t tmpfs none /mnt"]].concat();
-    let status = Command::new(IN_A_CONTAINER[0]).args(mount).output();
-    let allowed = status.is_ok_and(|output| output.status.success());
-    if !allowed {
-        eprintln!("NOT SHOWN: this host allows no user namespaces (`unshare -rm`)");
-    }
-    allowed
+    let output = Command::new(IN_A_CONTAINER[0]).args(mount).output().expect("unshare is there");
+    let reason = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "no user namespace to be had (`unshare -rm`): {reason}");
 }
 
 /// `command`, through a program that takes it as its last arguments.

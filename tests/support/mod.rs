@@ -31,7 +31,7 @@ pub use by_hand::{ByHand, Caller, HELLO};
 pub use client::{Client, Reply};
 pub use cluster::Cluster;
 pub use fake_redis::{Act, FakeRedis};
-pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, namespaces_are_allowed};
+pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, needs_namespaces};
 pub use load::{Journal, Op, Saw, under_load, under_load_of};
 pub use port::Port;
 pub use process::{on_path, temp_dir};
