@@ -547,6 +547,10 @@ impl<P> Client<P> {
         let Some(entry) = self.table.get_mut(key) else {
             return;
         };
+        // No command is sent behind its deadline, be it a first time or again: its requester is about to give it up.
+        if entry.deadline <= now {
+            return self.expire(now, key);
+        }
         entry.place = Place::Here;
         let node_key = match (&self.guide, &entry.home) {
             // Nearly all requests to a single server take this branch.
@@ -1126,12 +1130,15 @@ impl<P> Client<P> {
     fn time_out(&mut self, now: Instant) {
         let is_due = |key: &u64| self.table.get(*key).is_none_or(|entry| entry.deadline <= now);
         let due: Vec<u64> = self.expiring.iter().copied().filter(is_due).collect();
-        for key in due {
-            match self.table.get(key).map(|entry| self.give_up(entry)) {
-                Some(Ok(reply)) => self.finish(key, Ok(reply)),
-                Some(Err(failure)) => self.fail(now, key, failure),
-                None => self.expiring.retain(|other| *other != key),
-            }
+        due.into_iter().for_each(|key| self.expire(now, key));
+    }
+
+    /// Ends a request whose deadline has passed, with the reason that is known.
+    fn expire(&mut self, now: Instant, key: u64) {
+        match self.table.get(key).map(|entry| self.give_up(entry)) {
+            Some(Ok(reply)) => self.finish(key, Ok(reply)),
+            Some(Err(failure)) => self.fail(now, key, failure),
+            None => self.expiring.retain(|other| *other != key),
         }
     }
 

@@ -251,7 +251,7 @@ fn of_a_lost_connection_reads_and_what_was_not_sent_go_to_the_next() {
     rig.turn();
     let done = rig.done();
     assert!(done.len() == 1 && done[0].0 == 2 && done[0].1.contains("broke"), "{done:?}");
-    rig.later(1000 * MS);
+    rig.later(900 * MS);
     rig.sign_on();
     rig.turn();
     let said = rig.world.heard();
@@ -261,6 +261,29 @@ fn of_a_lost_connection_reads_and_what_was_not_sent_go_to_the_next() {
     rig.world.say("$1\r\n1\r\n+OK\r\n");
     rig.turn();
     assert_eq!(rig.done(), [(1, "1".to_owned()), (3, "Stored".to_owned())]);
+}
+
+/// Of two deadlines that pass in one tick, the connection's and the request's, none makes the request go out again.
+#[test]
+fn nothing_is_sent_at_its_deadline_or_behind_it() {
+    let stall_timeout = 1000 * MS;
+    let mut rig = Rig::new("127.0.0.1", LinkOptions { stall_timeout, ..LinkOptions::default() });
+    rig.turn();
+    rig.sign_on();
+    rig.get(1);
+    rig.set(2, b"a", When::Always);
+    rig.turn();
+    rig.world.last().room = Some(0);
+    rig.set(3, b"b", When::Always);
+    rig.turn();
+    rig.later(1000 * MS);
+    let done = rig.done();
+    assert_eq!(done.len(), 3, "{done:?}");
+    assert!(done.iter().all(|(_, end)| end.contains("in time")), "{done:?}");
+    rig.later(100 * MS);
+    rig.sign_on();
+    rig.turn();
+    assert!(!rig.world.heard().contains("item:"));
 }
 
 #[test]
