@@ -236,6 +236,11 @@ impl<P> Client<P> {
         }
     }
 
+    /// How many requests have no outcome yet, and the bytes that are counted for them.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.table.len(), self.bytes)
+    }
+
     /// The home of a key. Only a cluster has slots.
     pub fn home_of(&self, key: &[u8]) -> Home {
         match self.guide {

@@ -65,6 +65,21 @@ impl Redis {
     pub fn new(target: Target, options: LinkOptions) -> Redis {
         Redis { target, options, trouble: Arc::default() }
     }
+
+    /// As [`session`](Store::session).
+    pub fn open(&self, world: &mut dyn World, now: Instant) -> RedisSession {
+        RedisSession {
+            client: Client::new(self.target.clone(), self.options.clone(), OWNER, world, now),
+            tags: Tags::default(),
+            bulks: Bulks::default(),
+            full: Vec::new(),
+            replies: Replies::default(),
+            key: Vec::new(),
+            trim_at: None,
+            now,
+            trouble: Arc::clone(&self.trouble),
+        }
+    }
 }
 
 impl Store for Redis {
@@ -83,21 +98,12 @@ impl Store for Redis {
     }
 
     fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session> {
-        Box::new(RedisSession {
-            client: Client::new(self.target.clone(), self.options.clone(), OWNER, world, now),
-            tags: Tags::default(),
-            bulks: Bulks::default(),
-            full: Vec::new(),
-            replies: Replies::default(),
-            key: Vec::new(),
-            trim_at: None,
-            now,
-            trouble: Arc::clone(&self.trouble),
-        })
+        Box::new(self.open(world, now))
     }
 }
 
-struct RedisSession {
+/// A worker's connection to Redis, and the commands on it.
+pub struct RedisSession {
     client: Client<Asked>,
     /// The request that belongs to each command without an answer, bulk reads aside.
     tags: Tags,
@@ -292,6 +298,13 @@ impl Session for RedisSession {
 }
 
 impl RedisSession {
+    /// How many entries its tables have: none when every command is answered or abandoned, and has been replied to.
+    pub fn waiting(&self) -> usize {
+        let (requests, bytes) = self.client.waiting();
+        let bulks = usize::from(!self.bulks.is_empty());
+        requests + bytes + self.tags.len + self.tags.others.len() + self.full.len() + bulks
+    }
+
     fn get(&mut self, call: Call, key: &[u8], renew: Option<Duration>, once: Option<&Once<'_>>) {
         match (renew, once) {
             (None, None) => self.ask(call, key, Words::get(&[key]), Shape::Value),

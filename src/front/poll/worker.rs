@@ -91,6 +91,19 @@ pub struct Worker {
     printer: Printer,
 }
 
+/// What is in a worker's tables: nothing, once its clients have gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Connections.
+    pub clients: usize,
+    /// Requests without a complete response.
+    pub exchanges: usize,
+    /// Bytes buffered for clients.
+    pub bytes: usize,
+    /// Clients that are to have a turn.
+    pub turns: usize,
+}
+
 impl Worker {
     /// Runs a worker in this world until the service has stopped, or waiting for events fails.
     pub fn run(
@@ -153,6 +166,16 @@ impl Worker {
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             printed: Vec::new(),
             printer: Printer::new(world.random()),
+        }
+    }
+
+    /// What is in its tables.
+    pub fn left(&self) -> Left {
+        Left {
+            clients: self.clients.len(),
+            exchanges: self.exchanges.len(),
+            bytes: self.held,
+            turns: self.again.len() + self.late.len(),
         }
     }
 
