@@ -111,7 +111,8 @@ fn ten_thousand_idle_connections_fit_into_six_mebibytes() {
 /// Neither ten thousand clients who come little by little nor a burst of as many leaves anything behind when they go.
 ///
 /// The image's musl gives back what is free. glibc gives back no page that lies before one in use, so there the level
-/// after the first of them must hold: `cargo test --target x86_64-unknown-linux-musl` shows that it is our doing.
+/// may rise, but must hold in the end: what each client left behind would raise it with every crowd.
+/// `cargo test --target x86_64-unknown-linux-musl` shows that it is our doing.
 #[test]
 fn after_ten_thousand_clients_the_memory_is_back() {
     const CLIENTS: usize = 10_000;
@@ -136,18 +137,20 @@ fn after_ten_thousand_clients_the_memory_is_back() {
         };
         // Whatever is allocated once, and for good, has been.
         visit(250, 1);
-        if cfg!(not(target_env = "musl")) {
-            visit(CLIENTS, 1);
-        }
-        let before = kioskd.rss_kib();
         for crowds in [40, 1] {
-            let there = visit(CLIENTS, crowds);
-            let mut after = 0;
-            eventually("the memory to be given back", || {
-                after = kioskd.rss_kib();
+            let rises = if cfg!(target_env = "musl") { 1 } else { 6 };
+            let holds = (0..rises).any(|_| {
+                let before = kioskd.rss_kib();
+                let there = visit(CLIENTS, crowds);
+                let (start, mut after) = (Instant::now(), kioskd.rss_kib());
+                while after > before + 500 && start.elapsed() < Duration::from_secs(15) {
+                    std::thread::sleep(Duration::from_millis(50));
+                    after = kioskd.rss_kib();
+                }
+                eprintln!("{before} KiB before, {there} KiB with all of them, {after} KiB after");
                 after <= before + 500
             });
-            eprintln!("{before} KiB before, {there} KiB with all of them, {after} KiB after");
+            assert!(holds, "clients leave memory behind");
         }
     });
 }
