@@ -1,0 +1,584 @@
+//! The clients: what they ask, how well they behave, and what they check of each answer.
+
+use crate::book::{Book, Cond, Op, Seen, Verb};
+use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
+use crate::tell;
+use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
+
+/// What all clients of a world know.
+#[derive(Debug)]
+pub struct Plan {
+    /// How many replicas there are: hosts 0, 1, ….
+    pub replicas: u64,
+    /// How many items they share; keys from there on are sessions.
+    pub items: usize,
+    /// How many keys there are.
+    pub keys: usize,
+    /// Items that are there throughout.
+    pub statics: u64,
+    /// Nobody writes.
+    pub quiet: bool,
+    /// Of the service.
+    pub request_timeout: Time,
+    /// Of items and of sessions.
+    pub ttls: [Time; 2],
+}
+
+/// A request.
+#[derive(Debug, Clone)]
+struct Ask {
+    id: String,
+    text: String,
+    what: What,
+    /// Attempts so far; only a request with an Idempotency-Key is repeated.
+    tries: u32,
+    repeats: bool,
+}
+
+#[derive(Debug, Clone)]
+enum What {
+    Item(Op),
+    Bulk(Vec<usize>),
+    Page,
+    Ready,
+    /// Something that is answered with this status.
+    Other(u16),
+}
+
+/// A request that was sent, where it ends in the stream, and when it was called.
+#[derive(Debug)]
+struct Sent {
+    ask: Ask,
+    end: u64,
+    call: Time,
+}
+
+/// A connection, from the client's side.
+#[derive(Debug, Default)]
+struct Conn {
+    end: EndId,
+    to: Host,
+    out: Vec<u8>,
+    input: Vec<u8>,
+    /// Bytes of requests, and of responses that were taken.
+    queued: u64,
+    taken: u64,
+    waiting: VecDeque<Sent>,
+    /// Requests that may be under way at once, and how many will be sent in all.
+    depth: usize,
+    left: u64,
+    /// Bytes sent at a time.
+    piece: usize,
+    /// It does not read before this time.
+    deaf: Time,
+    /// It ends its half behind its last request.
+    half: bool,
+    /// A response said that it is the last.
+    closing: bool,
+    since: Time,
+}
+
+/// A walk through all pages of a list.
+#[derive(Debug, Default)]
+struct Walk {
+    limit: u64,
+    cursor: String,
+    seen: BTreeMap<String, u32>,
+    /// What had happened to the data when it began.
+    wipes: usize,
+    moves: u64,
+    /// The request whose answer is the next page.
+    awaits: Option<String>,
+}
+
+/// A client.
+#[derive(Debug, Default)]
+pub struct Client {
+    host: Host,
+    conn: Option<Conn>,
+    /// Of a hundred requests, how many are: reads, PUTs and POSTs, PATCHes, DELETEs, bulk reads, pages; else others.
+    weights: [u64; 6],
+    /// Of a hundred writes, how many have an Idempotency-Key.
+    repeats: u64,
+    pause: Time,
+    next: Time,
+    serial: u64,
+    retries: Vec<(Time, Ask)>,
+    walk: Option<Walk>,
+    /// It only checks the health of replicas.
+    prober: bool,
+    /// It asks nothing more.
+    pub resting: bool,
+}
+
+#[derive(Debug)]
+struct Response {
+    status: u16,
+    head: String,
+    body: String,
+    length: usize,
+}
+
+impl Response {
+    fn parse(bytes: &[u8], to_head: bool) -> Option<Response> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or(0);
+        let mut response = Response { status, head, body: String::new(), length: end };
+        if !to_head {
+            response.length += response.field("Content-Length").parse().unwrap_or(0);
+        }
+        response.body = String::from_utf8_lossy(bytes.get(end..response.length)?).into_owned();
+        Some(response)
+    }
+
+    fn field(&self, name: &str) -> &str {
+        let mut fields = self.head.split("\r\n").filter_map(|line| line.split_once(": "));
+        fields.find(|field| field.0 == name).map_or("", |field| field.1)
+    }
+
+    /// The service refuses for a reason of its own, before it asks the store.
+    fn is_refusal(&self) -> bool {
+        self.status == 408 || self.status == 503 && !self.body.contains("store") && !self.body.contains("ready")
+    }
+}
+
+impl Client {
+    /// A client with habits of its own.
+    pub fn new(host: Host, net: &mut Net, plan: &Plan, prober: bool) -> Client {
+        let dice = &mut net.dice;
+        let mut weights = dice.pick(&[
+            [40, 25, 10, 10, 5, 5],
+            [90, 3, 2, 1, 2, 1],
+            [20, 50, 20, 10, 0, 0],
+            [10, 10, 70, 5, 5, 0],
+            [5, 5, 5, 5, 10, 70],
+        ]);
+        if plan.quiet {
+            weights = [20, 0, 0, 0, 10, 70];
+        }
+        let (repeats, pause) = (dice.pick(&[0, 30, 100]), dice.between(5 * MS, 4 * SECOND));
+        Client { host, weights, repeats, pause, prober, ..Client::default() }
+    }
+
+    /// Whether it waits for nothing.
+    pub fn is_idle(&self) -> bool {
+        self.conn.as_ref().is_none_or(|conn| conn.waiting.is_empty()) && self.retries.is_empty()
+    }
+
+    /// When its request had arrived at this replica as a whole, if it waits for the answer.
+    pub fn whole(&self, at: Host, net: &Net) -> Option<Time> {
+        let conn = self.conn.as_ref().filter(|conn| conn.to == at && !conn.closing && !net.ends[conn.end].tainted)?;
+        net.arrival(conn.end ^ 1, conn.waiting.front()?.end)
+    }
+
+    /// Closes its connection.
+    pub fn leave(&mut self, net: &mut Net, book: &mut Book) {
+        if let Some(conn) = self.conn.take() {
+            net.taint(conn.end);
+            self.over(conn, net, book);
+        }
+    }
+
+    /// Does what can be done now.
+    pub fn run(&mut self, net: &mut Net, book: &mut Book, plan: &Plan) {
+        let now = net.now;
+        net.ready(self.host);
+        if let Some(mut conn) = self.conn.take() {
+            if self.read(&mut conn, net, book, plan) && self.write(&mut conn, net, book, plan) {
+                self.conn = Some(conn);
+            } else {
+                self.over(conn, net, book);
+            }
+        }
+        let due = self.retries.iter().map(|retry| retry.0).min().unwrap_or(NEVER);
+        let next = if self.resting { due } else { due.min(self.next) };
+        if self.conn.is_none() && next <= now {
+            self.connect(net, plan);
+        }
+        let wake = self.conn.as_ref().map_or(next, |conn| match conn.out.is_empty() {
+            true => now + self.pause.max(10 * MS),
+            false => now + 20 * MS,
+        });
+        net.wake(self.host, wake.max(now + 10_000));
+    }
+
+    fn connect(&mut self, net: &mut Net, plan: &Plan) {
+        let to = net.dice.below(plan.replicas) as Host;
+        let end = net.connect(self.host, Some(to));
+        let dice = &mut net.dice;
+        let (depth, left, half) = (dice.pick(&[1, 1, 1, 4, 16]), 1 + dice.below(30), dice.percent(10));
+        let mut conn = Conn { end, to, depth, left, half, piece: 1 << 20, since: net.now, ..Conn::default() };
+        if self.prober {
+            (conn.depth, conn.left) = (1, 2);
+        } else if dice.percent(15) {
+            if dice.percent(66) {
+                conn.piece = 1 + dice.below(200) as usize;
+            } else {
+                conn.deaf = net.now + dice.between(100 * MS, 15 * SECOND);
+            }
+            net.taint(end);
+        }
+        self.conn = Some(conn);
+    }
+
+    /// Takes the answers that have come. False when the connection has ended.
+    fn read(&mut self, conn: &mut Conn, net: &mut Net, book: &mut Book, plan: &Plan) -> bool {
+        if conn.deaf > net.now && !net.ends[conn.end].reset {
+            return true;
+        }
+        let mut bytes = [0; 4096];
+        let alive = loop {
+            match net.recv(conn.end, &mut bytes) {
+                Ok(0) => break false,
+                Ok(n) => conn.input.extend_from_slice(&bytes[..n]),
+                Err(e) => break e.kind() == ErrorKind::WouldBlock,
+            }
+        };
+        loop {
+            let to_head = conn.waiting.front().is_some_and(|sent| sent.ask.text.starts_with("HEAD"));
+            let Some(response) = Response::parse(&conn.input, to_head) else { break };
+            conn.input.drain(..response.length);
+            let start = conn.taken;
+            conn.taken += response.length as u64;
+            if response.status == 100 {
+                continue;
+            }
+            let (closes, sent) = (response.field("Connection") == "close", conn.waiting.pop_front());
+            if let Some(sent) = sent {
+                self.check(conn, &sent, &response, start, net, book, plan);
+                conn.closing |= closes;
+                self.answered(conn, sent, response, net, book, plan);
+            } else if !conn.closing && !closes {
+                book.breaks(format!("an answer that nobody asked for: {response:?}"));
+            }
+        }
+        // A client gives up after a while; the server must not have kept it waiting for that long.
+        let late = conn.waiting.front().filter(|sent| alive && net.now > sent.call + 20 * SECOND);
+        if let Some(sent) = late {
+            let came = net.arrival(conn.end ^ 1, sent.end).filter(|_| !net.ends[conn.end].tainted);
+            let waited = came.map_or(0, |came| net.now - came - book.paused(conn.to, came, net.now));
+            if waited > plan.request_timeout + 2 * SECOND && net.sites[conn.to].frozen < net.now {
+                book.breaks(format!("a request that was sent whole is answered; this one is not: {sent:?}"));
+            }
+            net.taint(conn.end);
+        }
+        alive && late.is_none() && !conn.closing
+    }
+
+    /// What every answer has to be.
+    #[expect(clippy::too_many_arguments, reason = "all of them are needed to judge")]
+    fn check(
+        &mut self,
+        conn: &Conn,
+        sent: &Sent,
+        response: &Response,
+        start: u64,
+        net: &mut Net,
+        book: &mut Book,
+        plan: &Plan,
+    ) {
+        let (id, end, status) = (&sent.ask.id, conn.end ^ 1, response.status);
+        book.counts[1] += 1;
+        tell!(net, "client {} <- {id} {status} {:.60}", self.host, response.body);
+        // What is refused before its head was read has no id yet.
+        if response.field("X-Request-Id") != id && !response.is_refusal() {
+            book.breaks(format!("never another request's answer: {sent:?} got {response:?}"));
+        }
+        let (Some(came), Some(left)) = (net.arrival(end, sent.end), net.departure(end, start)) else { return };
+        let says_close = response.field("Connection") == "close";
+        if book.drains.get(&conn.to).is_some_and(|since| *since < left) && !says_close {
+            book.breaks(format!("while it drains every response says close: {sent:?} got {response:?}"));
+        }
+        let from = came.max(start.checked_sub(1).and_then(|last| net.departure(end, last)).unwrap_or(0));
+        let paused = book.paused(conn.to, from, left);
+        if left > from + plan.request_timeout + 150 * MS + paused && !net.ends[end].tainted {
+            let (late, paused) = ((left - from) / MS, paused / MS);
+            book.breaks(format!("never later than its deadline: {late} ms, {paused} of them paused, {sent:?}"));
+        }
+        let calm = book.is_calm(from.saturating_sub(10 * SECOND), left);
+        // Who loses against other writers again and again has no time left at last; nor has a process that stood still for
+        // the second step of a write, or while it had still to connect.
+        let (text, young) = (&sent.ask.text, book.starts[&conn.to] + 10 * SECOND > from);
+        let contends = text.starts_with("PATCH") || text.contains("If-Match");
+        let late = status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET")));
+        let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(sent.ask.what, What::Ready);
+        if status == 500 || failed && calm && !late {
+            book.breaks(format!("the store was well, and yet: {sent:?} got {response:?}"));
+        }
+    }
+
+    fn answered(&mut self, conn: &Conn, sent: Sent, response: Response, net: &mut Net, book: &mut Book, plan: &Plan) {
+        let (Sent { mut ask, call, .. }, status, ret) = (sent, response.status, net.now);
+        let failed = (502..=504).contains(&status);
+        if response.is_refusal() || failed && !matches!(ask.what, What::Ready) {
+            return self.lost(ask, net, book);
+        }
+        let (tag, head) = (response.field("ETag").to_owned(), ask.text.starts_with("HEAD"));
+        match &mut ask.what {
+            What::Item(op) => {
+                let doc = match &op.verb {
+                    _ if status == 304 || head => book.tags.get(&tag).copied(),
+                    Verb::Put(doc) | Verb::Post(doc) => Some(*doc),
+                    _ if status == 200 => Some(book.doc(&response.body)),
+                    _ => None,
+                };
+                let seen = match (&op.verb, status) {
+                    (Verb::Read, 200 | 304) | (Verb::Patch(_), 200) => doc.map(Seen::Doc),
+                    (Verb::Read | Verb::Patch(_), 404) => Some(Seen::Nothing),
+                    (Verb::Put(_), 201) => Some(Seen::Created),
+                    (Verb::Put(_) | Verb::Delete, 204) | (Verb::Post(_), 201) => Some(Seen::Done),
+                    (Verb::Put(_) | Verb::Post(_) | Verb::Patch(_) | Verb::Delete, 412) => Some(Seen::Unmet),
+                    _ => return book.breaks(format!("{ask:?} got {response:?}")),
+                };
+                if let (Some(doc), true) = (doc, status < 400 && !tag.is_empty()) {
+                    book.tags.insert(tag.clone(), doc);
+                    book.latest.insert(op.key, (tag, doc));
+                }
+                // A refusal speaks of its moment: an earlier attempt may take effect after it.
+                match seen {
+                    Some(Seen::Unmet | Seen::Nothing) if ask.tries > 0 => book.record(op.clone()),
+                    Some(seen) => book.record(Op { ret, seen, ..op.clone() }),
+                    None => {}
+                }
+            }
+            What::Bulk(keys) if status == 200 => {
+                let mut rest = response.body.trim_start_matches("{\"items\":[");
+                for key in keys.iter() {
+                    let (found, after) = match rest.strip_prefix("null") {
+                        Some(after) => (None, after),
+                        None => rest
+                            .split_once("\"item\":")
+                            .and_then(|(_, item)| item.split_once('}'))
+                            .map_or((None, ""), |(item, after)| (Some(item), after)),
+                    };
+                    rest = after.trim_start_matches(['}', ',']);
+                    let seen = found.map_or(Seen::Nothing, |item| Seen::Doc(book.doc(&format!("{item}}}"))));
+                    book.record(Op { call, ret, seen, ..Op::new(*key, Verb::Read) });
+                }
+            }
+            What::Page if status == 200 => self.page(&ask.id, &response.body, book, plan),
+            What::Ready if status == 200 => {
+                if book.is_out(call, ret) {
+                    book.breaks(format!("readiness follows the store, which was away: {response:?}"));
+                }
+            }
+            What::Ready if status == 503 => {
+                if book.is_calm(call.saturating_sub(10 * SECOND), ret) && !conn.closing {
+                    book.breaks(format!("readiness follows the store, which was well: {response:?}"));
+                }
+            }
+            What::Other(expected) if *expected == status => {}
+            _ => book.breaks(format!("{ask:?} got {response:?}")),
+        }
+    }
+
+    /// Reads a page of the list, and checks the whole when it was the last.
+    fn page(&mut self, id: &str, body: &str, book: &mut Book, plan: &Plan) {
+        let Some(walk) = self.walk.as_mut().filter(|walk| walk.awaits.as_deref() == Some(id)) else { return };
+        walk.awaits = None;
+        for id in body.split("\"id\":\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            *walk.seen.entry(id.to_owned()).or_default() += 1;
+        }
+        if let Some((_, cursor)) = body.split_once("\"cursor\":\"") {
+            walk.cursor = format!("&cursor={}", cursor.trim_end_matches("\"}"));
+            return;
+        }
+        let Some(walk) = self.walk.take().filter(|walk| walk.wipes == book.wipes.len()) else { return };
+        for n in 0..plan.statics {
+            let times = walk.seen.get(&format!("static-{n}")).copied().unwrap_or(0);
+            if times == 0 || times > 1 && walk.moves == book.moves {
+                book.breaks(format!("a page never skips and repeats nothing; static-{n} came {times} times"));
+            }
+        }
+    }
+
+    /// An attempt without an answer.
+    fn lost(&mut self, mut ask: Ask, net: &mut Net, book: &mut Book) {
+        match &ask.what {
+            What::Item(_) if ask.repeats && ask.tries < 6 => {
+                ask.tries += 1;
+                self.retries.push((net.now + net.dice.between(10 * MS, 3 * SECOND), ask));
+            }
+            What::Item(op) => book.record(op.clone()),
+            What::Page => drop(self.walk.take_if(|walk| walk.awaits.as_ref() == Some(&ask.id))),
+            _ => {}
+        }
+    }
+
+    /// A connection has ended.
+    fn over(&mut self, mut conn: Conn, net: &mut Net, book: &mut Book) {
+        let server = conn.end ^ 1;
+        // An idle connection may be closed at any time, but not with a request in the server's hands. (A reset may have
+        // taken an answer away: that of a client that sent more to a connection which was closed by then.)
+        let fair = !net.ends[server].tainted && !conn.closing && net.departure(server, conn.taken).is_none();
+        for sent in std::mem::take(&mut conn.waiting) {
+            let (ended, came) = (net.ends[server].fin, net.arrival(server, sent.end));
+            if fair && ended.zip(came).is_some_and(|(ended, came)| came < ended) {
+                book.breaks(format!("a request that was sent whole is answered; the server closed instead: {sent:?}"));
+            }
+            self.lost(sent.ask, net, book);
+        }
+        net.close(conn.end);
+        self.next = self.next.max(net.now + 10 * MS);
+    }
+
+    /// Sends what may be sent now. False when the connection is done with.
+    fn write(&mut self, conn: &mut Conn, net: &mut Net, book: &mut Book, plan: &Plan) -> bool {
+        if !net.ends[conn.end].open {
+            return net.now < conn.since + 3 * SECOND;
+        }
+        while conn.out.is_empty() && conn.left > 0 && conn.waiting.len() < conn.depth {
+            let Some(mut ask) = self.ask(net, book, plan) else { break };
+            let line = ask.text.replace("\r\n", " ");
+            tell!(net, "client {} -> replica {}: {line:.200}", self.host, conn.to);
+            book.counts[0] += 1;
+            conn.left -= 1;
+            conn.queued += ask.text.len() as u64;
+            conn.out.extend_from_slice(ask.text.as_bytes());
+            if let What::Item(op) = &mut ask.what {
+                op.call = op.call.min(net.now);
+            }
+            conn.waiting.push_back(Sent { ask, end: conn.queued, call: net.now });
+        }
+        if conn.waiting.is_empty() && (conn.left == 0 || self.resting && self.retries.is_empty()) {
+            return false;
+        }
+        if !conn.out.is_empty() {
+            let piece = conn.piece.min(conn.out.len());
+            match net.send(conn.end, &conn.out[..piece]) {
+                Ok(n) => drop(conn.out.drain(..n)),
+                Err(e) => return e.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        if conn.half && conn.left == 0 && conn.out.is_empty() {
+            let _ = net.shut_down(conn.end);
+        }
+        true
+    }
+
+    /// The next request, if it is time for one.
+    fn ask(&mut self, net: &mut Net, book: &mut Book, plan: &Plan) -> Option<Ask> {
+        let (now, dice) = (net.now, &mut net.dice);
+        if let Some(at) = self.retries.iter().position(|retry| retry.0 <= now) {
+            return Some(self.retries.swap_remove(at).1);
+        }
+        if self.resting || now < self.next {
+            return None;
+        }
+        self.serial += 1;
+        self.next = now + self.pause / 2 + dice.below(self.pause);
+        let id = format!("c{}x{}", self.host, self.serial);
+        let mut ask = Ask { id, text: String::new(), what: What::Ready, tries: 0, repeats: false };
+        if self.prober {
+            let both = self.serial.is_multiple_of(2);
+            self.next = now + if both { 500 * MS } else { 0 };
+            let target = if both { "/readyz" } else { "/livez" };
+            ask.what = if both { What::Ready } else { What::Other(200) };
+            ask.text = text(dice, "GET", target, &ask.id, "", "");
+            return Some(ask);
+        }
+        let mut roll = dice.below(100);
+        let kind = self.weights.iter().position(|weight| {
+            let hit = roll < *weight;
+            roll = roll.saturating_sub(*weight);
+            hit
+        });
+        match kind {
+            Some(kind) if kind < 4 => self.item(&mut ask, kind, dice, book, plan),
+            Some(4) => {
+                let keys: Vec<usize> = (0..plan.items).filter(|_| dice.percent(60)).collect();
+                let ids: Vec<String> = keys.iter().map(|key| format!("\"k{key}\"")).collect();
+                let body = format!("{{\"ids\":[{}]}}", ids.join(","));
+                ask.text = text(dice, "POST", "/items/_get", &ask.id, "", &body);
+                ask.what = if keys.is_empty() { What::Other(400) } else { What::Bulk(keys) };
+            }
+            Some(_) if self.walk.as_ref().is_none_or(|walk| walk.awaits.is_none()) => {
+                let limit = dice.pick(&[1, 3, 10, 50, 100, 1000]).max(plan.statics / 30);
+                let (wipes, moves) = (book.wipes.len(), book.moves);
+                let walk = self.walk.get_or_insert(Walk { limit, wipes, moves, ..Walk::default() });
+                let target = format!("/items?prefix=static-&limit={}{}", walk.limit, walk.cursor);
+                walk.awaits = Some(ask.id.clone());
+                ask.what = What::Page;
+                ask.text = text(dice, "GET", &target, &ask.id, "", "");
+            }
+            _ => {
+                let others = [("/version", 200), ("/nowhere", 404), ("/items/k0?ttl=0", 400), ("/items?limit=0", 400)];
+                let (target, status) = dice.pick(&others);
+                ask.what = What::Other(status);
+                ask.text = text(dice, "GET", target, &ask.id, "", "");
+            }
+        }
+        Some(ask)
+    }
+
+    /// A request for one item or session.
+    fn item(&mut self, ask: &mut Ask, kind: usize, dice: &mut Dice, book: &mut Book, plan: &Plan) {
+        let key = dice.below(plan.keys as u64) as usize;
+        let is_session = key >= plan.items;
+        let mut target = if is_session { format!("/sess/s{key}") } else { format!("/items/k{key}") };
+        let latest = book.latest.get(&key).cloned();
+        let (mut fields, mut body, mut cond) = (String::new(), String::new(), Cond::Always);
+        if kind > 0 && dice.percent(30) {
+            let (field, value);
+            (cond, field, value) = match (dice.below(3), &latest) {
+                (0, _) if kind == 1 => (Cond::Absent, "If-None-Match", "*"),
+                (1, _) | (_, None) => (Cond::Present, "If-Match", "*"),
+                (_, Some((tag, doc))) => (Cond::Is(*doc), "If-Match", tag.as_str()),
+            };
+            fields = format!("{field}: {value}\r\n");
+        }
+        let mut ttl = plan.ttls[usize::from(is_session)];
+        let takes_ttl = if is_session { kind < 3 } else { kind == 1 };
+        if takes_ttl && dice.percent(30) {
+            let seconds = dice.pick(&[1, 2, 5, 20, 100]);
+            ttl = seconds * SECOND;
+            target.push_str(&format!("?ttl={seconds}"));
+        }
+        let (method, verb) = match kind {
+            0 => {
+                if let Some((tag, _)) = latest.filter(|_| dice.percent(20)) {
+                    fields = format!("If-None-Match: {tag}\r\n");
+                }
+                (dice.pick(&["GET", "GET", "GET", "HEAD"]), Verb::Read)
+            }
+            1 => {
+                let large = if dice.percent(5) { 20_000 } else { 20 };
+                let pad = "x".repeat(dice.below(large) as usize);
+                body = format!("{{\"k\":\"{key}\",\"by\":\"{}\",\"pad\":\"{pad}\"}}", ask.id);
+                let doc = book.doc(&body);
+                dice.pick(&[("PUT", Verb::Put(doc)), ("POST", Verb::Post(doc))])
+            }
+            2 => {
+                let (n, value) = (dice.below(3), dice.pick(&["1", "2", "null"]));
+                body = format!("{{\"by\":\"{}\",\"p{n}\":{value}}}", ask.id);
+                fields.push_str("Content-Type: application/merge-patch+json\r\n");
+                ("PATCH", Verb::Patch(book.doc(&body)))
+            }
+            _ => ("DELETE", Verb::Delete),
+        };
+        if kind > 0 && dice.percent(self.repeats) {
+            fields.push_str(&format!("Idempotency-Key: {}\r\n", ask.id));
+            ask.repeats = true;
+        }
+        let ttl = (is_session || kind == 1).then_some(ttl);
+        ask.what = What::Item(Op { cond, ttl, ..Op::new(key, verb) });
+        ask.text = text(dice, method, &target, &ask.id, &fields, &body);
+    }
+}
+
+/// A request as it is sent.
+fn text(dice: &mut Dice, method: &str, target: &str, id: &str, fields: &str, body: &str) -> String {
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: kiosk\r\nX-Request-Id: {id}\r\n{fields}");
+    if body.is_empty() {
+        return format!("{head}\r\n");
+    }
+    if dice.percent(20) {
+        let (a, b) = body.split_at(1 + dice.below(body.len() as u64 - 1) as usize);
+        let (m, n) = (a.len(), b.len());
+        return format!("{head}Transfer-Encoding: chunked\r\n\r\n{m:x}\r\n{a}\r\n{n:x};x=1\r\n{b}\r\n0\r\n\r\n");
+    }
+    let expect = if dice.percent(10) { "Expect: 100-continue\r\n" } else { "" };
+    format!("{head}{expect}Content-Length: {}\r\n\r\n{body}", body.len())
+}

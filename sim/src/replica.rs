@@ -1,0 +1,359 @@
+//! A replica: the worker that ships, in a world made of values.
+//!
+//! What `main` and the acceptor do around a worker is done here: its life from start to drain, and clients beyond
+//! `MAX_CONNECTIONS`. All else is the code of the crate: `front::poll`, `service`, `store::redis`, `resp`.
+
+use crate::net::{EndId, Host, Net, SECOND, Time};
+use crate::tell;
+use kioskd::config::{Config, StoreChoice};
+use kioskd::front::poll::worker::{Left, Worker};
+use kioskd::lifecycle::{Lifecycle, State};
+use kioskd::net::{Accepted, Address, Errand, Found, Ready, Socket, World};
+use kioskd::service::Service;
+use kioskd::service::metrics::{Metrics, Status};
+use kioskd::store::redis::{Redis, RedisSession};
+use kioskd::store::{Command, Replies, Session, Store, StoreError, Tag};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Connects in a second that are too many.
+const STORM: usize = 100;
+
+/// The server's name and port.
+pub const NAME: (&str, u16) = ("redis.example", 6379);
+
+/// An `Instant` for a virtual time. Only differences between them mean anything.
+fn instant(at: Time) -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now) + Duration::from_nanos(at)
+}
+
+/// Where the server is, and what its name resolves to, after this time.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The number of its address.
+    pub at: u8,
+    /// What the resolver says.
+    pub says: Vec<u8>,
+    /// After what time.
+    pub delay: Time,
+}
+
+/// The address of this number.
+pub fn address(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(10, 0, 0, number), NAME.1).into()
+}
+
+/// A process with one worker.
+pub struct Replica {
+    worker: Worker,
+    /// The state of the process.
+    pub lifecycle: Arc<Lifecycle>,
+    waiting: Arc<AtomicUsize>,
+    seat: Seat,
+    /// The process is there.
+    pub up: bool,
+    since: Time,
+    ticks: u64,
+}
+
+/// What the world of one worker remembers.
+struct Seat {
+    host: Host,
+    server: Host,
+    connections_max: usize,
+    metrics: Arc<Metrics>,
+    closed: bool,
+    errands: Vec<(Time, Option<io::Result<Found>>)>,
+    /// When it connected to the server; the last times.
+    connects: VecDeque<Time>,
+    /// `World::now` is so much later than the tick's beginning.
+    stall: Time,
+    unix_jump: Time,
+}
+
+/// The world of one worker, during one tick.
+struct View<'a> {
+    net: &'a mut Net,
+    names: &'a Names,
+    seat: &'a mut Seat,
+}
+
+/// The store, which lets us see into the tables of its session.
+struct Watched(Redis, Arc<AtomicUsize>);
+
+struct WatchedSession(RedisSession, Arc<AtomicUsize>);
+
+impl Store for Watched {
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    fn place(&self) -> String {
+        self.0.place()
+    }
+
+    fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session> {
+        Box::new(WatchedSession(self.0.open(world, now), Arc::clone(&self.1)))
+    }
+}
+
+impl Session for WatchedSession {
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
+        self.0.submit(now, tag, command, deadline);
+    }
+
+    fn ready(&mut self, ready: Ready) {
+        self.0.ready(ready);
+    }
+
+    fn look(&mut self) {
+        self.0.look();
+    }
+
+    fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
+        let replies = self.0.progress(world, now);
+        self.1.store(self.0.waiting(), Ordering::Relaxed);
+        replies
+    }
+
+    fn give_back(&mut self, replies: Replies) {
+        self.0.give_back(replies);
+    }
+
+    fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
+        self.0.abandon(now, tag)
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.0.next_deadline()
+    }
+}
+
+impl Replica {
+    /// Starts the process.
+    pub fn start(host: Host, server: Host, config: &Config, net: &mut Net, names: &Names) -> Replica {
+        tell!(net, "replica {host} starts");
+        let (lifecycle, _) = Lifecycle::new();
+        lifecycle.advance(State::Ready);
+        let metrics = Arc::new(Metrics::new(1, Duration::ZERO, instant(net.now)));
+        let state = Arc::clone(&lifecycle);
+        let status = move || Status { ready: state.state() == State::Ready, log_lines_dropped: 0 };
+        let service = Arc::new(Service::new(config.service.clone(), Arc::clone(&metrics), status));
+        let StoreChoice::Redis(target, link) = &config.store else { panic!("BUG: a store that is not simulated") };
+        let waiting = Arc::<AtomicUsize>::default();
+        let store = Arc::new(Watched(Redis::new(target.clone(), (**link).clone()), Arc::clone(&waiting)));
+        let options = Arc::new(config.front.clone());
+        let (errands, connects, connections_max) = (Vec::new(), VecDeque::new(), options.connections_max);
+        let (closed, stall, unix_jump) = (false, 0, 0);
+        let mut seat = Seat { host, server, connections_max, metrics, closed, errands, connects, stall, unix_jump };
+        let mut view = View { net, names, seat: &mut seat };
+        let worker = Worker::new(0, options, service, store, Arc::clone(&lifecycle), &mut view);
+        net.sites[host].listening = true;
+        net.wake(host, net.now);
+        Replica { worker, lifecycle, waiting, seat, up: true, since: net.now, ticks: 0 }
+    }
+
+    /// One tick, as `Worker::run` makes them; the process stands still in the middle of it for the time `stall`.
+    pub fn tick(&mut self, net: &mut Net, names: &Names, stall: Time) {
+        self.ticks += 1;
+        self.seat.stall = stall;
+        let (host, now) = (self.seat.host, instant(net.now));
+        let ids = net.ready(host);
+        let event = |id: EndId| {
+            let (end, socket) = (&net.ends[id], Socket(id as u64));
+            let (writable, ended) = (net.is_writable(id) || end.reset, end.ended || end.reset);
+            let (readable, broken) = (!end.inbox.is_empty() || ended, end.reset || end.ended && end.fin.is_some());
+            Ready { owner: end.owner, socket, readable, writable, ended, broken }
+        };
+        let mut ready: Vec<Ready> = ids.into_iter().map(event).collect();
+        LINES.set(net.story.is_some().then(Vec::new));
+        self.seat.metrics.begin(0, now);
+        let flow = self.worker.tick(&mut View { net, names, seat: &mut self.seat }, now, &mut ready);
+        self.seat.metrics.wait(0);
+        LINES.take().into_iter().flatten().for_each(|line| tell!(net, "replica {host} logs: {line}"));
+        if flow.is_break() {
+            return self.kill(net, "has ended");
+        }
+        net.sites[host].frozen = net.sites[host].frozen.max(net.now + stall);
+        if let Some(until) = self.worker.until(instant(net.now + stall)) {
+            // A tick takes its time.
+            let until = until.saturating_duration_since(instant(0)).as_nanos() as Time;
+            net.wake(host, until.max(net.now + 5000 + stall));
+        }
+        if let Some(at) = self.seat.errands.iter().map(|errand| errand.0).filter(|at| *at > net.now).min() {
+            net.wake(host, at);
+        }
+    }
+
+    /// Moves the wall clock.
+    pub fn jump(&mut self, by: Time) {
+        self.seat.unix_jump += by;
+    }
+
+    /// The process is there no more.
+    pub fn kill(&mut self, net: &mut Net, why: &str) {
+        tell!(net, "replica {} {why}", self.seat.host);
+        self.up = false;
+        net.die(self.seat.host);
+    }
+
+    /// `DRAIN_DELAY` is over: it stops accepting.
+    pub fn stop(&mut self, net: &mut Net) {
+        tell!(net, "replica {} stops accepting", self.seat.host);
+        self.lifecycle.advance(State::Stopped);
+        self.seat.closed = true;
+        net.sites[self.seat.host].listening = false;
+        net.wake(self.seat.host, net.now);
+    }
+
+    /// What is in its tables, and how many entries in those of its session.
+    pub fn left(&self) -> (Left, usize) {
+        (self.worker.left(), self.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Whether it has connected to the server too often in the last second, or makes ticks without an end.
+    pub fn storms(&self, now: Time) -> bool {
+        let connects = &self.seat.connects;
+        let often = connects.len() == STORM && now - connects[0] < SECOND;
+        often || self.ticks > 10_000 * (1 + (now - self.since) / SECOND)
+    }
+
+    /// Panics that were caught.
+    pub fn panics(&self) -> bool {
+        let text = self.seat.metrics.render(Status { ready: true, log_lines_dropped: 0 });
+        !text.contains("kioskd_panics_total 0")
+    }
+}
+
+impl World for View<'_> {
+    /// Never called: the simulation waits.
+    fn wait(&mut self, _: Option<Instant>, _: &mut Vec<Ready>) -> io::Result<Instant> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn now(&self) -> Instant {
+        instant(self.net.now + self.seat.stall)
+    }
+
+    fn unix_time(&self) -> Duration {
+        Duration::from_secs(1_700_000_000) + Duration::from_nanos(self.net.now + self.seat.unix_jump)
+    }
+
+    fn random(&mut self) -> u64 {
+        self.net.dice.draw()
+    }
+
+    fn accepted(&mut self) -> Accepted {
+        let Some(end) = self.net.accept(self.seat.host) else {
+            return if self.seat.closed { Accepted::Closed } else { Accepted::Nobody };
+        };
+        let refused = self.seat.metrics.connections() >= self.seat.connections_max;
+        self.seat.metrics.worker(0).connected(refused);
+        Accepted::Client { socket: Socket(end as u64), refused }
+    }
+
+    fn connect(&mut self, to: &Address, _: Duration) -> io::Result<Socket> {
+        let server = (*to == Address::Tcp(address(self.names.at))).then_some(self.seat.server);
+        tell!(self.net, "replica {} connects to {to:?}", self.seat.host);
+        self.seat.connects.push_back(self.net.now);
+        if self.seat.connects.len() > STORM {
+            self.seat.connects.pop_front();
+        }
+        Ok(Socket(self.net.connect(self.seat.host, server) as u64))
+    }
+
+    fn connected(&mut self, socket: Socket) -> io::Result<bool> {
+        let end = &self.net.ends[socket.0 as EndId];
+        if end.reset && !end.open { Err(io::ErrorKind::ConnectionRefused.into()) } else { Ok(end.open) }
+    }
+
+    fn set_owner(&mut self, socket: Socket, owner: u64) {
+        self.net.ends[socket.0 as EndId].owner = owner;
+    }
+
+    fn recv(&mut self, socket: Socket, into: &mut [u8]) -> io::Result<usize> {
+        self.net.recv(socket.0 as EndId, into)
+    }
+
+    fn send(&mut self, socket: Socket, bytes: &[u8]) -> io::Result<usize> {
+        self.net.send(socket.0 as EndId, bytes)
+    }
+
+    fn shut_down(&mut self, socket: Socket) -> io::Result<()> {
+        self.net.shut_down(socket.0 as EndId)
+    }
+
+    fn has_ended(&mut self, socket: Socket) -> bool {
+        let end = &self.net.ends[socket.0 as EndId];
+        end.ended && !end.reset && end.inbox.is_empty()
+    }
+
+    fn has_taken(&mut self, socket: Socket) -> io::Result<bool> {
+        self.net.has_taken(socket.0 as EndId)
+    }
+
+    fn peer(&self, socket: Socket) -> Option<IpAddr> {
+        let host = self.net.ends[socket.0 as EndId ^ 1].host;
+        Some(Ipv4Addr::new(10, 0, 1, host as u8).into())
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.net.close(socket.0 as EndId);
+    }
+
+    fn close_all(&mut self, owner: u64) {
+        let all = self.net.ends_of(self.seat.host).into_iter();
+        all.for_each(|end| {
+            if self.net.ends[end].owner == owner {
+                self.net.close(end)
+            }
+        });
+    }
+
+    fn look_up(&mut self, name: Option<(&str, u16)>, _: Option<(&Path, usize)>) -> Errand {
+        let addresses = self.names.says.iter().map(|number| address(*number)).collect();
+        let known = name == Some(NAME) && !self.names.says.is_empty();
+        let found = if known { Ok(Found { addresses, file: None }) } else { Err(io::Error::other("no such name")) };
+        let at = self.net.now + self.names.delay;
+        self.seat.errands.push((at, Some(found)));
+        self.net.wake(self.seat.host, at);
+        Errand(self.seat.errands.len() as u64 - 1)
+    }
+
+    fn looked_up(&mut self, errand: Errand) -> Option<io::Result<Found>> {
+        let (at, found) = self.seat.errands.get_mut(errand.0 as usize)?;
+        if *at <= self.net.now { found.take() } else { None }
+    }
+}
+
+thread_local! {
+    static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+}
+
+struct Logger;
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        LINES.with_borrow(Option::is_some)
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        LINES.with_borrow_mut(|lines| lines.iter_mut().for_each(|lines| lines.push(record.args().to_string())));
+    }
+
+    fn flush(&self) {}
+}
+
+/// From now on what replicas log is a part of stories that are told.
+pub fn hear_logs() {
+    if log::set_logger(&Logger).is_ok() {
+        log::set_max_level(log::LevelFilter::Info);
+    }
+}
