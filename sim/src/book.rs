@@ -116,10 +116,8 @@ pub struct Book {
     pub broken: Option<String>,
     /// See [`crate::redis::Db`].
     pub moves: u64,
-    /// Requests that were sent, answers that came, and faults.
-    pub counts: [u64; 3],
-    /// Keys whose history was too large to search.
-    pub undecided: u64,
+    /// Requests that were sent, answers that came, faults, and histories too large to search.
+    pub counts: [u64; 4],
 }
 
 impl Book {
@@ -202,7 +200,7 @@ impl Book {
                 }
                 ops.retain(|op| op.seen != Seen::Unknown || op.verb != Verb::Read);
                 let verdict = self.is_linearizable(&ops);
-                self.undecided += u64::from(verdict.is_none());
+                self.counts[3] += u64::from(verdict.is_none());
                 if verdict == Some(false) {
                     let story = self.story(ops);
                     return self.breaks(format!("operations on one key are linearizable; these are not:\n{story}"));
@@ -297,7 +295,7 @@ impl<'a> Search<'a> {
         all.sort_by_key(|op| op.call);
         let (open, ops): (Vec<Op>, Vec<Op>) = all.into_iter().partition(|op| op.seen == Seen::Unknown);
         let (done, left) = (vec![false; ops.len() + open.len()], ops.len());
-        Search { book, ops, open, done, left, seen: HashSet::new(), budget: 300_000, merged: HashMap::new() }
+        Search { book, ops, open, done, left, seen: HashSet::new(), budget: 100_000, merged: HashMap::new() }
     }
 
     /// Whether the operations that are left can follow, the first of which is `first`; `place` stands for those done,

@@ -138,9 +138,9 @@ impl Response {
         fields.find(|field| field.0 == name).map_or("", |field| field.1)
     }
 
-    /// The service refuses for a reason of its own, before it asks the store.
+    /// The service refuses for a reason of its own: the client is too slow, or there are too many.
     fn is_refusal(&self) -> bool {
-        self.status == 408 || self.status == 503 && !self.body.contains("store") && !self.body.contains("ready")
+        self.status == 408 || self.status == 503 && (self.body.contains("too many") || self.body.is_empty())
     }
 }
 
@@ -169,8 +169,9 @@ impl Client {
 
     /// When its request had arrived at this replica as a whole, if it waits for the answer.
     pub fn whole(&self, at: Host, net: &Net) -> Option<Time> {
-        let conn = self.conn.as_ref().filter(|conn| conn.to == at && !conn.closing && !net.ends[conn.end].tainted)?;
-        net.arrival(conn.end ^ 1, conn.waiting.front()?.end)
+        let conn = self.conn.as_ref().filter(|conn| conn.to == at && !net.ends[conn.end].tainted)?;
+        let waits = !conn.closing && net.departure(conn.end ^ 1, conn.taken).is_none();
+        net.arrival(conn.end ^ 1, conn.waiting.front().filter(|_| waits)?.end)
     }
 
     /// Closes its connection.
@@ -358,6 +359,7 @@ impl Client {
                     book.record(Op { call, ret, seen, ..Op::new(*key, Verb::Read) });
                 }
             }
+            What::Bulk(_) if status == 413 && response.body.contains("bulk_too_large") => {}
             What::Page if status == 200 => self.page(&ask.id, &response.body, book, plan),
             What::Ready if status == 200 => {
                 if book.is_out(call, ret) {

@@ -2,7 +2,7 @@
 
 use kioskd_sim::net::SECOND;
 use kioskd_sim::replica::hear_logs;
-use kioskd_sim::world::{Report, run};
+use kioskd_sim::world::World;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -43,22 +43,25 @@ fn main() -> ExitCode {
     if broken.is_none() && !trace {
         return ExitCode::SUCCESS;
     }
-    let told = broken.as_ref().map_or(first, |report| report.seed);
-    let told = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || run(told, true)).expect("a thread");
-    let told = told.join().expect("BUG: a panic");
-    let last = if trace { told.story.len() } else { 60 };
-    told.story[told.story.len().saturating_sub(last)..].iter().for_each(|line| println!("{line}"));
-    if broken.is_some_and(|broken| broken.digest != told.digest) {
-        println!("the second time it went differently: something is not deterministic");
-    }
-    println!("{}", line(&told));
-    let Some(broken) = told.broken else { return ExitCode::SUCCESS };
-    println!("BROKEN in seed {0}: {broken}\nfor the whole story: tests/simulate {0} --trace", told.seed);
-    ExitCode::FAILURE
+    let (seed, digest) = broken.unwrap_or((first, 0));
+    let told = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+        let told = World::run(seed, true);
+        let story = told.net.story.as_deref().unwrap_or_default();
+        let last = if trace { story.len() } else { 60 };
+        story[story.len().saturating_sub(last)..].iter().for_each(|line| println!("{line}"));
+        if !trace && digest != told.net.digest {
+            println!("the second time it went differently: something is not deterministic");
+        }
+        println!("{}", line(seed, &told));
+        let Some(broken) = told.book.broken else { return ExitCode::SUCCESS };
+        println!("BROKEN in seed {seed}: {broken}\nfor the whole story: tests/simulate {seed} --trace");
+        ExitCode::FAILURE
+    });
+    told.expect("a thread").join().unwrap_or(ExitCode::FAILURE)
 }
 
-/// Runs so many worlds, on all cores; gives the first that broke a promise.
-fn many(first: u64, worlds: u64, time: Duration) -> Option<Report> {
+/// Runs so many worlds, on all cores; gives the seed and the digest of the first that broke a promise.
+fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
     println!("the first seed is {first}");
     let began = Instant::now();
     // How many have begun, what came of all together, and the one that broke a promise.
@@ -71,14 +74,14 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<Report> {
     };
     let work = || {
         while let Some(seed) = begin() {
-            let report = run(seed, false);
-            println!("{}", line(&report));
-            let [requests, answers, faults, undecided] = report.counts;
-            let all = [1, report.time, requests, answers, faults, undecided];
+            let world = World::run(seed, false);
+            println!("{}", line(seed, &world));
+            let [requests, answers, faults, undecided] = world.book.counts;
+            let all = [1, world.net.now, requests, answers, faults, undecided];
             let mut shared = shared.lock().expect("BUG: a panic");
             shared.1.iter_mut().zip(all).for_each(|(sum, n)| *sum += n);
-            if report.broken.is_some() {
-                shared.2.get_or_insert(report);
+            if world.book.broken.is_some() {
+                shared.2.get_or_insert((seed, world.net.digest));
             }
         }
     };
@@ -98,7 +101,8 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<Report> {
     broken
 }
 
-fn line(Report { seed, time, counts, digest, .. }: &Report) -> String {
-    let (seconds, [requests, _, faults, _]) = (*time as f64 / SECOND as f64, counts);
+fn line(seed: u64, world: &World) -> String {
+    let (seconds, digest) = (world.net.now as f64 / SECOND as f64, world.net.digest);
+    let [requests, _, faults, _] = world.book.counts;
     format!("seed {seed}  {seconds:7.1} s  {requests:5} requests  {faults:3} faults  digest {digest:016x}")
 }

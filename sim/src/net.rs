@@ -104,11 +104,12 @@ pub struct End {
     pub fin: Option<Time>,
     /// How much may be on the way to this side or unread.
     pub room: usize,
-    wants_room: bool,
     last_arrival: Time,
     lag: Time,
     /// What is sent to this side arrives no earlier; never, from [`NEVER`] on.
     hole: Time,
+    /// When it was made.
+    pub since: Time,
     dirty: bool,
     /// The network or its client has done something after which an answer may be lost.
     pub tainted: bool,
@@ -144,7 +145,8 @@ pub struct Net {
     /// All hosts.
     pub sites: Vec<Site>,
     queue: BTreeMap<(Time, u64), Event>,
-    count: u64,
+    /// Events so far.
+    pub count: u64,
     /// A number that differs when anything went differently.
     pub digest: u64,
     /// The story so far, if one is told.
@@ -250,9 +252,18 @@ impl Net {
         let lag = self.dice.between(20_000, 5 * MS);
         let room = if self.dice.percent(5) { 2000 + self.dice.below(10_000) as usize } else { ROOM };
         let hole = self.sites[from].hole.max(to.map_or(NEVER, |to| self.sites[to].hole));
-        let end = self.ends.len();
+        let (end, since) = (self.ends.len(), self.now);
         for (host, known) in [(from, true), (to.unwrap_or(from), false)] {
-            self.ends.push(End { host, known, lag, room, hole, closed: !known && to.is_none(), ..End::default() });
+            self.ends.push(End {
+                host,
+                known,
+                lag,
+                room,
+                hole,
+                since,
+                closed: !known && to.is_none(),
+                ..End::default()
+            });
         }
         self.transmit(end, Segment::Connect);
         end
@@ -329,10 +340,7 @@ impl Net {
         }
         let n = into.len().min(end.inbox.len());
         into.iter_mut().zip(end.inbox.drain(..n)).for_each(|(to, from)| *to = from);
-        let has_room = end.inbox.len() < end.room / 2;
-        if has_room && std::mem::take(&mut self.ends[id ^ 1].wants_room) {
-            self.transmit(id, Segment::Room);
-        }
+        self.transmit(id, Segment::Room);
         Ok(n)
     }
 
@@ -347,7 +355,6 @@ impl Net {
         if end.reset || end.closed || end.fin.is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        end.wants_room |= n < bytes.len();
         if n == 0 || !end.open {
             return Err(io::ErrorKind::WouldBlock.into());
         }

@@ -3,7 +3,7 @@
 //! What `main` and the acceptor do around a worker is done here: its life from start to drain, and clients beyond
 //! `MAX_CONNECTIONS`. All else is the code of the crate: `front::poll`, `service`, `store::redis`, `resp`.
 
-use crate::net::{EndId, Host, Net, SECOND, Time};
+use crate::net::{EndId, Host, Net, Time};
 use crate::tell;
 use kioskd::config::{Config, StoreChoice};
 use kioskd::front::poll::worker::{Left, Worker};
@@ -14,16 +14,12 @@ use kioskd::service::metrics::{Metrics, Status};
 use kioskd::store::redis::{Redis, RedisSession};
 use kioskd::store::{Command, Replies, Session, Store, StoreError, Tag};
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-
-/// Connects in a second that are too many.
-const STORM: usize = 100;
 
 /// The server's name and port.
 pub const NAME: (&str, u16) = ("redis.example", 6379);
@@ -59,8 +55,6 @@ pub struct Replica {
     seat: Seat,
     /// The process is there.
     pub up: bool,
-    since: Time,
-    ticks: u64,
 }
 
 /// What the world of one worker remembers.
@@ -69,10 +63,7 @@ struct Seat {
     server: Host,
     connections_max: usize,
     metrics: Arc<Metrics>,
-    closed: bool,
     errands: Vec<(Time, Option<io::Result<Found>>)>,
-    /// When it connected to the server; the last times.
-    connects: VecDeque<Time>,
     /// `World::now` is so much later than the tick's beginning.
     stall: Time,
     unix_jump: Time,
@@ -150,19 +141,17 @@ impl Replica {
         let waiting = Arc::<AtomicUsize>::default();
         let store = Arc::new(Watched(Redis::new(target.clone(), (**link).clone()), Arc::clone(&waiting)));
         let options = Arc::new(config.front.clone());
-        let (errands, connects, connections_max) = (Vec::new(), VecDeque::new(), options.connections_max);
-        let (closed, stall, unix_jump) = (false, 0, 0);
-        let mut seat = Seat { host, server, connections_max, metrics, closed, errands, connects, stall, unix_jump };
+        let (errands, connections_max) = (Vec::new(), options.connections_max);
+        let mut seat = Seat { host, server, connections_max, metrics, errands, stall: 0, unix_jump: 0 };
         let mut view = View { net, names, seat: &mut seat };
         let worker = Worker::new(0, options, service, store, Arc::clone(&lifecycle), &mut view);
         net.sites[host].listening = true;
         net.wake(host, net.now);
-        Replica { worker, lifecycle, waiting, seat, up: true, since: net.now, ticks: 0 }
+        Replica { worker, lifecycle, waiting, seat, up: true }
     }
 
     /// One tick, as `Worker::run` makes them; the process stands still in the middle of it for the time `stall`.
     pub fn tick(&mut self, net: &mut Net, names: &Names, stall: Time) {
-        self.ticks += 1;
         self.seat.stall = stall;
         let (host, now) = (self.seat.host, instant(net.now));
         let ids = net.ready(host);
@@ -208,7 +197,6 @@ impl Replica {
     pub fn stop(&mut self, net: &mut Net) {
         tell!(net, "replica {} stops accepting", self.seat.host);
         self.lifecycle.advance(State::Stopped);
-        self.seat.closed = true;
         net.sites[self.seat.host].listening = false;
         net.wake(self.seat.host, net.now);
     }
@@ -216,13 +204,6 @@ impl Replica {
     /// What is in its tables, and how many entries in those of its session.
     pub fn left(&self) -> (Left, usize) {
         (self.worker.left(), self.waiting.load(Ordering::Relaxed))
-    }
-
-    /// Whether it has connected to the server too often in the last second, or makes ticks without an end.
-    pub fn storms(&self, now: Time) -> bool {
-        let connects = &self.seat.connects;
-        let often = connects.len() == STORM && now - connects[0] < SECOND;
-        often || self.ticks > 10_000 * (1 + (now - self.since) / SECOND)
     }
 
     /// Panics that were caught.
@@ -252,7 +233,7 @@ impl World for View<'_> {
 
     fn accepted(&mut self) -> Accepted {
         let Some(end) = self.net.accept(self.seat.host) else {
-            return if self.seat.closed { Accepted::Closed } else { Accepted::Nobody };
+            return if self.net.sites[self.seat.host].listening { Accepted::Nobody } else { Accepted::Closed };
         };
         let refused = self.seat.metrics.connections() >= self.seat.connections_max;
         self.seat.metrics.worker(0).connected(refused);
@@ -262,10 +243,6 @@ impl World for View<'_> {
     fn connect(&mut self, to: &Address, _: Duration) -> io::Result<Socket> {
         let server = (*to == Address::Tcp(address(self.names.at))).then_some(self.seat.server);
         tell!(self.net, "replica {} connects to {to:?}", self.seat.host);
-        self.seat.connects.push_back(self.net.now);
-        if self.seat.connects.len() > STORM {
-            self.seat.connects.pop_front();
-        }
         Ok(Socket(self.net.connect(self.seat.host, server) as u64))
     }
 
