@@ -554,6 +554,11 @@ impl Connection {
         (!self.slots.is_empty()).then_some(self.answered)
     }
 
+    /// When no command waits: since when none has.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.slots.is_empty().then_some(self.answered)
+    }
+
     /// The commands that wait for their replies, each with its bytes and with whether the kernel has taken all of it.
     /// When the connection is dead it is unknown whether a command that was taken whole ran; the others certainly did
     /// not.

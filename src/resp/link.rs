@@ -20,7 +20,7 @@ use super::advice::advice;
 use super::away::Away;
 use super::backoff::Backoff;
 use super::codec::{Limits, Reply};
-use super::connection::{Connection, Fault, Heard};
+use super::connection::{Connection, Fault, Heard, Shape};
 use super::credentials::Secret;
 use super::endpoint::Endpoint;
 use super::password::{PASSWORD_BYTES_MAX, parse_password};
@@ -56,6 +56,10 @@ const REFUSED_WAIT: Duration = Duration::from_secs(2);
 /// A connection that has lived this long restarts the series of waits when it is lost, and may be renewed; a younger
 /// one would be replaced as fast as it is made.
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
+
+/// A connection without commands is asked this often whether the server is still there. A firewall or a NAT forgets idle
+/// connections without a word, and the next request would wait for its whole deadline to find out.
+const PING_EVERY: Duration = Duration::from_secs(15);
 
 /// The whole of signing on, however many commands it takes.
 const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
@@ -352,7 +356,8 @@ impl Link {
             State::Up { .. } => {
                 let connection = self.connection.as_ref()?;
                 let stall = connection.waiting_since().map(|t| t + self.options.stall_timeout);
-                stall.into_iter().chain(connection.next_deadline()).min()
+                let ping = connection.idle_since().map(|t| t + PING_EVERY);
+                stall.or(ping).into_iter().chain(connection.next_deadline()).min()
             }
         }
     }
@@ -575,6 +580,10 @@ impl Link {
             return None;
         };
         let stall = self.options.stall_timeout;
+        if fault.is_none() && connection.idle_since().is_some_and(|t| now >= t + PING_EVERY) {
+            // One short word is always sendable, and nobody waits for the reply.
+            let _ = connection.push(now, NOBODY, Shape::Any, &[b"PING"]);
+        }
         let outcome =
             fault.take().map_or_else(|| connection.flush(world, now), Err).and_then(|()| {
                 let due = connection.waiting_since().is_some_and(|t| now >= t + stall);

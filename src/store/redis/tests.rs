@@ -131,7 +131,8 @@ fn a_get_and_a_set_are_asked_and_answered() {
     rig.turn();
     let shown = [(1, "hello"), (2, "Value(None)"), (3, ""), (4, "Stored"), (5, "Unmet")];
     assert_eq!(rig.done(), shown.map(|(tag, shown)| (tag, shown.to_owned())));
-    assert_eq!(rig.session.next_deadline(), None);
+    // Nothing is to be done until the connection has been idle for a while.
+    assert_eq!(rig.session.next_deadline(), Some(rig.world.now + 15_000 * MS));
 }
 
 #[test]
@@ -145,6 +146,42 @@ fn what_is_submitted_before_there_is_a_connection_waits_for_it() {
 }
 
 /// The leak of 2023: the reply to an abandoned request must not go to another.
+const PING: &str = "*1\r\n$4\r\nPING\r\n";
+
+/// A firewall that forgets an idle connection does not say so. Found by the simulation, in its world 5390.
+#[test]
+fn an_idle_connection_is_asked_whether_the_server_is_there() {
+    let mut rig = Rig::up();
+    for _ in 0..3 {
+        assert_eq!(rig.session.next_deadline(), Some(rig.world.now + 15_000 * MS));
+        rig.later(14_999 * MS);
+        assert_eq!(rig.world.heard(), "");
+        rig.later(MS);
+        assert_eq!(rig.world.heard(), PING);
+        rig.world.say("+PONG\r\n");
+        rig.turn();
+    }
+    // One on which there is an answer now and then need not be asked.
+    rig.later(10_000 * MS);
+    rig.get(1);
+    rig.turn();
+    rig.world.say("$1\r\n1\r\n");
+    rig.turn();
+    assert_eq!((rig.world.heard(), rig.done()), (get_words(1), one(1, "1")));
+    rig.later(14_999 * MS);
+    assert_eq!(rig.world.heard(), "");
+    rig.later(MS);
+    assert_eq!(rig.world.heard(), PING);
+    // The server is gone: there is a new connection before anybody asks for something.
+    rig.later(2000 * MS);
+    rig.later(100 * MS);
+    assert_eq!(rig.world.sockets.len(), 2);
+    rig.sign_on();
+    rig.get(2);
+    rig.turn();
+    assert_eq!(rig.world.heard(), get_words(2));
+}
+
 #[test]
 fn the_reply_to_an_abandoned_request_is_dropped_in_its_turn() {
     let mut rig = Rig::up();
