@@ -19,6 +19,8 @@ pub struct Plan {
     pub statics: u64,
     /// Nobody writes.
     pub quiet: bool,
+    /// In a world with little to do, what breaks in silence is noticed late: all is so many times as slow in it.
+    pub ease: Time,
     /// Of the service.
     pub request_timeout: Time,
     /// Of items and of sessions.
@@ -34,6 +36,9 @@ struct Ask {
     /// Attempts so far; only a request with an Idempotency-Key is repeated.
     tries: u32,
     repeats: bool,
+    /// When it was sent, and where it ends in the stream.
+    call: Time,
+    end: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -46,14 +51,6 @@ enum What {
     Other(u16),
 }
 
-/// A request that was sent, where it ends in the stream, and when it was called.
-#[derive(Debug)]
-struct Sent {
-    ask: Ask,
-    end: u64,
-    call: Time,
-}
-
 /// A connection, from the client's side.
 #[derive(Debug, Default)]
 struct Conn {
@@ -64,7 +61,7 @@ struct Conn {
     /// Bytes of requests, and of responses that were taken.
     queued: u64,
     taken: u64,
-    waiting: VecDeque<Sent>,
+    waiting: VecDeque<Ask>,
     /// Requests that may be under way at once, and how many will be sent in all.
     depth: usize,
     left: u64,
@@ -97,7 +94,7 @@ struct Walk {
 pub struct Client {
     host: Host,
     conn: Option<Conn>,
-    /// Of a hundred requests, how many are: reads, PUTs and POSTs, PATCHes, DELETEs, bulk reads, pages; else others.
+    /// Of a hundred requests, how many are: reads, PUTs and POSTs, PATCHes, DELETEs, bulk reads, pages; others else.
     weights: [u64; 6],
     /// Of a hundred writes, how many have an Idempotency-Key.
     repeats: u64,
@@ -106,8 +103,6 @@ pub struct Client {
     serial: u64,
     retries: Vec<(Time, Ask)>,
     walk: Option<Walk>,
-    /// It only checks the health of replicas.
-    prober: bool,
     /// It asks nothing more.
     pub resting: bool,
 }
@@ -117,20 +112,18 @@ struct Response {
     status: u16,
     head: String,
     body: String,
-    length: usize,
 }
 
 impl Response {
-    fn parse(bytes: &[u8], to_head: bool) -> Option<Response> {
+    /// The response at the beginning, and its length.
+    fn parse(bytes: &[u8], to_head: bool) -> Option<(Response, usize)> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
         let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
         let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok()).unwrap_or(0);
-        let mut response = Response { status, head, body: String::new(), length: end };
-        if !to_head {
-            response.length += response.field("Content-Length").parse().unwrap_or(0);
-        }
-        response.body = String::from_utf8_lossy(bytes.get(end..response.length)?).into_owned();
-        Some(response)
+        let mut response = Response { status, head, body: String::new() };
+        let length = if to_head { 0 } else { response.field("Content-Length").parse().unwrap_or(0) };
+        response.body = String::from_utf8_lossy(bytes.get(end..end + length)?).into_owned();
+        Some((response, end + length))
     }
 
     fn field(&self, name: &str) -> &str {
@@ -146,20 +139,22 @@ impl Response {
 
 impl Client {
     /// A client with habits of its own.
-    pub fn new(host: Host, net: &mut Net, plan: &Plan, prober: bool) -> Client {
+    pub fn new(host: Host, net: &mut Net, plan: &Plan) -> Client {
         let dice = &mut net.dice;
         let mut weights = dice.pick(&[
-            [40, 25, 10, 10, 5, 5],
-            [90, 3, 2, 1, 2, 1],
-            [20, 50, 20, 10, 0, 0],
-            [10, 10, 70, 5, 5, 0],
-            [5, 5, 5, 5, 10, 70],
+            [40, 20, 10, 10, 5, 5],
+            [85, 3, 2, 1, 2, 2],
+            [20, 50, 15, 10, 0, 0],
+            [10, 10, 65, 5, 5, 0],
+            [5, 5, 5, 5, 10, 60],
+            [0, 0, 0, 0, 0, 0],
         ]);
         if plan.quiet {
-            weights = [20, 0, 0, 0, 10, 70];
+            weights = [15, 0, 0, 0, 10, 70];
         }
-        let (repeats, pause) = (dice.pick(&[0, 30, 100]), dice.between(5 * MS, 4 * SECOND));
-        Client { host, weights, repeats, pause, prober, ..Client::default() }
+        let least = if plan.ease > 1 { 10 * SECOND } else { 5 * MS };
+        let (repeats, pause) = (dice.pick(&[0, 30, 100]), dice.between(least, 4 * least.max(SECOND)));
+        Client { host, weights, repeats, pause, ..Client::default() }
     }
 
     /// Whether it waits for nothing.
@@ -211,14 +206,12 @@ impl Client {
         let dice = &mut net.dice;
         let (depth, left, half) = (dice.pick(&[1, 1, 1, 4, 16]), 1 + dice.below(30), dice.percent(10));
         let mut conn = Conn { end, to, depth, left, half, piece: 1 << 20, since: net.now, ..Conn::default() };
-        if self.prober {
-            (conn.depth, conn.left) = (1, 2);
-        } else if dice.percent(15) {
-            if dice.percent(66) {
-                conn.piece = 1 + dice.below(200) as usize;
-            } else {
-                conn.deaf = net.now + dice.between(100 * MS, 15 * SECOND);
-            }
+        match dice.below(20) {
+            0 | 1 => conn.piece = 1 + dice.below(200) as usize,
+            2 => conn.deaf = net.now + dice.between(100 * MS, 15 * SECOND),
+            _ => {}
+        }
+        if conn.piece < 1000 || conn.deaf > 0 {
             net.taint(end);
         }
         self.conn = Some(conn);
@@ -238,30 +231,27 @@ impl Client {
             }
         };
         loop {
-            let to_head = conn.waiting.front().is_some_and(|sent| sent.ask.text.starts_with("HEAD"));
-            let Some(response) = Response::parse(&conn.input, to_head) else { break };
-            conn.input.drain(..response.length);
-            let start = conn.taken;
-            conn.taken += response.length as u64;
-            if response.status == 100 {
-                continue;
-            }
-            let (closes, sent) = (response.field("Connection") == "close", conn.waiting.pop_front());
-            if let Some(sent) = sent {
-                self.check(conn, &sent, &response, start, net, book, plan);
+            let to_head = conn.waiting.front().is_some_and(|ask| ask.text.starts_with("HEAD"));
+            let Some((response, length)) = Response::parse(&conn.input, to_head) else { break };
+            conn.input.drain(..length);
+            let closes = response.field("Connection") == "close";
+            let ask = if response.status == 100 { None } else { conn.waiting.pop_front() };
+            if let Some(ask) = ask {
+                self.check(conn, &ask, &response, net, book, plan);
                 conn.closing |= closes;
-                self.answered(conn, sent, response, net, book, plan);
-            } else if !conn.closing && !closes {
+                self.answered(conn, ask, response, net, book, plan);
+            } else if !conn.closing && !closes && response.status != 100 {
                 book.breaks(format!("an answer that nobody asked for: {response:?}"));
             }
+            conn.taken += length as u64;
         }
         // A client gives up after a while; the server must not have kept it waiting for that long.
-        let late = conn.waiting.front().filter(|sent| alive && net.now > sent.call + 20 * SECOND);
-        if let Some(sent) = late {
-            let came = net.arrival(conn.end ^ 1, sent.end).filter(|_| !net.ends[conn.end].tainted);
+        let late = conn.waiting.front().filter(|ask| alive && net.now > ask.call + 20 * SECOND);
+        if let Some(ask) = late {
+            let came = net.arrival(conn.end ^ 1, ask.end).filter(|_| !net.ends[conn.end].tainted);
             let waited = came.map_or(0, |came| net.now - came - book.paused(conn.to, came, net.now));
             if waited > plan.request_timeout + 2 * SECOND && net.sites[conn.to].frozen < net.now {
-                book.breaks(format!("a request that was sent whole is answered; this one is not: {sent:?}"));
+                book.breaks(format!("a request that was sent whole is answered; this one is not: {ask:?}"));
             }
             net.taint(conn.end);
         }
@@ -269,49 +259,39 @@ impl Client {
     }
 
     /// What every answer has to be.
-    #[expect(clippy::too_many_arguments, reason = "all of them are needed to judge")]
-    fn check(
-        &mut self,
-        conn: &Conn,
-        sent: &Sent,
-        response: &Response,
-        start: u64,
-        net: &mut Net,
-        book: &mut Book,
-        plan: &Plan,
-    ) {
-        let (id, end, status) = (&sent.ask.id, conn.end ^ 1, response.status);
+    fn check(&self, conn: &Conn, ask: &Ask, response: &Response, net: &mut Net, book: &mut Book, plan: &Plan) {
+        let (Ask { id, text, .. }, end, status, start) = (ask, conn.end ^ 1, response.status, conn.taken);
         book.counts[1] += 1;
         tell!(net, "client {} <- {id} {status} {:.60}", self.host, response.body);
         // What is refused before its head was read has no id yet.
         if response.field("X-Request-Id") != id && !response.is_refusal() {
-            book.breaks(format!("never another request's answer: {sent:?} got {response:?}"));
+            book.breaks(format!("never another request's answer: {ask:?} got {response:?}"));
         }
-        let (Some(came), Some(left)) = (net.arrival(end, sent.end), net.departure(end, start)) else { return };
+        let (Some(came), Some(left)) = (net.arrival(end, ask.end), net.departure(end, start)) else { return };
         let says_close = response.field("Connection") == "close";
         if book.drains.get(&conn.to).is_some_and(|since| *since < left) && !says_close {
-            book.breaks(format!("while it drains every response says close: {sent:?} got {response:?}"));
+            book.breaks(format!("while it drains every response says close: {ask:?} got {response:?}"));
         }
         let from = came.max(start.checked_sub(1).and_then(|last| net.departure(end, last)).unwrap_or(0));
         let paused = book.paused(conn.to, from, left);
         if left > from + plan.request_timeout + 150 * MS + paused && !net.ends[end].tainted {
             let (late, paused) = ((left - from) / MS, paused / MS);
-            book.breaks(format!("never later than its deadline: {late} ms, {paused} of them paused, {sent:?}"));
+            book.breaks(format!("never later than its deadline: {late} ms, {paused} of them paused, {ask:?}"));
         }
         let calm = book.is_calm(from.saturating_sub(10 * SECOND), left);
         // Who loses against other writers again and again has no time left at last; nor has a process that stood still for
         // the second step of a write, or while it had still to connect.
-        let (text, young) = (&sent.ask.text, book.starts[&conn.to] + 10 * SECOND > from);
+        let young = book.starts[&conn.to] + 10 * SECOND > from;
         let contends = text.starts_with("PATCH") || text.contains("If-Match");
         let late = status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET")));
-        let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(sent.ask.what, What::Ready);
+        let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(ask.what, What::Ready);
         if status == 500 || failed && calm && !late {
-            book.breaks(format!("the store was well, and yet: {sent:?} got {response:?}"));
+            book.breaks(format!("the store was well, and yet: {ask:?} got {response:?}"));
         }
     }
 
-    fn answered(&mut self, conn: &Conn, sent: Sent, response: Response, net: &mut Net, book: &mut Book, plan: &Plan) {
-        let (Sent { mut ask, call, .. }, status, ret) = (sent, response.status, net.now);
+    fn answered(&mut self, conn: &Conn, mut ask: Ask, response: Response, net: &mut Net, book: &mut Book, plan: &Plan) {
+        let (call, status, ret) = (ask.call, response.status, net.now);
         let failed = (502..=504).contains(&status);
         if response.is_refusal() || failed && !matches!(ask.what, What::Ready) {
             return self.lost(ask, net, book);
@@ -415,12 +395,12 @@ impl Client {
         // An idle connection may be closed at any time, but not with a request in the server's hands. (A reset may have
         // taken an answer away: that of a client that sent more to a connection which was closed by then.)
         let fair = !net.ends[server].tainted && !conn.closing && net.departure(server, conn.taken).is_none();
-        for sent in std::mem::take(&mut conn.waiting) {
-            let (ended, came) = (net.ends[server].fin, net.arrival(server, sent.end));
+        for ask in std::mem::take(&mut conn.waiting) {
+            let (ended, came) = (net.ends[server].fin, net.arrival(server, ask.end));
             if fair && ended.zip(came).is_some_and(|(ended, came)| came < ended) {
-                book.breaks(format!("a request that was sent whole is answered; the server closed instead: {sent:?}"));
+                book.breaks(format!("a request that was sent whole is answered; the server closed instead: {ask:?}"));
             }
-            self.lost(sent.ask, net, book);
+            self.lost(ask, net, book);
         }
         net.close(conn.end);
         self.next = self.next.max(net.now + 10 * MS);
@@ -442,7 +422,8 @@ impl Client {
             if let What::Item(op) = &mut ask.what {
                 op.call = op.call.min(net.now);
             }
-            conn.waiting.push_back(Sent { ask, end: conn.queued, call: net.now });
+            (ask.call, ask.end) = (net.now, conn.queued);
+            conn.waiting.push_back(ask);
         }
         if conn.waiting.is_empty() && (conn.left == 0 || self.resting && self.retries.is_empty()) {
             return false;
@@ -472,15 +453,7 @@ impl Client {
         self.serial += 1;
         self.next = now + self.pause / 2 + dice.below(self.pause);
         let id = format!("c{}x{}", self.host, self.serial);
-        let mut ask = Ask { id, text: String::new(), what: What::Ready, tries: 0, repeats: false };
-        if self.prober {
-            let both = self.serial.is_multiple_of(2);
-            self.next = now + if both { 500 * MS } else { 0 };
-            let target = if both { "/readyz" } else { "/livez" };
-            ask.what = if both { What::Ready } else { What::Other(200) };
-            ask.text = text(dice, "GET", target, &ask.id, "", "");
-            return Some(ask);
-        }
+        let mut ask = Ask { id, text: String::new(), what: What::Ready, tries: 0, repeats: false, call: 0, end: 0 };
         let mut roll = dice.below(100);
         let kind = self.weights.iter().position(|weight| {
             let hit = roll < *weight;
@@ -506,9 +479,13 @@ impl Client {
                 ask.text = text(dice, "GET", &target, &ask.id, "", "");
             }
             _ => {
-                let others = [("/version", 200), ("/nowhere", 404), ("/items/k0?ttl=0", 400), ("/items?limit=0", 400)];
-                let (target, status) = dice.pick(&others);
-                ask.what = What::Other(status);
+                let (target, what) = dice.pick(&[
+                    ("/readyz", What::Ready),
+                    ("/livez", What::Other(200)),
+                    ("/nowhere", What::Other(404)),
+                    ("/items/k0?ttl=0", What::Other(400)),
+                ]);
+                ask.what = what;
                 ask.text = text(dice, "GET", target, &ask.id, "", "");
             }
         }
@@ -572,7 +549,8 @@ impl Client {
 
 /// A request as it is sent.
 fn text(dice: &mut Dice, method: &str, target: &str, id: &str, fields: &str, body: &str) -> String {
-    let head = format!("{method} {target} HTTP/1.1\r\nHost: kiosk\r\nX-Request-Id: {id}\r\n{fields}");
+    let last = if dice.percent(2) { "Connection: close\r\n" } else { "" };
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: kiosk\r\nX-Request-Id: {id}\r\n{fields}{last}");
     if body.is_empty() {
         return format!("{head}\r\n");
     }

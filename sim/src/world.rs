@@ -94,10 +94,11 @@ impl World {
             keys: items + 1 + dice.below(2) as usize,
             statics: dice.pick(&[0, 1, 49, 51, 200, 700]),
             quiet: dice.percent(15),
+            ease: dice.pick(&[1, 1, 1, 1, 1, 4]),
             request_timeout: nanos(config.front.request_timeout),
             ttls: [nanos(config.service.item_ttl), nanos(config.service.session_ttl)],
         };
-        let calm = 2 * SECOND + dice.between(10 * SECOND, 80 * SECOND);
+        let calm = 2 * SECOND + dice.between(10 * SECOND, 80 * SECOND) * plan.ease;
         let mut world = World {
             net: Net::new(dice, server + clients + 2, tells),
             book: Book::default(),
@@ -124,7 +125,7 @@ impl World {
         world.seed_statics();
         (0..replicas).for_each(|host| world.start(host));
         for host in server + 1..=server + clients {
-            world.clients.push(Client::new(host, &mut world.net, &world.plan, host == server + 1));
+            world.clients.push(Client::new(host, &mut world.net, &world.plan));
             world.net.wake(host, 0);
         }
         world.after(2 * SECOND, World::fault);
@@ -247,7 +248,7 @@ impl World {
             return;
         }
         self.book.counts[2] += 1;
-        let (next, kind) = (self.net.dice.between(50 * MS, 8 * SECOND), self.net.dice.below(16));
+        let (next, kind) = (self.net.dice.between(50 * MS, 8 * SECOND * self.plan.ease), self.net.dice.below(16));
         self.net.note(kind);
         match kind {
             0..=4 if self.server_faulty => {}
@@ -357,7 +358,8 @@ impl World {
             silent => {
                 let (all, until) = (self.net.dice.percent(50), self.net.dice.pick(&[NEVER, now + lasting]));
                 tell!(self.net, "connections to the server end; all: {all}, silently: {}", silent == 3);
-                self.outage(5 * SECOND, false);
+                // A link that is idle is asked every 15 seconds whether it is there.
+                self.outage(if silent == 3 { 10 * SECOND } else { 0 }, false);
                 for end in self.net.ends_of(self.server) {
                     match silent {
                         _ if !all && self.net.dice.percent(50) => {}
@@ -470,7 +472,7 @@ impl World {
 
     /// From the beginning to the end.
     fn live(&mut self) {
-        self.pass(self.calm + 25 * SECOND);
+        self.pass(self.calm + 25 * SECOND * self.plan.ease);
         self.clients.iter_mut().for_each(|client| client.resting = true);
         self.pass(90 * SECOND);
         self.expect(|world| world.clients.iter().all(Client::is_idle), "after all faults every request ends");
