@@ -8,6 +8,9 @@
 use crate::net::{Host, MS, NEVER, SECOND, Time};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
+/// How long after a fault everything has to work again.
+const RECOVERY: Time = 5 * SECOND;
+
 /// A document, by number.
 pub type Doc = u32;
 
@@ -160,9 +163,13 @@ impl Book {
         }
     }
 
-    /// Whether nothing was wrong with the store, nor had been ten seconds before.
-    pub fn is_calm(&self, since: Time, until: Time) -> bool {
-        !self.outages.iter().any(|(from, to, _)| *from <= until && to + 10 * SECOND >= since)
+    /// Whether nothing was wrong with the store, nor had been shortly before; who stood still hears of it late.
+    pub fn is_calm(&self, host: Host, since: Time, until: Time) -> bool {
+        let heard = |end: Time| {
+            let pauses = self.pauses.iter().filter(|pause| pause.0 == host && pause.1 <= end + RECOVERY);
+            pauses.map(|pause| pause.2).fold(end, Time::max)
+        };
+        !self.outages.iter().any(|(from, to, _)| *from <= until && heard(*to) + RECOVERY >= since)
     }
 
     /// Whether the store could serve nothing in all this time.

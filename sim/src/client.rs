@@ -278,7 +278,7 @@ impl Client {
             let (late, paused) = ((left - from) / MS, paused / MS);
             book.breaks(format!("never later than its deadline: {late} ms, {paused} of them paused, {ask:?}"));
         }
-        let calm = book.is_calm(from.saturating_sub(10 * SECOND), left);
+        let calm = book.is_calm(conn.to, from, left);
         // Who loses against other writers again and again has no time left at last; nor has a process that stood still for
         // the second step of a write, or while it had still to connect.
         let young = book.starts[&conn.to] + 10 * SECOND > from;
@@ -347,7 +347,7 @@ impl Client {
                 }
             }
             What::Ready if status == 503 => {
-                if book.is_calm(call.saturating_sub(10 * SECOND), ret) && !conn.closing {
+                if book.is_calm(conn.to, call, ret) && !conn.closing {
                     book.breaks(format!("readiness follows the store, which was well: {response:?}"));
                 }
             }

@@ -193,6 +193,9 @@ impl Db {
             }
             (b"EVAL" | b"EVALSHA", [name, number, rest @ ..]) => {
                 let (script, number) = (self.script(name)?, parse(number)? as usize);
+                if number > rest.len() {
+                    return Err("ERR Number of keys can't be greater than number of args");
+                }
                 self.call(script, &rest[..number], &rest[number..])
             }
             _ => Err("ERR unknown command 'HELLO', with args beginning with: "),

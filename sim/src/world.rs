@@ -14,6 +14,7 @@ use crate::tell;
 use kioskd::config::{Config, System};
 use kioskd::lifecycle::State;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What happens to a world at a certain time.
 type Later = Box<dyn FnOnce(&mut World)>;
@@ -73,7 +74,9 @@ impl World {
     /// The world of this seed, from its beginning to its end.
     pub fn run(seed: u64, tells: bool) -> World {
         let mut world = World::new(seed, tells);
-        world.live();
+        if catch_unwind(AssertUnwindSafe(|| world.live())).is_err() {
+            world.book.breaks("no peer can make it panic; what it says is above".to_owned());
+        }
         world
     }
 
