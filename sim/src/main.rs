@@ -3,6 +3,7 @@
 use kioskd_sim::net::SECOND;
 use kioskd_sim::replica::hear_logs;
 use kioskd_sim::world::World;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::thread;
@@ -48,11 +49,11 @@ fn main() -> ExitCode {
         let told = World::run(seed, true);
         let story = told.net.story.as_deref().unwrap_or_default();
         let last = if trace { story.len() } else { 60 };
-        story[story.len().saturating_sub(last)..].iter().for_each(|line| println!("{line}"));
+        story[story.len().saturating_sub(last)..].iter().for_each(|line| say(line));
         if !trace && digest != told.net.digest {
             println!("the second time it went differently: something is not deterministic");
         }
-        println!("{}", line(seed, &told));
+        say(&line(seed, &told));
         let Some(broken) = told.book.broken else { return ExitCode::SUCCESS };
         println!("BROKEN in seed {seed}: {broken}\nfor the whole story: tests/simulate {seed} --trace");
         ExitCode::FAILURE
@@ -75,7 +76,7 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
     let work = || {
         while let Some(seed) = begin() {
             let world = World::run(seed, false);
-            println!("{}", line(seed, &world));
+            say(&line(seed, &world));
             let [requests, answers, faults, undecided] = world.book.counts;
             let all = [1, world.net.now, requests, answers, faults, undecided];
             let mut shared = shared.lock().expect("BUG: a panic");
@@ -99,6 +100,13 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
          {requests} requests, {answers} answers, {faults} faults, {undecided} histories too large to be judged"
     );
     broken
+}
+
+/// Prints a line; who has read enough (`| head`) ends it all.
+fn say(line: &str) {
+    if writeln!(io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
 }
 
 fn line(seed: u64, world: &World) -> String {
