@@ -169,6 +169,7 @@ impl Db {
         let verb = *verb;
         match self.mode {
             _ if verb == b"HELLO" => {}
+            Mode::Loading if verb == b"CLIENT" || verb == b"SELECT" => {}
             Mode::Loading => return Err("LOADING Redis is loading the dataset in memory"),
             Mode::Busy => return Err("BUSY Redis is busy running a script."),
             _ => {}

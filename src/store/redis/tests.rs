@@ -146,6 +146,26 @@ fn what_is_submitted_before_there_is_a_connection_waits_for_it() {
 }
 
 /// The leak of 2023: the reply to an abandoned request must not go to another.
+/// A read that ends its connection, by a value that a proxy does not like perhaps, ends what others have there as well.
+#[test]
+fn a_read_is_sent_three_times_at_the_most() {
+    let mut rig = Rig::up();
+    rig.get(1);
+    for _ in 0..3 {
+        rig.turn();
+        assert_eq!(rig.world.heard(), get_words(1));
+        rig.world.hang_up(false);
+        rig.turn();
+        if !rig.done.is_empty() {
+            break;
+        }
+        rig.later(200 * MS);
+        rig.sign_on();
+    }
+    let done = rig.done();
+    assert!(done.len() == 1 && done[0].1.contains("connection broke"), "{done:?}");
+}
+
 const PING: &str = "*1\r\n$4\r\nPING\r\n";
 
 /// A firewall that forgets an idle connection does not say so. Found by the simulation, in its world 5390.
