@@ -61,7 +61,8 @@ const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 /// connections without a word, and the next request would wait for its whole deadline to find out.
 const PING_EVERY: Duration = Duration::from_secs(15);
 
-/// The whole of signing on, however many commands it takes.
+/// The whole of signing on, however many commands it takes; longer where connecting may take longer, because the server
+/// is far away or slow.
 const SIGN_ON_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The `id` of commands that belong to no request (keys of a `Slab` count up from zero).
@@ -518,16 +519,22 @@ impl Link {
         Ok(Connection::new(socket, tls, self.options.limits.clone(), now))
     }
 
+    fn sign_on_timeout(&self) -> Duration {
+        self.options.connect_timeout.max(SIGN_ON_TIMEOUT)
+    }
+
     fn sign_on(&mut self, now: Instant) -> State {
         let mut options = self.options.sign_on.clone();
         if let Some(password) = self.password.take() {
             options.credentials.password = Some(password);
         }
-        State::SigningOn { sign_on: SignOn::new(options), until: now + SIGN_ON_TIMEOUT }
+        let until = now + self.sign_on_timeout();
+        State::SigningOn { sign_on: SignOn::new(options), until }
     }
 
     /// Sends one command after the other. True when the last has its answer.
     fn signing_on(&mut self, world: &mut dyn World, now: Instant) -> Result<bool, Away> {
+        let timeout = self.sign_on_timeout();
         let (State::SigningOn { sign_on, until }, Some(connection)) =
             (&mut self.state, &mut self.connection)
         else {
@@ -551,7 +558,7 @@ impl Link {
                 }
                 return Err(Away::Silent(format!(
                     "no answer to signing on within {} ms",
-                    SIGN_ON_TIMEOUT.as_millis()
+                    timeout.as_millis()
                 )));
             };
             sign_on.answered(reply)?;

@@ -146,6 +146,20 @@ fn what_is_submitted_before_there_is_a_connection_waits_for_it() {
 }
 
 /// The leak of 2023: the reply to an abandoned request must not go to another.
+#[test]
+fn signing_on_may_take_as_long_as_connecting_and_a_second_at_least() {
+    for (connect, most) in [(100, 1000), (3000, 3000)] {
+        let connect_timeout = connect * MS;
+        let options = LinkOptions { connect_timeout, ..LinkOptions::default() };
+        let mut rig = Rig::new("127.0.0.1", options);
+        rig.turn();
+        rig.later((most - 1) * MS);
+        assert!(rig.world.heard().contains("HELLO") && !rig.world.last().closed, "{connect}");
+        rig.later(MS);
+        assert!(rig.world.last().closed, "{connect}");
+    }
+}
+
 /// A read that ends its connection, by a value that a proxy does not like perhaps, ends what others have there as well.
 #[test]
 fn a_read_is_sent_three_times_at_the_most() {
