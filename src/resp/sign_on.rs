@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! HELLO 3 AUTH user password SETNAME kioskd ─▶ a map: proto, mode, role
-//!   └ -NOPROTO, -ERR unknown command ─▶ AUTH user password ─▶ +OK          (RESP2 from here on)
+//!   └ it is refused ─▶ AUTH user password ─▶ +OK                           (RESP2 from here on)
 //! SELECT 3 ─▶ +OK                           only for a database other than 0
 //! PING ─▶ +PONG, or -LOADING and the like   the connection is good, the server soon will be
 //! SUBSCRIBE +switch-master                  only at a sentinel
@@ -185,14 +185,20 @@ impl SignOn {
         }
     }
 
-    /// Only "I do not know HELLO" is a reason to speak RESP2. Any other error is final.
+    /// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our
+    /// user, may let all else pass. But what is said of passwords would be said again, and a full server is full.
     fn hello_failed(&mut self, e: &ErrorReply) -> Result<(), Away> {
+        // Redis before 6 repeats the words it does not know, the password among them.
         let text = e.to_string();
-        if e.code == "NOPROTO" || (e.code == "ERR" && text.contains("unknown command")) {
-            self.stage = Stage::Auth;
-            return Ok(());
+        let is_final = matches!(e.code.as_str(), "WRONGPASS" | "NOAUTH")
+            || text.contains("password")
+            || remedy::is_max_clients(e)
+            || remedy::is_passing(e);
+        if is_final && !text.contains("unknown command") {
+            return Err(refused(e));
         }
-        Err(refused(e))
+        self.stage = Stage::Auth;
+        Ok(())
     }
 
     fn judge(&self, mode: Option<&str>, role: Option<&str>) -> Result<(), Away> {
@@ -285,8 +291,12 @@ mod tests {
     #[test]
     fn a_server_without_hello_is_spoken_to_in_resp2() {
         for no in [
-            "ERR unknown command `HELLO`, with args beginning with: `3`, ",
+            "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `a password`, ",
             "NOPROTO unsupported protocol version",
+            // Envoy, old and new.
+            "unsupported command 'hello'",
+            "ERR unsupported command",
+            "NOPERM this user has no permissions to run the 'hello' command",
         ] {
             let (said, end) = talk(
                 options(Purpose::Single, Some("s3cret"), 0),
@@ -301,7 +311,7 @@ mod tests {
     fn no_other_error_is_a_downgrade() {
         for no in [
             "WRONGPASS invalid username-password pair",
-            "NOPERM no",
+            "LOADING Redis is loading the dataset in memory",
             "NOAUTH HELLO must be called with the client already authenticated",
             "ERR max number of clients reached",
             "ERR AUTH <password> called without any password configured",
