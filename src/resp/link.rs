@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌────────────── any fault, after a wait with jitter ──────────────┐
 //!            ▼                                                                 │
-//!   Down ─▶ Resolving ─▶ Connecting (each address in turn) ─▶ SigningOn ─▶ Up ─┘
+//!   Down ─▶ Resolving ─▶ Connecting ─▶ SigningOn (each address in turn) ─▶ Up ─┘
 //! ```
 //!
 //! There is never more than one attempt under way, and every step has a deadline.
@@ -128,6 +128,8 @@ pub struct Link {
     state: State,
     /// Present while connecting, signing on and up.
     connection: Option<Connection>,
+    /// Addresses that have not been tried yet, while the link comes up.
+    rest: VecDeque<Address>,
     backoff: Backoff,
     away_since: Option<Instant>,
     away: Option<Away>,
@@ -161,7 +163,6 @@ enum State {
         until: Instant,
     },
     Connecting {
-        rest: VecDeque<Address>,
         until: Instant,
     },
     SigningOn {
@@ -191,6 +192,7 @@ impl Link {
             owner,
             state: State::Down { until: now },
             connection: None,
+            rest: VecDeque::new(),
             backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, world.random()),
             away_since: None,
             away: None,
@@ -316,7 +318,7 @@ impl Link {
                 State::Down { until } if now < *until => return None,
                 State::Down { .. } => Ok(self.look_up(world, now)),
                 State::Resolving { .. } => self.resolve(world, now)?,
-                State::Connecting { until, .. } => {
+                State::Connecting { until } => {
                     let until = *until;
                     match world.connected(self.socket()?) {
                         Ok(true) => Ok(self.sign_on(now)),
@@ -329,7 +331,11 @@ impl Link {
                     Ok(false) => return None,
                     Err(away) => {
                         self.drop_connection(world);
-                        self.fail(now, away)
+                        // What one refuses, all do; but who does not answer may be the only one.
+                        if matches!(away, Away::Refused(_)) {
+                            self.rest.clear();
+                        }
+                        self.connect(world, now, away)
                     }
                 },
                 // Up: the waiting commands come next.
@@ -343,7 +349,7 @@ impl Link {
     pub fn next_deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Down { until }
-            | State::Connecting { until, .. }
+            | State::Connecting { until }
             | State::SigningOn { until, .. } => Some(*until),
             // The errand's end wakes the loop; this deadline only fails waiting requests, or starts the try of the last
             // address.
@@ -424,7 +430,8 @@ impl Link {
         if self.reading.is_none()
             && let Some(addresses) = addresses.take()
         {
-            return Some(self.connect(world, addresses, now, Away::Unreachable(NO_ADDRESS.into())));
+            self.rest = addresses;
+            return Some(self.connect(world, now, Away::Unreachable(NO_ADDRESS.into())));
         }
         if now >= until {
             self.tried = true;
@@ -454,8 +461,8 @@ impl Link {
             && let Some(found) = world.looked_up(errand)
         {
             self.resolving = None;
-            if let (State::Connecting { rest, .. }, Ok(found)) = (&mut self.state, found) {
-                rest.extend(found.addresses.into_iter().map(Address::Tcp));
+            if let (State::Connecting { .. }, Ok(found)) = (&self.state, found) {
+                self.rest.extend(found.addresses.into_iter().map(Address::Tcp));
             }
         }
     }
@@ -474,29 +481,24 @@ impl Link {
                 self.options.connect_timeout.as_millis()
             )),
         };
-        let rest = match &mut self.state {
-            State::Connecting { rest, .. } => std::mem::take(rest),
-            _ => VecDeque::new(),
-        };
         self.drop_connection(world);
-        self.connect(world, rest, now, why)
+        self.connect(world, now, why)
     }
 
-    /// Tries the addresses in turn; `why` is the error when there is none left.
+    /// Tries the next address; `why` is the error when there is none left.
     fn connect(
         &mut self,
         world: &mut dyn World,
-        mut rest: VecDeque<Address>,
         now: Instant,
         mut why: Away,
     ) -> Result<State, Instant> {
-        while let Some(address) = rest.pop_front() {
+        while let Some(address) = self.rest.pop_front() {
             match self.connect_to(world, &address, now) {
                 Ok(connection) => {
                     self.address = Some(address);
                     self.connection = Some(connection);
                     let until = now + self.options.connect_timeout;
-                    return Ok(State::Connecting { rest, until });
+                    return Ok(State::Connecting { until });
                 }
                 Err(e) => why = Away::Unreachable(e.to_string()),
             }
@@ -525,7 +527,7 @@ impl Link {
 
     fn sign_on(&mut self, now: Instant) -> State {
         let mut options = self.options.sign_on.clone();
-        if let Some(password) = self.password.take() {
+        if let Some(password) = self.password.clone() {
             options.credentials.password = Some(password);
         }
         let until = now + self.sign_on_timeout();

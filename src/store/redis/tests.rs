@@ -718,6 +718,30 @@ fn a_dead_name_server_costs_one_errand_however_often_the_last_address_is_tried()
     assert_eq!(rig.done(), one(1, why));
 }
 
+/// Of two addresses of a name the first accepts and is of no use: it is silent, or hangs up.
+#[test]
+fn the_next_address_is_tried_when_one_accepts_and_then_fails() {
+    for hangs_up in [false, true] {
+        let mut world = Fake::new();
+        world.found.push_back(Some(addresses(&["10.0.0.1:6379", "10.0.0.2:6379"])));
+        let mut rig = Rig::over(world, "redis.example", LinkOptions::default());
+        rig.turn();
+        rig.turn();
+        assert_eq!(connected_to(&mut rig), "10.0.0.1:6379");
+        if hangs_up {
+            rig.world.hang_up(false);
+            rig.turn();
+        } else {
+            rig.later(1000 * MS);
+        }
+        assert_eq!(connected_to(&mut rig), "10.0.0.2:6379");
+        rig.sign_on();
+        rig.get(1);
+        rig.turn();
+        assert_eq!(rig.world.heard(), get_words(1));
+    }
+}
+
 #[test]
 fn a_name_that_was_never_resolved_is_waited_for() {
     let mut rig = Rig::new("redis.example", LinkOptions::default());
