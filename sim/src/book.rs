@@ -166,8 +166,8 @@ impl Book {
     /// Whether nothing was wrong with the store, nor had been shortly before; who stood still hears of it late.
     pub fn is_calm(&self, host: Host, since: Time, until: Time) -> bool {
         let heard = |end: Time| {
-            let pauses = self.pauses.iter().filter(|pause| pause.0 == host && pause.1 <= end + RECOVERY);
-            pauses.map(|pause| pause.2).fold(end, Time::max)
+            let pauses = self.pauses.iter().filter(|pause| pause.0 == host);
+            pauses.fold(end, |end, pause| if pause.1 <= end + RECOVERY { end.max(pause.2) } else { end })
         };
         !self.outages.iter().any(|(from, to, _)| *from <= until && heard(*to) + RECOVERY >= since)
     }
