@@ -6,6 +6,7 @@
 //! never. Expiry is an operation, too: a value may be gone from its deadline on, by the server's clock.
 
 use crate::net::{Host, MS, NEVER, SECOND, Time};
+use kioskd::service::etag::etag;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How long after a fault everything has to work again.
@@ -78,8 +79,19 @@ pub struct Op {
     pub seen: Seen,
 }
 
-/// A fault of the store, or on the way to it: from when, until when, and whether nothing could be served meanwhile.
-pub type Outage = (Time, Time, bool);
+/// What a fault of the store, or on the way to it, takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Something, perhaps.
+    Some,
+    /// All writes, and no read of an item.
+    Writes,
+    /// Everything.
+    All,
+}
+
+/// A fault of the store, or on the way to it: from when, and until when.
+pub type Outage = (Time, Time, Lost);
 
 impl Op {
     /// An operation of which nothing is known yet.
@@ -113,8 +125,10 @@ pub struct Book {
     pub drains: BTreeMap<Host, Time>,
     /// Conditional writes that won, by key and the document they replaced.
     won: BTreeSet<(usize, Doc, usize)>,
-    /// How often each writer's value was written since the last wipe.
-    pub effects: BTreeMap<String, u32>,
+    /// How often each writer's value was written since the last wipe, and when first.
+    pub effects: BTreeMap<String, (u32, Time)>,
+    /// How long what each writer writes is to live, in milliseconds, where that is told in advance.
+    pub lives: BTreeMap<String, i64>,
     /// The first promise that was broken.
     pub broken: Option<String>,
     /// See [`crate::redis::Db`].
@@ -136,6 +150,7 @@ impl Book {
         }
         self.docs.push(text.to_owned());
         let number = self.docs.len() as Doc - 1;
+        self.tags.insert(String::from_utf8_lossy(&etag(text.as_bytes())).into_owned(), number);
         self.numbers.insert(text.to_owned(), number);
         number
     }
@@ -144,6 +159,7 @@ impl Book {
     pub fn record(&mut self, op: Op) {
         if let (Cond::Is(old), Seen::Created | Seen::Done | Seen::Doc(_)) = (&op.cond, op.seen)
             && op.verb != Verb::Read
+            && self.wipes.last().is_none_or(|wipe| op.call > *wipe)
             && !self.won.insert((op.key, *old, self.wipes.len()))
         {
             self.breaks(format!("of concurrent conditional writers one wins; a second one did: {op:?}"));
@@ -152,29 +168,37 @@ impl Book {
     }
 
     /// A value was written by the server: every writer's at most once, however often it was sent.
-    pub fn written(&mut self, value: &[u8]) {
+    pub fn written(&mut self, value: &[u8], ttl: Option<i64>, now: Time) {
         let text = String::from_utf8_lossy(value);
         let Some((_, rest)) = text.split_once("\"by\":\"") else { return };
         let by = rest.split('"').next().unwrap_or_default();
-        let times = self.effects.entry(by.to_owned()).or_default();
+        if text.starts_with('{') {
+            self.doc(&text);
+        }
+        let (times, _) = self.effects.entry(by.to_owned()).or_insert((0, now));
         *times += 1;
         if *times > 1 && by != "static" {
             self.breaks(format!("a write takes effect once; that of {by} did so again: {text}"));
         }
+        if self.lives.get(by).is_some_and(|life| Some(*life) != ttl) {
+            self.breaks(format!("what is written lives as long as it is to; that of {by} lives {ttl:?} ms"));
+        }
     }
 
-    /// Whether nothing was wrong with the store, nor had been shortly before; who stood still hears of it late.
-    pub fn is_calm(&self, host: Host, since: Time, until: Time) -> bool {
+    /// Whether nothing was wrong with the store, nor had been shortly before; who stood still hears of it late. For a
+    /// read of an item, what takes away only writes is nothing.
+    pub fn is_calm(&self, host: Host, since: Time, until: Time, reads: bool) -> bool {
         let heard = |end: Time| {
             let pauses = self.pauses.iter().filter(|pause| pause.0 == host);
             pauses.fold(end, |end, pause| if pause.1 <= end + RECOVERY { end.max(pause.2) } else { end })
         };
-        !self.outages.iter().any(|(from, to, _)| *from <= until && heard(*to) + RECOVERY >= since)
+        let mut outages = self.outages.iter().filter(|outage| !reads || outage.2 != Lost::Writes);
+        !outages.any(|(from, to, _)| *from <= until && heard(*to) + RECOVERY >= since)
     }
 
-    /// Whether the store could serve nothing in all this time.
+    /// Whether the store could serve no write in all this time.
     pub fn is_out(&self, since: Time, until: Time) -> bool {
-        self.outages.iter().any(|(from, to, total)| *total && *from <= since && *to >= until)
+        self.outages.iter().any(|(from, to, lost)| *lost != Lost::Some && *from <= since && *to >= until)
     }
 
     /// How long this process stood still in this time.
@@ -292,7 +316,7 @@ struct Search<'a> {
     open: Vec<Op>,
     done: Vec<bool>,
     left: usize,
-    seen: HashSet<(u64, State)>,
+    seen: HashSet<(u64, State, Time)>,
     budget: usize,
     merged: HashMap<(Doc, Doc), Doc>,
 }
@@ -311,7 +335,7 @@ impl<'a> Search<'a> {
         if self.left == 0 {
             return true;
         }
-        if self.budget == 0 || !self.seen.insert((place, state)) {
+        if self.budget == 0 || !self.seen.insert((place, state, low)) {
             return false;
         }
         self.budget -= 1;

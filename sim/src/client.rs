@@ -23,6 +23,8 @@ pub struct Plan {
     pub ease: Time,
     /// Of the service.
     pub request_timeout: Time,
+    /// The buffers are large enough for everybody.
+    pub roomy: bool,
     /// Of items and of sessions.
     pub ttls: [Time; 2],
 }
@@ -44,7 +46,8 @@ struct Ask {
 #[derive(Debug, Clone)]
 enum What {
     Item(Op),
-    Bulk(Vec<usize>),
+    /// Of these keys, and so many static items.
+    Bulk(Vec<usize>, usize),
     Page,
     Ready,
     /// Something that is answered with this status.
@@ -133,7 +136,8 @@ impl Response {
 
     /// The service refuses for a reason of its own: the client is too slow, or there are too many.
     fn is_refusal(&self) -> bool {
-        self.status == 408 || self.status == 503 && (self.body.contains("too many") || self.body.is_empty())
+        let bare = self.body.is_empty() && self.field("Connection") == "close";
+        self.status == 408 || self.status == 503 && (self.body.contains("too many") || bare)
     }
 }
 
@@ -240,7 +244,7 @@ impl Client {
                 self.check(conn, &ask, &response, net, book, plan);
                 conn.closing |= closes;
                 self.answered(conn, ask, response, net, book, plan);
-            } else if !conn.closing && !closes && response.status != 100 {
+            } else if !conn.closing && !matches!(response.status, 100 | 400 | 408 | 503) {
                 book.breaks(format!("an answer that nobody asked for: {response:?}"));
             }
             conn.taken += length as u64;
@@ -278,26 +282,35 @@ impl Client {
             let (late, paused) = ((left - from) / MS, paused / MS);
             book.breaks(format!("never later than its deadline: {late} ms, {paused} of them paused, {ask:?}"));
         }
-        let calm = book.is_calm(conn.to, from, left);
+        let calm = book.is_calm(conn.to, from, left, text.starts_with("GET /items/"));
         // Who loses against other writers again and again has no time left at last; nor has a process that stood still for
-        // the second step of a write, or while it had still to connect.
+        // the second step of a write, for a script that was forgotten, or while it had still to connect.
         let young = book.starts[&conn.to] + 10 * SECOND > from;
         let contends = text.starts_with("PATCH") || text.contains("If-Match");
-        let late = status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET")));
+        let late = status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET /items/")));
         let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(ask.what, What::Ready);
-        if status == 500 || failed && calm && !late {
+        let crowded = plan.roomy && (response.body.contains("many requests") || response.body.contains("many bytes"));
+        if status == 500 || crowded || failed && calm && !late {
             book.breaks(format!("the store was well, and yet: {ask:?} got {response:?}"));
+        }
+        let all = plan.request_timeout;
+        if calm && status == 504 && left + 20 * MS < from + all {
+            book.breaks(format!("a request has all of its time: {} of {} ms, {ask:?}", (left - from) / MS, all / MS));
+        }
+        let fair = calm && paused == 0 && !contends && !net.ends[end].tainted;
+        if fair && !failed && left >= from + all {
+            book.breaks(format!("an answer that is there is given, not only at the deadline: {ask:?}"));
         }
     }
 
-    fn answered(&mut self, conn: &Conn, mut ask: Ask, response: Response, net: &mut Net, book: &mut Book, plan: &Plan) {
+    fn answered(&mut self, conn: &Conn, ask: Ask, response: Response, net: &mut Net, book: &mut Book, plan: &Plan) {
         let (call, status, ret) = (ask.call, response.status, net.now);
         let failed = (502..=504).contains(&status);
         if response.is_refusal() || failed && !matches!(ask.what, What::Ready) {
             return self.lost(ask, net, book);
         }
         let (tag, head) = (response.field("ETag").to_owned(), ask.text.starts_with("HEAD"));
-        match &mut ask.what {
+        match &ask.what {
             What::Item(op) => {
                 let doc = match &op.verb {
                     _ if status == 304 || head => book.tags.get(&tag).copied(),
@@ -306,16 +319,22 @@ impl Client {
                     _ => None,
                 };
                 let seen = match (&op.verb, status) {
-                    (Verb::Read, 200 | 304) | (Verb::Patch(_), 200) => doc.map(Seen::Doc),
+                    (Verb::Read, 200 | 304) | (Verb::Patch(_), 200) if doc.is_some() => doc.map(Seen::Doc),
                     (Verb::Read | Verb::Patch(_), 404) => Some(Seen::Nothing),
                     (Verb::Put(_), 201) => Some(Seen::Created),
                     (Verb::Put(_) | Verb::Delete, 204) | (Verb::Post(_), 201) => Some(Seen::Done),
                     (Verb::Put(_) | Verb::Post(_) | Verb::Patch(_) | Verb::Delete, 412) => Some(Seen::Unmet),
                     _ => return book.breaks(format!("{ask:?} got {response:?}")),
                 };
-                if let (Some(doc), true) = (doc, status < 400 && !tag.is_empty()) {
-                    book.tags.insert(tag.clone(), doc);
+                if let Some(doc) = doc.filter(|_| status < 400 && !tag.is_empty()) {
+                    if book.tags.get(&tag) != Some(&doc) {
+                        book.breaks(format!("a document has its own entity tag: {ask:?} got {response:?}"));
+                    }
                     book.latest.insert(op.key, (tag, doc));
+                }
+                let effect = book.effects.get(&ask.id).filter(|effect| effect.1 < ask.call);
+                if matches!(seen, Some(Seen::Unmet | Seen::Nothing)) && effect.is_some() {
+                    book.breaks(format!("a retry is told what the first attempt did: {ask:?} got {response:?}"));
                 }
                 // A refusal speaks of its moment: an earlier attempt may take effect after it.
                 match seen {
@@ -324,7 +343,12 @@ impl Client {
                     None => {}
                 }
             }
-            What::Bulk(keys) if status == 200 => {
+            What::Bulk(keys, statics) if status == 200 => {
+                if *statics != response.body.matches("{\"by\":\"static\"}").count()
+                    || response.body.contains("\"error\"")
+                {
+                    book.breaks(format!("a bulk read gives what is there: {ask:?} got {response:?}"));
+                }
                 let mut rest = response.body.trim_start_matches("{\"items\":[");
                 for key in keys.iter() {
                     let (found, after) = match rest.strip_prefix("null") {
@@ -339,15 +363,15 @@ impl Client {
                     book.record(Op { call, ret, seen, ..Op::new(*key, Verb::Read) });
                 }
             }
-            What::Bulk(_) if status == 413 && response.body.contains("bulk_too_large") => {}
+            What::Bulk(..) if status == 413 && response.body.contains("bulk_too_large") => {}
             What::Page if status == 200 => self.page(&ask.id, &response.body, book, plan),
             What::Ready if status == 200 => {
-                if book.is_out(call, ret) {
-                    book.breaks(format!("readiness follows the store, which was away: {response:?}"));
+                if book.is_out(call, ret) || book.drains.get(&conn.to).is_some_and(|since| *since < call) {
+                    book.breaks(format!("readiness follows the store, which was away, and the drain: {response:?}"));
                 }
             }
             What::Ready if status == 503 => {
-                if book.is_calm(conn.to, call, ret) && !conn.closing {
+                if book.is_calm(conn.to, call, ret, false) && !conn.closing {
                     book.breaks(format!("readiness follows the store, which was well: {response:?}"));
                 }
             }
@@ -362,6 +386,12 @@ impl Client {
         walk.awaits = None;
         for id in body.split("\"id\":\"").skip(1).filter_map(|rest| rest.split('"').next()) {
             *walk.seen.entry(id.to_owned()).or_default() += 1;
+        }
+        let (ids, ours) = (body.matches("\"id\":").count() as u64, body.matches("\"id\":\"static-").count() as u64);
+        let stands = walk.moves == book.moves && walk.wipes == book.wipes.len();
+        let most = walk.seen.values().max().copied().unwrap_or(0);
+        if ids != ours || ids > walk.limit && plan.statics < 200 || most > if stands { 1 } else { 20 } {
+            book.breaks(format!("a page has so many ids, of its prefix, and none again: {id} got {body:.200}"));
         }
         if let Some((_, cursor)) = body.split_once("\"cursor\":\"") {
             walk.cursor = format!("&cursor={}", cursor.trim_end_matches("\"}"));
@@ -464,10 +494,12 @@ impl Client {
             Some(kind) if kind < 4 => self.item(&mut ask, kind, dice, book, plan),
             Some(4) => {
                 let keys: Vec<usize> = (0..plan.items).filter(|_| dice.percent(60)).collect();
-                let ids: Vec<String> = keys.iter().map(|key| format!("\"k{key}\"")).collect();
+                let statics = if plan.statics >= 49 && dice.percent(50) { 40 } else { 0 };
+                let shared = keys.iter().map(|key| format!("\"k{key}\""));
+                let ids: Vec<String> = shared.chain((0..statics).map(|n| format!("\"static-{n}\""))).collect();
                 let body = format!("{{\"ids\":[{}]}}", ids.join(","));
                 ask.text = text(dice, "POST", "/items/_get", &ask.id, "", &body);
-                ask.what = if keys.is_empty() { What::Other(400) } else { What::Bulk(keys) };
+                ask.what = if ids.is_empty() { What::Other(400) } else { What::Bulk(keys, statics) };
             }
             Some(_) if self.walk.as_ref().is_none_or(|walk| walk.awaits.is_none()) => {
                 let limit = dice.pick(&[1, 3, 10, 50, 100, 1000]).max(plan.statics / 30);
@@ -540,6 +572,9 @@ impl Client {
         if kind > 0 && dice.percent(self.repeats) {
             fields.push_str(&format!("Idempotency-Key: {}\r\n", ask.id));
             ask.repeats = true;
+        }
+        if kind == 1 {
+            book.lives.insert(ask.id.clone(), (ttl / MS) as i64);
         }
         let ttl = (is_session || kind == 1).then_some(ttl);
         ask.what = What::Item(Op { cond, ttl, ..Op::new(key, verb) });

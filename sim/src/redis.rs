@@ -46,8 +46,8 @@ pub struct Db {
     pub shebang: bool,
     /// The time, in milliseconds.
     pub now: i64,
-    /// Every write of a value, in order: key and value.
-    pub written: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Every write of a value, in order: key, value, life. A DELETE with a record writes its record's name.
+    pub written: Vec<(Vec<u8>, Vec<u8>, Option<i64>)>,
     /// How many keys have come and gone: meanwhile SCAN may give a key twice.
     pub moves: u64,
 }
@@ -287,6 +287,10 @@ impl Db {
             self.may_write(old.is_none())?;
         }
         self.remove(keys[0]);
+        if let (true, Some(record)) = (old.is_some(), keys.get(1)) {
+            let by = format!("\"by\":\"{}\"", String::from_utf8_lossy(record));
+            self.written.push((keys[0].to_vec(), by.into_bytes(), None));
+        }
         if let Some(record) = records {
             self.record(record, args[2], &old, b"", parse(args[3])?);
         }
@@ -382,7 +386,7 @@ impl Db {
 
     /// Sets a value, for so many milliseconds.
     pub fn put(&mut self, key: &[u8], bytes: Vec<u8>, ttl: Option<i64>) {
-        self.written.push((key.to_vec(), bytes.clone()));
+        self.written.push((key.to_vec(), bytes.clone(), ttl));
         let expires = ttl.map(|ttl| self.now + ttl);
         let old = self.items.insert((hash(key), key.to_vec()), Value { bytes, expires });
         self.moves += u64::from(old.is_none());

@@ -55,6 +55,8 @@ pub struct Replica {
     seat: Seat,
     /// The process is there.
     pub up: bool,
+    /// Ticks so far.
+    pub ticks: u64,
 }
 
 /// What the world of one worker remembers.
@@ -147,11 +149,12 @@ impl Replica {
         let worker = Worker::new(0, options, service, store, Arc::clone(&lifecycle), &mut view);
         net.sites[host].listening = true;
         net.wake(host, net.now);
-        Replica { worker, lifecycle, waiting, seat, up: true }
+        Replica { worker, lifecycle, waiting, seat, up: true, ticks: 0 }
     }
 
-    /// One tick, as `Worker::run` makes them; the process stands still in the middle of it for the time `stall`.
+    /// One tick, as `Worker::run` makes them; the process stands still at its end for the time `stall`.
     pub fn tick(&mut self, net: &mut Net, names: &Names, stall: Time) {
+        self.ticks += 1;
         self.seat.stall = stall;
         let (host, now) = (self.seat.host, instant(net.now));
         let ids = net.ready(host);
@@ -204,6 +207,11 @@ impl Replica {
     /// What is in its tables, and how many entries in those of its session.
     pub fn left(&self) -> (Left, usize) {
         (self.worker.left(), self.waiting.load(Ordering::Relaxed))
+    }
+
+    /// Connections that are counted.
+    pub fn connections(&self) -> usize {
+        self.seat.metrics.connections() + self.seat.metrics.refusals()
     }
 
     /// Panics that were caught.

@@ -5,7 +5,7 @@
 //! ├──────┼── one fault after the other ──┼── 25 s, all is well ──┼── answers ──┼── tables are empty ──┼── exit
 //! ```
 
-use crate::book::Book;
+use crate::book::{Book, Lost};
 use crate::client::{Client, Plan};
 use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
 use crate::redis::{Db, Mode, command};
@@ -99,6 +99,7 @@ impl World {
             quiet: dice.percent(15),
             ease: dice.pick(&[1, 1, 1, 1, 1, 4]),
             request_timeout: nanos(config.front.request_timeout),
+            roomy: config.front.buffered_bytes_max >= 1_000_000,
             ttls: [nanos(config.service.item_ttl), nanos(config.service.session_ttl)],
         };
         let calm = 2 * SECOND + dice.between(10 * SECOND, 80 * SECOND) * plan.ease;
@@ -147,7 +148,6 @@ impl World {
             let timer = self.later.first_key_value().map_or(NEVER, |(key, _)| key.0);
             match self.net.next(end.min(timer)) {
                 Some(Some(host)) => self.awake(host),
-                Some(None) if self.net.count > 10_000_000 => self.book.breaks("a worker that waits rests".to_owned()),
                 Some(None) => {}
                 None if end < timer => return,
                 None => self.later.pop_first().into_iter().for_each(|(_, what)| what(self)),
@@ -164,10 +164,13 @@ impl World {
             let stall = self.stall.remove(&host).unwrap_or(0);
             if stall > 0 {
                 self.book.pauses.push((host, now, now + stall));
-                tell!(self.net, "replica {host} stands still for {} ms in the middle of a tick", stall / MS);
+                tell!(self.net, "replica {host} stands still for {} ms at the end of a tick", stall / MS);
             }
             if replica.up {
                 replica.tick(&mut self.net, &self.names, stall);
+            }
+            if replica.ticks > 5000 * (1 + (now - self.book.starts[&host]) / SECOND) {
+                self.book.breaks(format!("a worker that waits rests: {} ticks", replica.ticks));
             }
         } else if let Some(client) = self.clients.get_mut(host - self.server - 1) {
             client.run(&mut self.net, &mut self.book, &self.plan);
@@ -222,9 +225,9 @@ impl World {
             }
         }
         self.book.moves = self.db.moves;
-        for (key, value) in self.db.written.drain(..) {
+        for (key, value, ttl) in self.db.written.drain(..) {
             if !key.starts_with(b"idem:") {
-                self.book.written(&value);
+                self.book.written(&value, ttl, now);
             }
         }
     }
@@ -241,8 +244,8 @@ impl World {
         self.net.dice.between(least, most).min(self.calm.saturating_sub(self.net.now))
     }
 
-    fn outage(&mut self, lasting: Time, total: bool) {
-        self.book.outages.push((self.net.now, self.net.now + lasting, total));
+    fn outage(&mut self, lasting: Time, lost: Lost) {
+        self.book.outages.push((self.net.now, self.net.now + lasting, lost));
     }
 
     /// One fault, and later the next.
@@ -272,8 +275,8 @@ impl World {
     fn server_fault(&mut self, kind: u64) {
         self.server_faulty = true;
         let lasting = self.lasting(5 * MS, 10 * SECOND);
-        let (server, ms, total) = (self.server, lasting / MS, matches!(kind, 0 | 1 | 3));
-        self.outage(lasting, total);
+        let (server, ms) = (self.server, lasting / MS);
+        self.outage(lasting, if kind < 2 { Lost::All } else { Lost::Some });
         match kind {
             0 => {
                 tell!(self.net, "the server is frozen for {ms} ms");
@@ -287,6 +290,9 @@ impl World {
             3 => {
                 let modes = [Mode::Loading, Mode::Busy, Mode::Full, Mode::ReadOnly, Mode::NoDisk];
                 self.db.mode = self.net.dice.pick(&modes);
+                let reads = matches!(self.db.mode, Mode::Full | Mode::ReadOnly | Mode::NoDisk);
+                self.book.outages.pop();
+                self.outage(lasting, if reads { Lost::Writes } else { Lost::All });
                 tell!(self.net, "the server is {:?} for {ms} ms", self.db.mode);
             }
             _ => {
@@ -320,7 +326,7 @@ impl World {
         if moves {
             self.names.at += 1;
             let late = self.lasting(MS, 3 * SECOND);
-            self.outage(late, false);
+            self.outage(late, Lost::Some);
             self.after(late, |world| world.names.says = vec![world.names.at]);
         }
         self.db.mode = Mode::Loading;
@@ -339,12 +345,12 @@ impl World {
             0 => {
                 self.net.lag = 1 + self.net.dice.below(100);
                 tell!(self.net, "delays are {} times as long for {ms} ms", self.net.lag);
-                self.outage(lasting, false);
+                self.outage(lasting, Lost::Some);
                 self.after(lasting, |world| world.net.lag = 1);
             }
             1 => {
                 tell!(self.net, "the server cannot be reached for {ms} ms");
-                self.outage(lasting, true);
+                self.outage(lasting, Lost::All);
                 self.net.part(self.server, now + lasting);
             }
             2 => {
@@ -354,7 +360,7 @@ impl World {
                 let (says, delay) = self.net.dice.pick(&faults);
                 tell!(self.net, "the name resolves to {says:?} after {} ms, for {ms} ms", delay / MS);
                 // Resolvers give up at last.
-                self.outage(lasting + delay, false);
+                self.outage(lasting + delay, Lost::Some);
                 (self.names.says, self.names.delay) = (says, delay);
                 self.after(lasting, |world| (world.names.says, world.names.delay) = (vec![world.names.at], 2 * MS));
             }
@@ -362,7 +368,7 @@ impl World {
                 let (all, until) = (self.net.dice.percent(50), self.net.dice.pick(&[NEVER, now + lasting]));
                 tell!(self.net, "connections to the server end; all: {all}, silently: {}", silent == 3);
                 // A link that is idle is asked every 15 seconds whether it is there.
-                self.outage(if silent == 3 { 10 * SECOND } else { 0 }, false);
+                self.outage(if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some);
                 for end in self.net.ends_of(self.server) {
                     match silent {
                         _ if !all && self.net.dice.percent(50) => {}
@@ -378,7 +384,7 @@ impl World {
         let (host, lasting) = (self.net.dice.below(self.plan.replicas) as Host, self.lasting(5 * MS, 10 * SECOND));
         let (now, Some(replica)) = (self.net.now, self.replicas.get_mut(&host)) else { return };
         match kind {
-            _ if !replica.up || replica.lifecycle.state() > State::Ready => {}
+            _ if !replica.up || replica.lifecycle.state() > State::Ready || self.net.sites[host].frozen > now => {}
             9 => {
                 tell!(self.net, "replica {host} is frozen for {} ms", lasting / MS);
                 self.book.pauses.push((host, now, now + lasting));
@@ -420,7 +426,7 @@ impl World {
         self.after(delay, stop);
         self.after(delay + timeout, move |world| {
             if world.replica(host).up {
-                world.check_cut(host);
+                world.check_cut(host, timeout);
                 let World { net, replicas, .. } = world;
                 replicas.get_mut(&host).into_iter().for_each(|replica| replica.kill(net, "is cut short"));
             }
@@ -429,8 +435,10 @@ impl World {
     }
 
     /// A drain that is cut short has answered what could be answered.
-    fn check_cut(&mut self, host: Host) {
+    fn check_cut(&mut self, host: Host, timeout: Time) {
         let (now, patient) = (self.net.now, self.plan.request_timeout + SECOND);
+        let idle = self.replica(host).left().0.exchanges == 0 && self.book.paused(host, now - timeout, now) == 0;
+        self.expect(|_| !idle || timeout < 5 * SECOND, "a drain ends when every request is answered");
         for came in self.clients.iter().filter_map(|client| client.whole(host, &self.net)) {
             if now - came > patient + self.book.paused(host, came, now) {
                 let ago = (now - came) / MS;
@@ -491,6 +499,7 @@ impl World {
                 &format!("at the end nothing is left; {left:?} and {waiting} in the store's"),
             );
             self.expect(|world| !world.replica(host).panics(), "no rule panics");
+            self.expect(|world| world.replica(host).connections() == 0, "a connection that is gone is not counted");
             self.drain(host, NEVER);
         }
         self.pass(self.config.drain_delay.as_nanos() as Time + SECOND / 2);

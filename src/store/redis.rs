@@ -301,7 +301,7 @@ impl RedisSession {
     /// How many entries its tables have: none when every command is answered or abandoned, and has been replied to.
     pub fn waiting(&self) -> usize {
         let (requests, bytes) = self.client.waiting();
-        let bulks = usize::from(!self.bulks.is_empty());
+        let bulks = usize::from(!self.bulks.is_empty()) + self.bulks.counted();
         requests + bytes + self.tags.len + self.tags.others.len() + self.full.len() + bulks
     }
 

@@ -102,6 +102,11 @@ impl Bulks {
         self.bulks.is_empty()
     }
 
+    /// How many keys and bytes are counted for bulks: none without any.
+    pub fn counted(&self) -> usize {
+        self.under_way + self.there + self.waiting
+    }
+
     /// The next key to read, with its part and its deadline; `None` while enough GETs are under way. When the GET is
     /// sent, call [`asked`](Bulks::asked).
     pub fn ask(&mut self) -> Option<(Part, &[u8], Instant)> {
