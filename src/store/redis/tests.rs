@@ -182,7 +182,7 @@ fn a_read_is_sent_three_times_at_the_most() {
 
 const PING: &str = "*1\r\n$4\r\nPING\r\n";
 
-/// A firewall that forgets an idle connection does not say so. Found by the simulation, in its world 5390.
+/// A firewall that forgets an idle connection does not say so. Found by the simulation.
 #[test]
 fn an_idle_connection_is_asked_whether_the_server_is_there() {
     let mut rig = Rig::up();
