@@ -101,7 +101,9 @@ impl Reply {
     pub fn shown(&self) -> String {
         match self {
             Reply::Bulk(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
-            Reply::Array(parts) => format!("[{}]", parts.iter().map(Reply::shown).collect::<Vec<_>>().join(", ")),
+            Reply::Array(parts) | Reply::Map(parts) => {
+                format!("[{}]", parts.iter().map(Reply::shown).collect::<Vec<_>>().join(", "))
+            }
             other => format!("{other:?}"),
         }
     }
