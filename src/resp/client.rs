@@ -55,10 +55,12 @@ const SENTINELS_MAX: usize = 32;
 /// Keys that may wait in one queue; at this number those of abandoned requests are removed.
 const WAITING_MAX: usize = 2 * COMMANDS_MAX;
 
-/// How often one read is sent at the most if its connection is lost each time: it may be what ends the connection, and
-/// with it what others have under way there. (A request that is refused is tried again until its deadline, or until the
-/// budget is spent; and one that was never sent ends no connection.)
-const TRIES_MAX: u32 = 3;
+/// How often one request is tried at the most if its connection is lost each time. (A request that is refused is tried
+/// again until its deadline, or until the budget is spent.)
+const TRIES_MAX: u32 = 16;
+
+/// The same for a read that was sent whole: it may be what ends the connection, and with it what others have there.
+const SENT_MAX: u32 = 3;
 
 /// Redirects that one request follows; a sound cluster needs one or two.
 const HOPS_MAX: u32 = 5;
@@ -816,7 +818,7 @@ impl<P> Client<P> {
         // A request of the guide's is better sent to another node.
         let ours = !matches!(entry.origin, Origin::Requester(_));
         let again = !ours && (!sent || wreck.again && entry.read_only);
-        if again && (!sent || entry.tries < TRIES_MAX) {
+        if again && entry.tries < if sent { SENT_MAX } else { TRIES_MAX } {
             entry.take_back(command);
             return self.place(now, key, None);
         }
