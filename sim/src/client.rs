@@ -166,11 +166,13 @@ impl Client {
         self.conn.as_ref().is_none_or(|conn| conn.waiting.is_empty()) && self.retries.is_empty()
     }
 
-    /// When its request had arrived at this replica as a whole, if it waits for the answer.
+    /// Since when this replica has had its request as a whole, and nothing before that, if it waits for the answer.
     pub fn whole(&self, at: Host, net: &Net) -> Option<Time> {
         let conn = self.conn.as_ref().filter(|conn| conn.to == at && !net.ends[conn.end].tainted)?;
         let waits = !conn.closing && net.departure(conn.end ^ 1, conn.taken).is_none();
-        net.arrival(conn.end ^ 1, conn.waiting.front().filter(|_| waits)?.end)
+        let came = net.arrival(conn.end ^ 1, conn.waiting.front().filter(|_| waits)?.end)?;
+        let before = conn.taken.checked_sub(1).and_then(|last| net.departure(conn.end ^ 1, last));
+        Some(came.max(before.unwrap_or(0)))
     }
 
     /// Closes its connection.
