@@ -13,7 +13,7 @@ use crate::replica::{NAME, Names, Replica, address};
 use crate::tell;
 use kioskd::config::{Config, System};
 use kioskd::lifecycle::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What happens to a world at a certain time.
@@ -42,6 +42,8 @@ pub struct World {
     later: BTreeMap<(Time, u64), Later>,
     count: u64,
     calm: Time,
+    /// Draining replicas that had no request under way three seconds before their end.
+    idle: BTreeSet<Host>,
     /// How long a replica's next tick stands still.
     stall: BTreeMap<Host, Time>,
 }
@@ -117,6 +119,7 @@ impl World {
             server_faulty: false,
             later: BTreeMap::new(),
             count: 0,
+            idle: BTreeSet::new(),
             stall: BTreeMap::new(),
             plan,
             config,
@@ -402,6 +405,7 @@ impl World {
 
     fn start(&mut self, host: Host) {
         self.book.drains.remove(&host);
+        self.idle.remove(&host);
         self.book.starts.insert(host, self.net.now);
         self.stall.remove(&host);
         self.net.sites[host].frozen = 0;
@@ -424,6 +428,11 @@ impl World {
             replicas.get_mut(&host).into_iter().for_each(|replica| replica.stop(net));
         };
         self.after(delay, stop);
+        self.after((delay + timeout).saturating_sub(3 * SECOND), move |world| {
+            if world.replica(host).left().0.exchanges == 0 {
+                world.idle.insert(host);
+            }
+        });
         self.after(delay + timeout, move |world| {
             if world.replica(host).up {
                 world.check_cut(host, timeout);
@@ -437,7 +446,9 @@ impl World {
     /// A drain that is cut short has answered what could be answered.
     fn check_cut(&mut self, host: Host, timeout: Time) {
         let (now, patient) = (self.net.now, self.plan.request_timeout + SECOND);
-        let idle = self.replica(host).left().0.exchanges == 0 && self.book.paused(host, now - timeout, now) == 0;
+        let still = self.replica(host).left().0.exchanges == 0 && self.book.paused(host, now - timeout, now) == 0;
+        // A connection that the server has ended lingers for two seconds.
+        let idle = self.idle.remove(&host) && still;
         self.expect(|_| !idle || timeout < 5 * SECOND, "a drain ends when every request is answered");
         for came in self.clients.iter().filter_map(|client| client.whole(host, &self.net)) {
             if now - came > patient + self.book.paused(host, came, now) {
