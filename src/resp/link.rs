@@ -572,6 +572,9 @@ impl Link {
         if let Some(Address::Tcp(address)) = self.address {
             self.last_good = Some(address);
         }
+        // Kept for the other addresses only.
+        self.password = None;
+        self.rest.clear();
         self.unresolved = None;
         self.away = None;
         self.away_since = None;
