@@ -86,12 +86,46 @@ pub enum Lost {
     Some,
     /// All writes, and no read of an item.
     Writes,
+    /// Writes with an Idempotency-Key, perhaps, and nothing else.
+    Guarded,
     /// Everything.
     All,
 }
 
-/// A fault of the store, or on the way to it: from when, and until when.
-pub type Outage = (Time, Time, Lost);
+/// A fault of the store, or on the way to it.
+#[derive(Debug)]
+pub struct Outage {
+    /// From when,
+    pub from: Time,
+    /// and until when.
+    pub to: Time,
+    /// See [`Lost`].
+    pub lost: Lost,
+    /// Which keys it is about, a bit for each; the highest stands for all that is not about one key.
+    pub keys: u32,
+}
+
+/// What a request needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// It only reads an item.
+    pub reads: bool,
+    /// It has an Idempotency-Key.
+    pub guarded: bool,
+    /// As in [`Outage`].
+    pub keys: u32,
+}
+
+/// A command that was executed by a server that is no master any more, or not yet known to be none.
+#[derive(Debug)]
+pub struct Stray {
+    /// Which process had sent it.
+    pub host: Host,
+    /// On which key.
+    pub key: usize,
+    /// When it was executed.
+    pub at: Time,
+}
 
 impl Op {
     /// An operation of which nothing is known yet.
@@ -111,8 +145,20 @@ pub struct Book {
     pub latest: BTreeMap<usize, (String, Doc)>,
     /// All operations.
     pub history: Vec<Op>,
-    /// When the server lost all data.
+    /// When a server lost all data.
     pub wipes: Vec<Time>,
+    /// When a master began anew, with what each of its keys held then.
+    pub reigns: BTreeMap<usize, Vec<(Time, State)>>,
+    /// See [`Stray`].
+    pub strays: Vec<Stray>,
+    /// Writers whose writes were lost, with a master that was replaced.
+    pub lost: BTreeSet<String>,
+    /// Writers that were told of success.
+    pub told: BTreeSet<String>,
+    /// Answers to writes that have not been looked at: by whom, whose, and when.
+    pub acks: Vec<(Host, String, Time)>,
+    /// Items that are moved from one server to another, until when: a list may miss them.
+    pub carried: BTreeMap<String, Time>,
     /// When the server's clock jumped, and by how much.
     pub jumps: Vec<(Time, Time)>,
     /// See [`Outage`].
@@ -127,6 +173,8 @@ pub struct Book {
     won: BTreeSet<(usize, Doc, usize)>,
     /// How often each writer's value was written since the last wipe, and when first.
     pub effects: BTreeMap<String, (u32, Time)>,
+    /// Who has written under each name, since it was wiped the last time.
+    pub by_key: BTreeMap<Vec<u8>, Vec<String>>,
     /// How long what each writer writes is to live, in milliseconds, where that is told in advance.
     pub lives: BTreeMap<String, i64>,
     /// The first promise that was broken.
@@ -156,49 +204,77 @@ impl Book {
     }
 
     /// Records an answered operation.
-    pub fn record(&mut self, op: Op) {
+    pub fn record(&mut self, host: Host, mut op: Op) {
+        // What a server says that is no master any more, and is not known to be none, may be stale or lost.
+        if op.ret < NEVER && self.strayed(host, op.key, op.call, op.ret) {
+            (op.seen, op.ret) = (Seen::Unknown, NEVER);
+        }
+        let reigns = self.reigns.get(&op.key);
         if let (Cond::Is(old), Seen::Created | Seen::Done | Seen::Doc(_)) = (&op.cond, op.seen)
             && op.verb != Verb::Read
-            && self.wipes.last().is_none_or(|wipe| op.call > *wipe)
-            && !self.won.insert((op.key, *old, self.wipes.len()))
+            && reigns.and_then(|reigns| reigns.last()).is_none_or(|reign| op.call > reign.0)
+            && !self.won.insert((op.key, *old, reigns.map_or(0, Vec::len)))
         {
             self.breaks(format!("of concurrent conditional writers one wins; a second one did: {op:?}"));
         }
         self.history.push(op);
     }
 
-    /// A value was written by the server: every writer's at most once, however often it was sent.
-    pub fn written(&mut self, value: &[u8], ttl: Option<i64>, now: Time) {
+    /// Whether a process had this key's value from a server that was no master any more, between these times.
+    pub fn strayed(&self, host: Host, key: usize, from: Time, to: Time) -> bool {
+        let strays = self.strays.iter().rev().take_while(|stray| stray.at >= from);
+        strays.into_iter().any(|stray| (stray.host, stray.key) == (host, key) && stray.at <= to)
+    }
+
+    /// How many writes were acknowledged, and then lost by a failover.
+    pub fn lost_acknowledged(&self) -> usize {
+        self.told.intersection(&self.lost).count()
+    }
+
+    /// Who has written a value.
+    pub fn writer(&self, value: &[u8]) -> Option<String> {
         let text = String::from_utf8_lossy(value);
-        let Some((_, rest)) = text.split_once("\"by\":\"") else { return };
-        let by = rest.split('"').next().unwrap_or_default();
+        let (_, rest) = text.split_once("\"by\":\"")?;
+        rest.split('"').next().map(str::to_owned)
+    }
+
+    /// A value was written by the server: every writer's at most once, however often it was sent. Gives the writer.
+    pub fn written(&mut self, value: &[u8], ttl: Option<i64>, now: Time) -> Option<String> {
+        let (by, text) = (self.writer(value)?, String::from_utf8_lossy(value));
         if text.starts_with('{') {
             self.doc(&text);
         }
-        let (times, _) = self.effects.entry(by.to_owned()).or_insert((0, now));
+        let (times, _) = self.effects.entry(by.clone()).or_insert((0, now));
         *times += 1;
         if *times > 1 && by != "static" {
             self.breaks(format!("a write takes effect once; that of {by} did so again: {text}"));
         }
-        if self.lives.get(by).is_some_and(|life| Some(*life) != ttl) {
+        if self.lives.get(&by).is_some_and(|life| Some(*life) != ttl) {
             self.breaks(format!("what is written lives as long as it is to; that of {by} lives {ttl:?} ms"));
         }
+        Some(by)
     }
 
     /// Whether nothing was wrong with the store, nor had been shortly before; who stood still hears of it late. For a
     /// read of an item, what takes away only writes is nothing.
-    pub fn is_calm(&self, host: Host, since: Time, until: Time, reads: bool) -> bool {
+    pub fn is_calm(&self, host: Host, since: Time, until: Time, need: Need) -> bool {
         let heard = |end: Time| {
             let pauses = self.pauses.iter().filter(|pause| pause.0 == host);
             pauses.fold(end, |end, pause| if pause.1 <= end + RECOVERY { end.max(pause.2) } else { end })
         };
-        let mut outages = self.outages.iter().filter(|outage| !reads || outage.2 != Lost::Writes);
-        !outages.any(|(from, to, _)| *from <= until && heard(*to) + RECOVERY >= since)
+        let mut outages = self.outages.iter().filter(|outage| match outage.lost {
+            _ if outage.keys & need.keys == 0 => false,
+            Lost::Writes => !need.reads,
+            Lost::Guarded => need.guarded,
+            Lost::Some | Lost::All => true,
+        });
+        !outages.any(|outage| outage.from <= until && heard(outage.to) + RECOVERY >= since)
     }
 
     /// Whether the store could serve no write in all this time.
     pub fn is_out(&self, since: Time, until: Time) -> bool {
-        self.outages.iter().any(|(from, to, lost)| *lost != Lost::Some && *from <= since && *to >= until)
+        let out = |outage: &&Outage| matches!(outage.lost, Lost::Writes | Lost::All) && outage.keys == u32::MAX;
+        self.outages.iter().filter(out).any(|outage| outage.from <= since && outage.to >= until)
     }
 
     /// How long this process stood still in this time.
@@ -214,12 +290,12 @@ impl Book {
 
     /// Checks every key's history, master by master.
     pub fn judge(&mut self, keys: usize) {
-        let mut bounds = vec![0];
-        bounds.extend(&self.wipes);
-        bounds.push(NEVER);
         for key in 0..keys {
-            for reign in bounds.windows(2) {
-                let (from, to) = (reign[0], reign[1]);
+            let mut reigns = vec![(0, (None, 0))];
+            reigns.extend(self.reigns.get(&key).into_iter().flatten());
+            reigns.push((NEVER, (None, 0)));
+            for reign in reigns.windows(2) {
+                let ((from, begin), (to, _)) = (reign[0], reign[1]);
                 let within = |op: &&Op| op.key == key && op.call < to && op.ret >= from;
                 let mut ops: Vec<Op> = self.history.iter().filter(within).cloned().collect();
                 for op in &mut ops {
@@ -230,7 +306,7 @@ impl Book {
                     }
                 }
                 ops.retain(|op| op.seen != Seen::Unknown || op.verb != Verb::Read);
-                let verdict = self.is_linearizable(&ops);
+                let verdict = self.is_linearizable(&ops, begin);
                 self.counts[3] += u64::from(verdict.is_none());
                 if verdict == Some(false) {
                     let story = self.story(ops);
@@ -241,7 +317,7 @@ impl Book {
     }
 
     /// `None`: it would take too long to find out.
-    fn is_linearizable(&mut self, ops: &[Op]) -> Option<bool> {
+    fn is_linearizable(&mut self, ops: &[Op], begin: State) -> Option<bool> {
         // Most writes of unknown outcome explain nothing. First those are tried whose document was seen, then these and
         // the deletes, at last all.
         let by = |doc: &Doc| self.docs[*doc as usize].split("\"by\":").nth(1).and_then(|rest| rest.split(',').next());
@@ -257,7 +333,7 @@ impl Book {
         for most in 0..3 {
             let some = ops.iter().zip(&ranks).filter(|(_, rank)| **rank <= most);
             let mut search = Search::new(self, some.map(|(op, _)| op.clone()).collect());
-            if search.search((None, 0), 0, 0, 0) {
+            if search.search(begin, 0, 0, 0) {
                 return Some(true);
             }
             verdict = (search.budget > 0).then_some(false);
@@ -306,7 +382,7 @@ pub fn merge(old: &str, patch: &str) -> String {
 }
 
 /// What a key holds, and the earliest time at which it may expire.
-type State = (Option<Doc>, Time);
+pub type State = (Option<Doc>, Time);
 
 /// The places at which one key's history may be after some of its operations.
 struct Search<'a> {

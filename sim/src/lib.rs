@@ -3,7 +3,10 @@
 //!
 //! ```text
 //! seed ─▶ world ─┬▶ replica   the real worker: front::poll, service, store::redis, resp
-//!                ├▶ redis     a model of the server
+//!                ├▶ servers   one, or a master with its replicas, or a cluster, and what goes wrong between them
+//!                │             redis     a model of a server's data
+//!                │             sentinel  who says which server is the master
+//!                │             cluster   who says which server has a key
 //!                ├▶ client    what is asked, and what each answer must be
 //!                ├▶ net       time, bytes on their way, chance
 //!                └▶ book      what happened, and whether it kept the promises of API.md
@@ -14,7 +17,10 @@
 
 pub mod book;
 pub mod client;
+pub mod cluster;
 pub mod net;
 pub mod redis;
 pub mod replica;
+pub mod sentinel;
+pub mod servers;
 pub mod world;

@@ -66,7 +66,7 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
     println!("the first seed is {first}");
     let began = Instant::now();
     // How many have begun, what came of all together, and the one that broke a promise.
-    let shared = Mutex::new((0, [0; 6], None));
+    let shared = Mutex::new((0, [0; 7], None));
     let begin = || {
         let mut shared = shared.lock().expect("BUG: a panic");
         let more = shared.0 < worlds && shared.2.is_none() && began.elapsed() < time;
@@ -78,7 +78,8 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
             let world = World::run(seed, false);
             say(&line(seed, &world));
             let [requests, answers, faults, undecided] = world.book.counts;
-            let all = [1, world.net.now, requests, answers, faults, undecided];
+            let lost = world.book.lost_acknowledged() as u64;
+            let all = [1, world.net.now, requests, answers, faults, undecided, lost];
             let mut shared = shared.lock().expect("BUG: a panic");
             shared.1.iter_mut().zip(all).for_each(|(sum, n)| *sum += n);
             if world.book.broken.is_some() {
@@ -92,12 +93,13 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
             thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).expect("a thread");
         }
     });
-    let (_, [worlds, time, requests, answers, faults, undecided], broken) = shared.into_inner().expect("BUG: a panic");
+    let (_, [worlds, time, requests, answers, faults, undecided, lost], broken) = shared.into_inner().expect("BUG: a panic");
     let (real, time) = (began.elapsed().as_secs_f64(), time as f64 / SECOND as f64);
     let (pace, speed) = (worlds as f64 / real * 60.0, time / real / threads as f64);
     println!(
         "{worlds} worlds in {real:.1} s ({pace:.0} a minute; on each of {threads} cores {speed:.0} times real time): \
-         {requests} requests, {answers} answers, {faults} faults, {undecided} histories too large to be judged"
+         {requests} requests, {answers} answers, {faults} faults, {undecided} histories too large to be judged, \
+         {lost} acknowledged writes lost by failovers"
     );
     broken
 }
@@ -112,5 +114,9 @@ fn say(line: &str) {
 fn line(seed: u64, world: &World) -> String {
     let (seconds, digest) = (world.net.now as f64 / SECOND as f64, world.net.digest);
     let [requests, _, faults, _] = world.book.counts;
-    format!("seed {seed}  {seconds:7.1} s  {requests:5} requests  {faults:3} faults  digest {digest:016x}")
+    let line = format!("seed {seed}  {seconds:7.1} s  {requests:5} requests  {faults:3} faults  digest {digest:016x}");
+    match world.shape() {
+        "single" => line,
+        shape => format!("{line}  {shape}, {} lost", world.book.lost_acknowledged()),
+    }
 }

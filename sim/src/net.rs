@@ -440,6 +440,11 @@ impl Net {
         self.ends_of(host).into_iter().for_each(|end| self.drop_until(end, until));
     }
 
+    /// Whether nothing that is sent to a host arrives.
+    pub fn is_parted(&self, host: Host) -> bool {
+        self.sites[host].hole > self.now
+    }
+
     /// From now on an answer may be lost without anybody's fault.
     pub fn taint(&mut self, end: EndId) {
         (self.ends[end].tainted, self.ends[end ^ 1].tainted) = (true, true);

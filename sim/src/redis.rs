@@ -3,6 +3,7 @@
 //!
 //! Scripts are known by their digests, and written in Rust here, line by line what the Lua says.
 
+use crate::cluster::Node;
 use kioskd::resp::request::Script;
 use kioskd::store::redis::scripts::{self, all};
 use std::collections::BTreeMap;
@@ -24,12 +25,17 @@ pub enum Mode {
     NoDisk,
 }
 
+/// What a key holds.
 #[derive(Debug, Clone)]
-struct Value {
-    bytes: Vec<u8>,
+pub struct Value {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
     /// In milliseconds of the server's clock.
-    expires: Option<i64>,
+    pub expires: Option<i64>,
 }
+
+/// What a command has made of a key.
+pub type Change = (Vec<u8>, Option<Value>);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -40,6 +46,10 @@ pub struct Db {
     loaded: Vec<&'static str>,
     /// See [`Mode`].
     pub mode: Mode,
+    /// It follows a master, and refuses writes.
+    pub replica: bool,
+    /// It is a node of a cluster.
+    pub node: Option<Node>,
     /// It knows HELLO, and so RESP3 (6.0).
     pub hello: bool,
     /// It knows `#!lua` (7.0).
@@ -48,6 +58,8 @@ pub struct Db {
     pub now: i64,
     /// Every write of a value, in order: key, value, life. A DELETE with a record writes its record's name.
     pub written: Vec<(Vec<u8>, Vec<u8>, Option<i64>)>,
+    /// What has changed, in order, for its replicas.
+    pub changes: Vec<Change>,
     /// How many keys have come and gone: meanwhile SCAN may give a key twice.
     pub moves: u64,
 }
@@ -69,6 +81,8 @@ pub enum Reply {
     Array(Vec<Reply>),
     /// `%`, or `*` in RESP2: keys, each with its value.
     Map(Vec<Reply>),
+    /// `>`, in RESP3.
+    Push(Vec<Reply>),
 }
 
 /// A reply, or an error reply.
@@ -97,11 +111,21 @@ fn plain(script: &Script) -> &'static str {
 }
 
 impl Reply {
+    /// A bulk string.
+    pub fn text(text: &str) -> Reply {
+        Reply::Bulk(text.into())
+    }
+
+    /// Whether it is an error.
+    pub fn is_error(&self) -> bool {
+        matches!(self, Reply::Error(_))
+    }
+
     /// For people.
     pub fn shown(&self) -> String {
         match self {
             Reply::Bulk(bytes) => format!("{:?}", String::from_utf8_lossy(bytes)),
-            Reply::Array(parts) | Reply::Map(parts) => {
+            Reply::Array(parts) | Reply::Map(parts) | Reply::Push(parts) => {
                 format!("[{}]", parts.iter().map(Reply::shown).collect::<Vec<_>>().join(", "))
             }
             other => format!("{other:?}"),
@@ -117,7 +141,8 @@ impl Reply {
             Reply::Null => (if resp3 { "_" } else { "$-1" }.to_owned(), &[]),
             Reply::Bulk(bytes) => (format!("${}\r\n{}", bytes.len(), String::from_utf8_lossy(bytes)), &[]),
             Reply::Map(parts) if resp3 => (format!("%{}", parts.len() / 2), parts),
-            Reply::Array(parts) | Reply::Map(parts) => (format!("*{}", parts.len()), parts),
+            Reply::Push(parts) if resp3 => (format!(">{}", parts.len()), parts),
+            Reply::Array(parts) | Reply::Map(parts) | Reply::Push(parts) => (format!("*{}", parts.len()), parts),
         };
         out.extend_from_slice(format!("{line}\r\n").as_bytes());
         rest.iter().for_each(|part| part.write(resp3, out));
@@ -148,8 +173,9 @@ pub fn command(input: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
 impl Db {
     /// An empty one.
     pub fn new(hello: bool, shebang: bool) -> Db {
-        let (items, loaded, written) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Db { items, loaded, mode: Mode::Serves, hello, shebang, now: 0, written, moves: 0 }
+        let (items, loaded, written, changes) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mode, replica, node) = (Mode::Serves, false, None);
+        Db { items, loaded, mode, replica, node, hello, shebang, now: 0, written, changes, moves: 0 }
     }
 
     /// Executes a command, on a connection that speaks RESP3 or RESP2.
@@ -166,6 +192,37 @@ impl Db {
         }
     }
 
+    /// What a key holds, unless that has expired.
+    pub fn peek(&self, key: &[u8]) -> Option<&Value> {
+        let value = self.items.get(&(hash(key), key.to_vec()));
+        value.filter(|value| value.expires.is_none_or(|at| self.now <= at))
+    }
+
+    /// All keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Vec<u8>> {
+        self.items.keys().map(|(_, key)| key)
+    }
+
+    /// Makes a key what it is elsewhere.
+    pub fn apply(&mut self, (key, value): &Change) {
+        let place = (hash(key), key.clone());
+        match value {
+            Some(value) => drop(self.items.insert(place, value.clone())),
+            None => drop(self.items.remove(&place)),
+        }
+        self.moves += 1;
+    }
+
+    /// Takes over all that another has.
+    pub fn copy(&mut self, other: &Db) {
+        self.items.clone_from(&other.items);
+    }
+
+    fn note(&mut self, key: &[u8]) {
+        let value = self.items.get(&(hash(key), key.to_vec())).cloned();
+        self.changes.push((key.to_vec(), value));
+    }
+
     fn run(&mut self, resp3: &mut bool, words: &[&[u8]]) -> Outcome {
         let Some((verb, args)) = words.split_first() else { return Err("ERR Protocol error: expected '$'") };
         let verb = *verb;
@@ -179,9 +236,13 @@ impl Db {
         match (verb, args) {
             (b"HELLO", args) if self.hello => {
                 *resp3 = args.first() == Some(&&b"3"[..]);
-                let role = if self.mode == Mode::ReadOnly { "replica" } else { "master" };
-                let text = |word: &str| Reply::Bulk(word.into());
-                Ok(Reply::Map(["mode", "standalone", "role", role].map(text).into()))
+                let role = if self.is_replica() { "replica" } else { "master" };
+                let mode = if self.node.is_some() { "cluster" } else { "standalone" };
+                Ok(Reply::Map(["mode", mode, "role", role].map(Reply::text).into()))
+            }
+            (b"ROLE", _) => {
+                let role = if self.is_replica() { "slave" } else { "master" };
+                Ok(Reply::Array(vec![Reply::text(role), Reply::Integer(0)]))
             }
             (b"PING", _) if self.mode == Mode::NoDisk => self.may_write(false).map(|()| Reply::Null),
             (b"PING", _) => Ok(Reply::Simple("PONG")),
@@ -310,6 +371,7 @@ impl Db {
         let (mut position, prefix, want) = (parse(args[0])?, args[2], parse(args[3])? as usize);
         let mut given: Vec<Vec<u8>> = args[4].chunks(16).map(<[u8]>::to_vec).collect();
         let (mut known, mut found, mut whole) = (given.len(), Vec::new(), true);
+        let mut elsewhere = false;
         let digits = |key: &[u8]| format!("{:016x}", hash(key)).into_bytes();
         for _ in 0..40 {
             let size = if position % 3 == 1 { 50 + position as usize % 400 } else { 50 };
@@ -318,7 +380,11 @@ impl Db {
             let next = rest.next().map_or(0, |key| key.0);
             let wanted = |key: &Vec<u8>| key.starts_with(prefix) && !given.contains(&digits(key));
             let mut new: Vec<_> = step.into_iter().map(|(_, key)| key).filter(wanted).collect();
-            new.retain(|key| self.left(key) != -2);
+            new.retain(|key| {
+                let here = self.node.as_ref().is_none_or(|node| node.owns(key));
+                elsewhere |= !here;
+                here && self.left(key) != -2
+            });
             let (room, more) = (want - found.len() / 2, 200_usize.saturating_sub(known));
             whole = new.len() <= room || more == 0;
             if !whole {
@@ -337,6 +403,9 @@ impl Db {
             if position == 0 || found.len() / 2 >= want {
                 break;
             }
+        }
+        if found.is_empty() && elsewhere {
+            return Err("CLUSTERDOWN these keys are elsewhere");
         }
         let given = if whole { vec![] } else { given.into_iter().map(Reply::Bulk).collect() };
         let position = Reply::Bulk(position.to_string().into_bytes());
@@ -358,9 +427,14 @@ impl Db {
         Ok(Reply::Simple("OK"))
     }
 
+    fn is_replica(&self) -> bool {
+        self.replica || self.mode == Mode::ReadOnly
+    }
+
     /// Whether a write is not refused; `grows` if it is one that memory can be too full for.
     fn may_write(&self, grows: bool) -> Result<(), &'static str> {
         match self.mode {
+            _ if self.replica => Err("READONLY You can't write against a read only replica."),
             Mode::Full if grows => Err("OOM command not allowed when used memory > 'maxmemory'."),
             Mode::ReadOnly => Err("READONLY You can't write against a read only replica."),
             Mode::NoDisk => Err("MISCONF Redis is configured to save RDB snapshots, but it cannot."),
@@ -392,17 +466,20 @@ impl Db {
         let expires = ttl.map(|ttl| self.now + ttl);
         let old = self.items.insert((hash(key), key.to_vec()), Value { bytes, expires });
         self.moves += u64::from(old.is_none());
+        self.note(key);
     }
 
     fn expire(&mut self, key: &[u8], ttl: i64) {
         let value = self.items.get_mut(&(hash(key), key.to_vec()));
         value.into_iter().for_each(|value| value.expires = Some(self.now + ttl));
+        self.note(key);
     }
 
     fn remove(&mut self, key: &[u8]) -> i64 {
         let there = self.left(key) != -2;
         self.items.remove(&(hash(key), key.to_vec()));
         self.moves += u64::from(there);
+        self.note(key);
         there.into()
     }
 }

@@ -14,6 +14,7 @@ use kioskd::service::metrics::{Metrics, Status};
 use kioskd::store::redis::{Redis, RedisSession};
 use kioskd::store::{Command, Replies, Session, Store, StoreError, Tag};
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -21,29 +22,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// The server's name and port.
-pub const NAME: (&str, u16) = ("redis.example", 6379);
-
 /// An `Instant` for a virtual time. Only differences between them mean anything.
 fn instant(at: Time) -> Instant {
     static EPOCH: OnceLock<Instant> = OnceLock::new();
     *EPOCH.get_or_init(Instant::now) + Duration::from_nanos(at)
 }
 
-/// Where the server is, and what its name resolves to, after this time.
-#[derive(Debug, Clone)]
+/// Where the servers are, and what their names resolve to, after this time.
+#[derive(Debug)]
 pub struct Names {
-    /// The number of its address.
-    pub at: u8,
+    /// Who is at which address.
+    pub at: BTreeMap<SocketAddr, Host>,
     /// What the resolver says.
-    pub says: Vec<u8>,
+    pub says: BTreeMap<String, Vec<SocketAddr>>,
     /// After what time.
     pub delay: Time,
 }
 
-/// The address of this number.
-pub fn address(number: u8) -> SocketAddr {
-    (Ipv4Addr::new(10, 0, 0, number), NAME.1).into()
+/// The address of this number; sentinels have their own.
+pub fn address(number: u8, sentinel: bool) -> SocketAddr {
+    if sentinel { (Ipv4Addr::new(10, 0, 2, number), 26379).into() } else { (Ipv4Addr::new(10, 0, 0, number), 6379).into() }
 }
 
 /// A process with one worker.
@@ -62,7 +60,6 @@ pub struct Replica {
 /// What the world of one worker remembers.
 struct Seat {
     host: Host,
-    server: Host,
     connections_max: usize,
     metrics: Arc<Metrics>,
     errands: Vec<(Time, Option<io::Result<Found>>)>,
@@ -131,7 +128,7 @@ impl Session for WatchedSession {
 
 impl Replica {
     /// Starts the process.
-    pub fn start(host: Host, server: Host, config: &Config, net: &mut Net, names: &Names) -> Replica {
+    pub fn start(host: Host, config: &Config, net: &mut Net, names: &Names) -> Replica {
         tell!(net, "replica {host} starts");
         let (lifecycle, _) = Lifecycle::new();
         lifecycle.advance(State::Ready);
@@ -144,7 +141,7 @@ impl Replica {
         let store = Arc::new(Watched(Redis::new(target.clone(), (**link).clone()), Arc::clone(&waiting)));
         let options = Arc::new(config.front.clone());
         let (errands, connections_max) = (Vec::new(), options.connections_max);
-        let mut seat = Seat { host, server, connections_max, metrics, errands, stall: 0, unix_jump: 0 };
+        let mut seat = Seat { host, connections_max, metrics, errands, stall: 0, unix_jump: 0 };
         let mut view = View { net, names, seat: &mut seat };
         let worker = Worker::new(0, options, service, store, Arc::clone(&lifecycle), &mut view);
         net.sites[host].listening = true;
@@ -249,7 +246,7 @@ impl World for View<'_> {
     }
 
     fn connect(&mut self, to: &Address, _: Duration) -> io::Result<Socket> {
-        let server = (*to == Address::Tcp(address(self.names.at))).then_some(self.seat.server);
+        let server = if let Address::Tcp(at) = to { self.names.at.get(at).copied() } else { None };
         tell!(self.net, "replica {} connects to {to:?}", self.seat.host);
         Ok(Socket(self.net.connect(self.seat.host, server) as u64))
     }
@@ -303,9 +300,9 @@ impl World for View<'_> {
     }
 
     fn look_up(&mut self, name: Option<(&str, u16)>, _: Option<(&Path, usize)>) -> Errand {
-        let addresses = self.names.says.iter().map(|number| address(*number)).collect();
-        let known = name == Some(NAME) && !self.names.says.is_empty();
-        let found = if known { Ok(Found { addresses, file: None }) } else { Err(io::Error::other("no such name")) };
+        let says = name.and_then(|(name, _)| self.names.says.get(name)).filter(|says| !says.is_empty());
+        let found = says.map(|says| Found { addresses: says.clone(), file: None });
+        let found = found.ok_or_else(|| io::Error::other("no such name"));
         let at = self.net.now + self.names.delay;
         self.seat.errands.push((at, Some(found)));
         self.net.wake(self.seat.host, at);

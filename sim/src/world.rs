@@ -1,20 +1,30 @@
-//! A world: replicas, a server and clients, what goes wrong in it, and its end.
+//! A world: replicas, servers and clients, what goes wrong in it, and its end.
 //!
 //! ```text
 //! 0 s   2 s                            calm             rest          leave            drain
 //! ├──────┼── one fault after the other ──┼── 25 s, all is well ──┼── answers ──┼── tables are empty ──┼── exit
 //! ```
 
-use crate::book::{Book, Lost};
+use crate::book::{Book, Lost, Outage};
 use crate::client::{Client, Plan};
+use crate::cluster::{Map, Node, Style};
 use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
-use crate::redis::{Db, Mode, command};
-use crate::replica::{NAME, Names, Replica, address};
+use crate::redis::{Db, Mode};
+use crate::replica::{Names, Replica, address};
+use crate::sentinel::{MASTER, Seen};
+use crate::servers::{Server, Shape, Truth};
 use crate::tell;
 use kioskd::config::{Config, System};
 use kioskd::lifecycle::State;
+use kioskd::resp::slot::{SLOTS, slot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// While one shard of a cluster is loading or frozen, the others serve. Until they do, its trouble is everybody's.
+const SHARDS_ARE_APART: bool = false;
+
+/// All keys, and all that is not about one.
+pub(crate) const ALL: u32 = u32::MAX;
 
 /// What happens to a world at a certain time.
 type Later = Box<dyn FnOnce(&mut World)>;
@@ -25,23 +35,21 @@ pub struct World {
     pub net: Net,
     /// What happened, and whether a promise was broken.
     pub book: Book,
-    plan: Plan,
+    pub(crate) plan: Plan,
     config: Config,
     names: Names,
-    by_name: bool,
-    server: Host,
+    pub(crate) by_name: bool,
+    /// The first server's host.
+    base: Host,
     replicas: BTreeMap<Host, Replica>,
     clients: Vec<Client>,
-    db: Db,
-    conns: BTreeMap<EndId, (bool, Vec<u8>, Vec<u8>)>,
-    /// The server answers so slowly, is busy until then, and takes so many clients.
-    slow: Time,
-    busy: Time,
-    clients_max: usize,
-    server_faulty: bool,
+    pub(crate) servers: Vec<Server>,
+    pub(crate) truth: Truth,
+    /// How many addresses there were.
+    addresses: u8,
     later: BTreeMap<(Time, u64), Later>,
     count: u64,
-    calm: Time,
+    pub(crate) calm: Time,
     /// Draining replicas that had no request under way three seconds before their end.
     idle: BTreeSet<Host>,
     /// How long a replica's next tick stands still.
@@ -49,9 +57,9 @@ pub struct World {
 }
 
 /// Settings as an operator writes them: often smaller than the defaults, so that limits and deadlines are met.
-fn settings(dice: &mut Dice, by_name: bool) -> Vec<(&'static str, String)> {
+fn settings(dice: &mut Dice) -> Vec<(&'static str, String)> {
     let mut time = |most: Time| format!("{}ms", dice.between(most / 10, most) / MS);
-    let mut settings = vec![
+    vec![
         ("REQUEST_TIMEOUT", time(2 * SECOND)),
         ("HEAD_TIMEOUT", time(10 * SECOND)),
         ("BODY_TIMEOUT", time(30 * SECOND)),
@@ -66,10 +74,75 @@ fn settings(dice: &mut Dice, by_name: bool) -> Vec<(&'static str, String)> {
         ("MAX_BUFFERED_BYTES", dice.pick(&["60000", "1000000"]).to_owned()),
         ("ACCESS_LOG", "all".to_owned()),
         ("WORKERS", "1".to_owned()),
-    ];
-    let host = if by_name { format!("{}:{}", NAME.0, NAME.1) } else { address(1).to_string() };
-    settings.push(("REDIS_ADDR", host));
-    settings
+    ]
+}
+
+/// The servers of a world, and how an operator writes where they are.
+fn servers(dice: &mut Dice, base: Host, by_name: bool, db: impl Fn() -> Db) -> (Vec<Server>, Truth, (&'static str, String)) {
+    let shape = dice.pick(&[Shape::Single, Shape::Single, Shape::Sentinel, Shape::Cluster]);
+    let (masters, sentinels) = match shape {
+        Shape::Single => (1, 0),
+        Shape::Sentinel => (1, dice.pick(&[3, 3, 3, 3, 1, 5])),
+        Shape::Cluster => (3 + dice.below(3) as usize, 0),
+    };
+    let mut follows = vec![None; masters];
+    for master in 0..masters {
+        let replicas = match shape {
+            Shape::Single => 0,
+            Shape::Sentinel => 1 + dice.below(3),
+            Shape::Cluster => dice.below(3),
+        };
+        follows.extend((0..replicas).map(|_| Some(master)));
+    }
+    let data = follows.len();
+    let mut servers: Vec<Server> = (0..data + sentinels)
+        .map(|at| {
+            let name = match shape {
+                Shape::Single => "redis.example".to_owned(),
+                _ if at < data => format!("redis-{at}.example"),
+                _ => format!("sentinel-{}.example", at - data),
+            };
+            let title = match shape {
+                Shape::Single => "the server".to_owned(),
+                _ if at < data => format!("server {at}"),
+                _ => format!("sentinel {at}"),
+            };
+            Server::new(base + at, title, name, address(at as u8 + 1, at >= data), db())
+        })
+        .collect();
+    let at = servers.iter().map(|server| (server.name.clone(), server.at)).collect();
+    let owners = (0..usize::from(SLOTS)).map(|slot| slot * masters / usize::from(SLOTS)).collect();
+    let map = Map { owners, follows: follows.clone(), at, down: false };
+    let truth = Truth {
+        shape,
+        master: 0,
+        epoch: 1,
+        map: map.into(),
+        moving: None,
+        changing: false,
+        strict: dice.percent(15),
+        lag: dice.pick(&[MS, 20 * MS, SECOND]),
+        told: Vec::new(),
+        shifts: 0,
+    };
+    let names = if by_name { Style::Name } else { Style::Address };
+    let style = dice.pick(&[Style::Address, names, Style::Own(false), Style::Own(true), Style::Unknown]);
+    for (me, server) in servers.iter_mut().enumerate() {
+        server.seen = (me >= data).then(|| Seen { master: 0, epoch: 1, leads: None });
+        server.follows = follows.get(me).copied().flatten();
+        server.db.replica = server.follows.is_some();
+        if shape == Shape::Cluster {
+            server.db.node = Some(Node { me, style, map: truth.map.clone(), moving: None });
+        }
+    }
+    let place = |server: &Server| if by_name { format!("{}:{}", server.name, server.at.port()) } else { server.at.to_string() };
+    let all = |servers: &[Server]| servers.iter().map(place).collect::<Vec<_>>().join(",");
+    let setting = match shape {
+        Shape::Single => ("REDIS_ADDR", all(&servers)),
+        Shape::Sentinel => ("REDIS_URL", format!("redis+sentinel://{}/{MASTER}", all(&servers[data..]))),
+        Shape::Cluster => ("REDIS_URL", format!("redis+cluster://{}", all(&servers[..2 + dice.below(data as u64 - 1) as usize]))),
+    };
+    (servers, truth, setting)
 }
 
 impl World {
@@ -86,8 +159,12 @@ impl World {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (replicas, clients) = (1 + dice.below(3) as usize, 2 + dice.below(7) as usize);
         let (hello, shebang) = dice.pick(&[(true, true), (true, true), (true, false), (false, false)]);
-        let (by_name, server) = (dice.percent(50), replicas);
-        let settings = settings(&mut dice, by_name);
+        let (by_name, base) = (dice.percent(50), replicas);
+        let mut settings = settings(&mut dice);
+        // Dice of their own: a world with one server is what it was before there were others.
+        let mut shapes = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95));
+        let (servers, truth, setting) = servers(&mut shapes, base, by_name, || Db::new(hello, shebang));
+        settings.push(setting);
         let system = System { processors: 1, files_max: None, files_open: 0, memory_max: None };
         let config = Config::read(settings.clone().into_iter().map(|(k, v)| (k.to_owned(), v)), &system);
         let config = config.unwrap_or_else(|errors| panic!("BUG: {errors:?}"));
@@ -106,17 +183,18 @@ impl World {
         };
         let calm = 2 * SECOND + dice.between(10 * SECOND, 80 * SECOND) * plan.ease;
         let mut world = World {
-            net: Net::new(dice, server + clients + 2, tells),
+            net: Net::new(dice, base + servers.len() + clients + 1, tells),
             book: Book::default(),
-            names: Names { at: 1, says: vec![1], delay: 2 * MS },
+            names: Names {
+                at: servers.iter().map(|server| (server.at, server.host)).collect(),
+                says: servers.iter().map(|server| (server.name.clone(), vec![server.at])).collect(),
+                delay: 2 * MS,
+            },
+            addresses: servers.len() as u8,
             replicas: BTreeMap::new(),
             clients: Vec::new(),
-            db: Db::new(hello, shebang),
-            conns: BTreeMap::new(),
-            slow: 0,
-            busy: 0,
-            clients_max: 10_000,
-            server_faulty: false,
+            servers,
+            truth,
             later: BTreeMap::new(),
             count: 0,
             idle: BTreeSet::new(),
@@ -124,14 +202,17 @@ impl World {
             plan,
             config,
             by_name,
-            server,
+            base,
             calm,
         };
         tell!(world.net, "{replicas} replicas with {settings:?}; Redis with HELLO: {hello}, with #!lua: {shebang}");
-        world.net.sites[server].listening = true;
-        world.seed_statics();
+        for at in 0..world.servers.len() {
+            world.net.sites[base + at].listening = true;
+            world.seed_statics(at);
+        }
         (0..replicas).for_each(|host| world.start(host));
-        for host in server + 1..=server + clients {
+        let first = base + world.servers.len();
+        for host in first..first + clients {
             world.clients.push(Client::new(host, &mut world.net, &world.plan));
             world.net.wake(host, 0);
         }
@@ -139,9 +220,18 @@ impl World {
         world
     }
 
-    fn after(&mut self, delay: Time, what: impl FnOnce(&mut World) + 'static) {
+    pub(crate) fn after(&mut self, delay: Time, what: impl FnOnce(&mut World) + 'static) {
         self.count += 1;
         self.later.insert((self.net.now + delay, self.count), Box::new(what));
+    }
+
+    /// How its servers belong together.
+    pub fn shape(&self) -> &'static str {
+        match self.truth.shape {
+            Shape::Single => "single",
+            Shape::Sentinel => "sentinel",
+            Shape::Cluster => "cluster",
+        }
     }
 
     /// Lets everything happen for so long.
@@ -160,8 +250,9 @@ impl World {
 
     fn awake(&mut self, host: Host) {
         let now = self.net.now;
-        if host == self.server {
-            return self.serve();
+        let first = self.base + self.servers.len();
+        if (self.base..first).contains(&host) {
+            return self.serve(host - self.base);
         }
         if let Some(replica) = self.replicas.get_mut(&host) {
             let stall = self.stall.remove(&host).unwrap_or(0);
@@ -175,81 +266,152 @@ impl World {
             if replica.ticks > 5000 * (1 + (now - self.book.starts[&host]) / SECOND) {
                 self.book.breaks(format!("a worker that waits rests: {} ticks", replica.ticks));
             }
-        } else if let Some(client) = self.clients.get_mut(host - self.server - 1) {
+        } else if let Some(client) = self.clients.get_mut(host - first) {
             client.run(&mut self.net, &mut self.book, &self.plan);
+            self.check_acks();
         } else {
             self.net.ready(host);
         }
     }
 
-    /// The server reads, executes and answers.
-    fn serve(&mut self) {
-        let now = self.net.now;
-        if now < self.busy {
-            return self.net.wake(self.server, self.busy);
-        }
-        self.busy = now + self.slow;
-        self.db.now = (self.book.clock(now) / MS) as i64;
-        while let Some(end) = self.net.accept(self.server) {
-            if self.conns.len() < self.clients_max {
-                self.conns.insert(end, Default::default());
-            } else {
-                let _ = self.net.send(end, b"-ERR max number of clients reached\r\n");
-                self.net.close(end);
-            }
-        }
-        for end in self.net.ready(self.server) {
-            let Some((resp3, input, out)) = self.conns.get_mut(&end) else { continue };
-            let mut bytes = [0; 16 * 1024];
-            let mut alive = loop {
-                match self.net.recv(end, &mut bytes) {
-                    Ok(0) => break false,
-                    Ok(n) => input.extend_from_slice(&bytes[..n]),
-                    Err(e) => break e.kind() == std::io::ErrorKind::WouldBlock,
-                }
-            };
-            while let Some((words, length)) = command(input) {
-                let reply = self.db.execute(resp3, &words);
-                if self.net.story.is_some() {
-                    let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
-                    let words = words.join(" ").replace('\n', " ");
-                    tell!(self.net, "server, connection {end}: {words:.200} -> {:.100}", reply.shown());
-                }
-                reply.write(*resp3, out);
-                alive &= !words.is_empty();
-                input.drain(..length);
-            }
-            if let Ok(n) = self.net.send(end, out) {
-                out.drain(..n);
-            }
-            if !alive {
-                self.conns.remove(&end);
-                self.net.close(end);
-            }
-        }
-        self.book.moves = self.db.moves;
-        for (key, value, ttl) in self.db.written.drain(..) {
-            if !key.starts_with(b"idem:") {
-                self.book.written(&value, ttl, now);
-            }
-        }
-    }
-
-    fn seed_statics(&mut self) {
+    /// The items that are there throughout, on the server that has them and on those that follow it.
+    fn seed_statics(&mut self, at: usize) {
         for n in 0..self.plan.statics {
-            self.db.put(format!("item:static-{n}").as_bytes(), b"{\"by\":\"static\"}".to_vec(), None);
+            let name = format!("item:static-{n}").into_bytes();
+            let home = self.home_of(&name);
+            let server = &mut self.servers[at];
+            if home == at || server.follows == Some(home) {
+                server.db.put(&name, b"{\"by\":\"static\"}".to_vec(), None);
+            }
         }
-        self.db.written.clear();
+        self.servers[at].db.written.clear();
+        self.servers[at].db.changes.clear();
     }
 
     /// How long a fault lasts: no longer than the faults of this world do.
-    fn lasting(&mut self, least: Time, most: Time) -> Time {
+    pub(crate) fn lasting(&mut self, least: Time, most: Time) -> Time {
         self.net.dice.between(least, most).min(self.calm.saturating_sub(self.net.now))
     }
 
     fn outage(&mut self, lasting: Time, lost: Lost) {
-        self.book.outages.push((self.net.now, self.net.now + lasting, lost));
+        self.outage_of(lasting, lost, ALL);
     }
+
+    /// As [`outage`](World::outage), of these keys; gives its number.
+    pub(crate) fn outage_of(&mut self, lasting: Time, lost: Lost, keys: u32) -> usize {
+        self.book.outages.push(Outage { from: self.net.now, to: self.net.now + lasting, lost, keys });
+        self.book.outages.len() - 1
+    }
+
+    /// The keys of a server, as in [`Outage`].
+    pub(crate) fn keys_of(&self, at: usize) -> u32 {
+        if self.servers[at].seen.is_some() || !self.rules(at) {
+            return 0;
+        }
+        if !self.is_cluster() {
+            return ALL;
+        }
+        let has = |key: &usize| {
+            let slot = slot(&self.name_of(*key));
+            let moves = self.truth.moving.as_ref().is_some_and(|m| m.slots.contains(&slot) && (m.from == at || m.to == at));
+            moves || self.truth.map.owners[usize::from(slot)] == at
+        };
+        (0..self.plan.keys).filter(has).fold(1 << 31, |keys, key| keys | 1 << key)
+    }
+
+    /// What a server's trouble may do harm to.
+    pub(crate) fn harm_of(&self, at: usize) -> u32 {
+        match self.keys_of(at) {
+            _ if self.servers[at].seen.is_some() => if self.may_miss(at) { ALL } else { 0 },
+            0 => 0,
+            keys if SHARDS_ARE_APART => keys,
+            _ => ALL,
+        }
+    }
+
+    /// A server of all; rather a master.
+    fn victim(&mut self) -> usize {
+        let all = self.servers.len();
+        if all == 1 {
+            return 0;
+        }
+        let masters: Vec<usize> = (0..all).filter(|at| self.servers[*at].seen.is_none() && self.rules(*at)).collect();
+        if self.net.dice.percent(60) { self.net.dice.pick(&masters) } else { self.net.dice.below(all as u64) as usize }
+    }
+
+    /// A server is killed, frozen or cut off, the first of these.
+    pub(crate) fn strike(&mut self, at: usize, lasting: Time, kinds: u64) {
+        let (kind, until) = (self.net.dice.below(kinds), self.net.now + lasting);
+        let how = ["is killed", "is frozen", "cannot be reached"][kind as usize];
+        tell!(self.net, "server {at} {how} for {} ms", lasting / MS);
+        let host = self.servers[at].host;
+        self.orphan(at);
+        match kind {
+            0 => {
+                self.net.die(host);
+                self.servers[at].conns.clear();
+                self.servers[at].db.restart(false);
+            }
+            1 => self.net.sites[host].frozen = until,
+            _ => self.net.part(host, until),
+        }
+    }
+
+    /// A server that was struck is there again.
+    pub(crate) fn revive(&mut self, at: usize) {
+        let host = self.servers[at].host;
+        self.net.sites[host].listening = true;
+        self.net.wake(host, self.net.now);
+        for other in 0..self.servers.len() {
+            if self.servers[other].follows == Some(at) && self.rules(at) {
+                self.servers[other].cut = 0;
+                self.cut(other, self.net.now);
+            }
+        }
+    }
+
+    /// Nothing that a server writes arrives at its replicas any more.
+    pub(crate) fn orphan(&mut self, at: usize) {
+        for other in 0..self.servers.len() {
+            if self.servers[other].follows == Some(at) {
+                self.cut(other, NEVER);
+            }
+        }
+    }
+
+    /// The replica that has most of what its master has, of those that are there.
+    pub(crate) fn heir_of(&self, master: usize) -> Option<usize> {
+        let heirs = (0..self.servers.len()).filter(|at| self.servers[*at].follows == Some(master) && self.is_well(*at));
+        heirs.min_by_key(|at| self.servers[*at].lags())
+    }
+
+    /// The link from a master to a replica is cut for a while.
+    pub(crate) fn link_fault(&mut self) {
+        let replicas = (0..self.servers.len()).filter(|at| self.servers[*at].follows.is_some());
+        let (replicas, lasting) = (replicas.collect::<Vec<_>>(), self.lasting(5 * MS, 10 * SECOND));
+        if !replicas.is_empty() && !self.truth.changing {
+            let at = self.net.dice.pick(&replicas);
+            tell!(self.net, "server {at} hears nothing of its master for {} ms", lasting / MS);
+            self.cut(at, self.net.now + lasting);
+        }
+    }
+
+    /// A server has another address from now on; its name says so later.
+    pub(crate) fn moves(&mut self, at: usize) {
+        self.addresses += 1;
+        let server = &mut self.servers[at];
+        let new = address(self.addresses, server.seen.is_some());
+        self.names.at.remove(&server.at);
+        self.names.at.insert(new, server.host);
+        server.at = new;
+    }
+
+    /// The resolver says where a server is.
+    pub(crate) fn says(&mut self, at: usize) {
+        let server = &self.servers[at];
+        self.names.says.insert(server.name.clone(), vec![server.at]);
+    }
+
 
     /// One fault, and later the next.
     fn fault(&mut self) {
@@ -259,10 +421,21 @@ impl World {
         self.book.counts[2] += 1;
         let (next, kind) = (self.net.dice.between(50 * MS, 8 * SECOND * self.plan.ease), self.net.dice.below(16));
         self.net.note(kind);
+        match (self.truth.shape, kind) {
+            (Shape::Sentinel, _) if self.net.dice.percent(30) => self.sentinel_fault(),
+            (Shape::Cluster, _) if self.net.dice.percent(30) => self.cluster_fault(),
+            _ => self.usual_fault(kind),
+        }
+        self.after(next, World::fault);
+    }
+
+    /// A fault that is about one server, or none.
+    fn usual_fault(&mut self, kind: u64) {
+        let at = if kind < 8 { self.victim() } else { 0 };
         match kind {
-            0..=4 if self.server_faulty => {}
-            0..=4 => self.server_fault(kind),
-            5..=7 => self.net_fault(),
+            0..=4 if self.servers[at].faulty => {}
+            0..=4 => self.server_fault(kind, at),
+            5..=7 => self.net_fault(at),
             8 => {
                 let by = self.net.dice.between(MS, 1000 * SECOND);
                 tell!(self.net, "the server's clock jumps by {} ms", by / MS);
@@ -272,78 +445,117 @@ impl World {
             14 => self.client_fault(),
             _ => self.storm(),
         }
-        self.after(next, World::fault);
     }
 
-    fn server_fault(&mut self, kind: u64) {
-        self.server_faulty = true;
+    fn server_fault(&mut self, kind: u64, at: usize) {
+        self.servers[at].faulty = true;
         let lasting = self.lasting(5 * MS, 10 * SECOND);
-        let (server, ms) = (self.server, lasting / MS);
-        self.outage(lasting, if kind < 2 { Lost::All } else { Lost::Some });
+        let (server, ms, harm, now) = (self.servers[at].host, lasting / MS, self.harm_of(at), self.net.now);
+        let frozen = kind == 0;
+        let outage = self.outage_of(lasting, if kind < 2 { Lost::All } else { Lost::Some }, if frozen || harm == 0 { harm } else { ALL });
         match kind {
             0 => {
-                tell!(self.net, "the server is frozen for {ms} ms");
-                self.net.sites[server].frozen = self.net.now + lasting;
+                tell!(self.net, "{} is frozen for {ms} ms", self.servers[at].title);
+                self.net.sites[server].frozen = now + lasting;
             }
-            1 => self.server_dies(lasting),
+            1 => self.server_dies(lasting, at),
             2 => {
-                self.slow = self.net.dice.between(MS, 3 * SECOND);
-                tell!(self.net, "the server takes {} ms for each turn, for {ms} ms", self.slow / MS);
+                self.servers[at].slow = self.net.dice.between(MS, 3 * SECOND);
+                tell!(self.net, "{} takes {} ms for each turn, for {ms} ms", self.servers[at].title, self.servers[at].slow / MS);
             }
             3 => {
                 let modes = [Mode::Loading, Mode::Busy, Mode::Full, Mode::ReadOnly, Mode::NoDisk];
-                self.db.mode = self.net.dice.pick(&modes);
-                let reads = matches!(self.db.mode, Mode::Full | Mode::ReadOnly | Mode::NoDisk);
-                self.book.outages.pop();
-                self.outage(lasting, if reads { Lost::Writes } else { Lost::All });
-                tell!(self.net, "the server is {:?} for {ms} ms", self.db.mode);
+                let mode = self.net.dice.pick(&modes);
+                self.servers[at].db.mode = mode;
+                // Who asks for a master is not content with a server that is none.
+                let single = self.truth.shape == Shape::Single;
+                let reads = matches!(mode, Mode::Full | Mode::NoDisk) || mode == Mode::ReadOnly && single;
+                let outage = &mut self.book.outages[outage];
+                outage.lost = if reads { Lost::Writes } else { Lost::All };
+                if mode == Mode::Loading {
+                    outage.keys = harm;
+                }
+                tell!(self.net, "{} is {mode:?} for {ms} ms", self.servers[at].title);
             }
             _ => {
-                self.clients_max = self.net.dice.below(4) as usize;
-                tell!(self.net, "the server takes {} clients, for {ms} ms", self.clients_max);
+                self.servers[at].clients_max = self.net.dice.below(4) as usize;
+                tell!(self.net, "{} takes {} clients, for {ms} ms", self.servers[at].title, self.servers[at].clients_max);
             }
         }
-        self.after(lasting, |world| {
-            (world.slow, world.busy, world.clients_max, world.server_faulty) = (0, 0, 10_000, false);
-            world.db.mode = Mode::Serves;
-            world.net.wake(world.server, world.net.now);
+        self.after(lasting, move |world| {
+            let server = &mut world.servers[at];
+            (server.slow, server.busy, server.clients_max, server.faulty) = (0, 0, 10_000, false);
+            server.db.mode = Mode::Serves;
+            world.net.wake(server.host, world.net.now);
         });
     }
 
     /// The server is killed and comes back, with its data or without, here or at another address.
-    fn server_dies(&mut self, lasting: Time) {
-        let (loses, moves) = (self.net.dice.percent(40), self.by_name && self.net.dice.percent(50));
+    fn server_dies(&mut self, lasting: Time, at: usize) {
+        let loses = self.net.dice.percent(40);
+        // Sentinels know addresses.
+        let may_move = self.by_name && (self.truth.shape != Shape::Sentinel || self.servers[at].seen.is_some());
+        let moves = may_move && self.net.dice.percent(50);
         tell!(
             self.net,
-            "the server dies for {} ms; its data is lost: {loses}, its address changes: {moves}",
+            "{} dies for {} ms; its data is lost: {loses}, its address changes: {moves}",
+            self.servers[at].title,
             lasting / MS
         );
-        self.net.die(self.server);
-        self.conns.clear();
-        self.db.restart(loses);
-        if loses {
-            self.book.wipes.push(self.net.now);
-            self.book.effects.clear();
-            self.seed_statics();
+        self.net.die(self.servers[at].host);
+        self.servers[at].conns.clear();
+        if self.servers[at].follows.is_some() {
+            self.servers[at].db.restart(false);
+        } else {
+            // A slot that is moved has its keys on two servers: half of them would be lost.
+            let loses = loses && self.truth.moving.as_ref().is_none_or(|moving| moving.from != at && moving.to != at);
+            self.servers[at].db.restart(loses);
+            if loses && self.servers[at].seen.is_none() {
+                self.wipe(at);
+            }
         }
         if moves {
-            self.names.at += 1;
+            self.moves(at);
+            if self.is_cluster() {
+                self.node_moves(at);
+            }
             let late = self.lasting(MS, 3 * SECOND);
-            self.outage(late, Lost::Some);
-            self.after(late, |world| world.names.says = vec![world.names.at]);
+            let harm = if self.harm_of(at) == 0 { 0 } else { ALL };
+            self.outage_of(late, Lost::Some, harm);
+            self.after(late, move |world| world.says(at));
         }
-        self.db.mode = Mode::Loading;
+        self.servers[at].db.mode = Mode::Loading;
         let loading = self.net.dice.below(lasting / 2);
-        self.after(lasting - loading, |world| {
-            tell!(world.net, "the server is there again");
-            world.net.sites[world.server].listening = true;
+        self.after(lasting - loading, move |world| {
+            tell!(world.net, "{} is there again", world.servers[at].title);
+            let host = world.servers[at].host;
+            world.net.sites[host].listening = true;
         });
     }
 
-    /// Connections to the server end, or it cannot be reached, or its name not be resolved, or all is slow.
-    fn net_fault(&mut self) {
-        let (lasting, now) = (self.lasting(5 * MS, 10 * SECOND), self.net.now);
-        let ms = lasting / MS;
+    /// A master's data is lost, and so that of its replicas.
+    fn wipe(&mut self, at: usize) {
+        self.book.wipes.push(self.net.now);
+        let (lost, kept) = std::mem::take(&mut self.book.by_key).into_iter().partition(|(name, _)| self.home_of(name) == at);
+        self.book.by_key = kept;
+        let lost: BTreeMap<Vec<u8>, Vec<String>> = lost;
+        lost.values().flatten().for_each(|writer| {
+            self.book.effects.remove(writer);
+        });
+        let keys = self.keys_of(at);
+        self.seed_statics(at);
+        for other in 0..self.servers.len() {
+            if self.servers[other].follows == Some(at) {
+                self.follow(other, at);
+            }
+        }
+        self.end_reign(keys);
+    }
+
+    /// Connections to a server end, or it cannot be reached, or its name not be resolved, or all is slow.
+    fn net_fault(&mut self, at: usize) {
+        let (lasting, now, server) = (self.lasting(5 * MS, 10 * SECOND), self.net.now, self.servers[at].host);
+        let (ms, harm) = (lasting / MS, if self.harm_of(at) == 0 { 0 } else { ALL });
         match self.net.dice.below(5) {
             0 => {
                 self.net.lag = 1 + self.net.dice.below(100);
@@ -352,27 +564,32 @@ impl World {
                 self.after(lasting, |world| world.net.lag = 1);
             }
             1 => {
-                tell!(self.net, "the server cannot be reached for {ms} ms");
-                self.outage(lasting, Lost::All);
-                self.net.part(self.server, now + lasting);
+                tell!(self.net, "{} cannot be reached for {ms} ms", self.servers[at].title);
+                self.outage_of(lasting, Lost::All, harm);
+                self.net.part(server, now + lasting);
             }
             2 => {
-                let (some, late, at) = (2 * MS, 3 * SECOND, self.names.at);
+                let (some, late, here, nobody) = (2 * MS, 3 * SECOND, self.servers[at].at, address(250, false));
                 let faults =
-                    [(vec![], some), (vec![], 10 * SECOND), (vec![99], some), (vec![99, at], some), (vec![at], late)];
+                    [(vec![], some), (vec![], 10 * SECOND), (vec![nobody], some), (vec![nobody, here], some), (vec![here], late)];
                 let (says, delay) = self.net.dice.pick(&faults);
-                tell!(self.net, "the name resolves to {says:?} after {} ms, for {ms} ms", delay / MS);
+                let name = self.servers[at].name.clone();
+                tell!(self.net, "{name} resolves to {says:?} after {} ms, for {ms} ms", delay / MS);
                 // Resolvers give up at last.
                 self.outage(lasting + delay, Lost::Some);
-                (self.names.says, self.names.delay) = (says, delay);
-                self.after(lasting, |world| (world.names.says, world.names.delay) = (vec![world.names.at], 2 * MS));
+                self.names.says.insert(name, says);
+                self.names.delay = delay;
+                self.after(lasting, move |world| {
+                    world.says(at);
+                    world.names.delay = 2 * MS;
+                });
             }
             silent => {
                 let (all, until) = (self.net.dice.percent(50), self.net.dice.pick(&[NEVER, now + lasting]));
-                tell!(self.net, "connections to the server end; all: {all}, silently: {}", silent == 3);
+                tell!(self.net, "connections to {} end; all: {all}, silently: {}", self.servers[at].title, silent == 3);
                 // A link that is idle is asked every 15 seconds whether it is there.
-                self.outage(if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some);
-                for end in self.net.ends_of(self.server) {
+                self.outage_of(if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some, harm);
+                for end in self.net.ends_of(server) {
                     match silent {
                         _ if !all && self.net.dice.percent(50) => {}
                         3 => self.net.drop_until(end, until),
@@ -406,10 +623,11 @@ impl World {
     fn start(&mut self, host: Host) {
         self.book.drains.remove(&host);
         self.idle.remove(&host);
+        self.forget(host);
         self.book.starts.insert(host, self.net.now);
         self.stall.remove(&host);
         self.net.sites[host].frozen = 0;
-        let replica = Replica::start(host, self.server, &self.config, &mut self.net, &self.names);
+        let replica = Replica::start(host, &self.config, &mut self.net, &self.names);
         self.replicas.insert(host, replica);
     }
 
@@ -460,8 +678,8 @@ impl World {
 
     /// Something happens to the connection of a client.
     fn client_fault(&mut self) {
-        let clients = self.server + 1..self.server + 1 + self.clients.len();
-        let ends: Vec<EndId> = clients.flat_map(|host| self.net.ends_of(host)).collect();
+        let first = self.base + self.servers.len();
+        let ends: Vec<EndId> = (first..first + self.clients.len()).flat_map(|host| self.net.ends_of(host)).collect();
         if ends.is_empty() {
             return;
         }
@@ -483,7 +701,7 @@ impl World {
             &[b"", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", b"\x16\x03\x01 what", b"GET /items/k0 HT"];
         let says = self.net.dice.pick(says);
         tell!(self.net, "{n} clients come to replica {host} and say {:?}", says.escape_ascii().to_string());
-        let crowd = self.server + self.clients.len() + 1;
+        let crowd = self.base + self.servers.len() + self.clients.len();
         let ends: Vec<EndId> = (0..n).map(|_| self.net.connect(crowd, Some(host))).collect();
         let (speak, leave) = (self.net.dice.between(MS, SECOND), self.net.dice.between(MS, 5 * SECOND));
         self.after(speak, move |world| {
@@ -515,7 +733,7 @@ impl World {
         }
         self.pass(self.config.drain_delay.as_nanos() as Time + SECOND / 2);
         self.expect(|world| !world.replicas.values().any(|replica| replica.up), "a drain without clients ends at once");
-        for host in 0..self.server {
+        for host in 0..self.base {
             // Even ends are those that connected.
             let ends = self.net.ends.iter().step_by(2).filter(|end| end.host == host);
             let connects: Vec<Time> = ends.map(|end| end.since).collect();
