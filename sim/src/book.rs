@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 /// How long after a fault everything has to work again.
 const RECOVERY: Time = 5 * SECOND;
 
+/// While one shard of a cluster is in trouble, the others serve. Until they do, its trouble is everybody's.
+const SHARDS_ARE_APART: bool = false;
+
 /// A document, by number.
 pub type Doc = u32;
 
@@ -263,7 +266,7 @@ impl Book {
             pauses.fold(end, |end, pause| if pause.1 <= end + RECOVERY { end.max(pause.2) } else { end })
         };
         let mut outages = self.outages.iter().filter(|outage| match outage.lost {
-            _ if outage.keys & need.keys == 0 => false,
+            _ if outage.keys & if SHARDS_ARE_APART { need.keys } else { u32::MAX } == 0 => false,
             Lost::Writes => !need.reads,
             Lost::Guarded => need.guarded,
             Lost::Some | Lost::All => true,

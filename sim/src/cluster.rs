@@ -9,13 +9,17 @@
 use crate::book::Lost;
 use crate::net::{MS, NEVER, SECOND, Time};
 use crate::redis::Reply;
-use crate::servers::{Shape, number};
+use crate::servers::Shape;
 use crate::tell;
 use crate::world::{ALL, World};
 use kioskd::resp::slot::{SLOTS, slot};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
+
+/// A client without requests asks for a new map when its nodes have gone elsewhere. Until it does, no node moves in a
+/// world in which little is asked.
+pub(crate) const IDLE_FINDS_NODES: bool = false;
 
 /// How nodes give their hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +206,7 @@ impl World {
             return;
         }
         (self.truth.changing, self.servers[old].faulty) = (true, true);
-        let outage = self.outage_of(NEVER, Lost::All, if all { ALL } else { self.harm_of(old) });
+        let outage = self.outage_of(NEVER, Lost::All, self.keys_of(old));
         let (failed, elected) = (self.net.dice.between(SECOND, 3 * SECOND), self.net.dice.between(300 * MS, 2 * SECOND));
         let back = failed + elected + self.net.dice.between(MS, 5 * SECOND);
         self.strike(old, back, 3);
@@ -210,6 +214,7 @@ impl World {
             self.after(failed, move |world| {
                 world.change(|map| map.down = true);
                 world.spread(MS, 300 * MS);
+                world.outage_of(elected + SECOND, Lost::Some, ALL);
             });
         }
         self.after(failed + elected, move |world| world.succeed(old, outage));
@@ -267,11 +272,18 @@ impl World {
             let node = self.servers[side].db.node.as_mut().expect("BUG: a node");
             node.moving = Some(moving.clone());
         }
+        for key in self.servers[from].db.keys().filter(|key| moving.slots.contains(&slot(key))) {
+            self.book.carried.insert(String::from_utf8_lossy(key).replace("item:", ""), NEVER);
+        }
+        self.book.carried.insert("slots".to_owned(), NEVER);
         let mut keys = 0;
         for key in 0..self.plan.keys {
             keys |= u32::from(moving.slots.contains(&slot(&self.name_of(key)))) << key;
         }
-        let outage = self.outage_of(NEVER, Lost::Guarded, keys);
+        // An ASK to `?` cannot be followed, and no map tells where it leads.
+        let style = self.servers[from].db.node.as_ref().map(|node| node.style);
+        let lost = if style == Some(Style::Unknown) { Lost::Some } else { Lost::Guarded };
+        let outage = self.outage_of(NEVER, lost, keys);
         let pace = self.net.dice.between(MS, 200 * MS);
         self.after(pace, move |world| world.carry(pace, outage));
     }
@@ -289,9 +301,6 @@ impl World {
         if let Some(key) = next {
             let value = self.servers[from].db.peek(&key).cloned();
             tell!(self.net, "{} moves from server {from} to {to}", String::from_utf8_lossy(&key));
-            if number(&key).is_none() {
-                self.book.carried.insert(String::from_utf8_lossy(&key).replace("item:", ""), NEVER);
-            }
             for (at, change) in [(to, (key.clone(), value)), (from, (key, None))] {
                 self.servers[at].db.apply(&change);
                 self.replicate(at, vec![change], vec![]);
@@ -310,7 +319,8 @@ impl World {
 
     /// All nodes are started anew, at other addresses; the names follow.
     fn all_move(&mut self) {
-        if self.truth.changing || !self.by_name || self.net.now + 5 * SECOND > self.calm {
+        let busy = IDLE_FINDS_NODES || self.plan.ease == 1;
+        if self.truth.changing || !self.by_name || !busy || self.net.now + 5 * SECOND > self.calm {
             return;
         }
         self.truth.changing = true;

@@ -7,7 +7,7 @@
 
 use crate::book::{Book, Lost, Outage};
 use crate::client::{Client, Plan};
-use crate::cluster::{Map, Node, Style};
+use crate::cluster::{IDLE_FINDS_NODES, Map, Node, Style};
 use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
 use crate::redis::{Db, Mode};
 use crate::replica::{Names, Replica, address};
@@ -19,9 +19,6 @@ use kioskd::lifecycle::State;
 use kioskd::resp::slot::{SLOTS, slot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// While one shard of a cluster is loading or frozen, the others serve. Until they do, its trouble is everybody's.
-const SHARDS_ARE_APART: bool = false;
 
 /// All keys, and all that is not about one.
 pub(crate) const ALL: u32 = u32::MAX;
@@ -297,6 +294,15 @@ impl World {
         self.outage_of(lasting, lost, ALL);
     }
 
+    /// As [`outage`](World::outage), of a server; that of a sentinel is one only for who starts meanwhile.
+    fn outage_at(&mut self, at: usize, lasting: Time, lost: Lost) -> usize {
+        let (harm, lost) = match self.servers[at].seen {
+            Some(_) => (if self.may_miss(at) { ALL } else { 0 }, Lost::Some),
+            None => (self.keys_of(at), lost),
+        };
+        self.outage_of(lasting, lost, harm)
+    }
+
     /// As [`outage`](World::outage), of these keys; gives its number.
     pub(crate) fn outage_of(&mut self, lasting: Time, lost: Lost, keys: u32) -> usize {
         self.book.outages.push(Outage { from: self.net.now, to: self.net.now + lasting, lost, keys });
@@ -317,16 +323,6 @@ impl World {
             moves || self.truth.map.owners[usize::from(slot)] == at
         };
         (0..self.plan.keys).filter(has).fold(1 << 31, |keys, key| keys | 1 << key)
-    }
-
-    /// What a server's trouble may do harm to.
-    pub(crate) fn harm_of(&self, at: usize) -> u32 {
-        match self.keys_of(at) {
-            _ if self.servers[at].seen.is_some() => if self.may_miss(at) { ALL } else { 0 },
-            0 => 0,
-            keys if SHARDS_ARE_APART => keys,
-            _ => ALL,
-        }
     }
 
     /// A server of all; rather a master.
@@ -450,9 +446,8 @@ impl World {
     fn server_fault(&mut self, kind: u64, at: usize) {
         self.servers[at].faulty = true;
         let lasting = self.lasting(5 * MS, 10 * SECOND);
-        let (server, ms, harm, now) = (self.servers[at].host, lasting / MS, self.harm_of(at), self.net.now);
-        let frozen = kind == 0;
-        let outage = self.outage_of(lasting, if kind < 2 { Lost::All } else { Lost::Some }, if frozen || harm == 0 { harm } else { ALL });
+        let (server, ms, now) = (self.servers[at].host, lasting / MS, self.net.now);
+        let outage = self.outage_at(at, lasting, if kind < 2 { Lost::All } else { Lost::Some });
         match kind {
             0 => {
                 tell!(self.net, "{} is frozen for {ms} ms", self.servers[at].title);
@@ -470,10 +465,8 @@ impl World {
                 // Who asks for a master is not content with a server that is none.
                 let single = self.truth.shape == Shape::Single;
                 let reads = matches!(mode, Mode::Full | Mode::NoDisk) || mode == Mode::ReadOnly && single;
-                let outage = &mut self.book.outages[outage];
-                outage.lost = if reads { Lost::Writes } else { Lost::All };
-                if mode == Mode::Loading {
-                    outage.keys = harm;
+                if self.servers[at].seen.is_none() {
+                    self.book.outages[outage].lost = if reads { Lost::Writes } else { Lost::All };
                 }
                 tell!(self.net, "{} is {mode:?} for {ms} ms", self.servers[at].title);
             }
@@ -494,7 +487,12 @@ impl World {
     fn server_dies(&mut self, lasting: Time, at: usize) {
         let loses = self.net.dice.percent(40);
         // Sentinels know addresses.
-        let may_move = self.by_name && (self.truth.shape != Shape::Sentinel || self.servers[at].seen.is_some());
+        let may_move = self.by_name
+            && match self.truth.shape {
+                Shape::Single => true,
+                Shape::Sentinel => self.servers[at].seen.is_some(),
+                Shape::Cluster => IDLE_FINDS_NODES || self.plan.ease == 1,
+            };
         let moves = may_move && self.net.dice.percent(50);
         tell!(
             self.net,
@@ -520,8 +518,7 @@ impl World {
                 self.node_moves(at);
             }
             let late = self.lasting(MS, 3 * SECOND);
-            let harm = if self.harm_of(at) == 0 { 0 } else { ALL };
-            self.outage_of(late, Lost::Some, harm);
+            self.outage_at(at, late, Lost::Some);
             self.after(late, move |world| world.says(at));
         }
         self.servers[at].db.mode = Mode::Loading;
@@ -555,7 +552,7 @@ impl World {
     /// Connections to a server end, or it cannot be reached, or its name not be resolved, or all is slow.
     fn net_fault(&mut self, at: usize) {
         let (lasting, now, server) = (self.lasting(5 * MS, 10 * SECOND), self.net.now, self.servers[at].host);
-        let (ms, harm) = (lasting / MS, if self.harm_of(at) == 0 { 0 } else { ALL });
+        let ms = lasting / MS;
         match self.net.dice.below(5) {
             0 => {
                 self.net.lag = 1 + self.net.dice.below(100);
@@ -565,7 +562,7 @@ impl World {
             }
             1 => {
                 tell!(self.net, "{} cannot be reached for {ms} ms", self.servers[at].title);
-                self.outage_of(lasting, Lost::All, harm);
+                self.outage_at(at, lasting, Lost::All);
                 self.net.part(server, now + lasting);
             }
             2 => {
@@ -588,7 +585,7 @@ impl World {
                 let (all, until) = (self.net.dice.percent(50), self.net.dice.pick(&[NEVER, now + lasting]));
                 tell!(self.net, "connections to {} end; all: {all}, silently: {}", self.servers[at].title, silent == 3);
                 // A link that is idle is asked every 15 seconds whether it is there.
-                self.outage_of(if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some, harm);
+                self.outage_at(at, if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some);
                 for end in self.net.ends_of(server) {
                     match silent {
                         _ if !all && self.net.dice.percent(50) => {}
