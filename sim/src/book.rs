@@ -160,6 +160,10 @@ pub struct Book {
     pub told: BTreeSet<String>,
     /// Answers to writes that have not been looked at: by whom, whose, and when.
     pub acks: Vec<(Host, String, Time)>,
+    /// When a master or a map has changed the last time.
+    pub turned: Time,
+    /// When slots were moved the last time.
+    pub reshards: Option<Time>,
     /// Items that are moved from one server to another, until when: a list may miss them.
     pub carried: BTreeMap<String, Time>,
     /// When the server's clock jumped, and by how much.

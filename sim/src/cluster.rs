@@ -18,8 +18,13 @@ use std::ops::Range;
 use std::rc::Rc;
 
 /// A client without requests asks for a new map when its nodes have gone elsewhere. Until it does, no node moves in a
-/// world in which little is asked.
+/// world in which little is asked, and in others it may be noticed late.
 pub(crate) const IDLE_FINDS_NODES: bool = false;
+
+/// How much longer that is then.
+pub(crate) fn unnoticed() -> Time {
+    if IDLE_FINDS_NODES { 0 } else { 30 * SECOND }
+}
 
 /// How nodes give their hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +199,7 @@ impl World {
 
     fn change(&mut self, change: impl FnOnce(&mut Map)) {
         change(Rc::make_mut(&mut self.truth.map));
-        self.truth.shifts += 1;
+        self.turn();
     }
 
     /// A master dies, and a replica takes its place; it comes back as a replica.
@@ -239,8 +244,13 @@ impl World {
             map.follows.iter_mut().filter(of_old).for_each(|follows| *follows = Some(new));
             (map.follows[new], map.follows[old]) = (None, Some(new));
         });
-        let siblings = (0..self.servers.len()).filter(|at| self.servers[*at].follows == Some(old));
-        siblings.collect::<Vec<_>>().into_iter().for_each(|at| self.follow(at, new));
+        // Items that were moved to the old one, and not yet here, are put back: they are there throughout.
+        self.seed_statics(new);
+        for at in 0..self.servers.len() {
+            if self.servers[at].follows == Some(old) {
+                self.follow(at, new);
+            }
+        }
         self.end_reign(keys);
         self.learn(new);
         self.spread(MS, 500 * MS);
@@ -267,7 +277,7 @@ impl World {
         let moving = Moving { slots: first..end, from, to };
         self.truth.changing = true;
         self.truth.moving = Some(moving.clone());
-        self.truth.shifts += 1;
+        self.turn();
         for side in [to, from] {
             let node = self.servers[side].db.node.as_mut().expect("BUG: a node");
             node.moving = Some(moving.clone());
@@ -275,7 +285,7 @@ impl World {
         for key in self.servers[from].db.keys().filter(|key| moving.slots.contains(&slot(key))) {
             self.book.carried.insert(String::from_utf8_lossy(key).replace("item:", ""), NEVER);
         }
-        self.book.carried.insert("slots".to_owned(), NEVER);
+        self.book.reshards = Some(NEVER / 2);
         let mut keys = 0;
         for key in 0..self.plan.keys {
             keys |= u32::from(moving.slots.contains(&slot(&self.name_of(key)))) << key;
@@ -313,6 +323,7 @@ impl World {
         self.learn(to);
         self.spread(MS, 500 * MS);
         self.book.outages[outage].to = self.net.now + SECOND / 2;
+        self.book.reshards = Some(self.net.now);
         self.book.carried.values_mut().for_each(|until| *until = (*until).min(self.net.now + SECOND));
         self.after(SECOND / 2, |world| world.truth.changing = false);
     }
@@ -326,7 +337,7 @@ impl World {
         self.truth.changing = true;
         let (away, late) = (self.net.dice.between(5 * MS, 2 * SECOND), self.net.dice.between(MS, 2 * SECOND));
         tell!(self.net, "all nodes move; they are away for {} ms, their names for {} more", away / MS, late / MS);
-        self.outage_of(away + late + SECOND, Lost::Some, ALL);
+        self.outage_of(away + late + SECOND + unnoticed(), Lost::Some, ALL);
         for at in 0..self.servers.len() {
             self.moves(at);
             self.strike(at, away, 1);

@@ -18,6 +18,9 @@ use crate::world::{ALL, World};
 
 /// What the sentinels call the master.
 pub const MASTER: &str = "mymaster";
+/// Sentinels that tell nothing but the address are believed by majority. Until they are, all of them have to agree: one
+/// that is behind holds everybody back.
+const ADDRESSES_BY_MAJORITY: bool = false;
 /// From a push to a replica of kioskd that acts by it, and from the answers of a majority: a round of questions waits
 /// for those who are silent.
 const HEARD: [Time; 2] = [50 * MS, 700 * MS];
@@ -126,7 +129,9 @@ impl World {
             }
         }
         first.sort_by_key(|first| first.1);
-        let answered = first.get(self.sentinels().len() / 2).map_or(NEVER, |first| first.1 + HEARD[1]);
+        let all = self.sentinels().len();
+        let most = if self.truth.strict && !ADDRESSES_BY_MAJORITY { all.saturating_sub(1) } else { all / 2 };
+        let answered = first.get(most).map_or(NEVER, |first| first.1 + HEARD[1]);
         let least = pushed.min(answered);
         (least < NEVER).then(|| least + self.book.paused(host, least - HEARD[1].min(least), self.net.now))
     }
@@ -245,6 +250,9 @@ impl World {
         tell!(self.net, "server {new} is the master now, in place of {old}");
         (self.truth.master, self.truth.epoch) = (new, self.truth.epoch + 1);
         self.truth.told.clear();
+        // What the old one suffers from is over, for who follows the new one.
+        let now = self.net.now;
+        self.book.outages.iter_mut().filter(|outage| outage.lost != Lost::Some).for_each(|o| o.to = o.to.min(now));
         let others: Vec<usize> = (0..self.servers.len()).filter(|at| self.servers[*at].follows == Some(old)).collect();
         let mut done = MS;
         for at in others {
@@ -276,7 +284,8 @@ impl World {
     /// A sentinel learns of a change, when it can, and tells who has subscribed.
     fn sees(&mut self, at: usize, now: Seen) {
         let before = self.servers[at].seen.clone().expect("BUG: no sentinel");
-        if before.epoch > now.epoch {
+        // Who is late learns of the last change only.
+        if self.truth.epoch != now.epoch {
             return;
         }
         if !self.is_well(at) {
@@ -297,9 +306,7 @@ impl World {
         for (end, conn) in conns.iter_mut().filter(|(_, conn)| conn.subscribed) {
             conn.out.extend_from_slice(&bytes);
             conn.made += bytes.len() as u64;
-            if now.epoch == self.truth.epoch {
-                self.tells(at, *end, conn.made, true);
-            }
+            self.tells(at, *end, conn.made, true);
             self.flush(*end, conn);
         }
         self.servers[at].conns = conns;

@@ -12,13 +12,13 @@
 //! Replication is asynchronous. What one command has changed is one unit: it comes to a replica as a whole, in order,
 //! after a lag, or never, if the replica takes its master's place before that.
 
-use crate::book::Stray;
+use crate::book::{Lost, Stray};
 use crate::cluster::{Map, Moving, names_of};
 use crate::net::{EndId, Host, NEVER, Time};
 use crate::redis::{Change, Db, Reply, command};
 use crate::sentinel::{Seen, Told};
 use crate::tell;
-use crate::world::World;
+use crate::world::{ALL, World};
 use kioskd::resp::slot::slot;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -81,6 +81,8 @@ pub struct Server {
     pub clients_max: usize,
     /// A fault has it.
     pub faulty: bool,
+    /// The faults it has are over by then.
+    pub troubled: Time,
     /// It lets writes wait, for its replica will take its place.
     pub pauses: bool,
     /// Its master.
@@ -120,9 +122,26 @@ impl Server {
     /// One that has just been set up.
     pub fn new(host: Host, title: String, name: String, at: SocketAddr, db: Db) -> Server {
         let (conns, behind) = (BTreeMap::new(), VecDeque::new());
-        let (slow, busy, cut, clients_max) = (0, 0, 0, 10_000);
+        let (slow, busy, troubled, cut, clients_max) = (0, 0, 0, 0, 10_000);
         let (faulty, pauses, follows, seen) = (false, false, None, None);
-        Server { host, title, name, at, db, seen, conns, slow, busy, clients_max, faulty, pauses, follows, behind, cut }
+        Server {
+            host,
+            title,
+            name,
+            at,
+            db,
+            seen,
+            conns,
+            slow,
+            busy,
+            clients_max,
+            faulty,
+            troubled,
+            pauses,
+            follows,
+            behind,
+            cut,
+        }
     }
 
     /// How much it has not got yet.
@@ -314,7 +333,15 @@ impl World {
                 self.book.lost.insert(writer.clone());
             }
         }
+        self.turn();
+        // It may be in trouble of its own, which now is that of its keys.
+        self.outage_of(self.servers[at].troubled.saturating_sub(self.net.now), Lost::Some, ALL);
+    }
+
+    /// From now on somebody else has what is asked for.
+    pub(crate) fn turn(&mut self) {
         self.truth.shifts += 1;
+        self.book.turned = self.net.now;
     }
 
     /// All connections to a server end.
