@@ -6,14 +6,12 @@
 //! never. Expiry is an operation, too: a value may be gone from its deadline on, by the server's clock.
 
 use crate::net::{Host, MS, NEVER, SECOND, Time};
+use crate::owed::SHARDS_ARE_APART;
 use kioskd::service::etag::etag;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// How long after a fault everything has to work again.
 const RECOVERY: Time = 5 * SECOND;
-
-/// While one shard of a cluster is in trouble, the others serve. Until they do, its trouble is everybody's.
-const SHARDS_ARE_APART: bool = false;
 
 /// A document, by number.
 pub type Doc = u32;

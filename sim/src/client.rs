@@ -2,25 +2,10 @@
 
 use crate::book::{Book, Cond, Need, Op, Seen, Verb};
 use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
+use crate::owed::{LISTS_FOLLOW, LISTS_HAVE_MOVED_KEYS, LISTS_KEEP_THEIR_PLACE, LISTS_WAIT};
 use crate::tell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
-
-/// A key in a slot that is being moved is read by no script where it has come to, and has gone where it was: a list does
-/// not see it, and does not know. Until it does, that is no fault here.
-const RESHARDS_HIDE: bool = true;
-
-/// A list goes through the masters in the order of their lowest slots. A reshard that gives a master a slot below those
-/// that were listed makes the list pass over all that this master has, or go through others twice; replicas learn
-/// of it one after the other, within a minute or so.
-const RESHARDS_SKIP: bool = true;
-
-/// A list follows a master that has been replaced to its successor. Until it does, it is answered with
-/// 502 or 503 where a replica's map was old.
-const LISTS_FOLLOW: bool = false;
-
-/// A list waits for the servers to be known, as other requests do. Until it does, that is no fault in a young process.
-const LISTS_WAIT: bool = false;
 
 /// What all clients of a world know.
 #[derive(Debug)]
@@ -316,8 +301,8 @@ impl Client {
         // the second step of a write, for a script that was forgotten, or while it had still to connect.
         let young = book.starts[&conn.to] + 10 * SECOND > from;
         let contends = text.starts_with("PATCH") || text.contains("If-Match");
-        let hasty = matches!(ask.what, What::Page)
-            && (!LISTS_WAIT && young && status == 503 || !LISTS_FOLLOW && plan.cluster);
+        let hasty =
+            matches!(ask.what, What::Page) && (!LISTS_WAIT && young && status == 503 || !LISTS_FOLLOW && plan.cluster);
         let late = hasty || status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET /items/")));
         let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(ask.what, What::Ready);
         let crowded = plan.roomy && (response.body.contains("many requests") || response.body.contains("many bytes"));
@@ -421,7 +406,7 @@ impl Client {
             *walk.seen.entry(id.to_owned()).or_default() += 1;
         }
         let (ids, ours) = (body.matches("\"id\":").count() as u64, body.matches("\"id\":\"static-").count() as u64);
-        let skips = RESHARDS_SKIP && book.reshards.is_some_and(|last| last + 80 * SECOND > walk.since);
+        let skips = !LISTS_KEEP_THEIR_PLACE && book.reshards.is_some_and(|last| last + 80 * SECOND > walk.since);
         // A replica hears of a change as late as of the end of a fault.
         let reordered = skips || book.turned > 0 && book.turned + 10 * SECOND > walk.since;
         let stands = walk.moves == book.moves && walk.wipes == book.wipes.len() && !reordered;
@@ -437,7 +422,7 @@ impl Client {
         for n in 0..plan.statics {
             let times = walk.seen.get(&format!("static-{n}")).copied().unwrap_or(0);
             let carried = book.carried.get(&format!("static-{n}")).is_some_and(|until| *until >= walk.since);
-            let hidden = skips || RESHARDS_HIDE && carried;
+            let hidden = skips || !LISTS_HAVE_MOVED_KEYS && carried;
             if times == 0 && !hidden || times > 1 && walk.moves == book.moves && !reordered {
                 book.breaks(format!("a page never skips and repeats nothing; static-{n} came {times} times"));
             }

@@ -8,6 +8,7 @@
 
 use crate::book::Lost;
 use crate::net::{MS, NEVER, SECOND, Time};
+use crate::owed::{IDLE_FINDS_NODES, NODES_SWAP};
 use crate::redis::Reply;
 use crate::servers::Shape;
 use crate::tell;
@@ -16,10 +17,6 @@ use kioskd::resp::slot::{SLOTS, slot};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
-
-/// A client without requests asks for a new map when its nodes have gone elsewhere. Until it does, no node moves in a
-/// world in which little is asked, and in others it may be noticed late.
-pub(crate) const IDLE_FINDS_NODES: bool = false;
 
 /// How much longer that is then.
 pub(crate) fn unnoticed() -> Time {
@@ -99,7 +96,8 @@ impl Node {
     pub fn route(&self, words: &[Vec<u8>], asking: bool, has: impl Fn(&[u8]) -> bool) -> Option<Reply> {
         let error = |text: String| Some(Reply::Error(text));
         match words.first()?.as_slice() {
-            b"CLUSTER" => return Some(self.slots()),
+            b"CLUSTER" if words[1] == b"SLOTS" => return Some(self.slots()),
+            b"CLUSTER" if words[1] == b"MYID" => return Some(Reply::text(&format!("{:040}", self.me))),
             b"ASKING" => return Some(Reply::Simple("OK")),
             _ => {}
         }
@@ -121,7 +119,11 @@ impl Node {
             }
             (owner, _) if owner == self.me => None,
             (_, Some(moving)) if asking && moving.to == self.me => {
-                if keys.len() > 1 && missing > 0 { error(again) } else { None }
+                if keys.len() > 1 && missing > 0 {
+                    error(again)
+                } else {
+                    None
+                }
             }
             (owner, _) => error(format!("MOVED {at} {}", self.place(owner))),
         }
@@ -184,6 +186,9 @@ impl World {
     }
 
     fn learn(&mut self, at: usize) {
+        if self.truth.foreigner == Some(at) {
+            return;
+        }
         if !self.is_well(at) {
             return self.after(300 * MS, move |world| world.learn(at));
         }
@@ -207,12 +212,17 @@ impl World {
         let (now, all) = (self.net.now, self.net.dice.percent(50));
         let masters: Vec<usize> = (0..self.servers.len()).filter(|at| self.rules(*at)).collect();
         let old = self.net.dice.pick(&masters);
-        if self.truth.changing || self.servers[old].faulty || self.heir_of(old).is_none() || now + 12 * SECOND > self.calm {
+        if self.truth.changing
+            || self.servers[old].faulty
+            || self.heir_of(old).is_none()
+            || now + 12 * SECOND > self.calm
+        {
             return;
         }
         (self.truth.changing, self.servers[old].faulty) = (true, true);
         let outage = self.outage_of(NEVER, Lost::All, self.keys_of(old));
-        let (failed, elected) = (self.net.dice.between(SECOND, 3 * SECOND), self.net.dice.between(300 * MS, 2 * SECOND));
+        let (failed, elected) =
+            (self.net.dice.between(SECOND, 3 * SECOND), self.net.dice.between(300 * MS, 2 * SECOND));
         let back = failed + elected + self.net.dice.between(MS, 5 * SECOND);
         self.strike(old, back, 3);
         if all {
@@ -328,7 +338,7 @@ impl World {
         self.after(SECOND / 2, |world| world.truth.changing = false);
     }
 
-    /// All nodes are started anew, at other addresses; the names follow.
+    /// All nodes are started anew, at other addresses, or at each other's; the names follow.
     fn all_move(&mut self) {
         let busy = IDLE_FINDS_NODES || self.plan.ease == 1;
         if self.truth.changing || !self.by_name || !busy || self.net.now + 5 * SECOND > self.calm {
@@ -336,10 +346,21 @@ impl World {
         }
         self.truth.changing = true;
         let (away, late) = (self.net.dice.between(5 * MS, 2 * SECOND), self.net.dice.between(MS, 2 * SECOND));
-        tell!(self.net, "all nodes move; they are away for {} ms, their names for {} more", away / MS, late / MS);
+        let swap = NODES_SWAP && self.net.dice.percent(50);
+        let places: Vec<SocketAddr> = self.servers.iter().map(|server| server.at).collect();
+        tell!(
+            self.net,
+            "all nodes move, to each other's places: {swap}; they are away for {} ms, their names for {} more",
+            away / MS,
+            late / MS
+        );
         self.outage_of(away + late + SECOND + unnoticed(), Lost::Some, ALL);
         for at in 0..self.servers.len() {
-            self.moves(at);
+            if swap {
+                self.settles(at, places[(at + 1) % places.len()]);
+            } else {
+                self.moves(at);
+            }
             self.strike(at, away, 1);
             self.node_moves(at);
             self.after(away, move |world| {

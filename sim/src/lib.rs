@@ -19,6 +19,7 @@ pub mod book;
 pub mod client;
 pub mod cluster;
 pub mod net;
+pub mod owed;
 pub mod redis;
 pub mod replica;
 pub mod sentinel;

@@ -93,7 +93,8 @@ fn many(first: u64, worlds: u64, time: Duration) -> Option<(u64, u64)> {
             thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, work).expect("a thread");
         }
     });
-    let (_, [worlds, time, requests, answers, faults, undecided, lost], broken) = shared.into_inner().expect("BUG: a panic");
+    let (_, [worlds, time, requests, answers, faults, undecided, lost], broken) =
+        shared.into_inner().expect("BUG: a panic");
     let (real, time) = (began.elapsed().as_secs_f64(), time as f64 / SECOND as f64);
     let (pace, speed) = (worlds as f64 / real * 60.0, time / real / threads as f64);
     println!(

@@ -41,7 +41,11 @@ pub struct Names {
 
 /// The address of this number; sentinels have their own.
 pub fn address(number: u8, sentinel: bool) -> SocketAddr {
-    if sentinel { (Ipv4Addr::new(10, 0, 2, number), 26379).into() } else { (Ipv4Addr::new(10, 0, 0, number), 6379).into() }
+    if sentinel {
+        (Ipv4Addr::new(10, 0, 2, number), 26379).into()
+    } else {
+        (Ipv4Addr::new(10, 0, 0, number), 6379).into()
+    }
 }
 
 /// A process with one worker.

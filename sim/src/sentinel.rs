@@ -11,6 +11,7 @@
 
 use crate::book::Lost;
 use crate::net::{EndId, Host, MS, NEVER, SECOND, Time};
+use crate::owed::ADDRESSES_BY_MAJORITY;
 use crate::redis::Reply;
 use crate::servers::Conn;
 use crate::tell;
@@ -18,9 +19,6 @@ use crate::world::{ALL, World};
 
 /// What the sentinels call the master.
 pub const MASTER: &str = "mymaster";
-/// Sentinels that tell nothing but the address are believed by majority. Until they are, all of them have to agree: one
-/// that is behind holds everybody back.
-const ADDRESSES_BY_MAJORITY: bool = false;
 /// From a push to a replica of kioskd that acts by it, and from the answers of a majority: a round of questions waits
 /// for those who are silent.
 const HEARD: [Time; 2] = [50 * MS, 700 * MS];
@@ -64,7 +62,9 @@ impl World {
         let words: Vec<&str> = words.iter().filter_map(|word| std::str::from_utf8(word).ok()).collect();
         let seen = self.servers[at].seen.clone().expect("BUG: no sentinel");
         let place = |server: usize| self.servers[server].at;
-        let map = |pairs: &[(&str, &str)]| Reply::Map(pairs.iter().flat_map(|(k, v)| [k, v]).map(|t| Reply::text(t)).collect());
+        let map = |pairs: &[(&str, &str)]| {
+            Reply::Map(pairs.iter().flat_map(|(k, v)| [k, v]).map(|t| Reply::text(t)).collect())
+        };
         let (strict, denied) = (self.truth.strict, Reply::Error("NOPERM this user has no permissions".to_owned()));
         let told = seen.leads.unwrap_or(seen.master);
         let reply = match words[..] {
@@ -89,7 +89,9 @@ impl World {
             }
             ["SENTINEL", "SENTINELS", MASTER] => {
                 let others = self.sentinels().into_iter().filter(|other| *other != at).map(place);
-                Reply::Array(others.map(|at| map(&[("ip", &at.ip().to_string()), ("port", &at.port().to_string())])).collect())
+                Reply::Array(
+                    others.map(|at| map(&[("ip", &at.ip().to_string()), ("port", &at.port().to_string())])).collect(),
+                )
             }
             ["SUBSCRIBE", channel] => {
                 conn.subscribed = true;
@@ -141,7 +143,8 @@ impl World {
         if let Some(known) = self.knows(host).filter(|known| sent > *known) {
             let (late, words) = ((sent - known) / MS, words.iter().map(|word| String::from_utf8_lossy(word)));
             let words = words.collect::<Vec<_>>().join(" ");
-            self.book.breaks(format!("who knows the new master asks the old one nothing; {late} ms late: {words:.200}"));
+            self.book
+                .breaks(format!("who knows the new master asks the old one nothing; {late} ms late: {words:.200}"));
         }
     }
 

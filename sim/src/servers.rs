@@ -108,6 +108,8 @@ pub struct Truth {
     pub moving: Option<Moving>,
     /// The master, or the map, is about to change: one change comes after the other.
     pub changing: bool,
+    /// This one is a node of another cluster, which has all slots.
+    pub foreigner: Option<usize>,
     /// Sentinels allow only one question.
     pub strict: bool,
     /// The longest lag of a replica.
@@ -264,6 +266,12 @@ impl World {
                 let writer = self.book.writer(&value);
                 self.book.lost.extend(writer);
             }
+        }
+        if self.truth.foreigner == Some(at) && names_of(words).into_iter().any(|name| number(name).is_some()) {
+            self.book.breaks(format!(
+                "nothing is asked of another cluster: {}",
+                String::from_utf8_lossy(&words.join(&b' '))
+            ));
         }
         if rules {
             self.replicate(at, changes, writers);

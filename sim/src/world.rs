@@ -7,8 +7,9 @@
 
 use crate::book::{Book, Lost, Outage};
 use crate::client::{Client, Plan};
-use crate::cluster::{IDLE_FINDS_NODES, Map, Node, Style, unnoticed};
+use crate::cluster::{Map, Node, Style, unnoticed};
 use crate::net::{Dice, EndId, Host, MS, NEVER, Net, SECOND, Time};
+use crate::owed::{IDLE_FINDS_NODES, OWN_NAME_IS_ONE, STRANGERS_COME};
 use crate::redis::{Db, Mode};
 use crate::replica::{Names, Replica, address};
 use crate::sentinel::{MASTER, Seen};
@@ -18,11 +19,9 @@ use kioskd::config::{Config, System};
 use kioskd::lifecycle::State;
 use kioskd::resp::slot::{SLOTS, slot};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// A list's cursor calls a node that does not know its own host by one name, whichever replica has made it. Until it
-/// does, there are no such nodes in a cluster whose seeds are names: they would be called by those names, too.
-const OWN_NAME_IS_ONE: bool = false;
+use std::rc::Rc;
 
 /// All keys, and all that is not about one.
 pub(crate) const ALL: u32 = u32::MAX;
@@ -79,7 +78,12 @@ fn settings(dice: &mut Dice) -> Vec<(&'static str, String)> {
 }
 
 /// The servers of a world, and how an operator writes where they are.
-fn servers(dice: &mut Dice, base: Host, by_name: bool, db: impl Fn() -> Db) -> (Vec<Server>, Truth, (&'static str, String)) {
+fn servers(
+    dice: &mut Dice,
+    base: Host,
+    by_name: bool,
+    db: impl Fn() -> Db,
+) -> (Vec<Server>, Truth, (&'static str, String)) {
     let shape = dice.pick(&[Shape::Single, Shape::Single, Shape::Sentinel, Shape::Cluster]);
     let (masters, sentinels) = match shape {
         Shape::Single => (1, 0),
@@ -95,6 +99,9 @@ fn servers(dice: &mut Dice, base: Host, by_name: bool, db: impl Fn() -> Db) -> (
         };
         follows.extend((0..replicas).map(|_| Some(master)));
     }
+    let ours = follows.len();
+    let foreigner = (shape == Shape::Cluster && STRANGERS_COME && dice.percent(50)).then_some(ours);
+    follows.extend(foreigner.map(Some));
     let data = follows.len();
     let mut servers: Vec<Server> = (0..data + sentinels)
         .map(|at| {
@@ -121,6 +128,7 @@ fn servers(dice: &mut Dice, base: Host, by_name: bool, db: impl Fn() -> Db) -> (
         map: map.into(),
         moving: None,
         changing: false,
+        foreigner,
         strict: dice.percent(15),
         lag: dice.pick(&[MS, 20 * MS, SECOND]),
         told: Vec::new(),
@@ -130,19 +138,27 @@ fn servers(dice: &mut Dice, base: Host, by_name: bool, db: impl Fn() -> Db) -> (
     let [one, other] = [false, true].map(|null| if by_name && !OWN_NAME_IS_ONE { names } else { Style::Own(null) });
     let style = dice.pick(&[Style::Address, names, one, other, Style::Unknown]);
     for (me, server) in servers.iter_mut().enumerate() {
-        server.seen = (me >= data).then(|| Seen { master: 0, epoch: 1, leads: None });
+        server.seen = (me >= data).then_some(Seen { master: 0, epoch: 1, leads: None });
         server.follows = follows.get(me).copied().flatten();
         server.db.replica = server.follows.is_some();
         if shape == Shape::Cluster {
-            server.db.node = Some(Node { me, style, map: truth.map.clone(), moving: None });
+            let mut map = Rc::clone(&truth.map);
+            if foreigner == Some(me) {
+                (server.follows, server.db.replica) = (None, false);
+                Rc::make_mut(&mut map).owners.fill(me);
+            }
+            server.db.node = Some(Node { me, style, map, moving: None });
         }
     }
-    let place = |server: &Server| if by_name { format!("{}:{}", server.name, server.at.port()) } else { server.at.to_string() };
+    let place =
+        |server: &Server| if by_name { format!("{}:{}", server.name, server.at.port()) } else { server.at.to_string() };
     let all = |servers: &[Server]| servers.iter().map(place).collect::<Vec<_>>().join(",");
     let setting = match shape {
         Shape::Single => ("REDIS_ADDR", all(&servers)),
         Shape::Sentinel => ("REDIS_URL", format!("redis+sentinel://{}/{MASTER}", all(&servers[data..]))),
-        Shape::Cluster => ("REDIS_URL", format!("redis+cluster://{}", all(&servers[..2 + dice.below(data as u64 - 1) as usize]))),
+        Shape::Cluster => {
+            ("REDIS_URL", format!("redis+cluster://{}", all(&servers[..2 + dice.below(ours as u64 - 1) as usize])))
+        }
     };
     (servers, truth, setting)
 }
@@ -328,7 +344,8 @@ impl World {
         }
         let has = |key: &usize| {
             let slot = slot(&self.name_of(*key));
-            let moves = self.truth.moving.as_ref().is_some_and(|m| m.slots.contains(&slot) && (m.from == at || m.to == at));
+            let moves =
+                self.truth.moving.as_ref().is_some_and(|m| m.slots.contains(&slot) && (m.from == at || m.to == at));
             moves || self.truth.map.owners[usize::from(slot)] == at
         };
         (0..self.plan.keys).filter(has).fold(1 << 31, |keys, key| keys | 1 << key)
@@ -404,11 +421,20 @@ impl World {
     /// A server has another address from now on; its name says so later.
     pub(crate) fn moves(&mut self, at: usize) {
         self.addresses += 1;
+        self.names.at.remove(&self.servers[at].at);
+        // Somebody else has the old one.
+        if let Some(foreigner) = self.truth.foreigner.filter(|_| self.net.dice.percent(70)) {
+            tell!(self.net, "{} is where server {at} was, and of another cluster", self.servers[foreigner].title);
+            self.names.at.insert(self.servers[at].at, self.servers[foreigner].host);
+        }
+        self.settles(at, address(self.addresses, self.servers[at].seen.is_some()));
+    }
+
+    /// A server is at this address now, whoever was there before.
+    pub(crate) fn settles(&mut self, at: usize, new: SocketAddr) {
         let server = &mut self.servers[at];
-        let new = address(self.addresses, server.seen.is_some());
-        self.names.at.remove(&server.at);
-        self.names.at.insert(new, server.host);
         server.at = new;
+        self.names.at.insert(new, server.host);
     }
 
     /// The resolver says where a server is.
@@ -416,7 +442,6 @@ impl World {
         let server = &self.servers[at];
         self.names.says.insert(server.name.clone(), vec![server.at]);
     }
-
 
     /// One fault, and later the next.
     fn fault(&mut self) {
@@ -465,7 +490,12 @@ impl World {
             1 => self.server_dies(lasting, at),
             2 => {
                 self.servers[at].slow = self.net.dice.between(MS, 3 * SECOND);
-                tell!(self.net, "{} takes {} ms for each turn, for {ms} ms", self.servers[at].title, self.servers[at].slow / MS);
+                tell!(
+                    self.net,
+                    "{} takes {} ms for each turn, for {ms} ms",
+                    self.servers[at].title,
+                    self.servers[at].slow / MS
+                );
             }
             3 => {
                 let modes = [Mode::Loading, Mode::Busy, Mode::Full, Mode::ReadOnly, Mode::NoDisk];
@@ -481,7 +511,12 @@ impl World {
             }
             _ => {
                 self.servers[at].clients_max = self.net.dice.below(4) as usize;
-                tell!(self.net, "{} takes {} clients, for {ms} ms", self.servers[at].title, self.servers[at].clients_max);
+                tell!(
+                    self.net,
+                    "{} takes {} clients, for {ms} ms",
+                    self.servers[at].title,
+                    self.servers[at].clients_max
+                );
             }
         }
         self.after(lasting, move |world| {
@@ -543,7 +578,8 @@ impl World {
     /// A master's data is lost, and so that of its replicas.
     fn wipe(&mut self, at: usize) {
         self.book.wipes.push(self.net.now);
-        let (lost, kept) = std::mem::take(&mut self.book.by_key).into_iter().partition(|(name, _)| self.home_of(name) == at);
+        let (lost, kept) =
+            std::mem::take(&mut self.book.by_key).into_iter().partition(|(name, _)| self.home_of(name) == at);
         self.book.by_key = kept;
         let lost: BTreeMap<Vec<u8>, Vec<String>> = lost;
         lost.values().flatten().for_each(|writer| {
@@ -577,8 +613,13 @@ impl World {
             }
             2 => {
                 let (some, late, here, nobody) = (2 * MS, 3 * SECOND, self.servers[at].at, address(250, false));
-                let faults =
-                    [(vec![], some), (vec![], 10 * SECOND), (vec![nobody], some), (vec![nobody, here], some), (vec![here], late)];
+                let faults = [
+                    (vec![], some),
+                    (vec![], 10 * SECOND),
+                    (vec![nobody], some),
+                    (vec![nobody, here], some),
+                    (vec![here], late),
+                ];
                 let (says, delay) = self.net.dice.pick(&faults);
                 let name = self.servers[at].name.clone();
                 tell!(self.net, "{name} resolves to {says:?} after {} ms, for {ms} ms", delay / MS);
