@@ -220,7 +220,7 @@ impl World {
             return;
         }
         (self.truth.changing, self.servers[old].faulty) = (true, true);
-        let outage = self.outage_of(NEVER, Lost::All, self.keys_of(old));
+        let outage = self.outage_of(NEVER, Lost::All, self.harm_of(old));
         let (failed, elected) =
             (self.net.dice.between(SECOND, 3 * SECOND), self.net.dice.between(300 * MS, 2 * SECOND));
         let back = failed + elected + self.net.dice.between(MS, 5 * SECOND);
@@ -246,6 +246,7 @@ impl World {
             return self.after(500 * MS, move |world| world.succeed(old, outage));
         };
         let keys = self.keys_of(old);
+        self.truth.had.push((self.net.now, old, keys));
         self.promote(new, false);
         self.change(|map| {
             map.down = false;
@@ -303,6 +304,11 @@ impl World {
         // An ASK to `?` cannot be followed, and no map tells where it leads.
         let style = self.servers[from].db.node.as_ref().map(|node| node.style);
         let lost = if style == Some(Style::Unknown) { Lost::Some } else { Lost::Guarded };
+        self.truth.had.push((self.net.now + 5 * SECOND, from, keys));
+        // What was wrong with the new node lately is felt by these keys, too.
+        let lately = self.net.now.saturating_sub(20 * SECOND);
+        let outages = self.book.outages.iter_mut().filter(|outage| outage.keys != 0 && outage.to > lately);
+        outages.for_each(|outage| outage.keys |= keys);
         let outage = self.outage_of(NEVER, lost, keys);
         let pace = self.net.dice.between(MS, 200 * MS);
         self.after(pace, move |world| world.carry(pace, outage));

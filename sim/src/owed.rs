@@ -1,7 +1,7 @@
 //! What kioskd does not keep yet, of what is promised: `true` switches a rule on, or a fault. Each was seen to break.
 
 /// While one shard of a cluster is in trouble, requests for the others' keys are not answered with 502, 503 or 504.
-pub const SHARDS_ARE_APART: bool = false;
+pub const SHARDS_ARE_APART: bool = true;
 
 /// A list has the keys of slots that are being moved, or is an error. (No script reads a key where it has come to before
 /// its slot has, and it is gone where it was: a list does not see it, and does not know.)

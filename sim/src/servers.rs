@@ -108,6 +108,8 @@ pub struct Truth {
     pub moving: Option<Moving>,
     /// The master, or the map, is about to change: one change comes after the other.
     pub changing: bool,
+    /// When which server has lost which keys to another.
+    pub had: Vec<(Time, usize, u32)>,
     /// This one is a node of another cluster, which has all slots.
     pub foreigner: Option<usize>,
     /// Sentinels allow only one question.
@@ -263,7 +265,9 @@ impl World {
                 self.book.by_key.entry(key).or_default().extend(writer.clone());
                 writers.extend(writer);
             } else if !key.starts_with(b"idem:") {
-                let writer = self.book.writer(&value);
+                // Somebody may read it there.
+                let (writer, text) = (self.book.writer(&value), String::from_utf8_lossy(&value));
+                self.book.doc(&text);
                 self.book.lost.extend(writer);
             }
         }

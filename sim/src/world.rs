@@ -129,6 +129,7 @@ fn servers(
         moving: None,
         changing: false,
         foreigner,
+        had: Vec::new(),
         strict: dice.percent(15),
         lag: dice.pick(&[MS, 20 * MS, SECOND]),
         told: Vec::new(),
@@ -180,7 +181,7 @@ impl World {
         let (by_name, base) = (dice.percent(50), replicas);
         let mut settings = settings(&mut dice);
         // Dice of their own: a world with one server is what it was before there were others.
-        let mut shapes = Dice(seed.wrapping_mul(0xd134_2543_de82_ef95));
+        let mut shapes = Dice(seed.wrapping_mul(0x8ebc_6af0_9c88_c6e3));
         let (servers, truth, setting) = servers(&mut shapes, base, by_name, || Db::new(hello, shebang));
         settings.push(setting);
         let system = System { processors: 1, files_max: None, files_open: 0, memory_max: None };
@@ -321,9 +322,9 @@ impl World {
     fn outage_at(&mut self, at: usize, lasting: Time, lost: Lost) -> usize {
         let server = &mut self.servers[at];
         server.troubled = server.troubled.max(self.net.now + lasting);
-        let (harm, lost) = match server.seen {
+        let (harm, lost) = match self.servers[at].seen {
             Some(_) => (if self.may_miss(at) { ALL } else { 0 }, Lost::Some),
-            None => (self.keys_of(at), lost),
+            None => (self.harm_of(at), lost),
         };
         self.outage_of(lasting, lost, harm)
     }
@@ -349,6 +350,12 @@ impl World {
             moves || self.truth.map.owners[usize::from(slot)] == at
         };
         (0..self.plan.keys).filter(has).fold(1 << 31, |keys, key| keys | 1 << key)
+    }
+
+    /// The keys that suffer with a server: whose map is old still asks it for what it had.
+    pub(crate) fn harm_of(&self, at: usize) -> u32 {
+        let had = self.truth.had.iter().filter(|had| had.1 == at && had.0 + 80 * SECOND > self.net.now);
+        had.fold(self.keys_of(at), |keys, had| keys | had.2)
     }
 
     /// A server of all; rather a master.
