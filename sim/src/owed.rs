@@ -35,3 +35,7 @@ pub const STRANGERS_COME: bool = false;
 /// Sentinels that tell nothing but the address are believed by majority. Without this, all of them have to agree: one
 /// that is behind holds everybody back.
 pub const ADDRESSES_BY_MAJORITY: bool = false;
+
+/// A process that has just started believes a push at once, and not what it was told before. Without this, a push counts
+/// as an answer in its first second, and what is heard in that counts a second later.
+pub const FIRST_PUSHES_COUNT: bool = false;

@@ -11,7 +11,7 @@
 
 use crate::book::Lost;
 use crate::net::{EndId, Host, MS, NEVER, SECOND, Time};
-use crate::owed::ADDRESSES_BY_MAJORITY;
+use crate::owed::{ADDRESSES_BY_MAJORITY, FIRST_PUSHES_COUNT};
 use crate::redis::Reply;
 use crate::servers::Conn;
 use crate::tell;
@@ -124,10 +124,11 @@ impl World {
         let mut pushed = NEVER;
         for told in self.truth.told.iter().filter(|told| told.host == host) {
             let Some(came) = self.net.arrival(told.end, told.upto) else { continue };
-            if told.push {
+            let young = !FIRST_PUSHES_COUNT && came < self.book.starts[&host] + SECOND;
+            if told.push && !young {
                 pushed = pushed.min(came + HEARD[0]);
             } else if first.iter().all(|first| first.0 != told.sentinel) {
-                first.push((told.sentinel, came));
+                first.push((told.sentinel, came + if young { SECOND } else { 0 }));
             }
         }
         first.sort_by_key(|first| first.1);

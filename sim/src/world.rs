@@ -354,6 +354,10 @@ impl World {
 
     /// The keys that suffer with a server: whose map is old still asks it for what it had.
     pub(crate) fn harm_of(&self, at: usize) -> u32 {
+        // Where no MOVED tells the new place, it takes a map, and that may be asked of this one.
+        if self.servers[at].db.node.as_ref().is_some_and(|node| node.style == Style::Unknown) {
+            return ALL ^ 1 << 30;
+        }
         let had = self.truth.had.iter().filter(|had| had.1 == at && had.0 + 80 * SECOND > self.net.now);
         had.fold(self.keys_of(at), |keys, had| keys | had.2)
     }
