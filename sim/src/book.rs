@@ -278,6 +278,10 @@ impl Book {
 
     /// Whether the store could serve no write in all this time.
     pub fn is_out(&self, since: Time, until: Time) -> bool {
+        // Who has not heard of a new master may have the old one.
+        if self.turned > 0 && self.turned + 10 * SECOND > since {
+            return false;
+        }
         let out = |outage: &&Outage| matches!(outage.lost, Lost::Writes | Lost::All) && outage.keys == u32::MAX;
         self.outages.iter().filter(out).any(|outage| outage.from <= since && outage.to >= until)
     }

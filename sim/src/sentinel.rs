@@ -20,8 +20,8 @@ use crate::world::{ALL, World};
 /// What the sentinels call the master.
 pub const MASTER: &str = "mymaster";
 /// From a push to a replica of kioskd that acts by it, and from the answers of a majority: a round of questions waits
-/// for those who are silent.
-const HEARD: [Time; 2] = [50 * MS, 700 * MS];
+/// for those who are silent, and who answers later is weighed in the next.
+const HEARD: [Time; 2] = [50 * MS, 1500 * MS];
 
 /// What a sentinel sees.
 #[derive(Debug, Clone, Default)]
