@@ -23,7 +23,7 @@
 //! [`http::parse`], [`front::exchange`], [`service::step`], [`service`], [`service::items`], [`store`],
 //! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, except for Redis. Then the same
 //! again through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
-//! [`resp::client`], [`resp::link`], [`resp::connection`], [`resp::codec`].
+//! [`resp::client`], [`resp::node`], [`resp::connection`], [`resp::codec`].
 //!
 //! The layers, and which other layers each may use, are a table in `tests/layers`, which is a test.
 

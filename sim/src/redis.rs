@@ -4,7 +4,7 @@
 //! Scripts are known by their digests, and written in Rust here, line by line what the Lua says.
 
 use crate::cluster::Node;
-use kioskd::resp::request::Script;
+use kioskd::resp::command::Script;
 use kioskd::store::redis::scripts::{self, all};
 use std::collections::BTreeMap;
 

@@ -66,7 +66,8 @@ struct Seat {
     host: Host,
     connections_max: usize,
     metrics: Arc<Metrics>,
-    errands: Vec<(Time, Option<io::Result<Found>>)>,
+    /// When each ends, and for which name it is.
+    errands: Vec<(Time, Option<String>)>,
     /// `World::now` is so much later than the tick's beginning.
     stall: Time,
     unix_jump: Time,
@@ -99,8 +100,8 @@ impl Store for Watched {
 }
 
 impl Session for WatchedSession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
-        self.0.submit(now, tag, command, deadline);
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) {
+        self.0.submit(now, tag, command);
     }
 
     fn ready(&mut self, ready: Ready) {
@@ -304,18 +305,19 @@ impl World for View<'_> {
     }
 
     fn look_up(&mut self, name: Option<(&str, u16)>, _: Option<(&Path, usize)>) -> Errand {
-        let says = name.and_then(|(name, _)| self.names.says.get(name)).filter(|says| !says.is_empty());
-        let found = says.map(|says| Found { addresses: says.clone(), file: None });
-        let found = found.ok_or_else(|| io::Error::other("no such name"));
         let at = self.net.now + self.names.delay;
-        self.seat.errands.push((at, Some(found)));
+        self.seat.errands.push((at, Some(name.map_or(String::new(), |(name, _)| name.to_owned()))));
         self.net.wake(self.seat.host, at);
         Errand(self.seat.errands.len() as u64 - 1)
     }
 
     fn looked_up(&mut self, errand: Errand) -> Option<io::Result<Found>> {
-        let (at, found) = self.seat.errands.get_mut(errand.0 as usize)?;
-        if *at <= self.net.now { found.take() } else { None }
+        let (at, name) = self.seat.errands.get_mut(errand.0 as usize)?;
+        // A name server that is silent for long answers with what is true then.
+        let name = if *at <= self.net.now { name.take()? } else { return None };
+        let says = self.names.says.get(&name).filter(|says| !says.is_empty());
+        let found = says.map(|says| Found { addresses: says.clone(), file: None });
+        Some(found.ok_or_else(|| io::Error::other("no such name")))
     }
 }
 

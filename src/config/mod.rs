@@ -178,8 +178,8 @@ fn log_filter(env: &mut Env) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::client::Target;
-    use crate::resp::link;
+    use crate::resp::options;
+    use crate::resp::options::Target;
 
     /// A host whose limits are never reached.
     const SYSTEM: System =
@@ -209,7 +209,7 @@ mod tests {
     fn a_default_of_a_layer_is_that_of_the_table() {
         let config = read(&[("REDIS_ADDR", "h")]).unwrap();
         let StoreChoice::Redis(_, options) = config.store else { panic!("an address is set") };
-        let default = link::Options::default();
+        let default = options::Options::default();
         assert_eq!(options.connect_timeout, default.connect_timeout);
         assert_eq!(options.stall_timeout, default.stall_timeout);
         assert_eq!(options.limits, default.limits);
@@ -246,8 +246,8 @@ mod tests {
         let StoreChoice::Redis(_, options) = store(&[("REDIS_URL", "redis://u:p%40@h/3")]) else {
             panic!()
         };
-        assert_eq!(options.sign_on.database, 3);
-        assert_eq!(options.sign_on.credentials.password.unwrap().expose(), "p@");
+        assert_eq!(options.database, 3);
+        assert_eq!(options.credentials.password.unwrap().expose(), "p@");
         let service_of_kubernetes = [("REDIS_PORT", "tcp://10.0.0.1:6379")];
         assert!(matches!(store(&service_of_kubernetes), StoreChoice::Memory(_)));
     }
@@ -462,7 +462,7 @@ mod tests {
         ] {
             let config = read(settings).unwrap();
             let StoreChoice::Redis(_, options) = &config.store else { panic!("an address is set") };
-            let password = options.sign_on.credentials.password.as_ref().unwrap();
+            let password = options.credentials.password.as_ref().unwrap();
             assert_eq!(password.expose(), expected);
             assert_eq!(config.notes.len(), notes, "{:?}", config.notes);
         }

@@ -22,11 +22,11 @@
 
 use super::env::{SOCKET_PATH_BYTES_MAX, duration};
 use crate::http::percent_decode;
-use crate::resp::client::Target;
 use crate::resp::codec::Protocol;
 use crate::resp::credentials::{Credentials, Secret};
 use crate::resp::endpoint::Endpoint;
-use crate::resp::link::Options;
+use crate::resp::options::Options;
+use crate::resp::options::Target;
 use std::time::Duration;
 
 /// Longest URL. Room for 64 hosts of a cloud provider.
@@ -89,8 +89,8 @@ impl RedisUrl {
             }
             _ => return Err(SCHEMES.into()),
         };
-        options.sign_on.credentials = credentials;
-        options.sign_on.database = database;
+        options.credentials = credentials;
+        options.database = database;
         let mut url = RedisUrl { target, options, tls: scheme.starts_with("rediss") };
         if let Some(query) = query {
             url.read_options(query)?;
@@ -135,7 +135,7 @@ impl RedisUrl {
             1..=NAME_BYTES_MAX => Ok(value.to_owned()),
             _ => Err(must_be("a text of 1 to 64 bytes")),
         };
-        let Options { connect_timeout, sign_on, .. } = &mut self.options;
+        let Options { connect_timeout, protocol, client_name, database, .. } = &mut self.options;
         match (name, &mut self.target) {
             ("connect_timeout", _) => {
                 let range = Duration::from_millis(1)..=Duration::from_secs(600);
@@ -148,14 +148,14 @@ impl RedisUrl {
                 return Err(instead.into());
             }
             ("protocol", _) => {
-                sign_on.protocol = match value {
+                *protocol = match value {
                     "2" => Protocol::Resp2,
                     "3" => Protocol::Resp3,
                     _ => return Err(must_be("2 or 3")),
                 }
             }
-            ("client_name", _) => sign_on.client_name = text()?,
-            ("db", Target::Single(Endpoint::Unix(_))) => sign_on.database = read_database(value)?,
+            ("client_name", _) => *client_name = text()?,
+            ("db", Target::Single(Endpoint::Unix(_))) => *database = read_database(value)?,
             ("sentinel_user", Target::Sentinel { user, .. }) => *user = Some(text()?),
             ("sentinel_password_file", Target::Sentinel { password_file, .. }) => match value {
                 "" => return Err(must_be("a path")),

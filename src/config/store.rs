@@ -10,10 +10,8 @@ use super::service_link::is_service_link;
 use super::system::System;
 use crate::front;
 use crate::net::read_file;
-use crate::resp::client::Target;
-use crate::resp::credentials::Secret;
-use crate::resp::link;
-use crate::resp::password::{PASSWORD_BYTES_MAX, parse_password};
+use crate::resp::credentials::{PASSWORD_BYTES_MAX, Secret, parse_password};
+use crate::resp::options::{self, Target};
 use crate::resp::tls;
 use crate::store::memory;
 use std::path::{Path, PathBuf};
@@ -27,7 +25,7 @@ pub enum StoreChoice {
     /// Keeps nothing.
     Noop,
     /// A Redis server, or several.
-    Redis(Target, Box<link::Options>),
+    Redis(Target, Box<options::Options>),
 }
 
 /// A cluster has as many links as it has masters, and reports their number only once connected: files are reserved for
@@ -70,10 +68,10 @@ pub(super) fn choose(env: &mut Env, request_timeout: Duration) -> StoreChoice {
 }
 
 fn redis_url(env: &mut Env, request_timeout: Duration) -> Option<RedisUrl> {
-    let options = link::Options {
+    let options = options::Options {
         connect_timeout: env.read("REDIS_CONNECT_TIMEOUT", time),
         stall_timeout: request_timeout,
-        ..link::Options::default()
+        ..options::Options::default()
     };
     if !env.is_set("REDIS_URL") {
         return env.read_set("REDIS_ADDR", |addr| RedisUrl::from_addr(addr, options.clone()));
@@ -128,7 +126,7 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
         env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
     }
     options.password_file = env.text("REDIS_PASSWORD_FILE").map(PathBuf::from);
-    let password = &mut options.sign_on.credentials.password;
+    let password = &mut options.credentials.password;
     *password = first_password(env, of_file, password.take());
     StoreChoice::Redis(target, Box::new(options))
 }

@@ -33,15 +33,9 @@ impl Guarded {
     }
 
     /// As [`Session::submit`]; false if this very command made it panic.
-    pub fn submit(
-        &mut self,
-        now: Instant,
-        tag: Tag,
-        command: Command<'_>,
-        deadline: Instant,
-    ) -> bool {
+    pub fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) -> bool {
         let was_broken = self.is_broken();
-        self.call(|session| session.submit(now, tag, command, deadline));
+        self.call(|session| session.submit(now, tag, command));
         was_broken || !self.is_broken()
     }
 
@@ -126,7 +120,7 @@ mod tests {
     }
 
     impl Session for TouchySession {
-        fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+        fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>) {
             assert_eq!(command, Command::Ping, "on purpose");
             self.0.push(tag, Ok(Answer::Pong));
         }
@@ -158,14 +152,14 @@ mod tests {
     fn a_session_that_has_panicked_is_never_called_again() {
         let (store, mut world, now) = (Touchy::default(), StdWorld::default(), Instant::now());
         let mut session = Guarded::open(&store, &mut world, now);
-        assert!(session.submit(now, 1, Command::Ping, now));
+        assert!(session.submit(now, 1, Command::Ping));
         assert!(session.is_immediate() && session.next_deadline().is_some());
         assert_eq!(session.abandon(now, 9), StoreError::Timeout);
 
         // Only the command that was submitted is to blame; what was answered before is lost with the session.
-        assert!(!session.submit(now, 2, unexpected(), now));
+        assert!(!session.submit(now, 2, unexpected()));
         assert!(session.is_broken());
-        assert!(session.submit(now, 3, Command::Ping, now), "those who come now wait for another");
+        assert!(session.submit(now, 3, Command::Ping), "those who come now wait for another");
         assert!(session.progress(&mut world, now).is_empty());
         assert_eq!(session.abandon(now, 1), broken());
         assert_eq!((session.is_immediate(), session.next_deadline()), (false, None));
@@ -175,10 +169,10 @@ mod tests {
     fn another_takes_the_place_of_a_broken_one() {
         let (store, mut world, now) = (Touchy::default(), StdWorld::default(), Instant::now());
         let mut session = Guarded::open(&store, &mut world, now);
-        session.submit(now, 1, unexpected(), now);
+        session.submit(now, 1, unexpected());
         session.replace(&store, &mut world, now);
         assert_eq!(store.opened.load(Ordering::Relaxed), 2);
-        assert!(session.submit(now, 2, Command::Ping, now));
+        assert!(session.submit(now, 2, Command::Ping));
         let replies = session.progress(&mut world, now);
         assert_eq!(replies.iter().collect::<Vec<_>>(), [(2, Ok(Answer::Pong))]);
     }

@@ -27,6 +27,11 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0
     }
+
+    /// The next number, in 0..1.
+    pub fn unit(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What an operator can do about an error from a server: the table.
 //!
 //! The log shows this advice behind the server's own words. Codes are those of Redis 7.0, as in
-//! [`remedy`](super::remedy), which is about what *kioskd* does.
+//! [`error_action`](super::error_action), which is about what *kioskd* does.
 
 /// A recognised error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

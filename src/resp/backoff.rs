@@ -38,11 +38,6 @@ impl Backoff {
         wait.max(self.floor)
     }
 
-    /// A random number in 0..1.
-    pub fn unit(&mut self) -> f64 {
-        (self.random.draw() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
     /// Waits given out since the series began.
     pub fn tries(&self) -> u32 {
         self.tries

@@ -37,8 +37,7 @@ pub use super::protocol_error::ProtocolError;
 pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Reply};
 
 use super::header::{
-    AggregateKind, BulkKind, Header, check_verbatim_format, find_line_end, is_bulk_ended,
-    parse_line, text_bytes_max,
+    AggregateKind, BulkKind, Header, find_line_end, is_bulk_ended, parse_line, text_bytes_max,
 };
 use std::ops::Range;
 
@@ -266,23 +265,13 @@ impl Decoder {
         let Some(length) = find_line_end(input, &mut self.scanned, kind, text_bytes_max)? else {
             return Ok(UNFINISHED);
         };
-        let (text, after) = (&input[1..1 + length], &input[1 + length + 2..]);
-        let mut taken = 1 + length + 2;
-        let part = match parse_line(kind, text)? {
+        let taken = 1 + length + 2;
+        let part = match parse_line(kind, &input[1..1 + length])? {
             Header::Value(value) => {
                 self.spend_bytes(line_bytes(&value))?;
                 Part::Value(value)
             }
-            Header::Bulk(kind, mut length) => {
-                if kind == BulkKind::Verbatim {
-                    // Four bytes of every verbatim payload are part of its header.
-                    let Some(format) = after.get(..4) else {
-                        return Ok(UNFINISHED);
-                    };
-                    check_verbatim_format(format)?;
-                    taken += format.len();
-                    length -= 4;
-                }
+            Header::Bulk(kind, length) => {
                 self.bulk = Some(self.open_bulk(kind, length)?);
                 Part::Opened
             }
@@ -298,7 +287,7 @@ impl Decoder {
 
     fn open_bulk(&mut self, kind: BulkKind, length: u64) -> Result<Bulk, ProtocolError> {
         let length_max = match kind {
-            BulkKind::String | BulkKind::Verbatim => self.limits.bulk_bytes_max,
+            BulkKind::String => self.limits.bulk_bytes_max,
             BulkKind::Error => self.limits.line_bytes_max,
         };
         let length = within(length, length_max, "bytes in a bulk")?;
@@ -323,17 +312,12 @@ impl Decoder {
         let value = match (bulk.kind, bulk.kept) {
             (_, None) => Reply::TooLarge(bulk.length as u64),
             (BulkKind::String, Some(bytes)) => Reply::Bulk(bytes),
-            (BulkKind::Verbatim, Some(bytes)) => Reply::Verbatim(bytes),
             (BulkKind::Error, Some(bytes)) => Reply::Error(ErrorReply::parse(&bytes)),
         };
         Ok((taken + 2, Part::Value(value)))
     }
 
     fn open_aggregate(&mut self, kind: AggregateKind, length: u64) -> Result<(), ProtocolError> {
-        let length = match kind {
-            AggregateKind::Map | AggregateKind::Attribute => length.saturating_mul(2),
-            AggregateKind::Array | AggregateKind::Set | AggregateKind::Push => length,
-        };
         let length = within(length, self.limits.elements_max, "elements in one aggregate")?;
         self.spent.elements += length;
         let elements = self.spent.elements as u64;
@@ -365,8 +349,6 @@ impl Decoder {
         while let Some(full) = self.open.pop_if(|last| last.items.len() == last.length) {
             let value = match full.kind {
                 AggregateKind::Array => Reply::Array(full.items),
-                AggregateKind::Set => Reply::Set(full.items),
-                AggregateKind::Map => Reply::Map(pairs(full.items)),
                 AggregateKind::Push => return Some(self.finish(Frame::Push(full.items))),
                 AggregateKind::Attribute => {
                     self.attributed = true;
@@ -423,19 +405,10 @@ impl Bulk {
 /// How many bytes a value that fits in a line adds to what is kept.
 fn line_bytes(value: &Reply) -> usize {
     match value {
-        Reply::Simple(text) | Reply::BigNumber(text) | Reply::Double(text) => text.len(),
+        Reply::Simple(text) => text.len(),
         Reply::Error(error) => error.message.len(),
         _ => 0,
     }
-}
-
-fn pairs(items: Vec<Reply>) -> Vec<(Reply, Reply)> {
-    let mut pairs = Vec::with_capacity(items.len() / 2);
-    let mut items = items.into_iter();
-    while let (Some(key), Some(value)) = (items.next(), items.next()) {
-        pairs.push((key, value));
-    }
-    pairs
 }
 
 fn within(count: u64, limit: usize, what: &'static str) -> Result<usize, ProtocolError> {

@@ -21,8 +21,10 @@
 
 use super::codec::{
     Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, ProtocolError, Received,
-    Reply, Unsendable, encode,
+    Reply,
 };
+use super::reply_type::ReplyType;
+use super::request::{Asker, Slot};
 use super::tls;
 use crate::net::{Ready, Socket, World};
 use std::collections::VecDeque;
@@ -39,89 +41,19 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// This long after it was emptied: at once would mean to allocate it again for each of many large values.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
+/// So many bytes of values may be on their way, going by the last reply: Redis keeps them until we have read them, counts
+/// them to its memory, and may have a limit for them (`client-output-buffer-limit`).
+const REPLIES_BYTES_MAX: usize = 6 * 1024 * 1024;
+
+/// The window of a connection of which nothing is known.
+pub const WINDOW_FIRST: usize = 32;
+
+/// How Redis begins to say that it reads no more from us.
+const PROTOCOL_ERROR: &[u8] = b"ERR Protocol error";
+
 /// The most that is read in one turn, from one [`flush`](Connection::flush) to the next; the rest is read in the next
 /// turn.
 const READ_BYTES_AT_A_TIME: usize = 1024 * 1024;
-
-/// The reply a command may have; anything else but an error means we are out of step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// GET: a bulk string or null.
-    Value,
-    /// SET with an option: `+OK`, or null when the condition did not hold.
-    Stored,
-    /// A script's -1 (condition did not hold), or whether something was there: a SET.
-    StoredFlag,
-    /// As `StoredFlag`: a delete.
-    DeletedFlag,
-    /// As `StoredFlag`, or the record of the same write done before.
-    Once,
-    /// 0 and a value or null, or 1 and the record of a write.
-    Look,
-    /// DEL: how many keys were removed.
-    Count,
-    /// Two integers in an array.
-    Pair,
-    /// AUTH, SELECT: `+OK`.
-    Ok,
-    /// A SET that only tests whether writes are possible: `+OK` or null.
-    Probe,
-    /// Any reply: the caller will judge it.
-    Any,
-    /// SUBSCRIBE in RESP3: a push confirms it, a reply is a refusal.
-    Pushed,
-}
-
-impl Shape {
-    fn fits(self, reply: &Reply) -> bool {
-        match reply {
-            Reply::Error(_) => true,
-            Reply::Bulk(_) | Reply::TooLarge(_) => self.may_be_bulk(),
-            Reply::Null => self.may_be_null(),
-            Reply::Simple(text) if text == b"OK" => self.may_be_ok(),
-            reply => self.fits_otherwise(reply),
-        }
-    }
-
-    fn may_be_bulk(self) -> bool {
-        matches!(self, Shape::Value | Shape::Once | Shape::Any)
-    }
-
-    fn may_be_null(self) -> bool {
-        matches!(self, Shape::Value | Shape::Stored | Shape::Probe | Shape::Any)
-    }
-
-    fn may_be_ok(self) -> bool {
-        matches!(self, Shape::Stored | Shape::Probe | Shape::Ok | Shape::Any)
-    }
-
-    fn fits_otherwise(self, reply: &Reply) -> bool {
-        match (self, reply) {
-            (Shape::Any, _) => true,
-            (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1..=1)) => true,
-            (Shape::Look, Reply::Array(parts)) => matches!(
-                parts[..],
-                [Reply::Integer(0), Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)]
-                    | [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)]
-            ),
-            (Shape::Count, Reply::Integer(0..)) => true,
-            (Shape::Pair, Reply::Array(items)) => {
-                matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])
-            }
-            _ => false,
-        }
-    }
-}
-
-/// A command that waits for its reply.
-#[derive(Debug, Clone, Copy)]
-pub struct Slot {
-    /// The request it belongs to, which may have been abandoned by now.
-    pub id: u64,
-    /// The replies it may get.
-    pub shape: Shape,
-    end: u64,
-}
 
 /// Why a connection died.
 #[derive(Debug)]
@@ -133,7 +65,7 @@ pub enum Fault {
     /// The server sent something that is not RESP.
     Protocol(ProtocolError),
     /// A reply of a type the command cannot have.
-    WrongType(Shape),
+    WrongType(ReplyType),
     /// A reply, or the beginning of one, with nothing sent that it could answer.
     Stray,
     /// An error when no command was sent that it could answer: a server sends it before it closes the connection, `-ERR
@@ -170,15 +102,26 @@ impl fmt::Display for Fault {
 pub enum Heard<'a> {
     /// A reply, in its turn.
     Reply {
-        /// To this command, with its `id` as it was [pushed](Connection::push).
-        id: u64,
-        /// The shape that was allowed.
-        shape: Shape,
-        /// The reply, which has that shape.
+        /// The command that it answers, which may have been abandoned by now.
+        slot: Slot,
+        /// The reply, which has a type that the command may have.
         reply: Received<'a>,
+        /// The command, as it was sent.
+        command: &'a [u8],
     },
     /// A message that answers no command.
     Push(Vec<Reply>),
+}
+
+/// A command that has lost its connection.
+#[derive(Debug)]
+pub struct Lost {
+    /// Its entry.
+    pub slot: Slot,
+    /// Its bytes.
+    pub command: Vec<u8>,
+    /// Whether it may have run: the kernel had taken all of it.
+    pub sent: bool,
 }
 
 /// See the module's text.
@@ -192,8 +135,7 @@ pub struct Connection {
     /// The stream of commands from `base` to `queued`.
     out: Vec<u8>,
     base: u64,
-    /// Where in the stream the most recently answered command begins and ends.
-    answered_from: u64,
+    /// Where in the stream the most recently answered command ends.
     answered_to: u64,
     sent: u64,
     queued: u64,
@@ -205,10 +147,23 @@ pub struct Connection {
     left: usize,
     decoder: Decoder,
     slots: VecDeque<Slot>,
+    /// How many reads may be on their way; the next, and what is behind it, waits here.
+    window: usize,
+    /// How many of the slots may be sent by now, and how many of these are reads.
+    admitted: usize,
+    reads: usize,
+    /// Bytes of input that were taken, since the last reply.
+    reply_bytes: usize,
+    /// So many of the first slots are known to be abandoned.
+    abandoned: usize,
+    /// The server has refused to read on: it has not run what was sent behind.
+    is_deaf: bool,
     /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
     /// When a reply last came, or the first of the present commands was queued on an idle connection.
     answered: Instant,
+    /// When bytes last came.
+    heard: Instant,
 }
 
 impl Connection {
@@ -222,12 +177,11 @@ impl Connection {
         Connection {
             socket,
             tls,
-            readable: false,
+            readable: true,
             writable: false,
             ended: false,
             out: Vec::new(),
             base: 0,
-            answered_from: 0,
             answered_to: 0,
             sent: 0,
             queued: 0,
@@ -237,8 +191,15 @@ impl Connection {
             left: READ_BYTES_AT_A_TIME,
             decoder: Decoder::new(limits),
             slots: VecDeque::new(),
+            window: WINDOW_FIRST,
+            admitted: 0,
+            reads: 0,
+            reply_bytes: 0,
+            abandoned: 0,
+            is_deaf: false,
             trim_at: None,
             answered: now,
+            heard: now,
         }
     }
 
@@ -259,48 +220,32 @@ impl Connection {
         self.readable = true;
     }
 
-    /// Queues one command. Nothing between its bytes and its slot can fail, so they stay together.
-    ///
-    /// # Errors
-    /// When it cannot be sent; then nothing is queued.
-    pub fn push(
-        &mut self,
-        now: Instant,
-        id: u64,
-        shape: Shape,
-        args: &[&[u8]],
-    ) -> Result<(), Unsendable> {
-        let before = self.out.len();
-        encode(&mut self.out, args)?;
-        self.enqueue(now, id, shape, before);
-        Ok(())
-    }
-
-    /// As [`push`](Connection::push), for a command that encodes itself.
-    pub fn push_with(
-        &mut self,
-        now: Instant,
-        id: u64,
-        shape: Shape,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) {
+    /// Queues one command, which `write` appends. Nothing between its bytes and its slot can fail, so they stay together.
+    #[inline]
+    pub fn push(&mut self, now: Instant, mut slot: Slot, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.slots.is_empty() {
+            self.wake_up(now);
+        }
         let before = self.out.len();
         write(&mut self.out);
-        self.enqueue(now, id, shape, before);
+        self.queued += (self.out.len() - before) as u64;
+        slot.end = self.queued;
+        self.slots.push_back(slot);
     }
 
-    fn enqueue(&mut self, now: Instant, id: u64, shape: Shape, before: usize) {
-        if self.slots.is_empty() {
-            // The socket is read before it is written to, whatever events were reported: the server may have closed the
-            // connection since, and a command written into a closed connection has an unknown outcome; or it may have
-            // sent bytes that answer no command, which would be taken for the reply. One call, and only where nothing
-            // is in flight.
-            self.readable = true;
-            // The stall timeout counts from here: before, no reply was awaited.
-            self.answered = now;
+    /// The first command after a while.
+    fn wake_up(&mut self, now: Instant) {
+        // The socket is read before it is written to, whatever events were reported: the server may have closed the
+        // connection since, and a command written into a closed connection has an unknown outcome; or it may have sent
+        // bytes that answer no command, which would be taken for the reply. One call, and only where nothing is in
+        // flight; and not again in the turn in which replies came.
+        self.readable |= self.heard != now;
+        // What is asked now need not be as small as what was asked then.
+        if now.saturating_duration_since(self.answered) > KEPT_FOR {
+            self.window = self.window.min(WINDOW_FIRST);
         }
-        self.queued += (self.out.len() - before) as u64;
-        self.slots.push_back(Slot { id, shape, end: self.queued });
+        // The stall timeout counts from here: before, no reply was awaited.
+        (self.answered, self.heard) = (now, now);
     }
 
     /// The next reply or push; reads as far as that needs, without waiting. `None` when there is no more, or when
@@ -310,7 +255,7 @@ impl Connection {
     /// anything is written to it.
     ///
     /// # Errors
-    /// The connection is dead; call [`commands`](Connection::commands) next.
+    /// The connection is dead; call [`lost`](Connection::lost) next.
     pub fn hear(
         &mut self,
         world: &mut dyn World,
@@ -323,7 +268,7 @@ impl Connection {
                 match self.decoder.plain_reply(input) {
                     Some((_, Plain::Growing(whole))) => wanted = whole,
                     Some((taken, plain)) => {
-                        self.taken += taken;
+                        self.take(taken);
                         break match plain {
                             Plain::Bulk(at) => Plain::Bulk(from + at.start..from + at.end),
                             plain => plain,
@@ -331,7 +276,7 @@ impl Connection {
                     }
                     None => {
                         let (taken, frame) = self.decoder.decode(input).map_err(Fault::Protocol)?;
-                        self.taken += taken;
+                        self.take(taken);
                         if let Some(frame) = frame {
                             return self.heard(now, frame).map(Some);
                         }
@@ -345,9 +290,9 @@ impl Connection {
                 return Ok(None);
             }
             self.make_room(wanted);
-            self.read(world)?;
+            self.read(world, now)?;
         };
-        let slot = self.answer(now, |shape| match plain {
+        let (slot, from) = self.answer(now, |shape| match plain {
             Plain::Bulk(_) => shape.may_be_bulk(),
             Plain::Ok => shape.may_be_ok(),
             Plain::Null | Plain::Growing(_) => shape.may_be_null(),
@@ -357,27 +302,44 @@ impl Connection {
             Plain::Ok => Received::Ok,
             Plain::Null | Plain::Growing(_) => Received::Other(Reply::Null),
         };
-        Ok(Some(Heard::Reply { id: slot.id, shape: slot.shape, reply }))
+        let command = self.command_of(from, slot.end);
+        Ok(Some(Heard::Reply { slot, reply, command }))
     }
 
-    fn heard(&mut self, now: Instant, frame: Frame) -> Result<Heard<'static>, Fault> {
+    fn take(&mut self, bytes: usize) {
+        self.taken += bytes;
+        self.reply_bytes += bytes;
+    }
+
+    fn heard(&mut self, now: Instant, frame: Frame) -> Result<Heard<'_>, Fault> {
         let reply = match frame {
             Frame::Push(push) => {
-                let asked = self.asked().is_some_and(|slot| slot.shape == Shape::Pushed);
+                let asked = self.asked().is_some_and(|slot| slot.reply_type == ReplyType::Pushed);
                 if !asked || !confirms(&push) {
                     return Ok(Heard::Push(push));
                 }
-                let slot = self.answer(now, |_| true)?;
-                let reply = Received::Other(Reply::Null);
-                return Ok(Heard::Reply { id: slot.id, shape: slot.shape, reply });
+                let (slot, _) = self.answer(now, |_| true)?;
+                return Ok(Heard::Reply {
+                    slot,
+                    reply: Received::Other(Reply::Null),
+                    command: &[],
+                });
             }
-            Frame::Reply(Reply::Error(e)) if self.asked().is_none() => {
+            Frame::Reply(Reply::Error(e)) if !self.is_asked() => {
                 return Err(Fault::Dismissed(e));
             }
             Frame::Reply(reply) => reply,
         };
-        let slot = self.answer(now, |shape| shape.fits(&reply))?;
-        Ok(Heard::Reply { id: slot.id, shape: slot.shape, reply: Received::Other(reply) })
+        self.is_deaf |= matches!(&reply, Reply::Error(e) if e.message.starts_with(PROTOCOL_ERROR));
+        let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
+        let command = self.command_of(from, slot.end);
+        Ok(Heard::Reply { slot, reply: Received::Other(reply), command })
+    }
+
+    /// Whether a reply may come.
+    #[inline]
+    fn is_asked(&self) -> bool {
+        self.slots.front().is_some_and(|slot| slot.end <= self.sent)
     }
 
     /// The oldest command whose reply has not come, if all of it has gone out.
@@ -385,26 +347,48 @@ impl Connection {
         self.slots.front().filter(|slot| slot.end <= self.sent).copied()
     }
 
-    /// Finds the command that a reply answers.
-    fn answer(&mut self, now: Instant, fits: impl Fn(Shape) -> bool) -> Result<Slot, Fault> {
+    /// Finds the command that a reply answers, and where in the stream it begins.
+    fn answer(
+        &mut self,
+        now: Instant,
+        fits: impl Fn(ReplyType) -> bool,
+    ) -> Result<(Slot, u64), Fault> {
         let slot = self.asked().ok_or(Fault::Stray)?;
         // Removed only when its reply is good: otherwise it is lost with the rest.
-        if !fits(slot.shape) {
-            return Err(Fault::WrongType(slot.shape));
+        if !fits(slot.reply_type) {
+            return Err(Fault::WrongType(slot.reply_type));
         }
         self.slots.pop_front();
+        self.abandoned = self.abandoned.saturating_sub(1);
+        self.admitted -= 1;
+        self.reads -= usize::from(slot.read_only);
         self.answered = now;
-        self.answered_from = self.answered_to;
-        self.answered_to = slot.end;
-        Ok(slot)
+        self.adapt_window();
+        Ok((slot, std::mem::replace(&mut self.answered_to, slot.end)))
+    }
+
+    /// Large replies narrow the window at once; while they are small, it is widened by each that makes room for another.
+    fn adapt_window(&mut self) {
+        let bytes = std::mem::take(&mut self.reply_bytes);
+        let most = REPLIES_BYTES_MAX / bytes.max(1);
+        if most < self.window {
+            self.window = most.max(1);
+        } else if self.window < most && self.admitted < self.slots.len() {
+            self.window += 1;
+        }
+    }
+
+    fn command_of(&self, from: u64, end: u64) -> &[u8] {
+        let place = |at: u64| at.saturating_sub(self.base) as usize;
+        self.out.get(place(from)..place(end)).unwrap_or_default()
     }
 
     /// Half a reply to no command is as bad as a whole one: its other half would come after our next command. Half an
     /// error may yet tell why the server closes the connection.
     fn check_asked(&self) -> Result<(), Fault> {
         let rest = &self.input[self.taken..self.filled];
-        let unasked = self.slots.front().is_none_or(|slot| slot.end > self.sent);
-        let inside = unasked && self.decoder.is_inside_reply(rest) && rest.first() != Some(&b'-');
+        let inside =
+            !self.is_asked() && self.decoder.is_inside_reply(rest) && rest.first() != Some(&b'-');
         if inside { Err(Fault::Stray) } else { Ok(()) }
     }
 
@@ -431,7 +415,7 @@ impl Connection {
         }
     }
 
-    fn read(&mut self, world: &mut dyn World) -> Result<(), Fault> {
+    fn read(&mut self, world: &mut dyn World, now: Instant) -> Result<(), Fault> {
         let room = &mut self.input[self.filled..];
         let size = room.len();
         let outcome = match &mut self.tls {
@@ -442,13 +426,17 @@ impl Connection {
             Ok(0) => return Err(Fault::Closed),
             Ok(n) => {
                 self.filled += n;
+                self.heard = now;
                 self.left = self.left.saturating_sub(n);
                 // Edge-triggered: a short read means that the socket is drained, and saves the call that would say so.
                 // But the edge may have been that of a close as well; it comes only once.
                 let drained = n < size && self.tls.is_none();
                 self.readable = !drained || self.ended;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            // Whatever an event has said of an end: there is none.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                (self.readable, self.ended) = (false, false);
+            }
             Err(e) => return Err(Fault::Io(e)),
         }
         Ok(())
@@ -460,8 +448,13 @@ impl Connection {
     /// As for [`hear`](Connection::hear).
     pub fn flush(&mut self, world: &mut dyn World, now: Instant) -> Result<(), Fault> {
         self.left = READ_BYTES_AT_A_TIME;
-        while self.writable && self.sent < self.queued {
-            let rest = &self.out[(self.sent - self.base) as usize..];
+        let until = if self.may_send() { self.admit() } else { self.sent };
+        if self.writable && self.sent < until && self.sent <= self.answered_to {
+            // It is silent from here on: a process may stand still between two steps.
+            (self.answered, self.heard) = (now, now);
+        }
+        while self.writable && self.sent < until {
+            let rest = &self.out[(self.sent - self.base) as usize..(until - self.base) as usize];
             let outcome = match &mut self.tls {
                 None => world.send(self.socket, rest),
                 Some(tls) => tls.send(world, self.socket, rest),
@@ -470,7 +463,8 @@ impl Connection {
                 Ok(0) => return Err(Fault::Closed),
                 Ok(n) => self.sent += n as u64,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(e) => return Err(Fault::Io(e)),
+                // What it has sent before its end may tell why, and which commands it has answered.
+                Err(_) => (self.writable, self.readable, self.ended) = (false, true, true),
             }
         }
         if let Some(tls) = &mut self.tls
@@ -486,6 +480,31 @@ impl Connection {
             self.trim(now);
         }
         Ok(())
+    }
+
+    /// What is there already, or half there, before anything was asked, is no answer to what is sent now.
+    #[inline]
+    fn may_send(&self) -> bool {
+        self.is_asked() || !self.readable && self.taken == self.filled
+    }
+
+    /// Whether commands wait until the socket has been read.
+    #[inline]
+    pub fn hears_first(&self) -> bool {
+        self.readable && self.sent < self.queued && !self.is_asked()
+    }
+
+    /// Where in the stream the first command begins that must wait.
+    fn admit(&mut self) -> u64 {
+        while let Some(slot) = self.slots.get(self.admitted) {
+            if slot.read_only && self.reads >= self.window {
+                let before = self.admitted.checked_sub(1).map(|before| self.slots[before].end);
+                return before.unwrap_or(self.answered_to);
+            }
+            self.admitted += 1;
+            self.reads += usize::from(slot.read_only);
+        }
+        self.queued
     }
 
     fn drop_answered(&mut self) {
@@ -520,11 +539,14 @@ impl Connection {
         self.trim_at
     }
 
-    /// The command whose reply [`hear`](Connection::hear) gave last, as it was sent; until the next call of that or of
-    /// [`flush`](Connection::flush).
-    pub fn last_command(&self) -> &[u8] {
-        let place = |at: u64| at.saturating_sub(self.base) as usize;
-        self.out.get(place(self.answered_from)..place(self.answered_to)).unwrap_or_default()
+    /// Begins with this window.
+    pub fn narrow(&mut self, window: usize) {
+        self.window = window;
+    }
+
+    /// The window of the connection after this one, which is dead: so many replies may be what Redis has closed it for.
+    pub fn next_window(&self) -> usize {
+        if self.reads == 0 { WINDOW_FIRST } else { (self.reads.min(WINDOW_FIRST) / 4).max(1) }
     }
 
     /// Sets the protocol that the server speaks from here on.
@@ -535,6 +557,12 @@ impl Connection {
     /// How many commands wait for their replies, abandoned ones included.
     pub fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many of these somebody has asked for, or had.
+    pub fn requests(&self) -> usize {
+        let is_ours = |slot: &&Slot| matches!(slot.asker, Asker::Requester(_) | Asker::Nobody);
+        self.slots.iter().filter(is_ours).count()
     }
 
     /// Whether there may be more to read, for which no event will come.
@@ -554,22 +582,61 @@ impl Connection {
         (!self.slots.is_empty()).then_some(self.answered)
     }
 
-    /// When no command waits: since when none has.
-    pub fn idle_since(&self) -> Option<Instant> {
-        self.slots.is_empty().then_some(self.answered)
+    /// When commands wait: since when no byte has come.
+    pub fn silent_since(&self) -> Option<Instant> {
+        (!self.slots.is_empty()).then_some(self.answered.max(self.heard))
     }
 
-    /// The commands that wait for their replies, each with its bytes and with whether the kernel has taken all of it.
-    /// When the connection is dead it is unknown whether a command that was taken whole ran; the others certainly did
-    /// not.
-    pub fn commands(&self) -> impl Iterator<Item = (u64, &[u8], bool)> {
-        let mut from = self.answered_to;
-        self.slots.iter().map(move |slot| {
-            let place = |at: u64| (at - self.base) as usize;
-            let bytes = self.out.get(place(from)..place(slot.end)).unwrap_or_default();
-            from = slot.end;
-            (slot.id, bytes, slot.end <= self.sent)
-        })
+    /// A command of this tag is abandoned: its reply is awaited no more. Gives its entry.
+    pub fn abandon(&mut self, tag: u64) -> Option<Slot> {
+        // Deadlines are in the order of the commands, more or less, so the next to be abandoned is behind the last.
+        let behind = self.slots.range(self.abandoned..);
+        self.abandoned += behind.take_while(|slot| slot.asker == Asker::Nobody).count();
+        let mut behind = self.slots.range(self.abandoned..);
+        let at = behind.position(|slot| slot.is_for(tag))? + self.abandoned;
+        let slot = self.slots.get_mut(at)?;
+        Some(std::mem::replace(slot, Slot { asker: Asker::Nobody, ..*slot }))
+    }
+
+    /// Takes out the commands that another connection is to have: those that were not sent, and, if this one is
+    /// `silent`, the reads that were. The replies to these are dropped if they come.
+    pub fn withdraw(&mut self, silent: bool) -> Vec<Lost> {
+        let from = self.sent.max(self.answered_to);
+        let mut lost = Vec::new();
+        let mut begin = self.answered_to;
+        for at in 0..self.slots.len() {
+            let slot = self.slots[at];
+            let unsent = begin >= from;
+            if unsent || silent && slot.read_only && slot.end <= self.sent {
+                let command = self.command_of(begin, slot.end).to_vec();
+                lost.push(Lost { slot, command, sent: !unsent });
+                self.slots[at].asker = Asker::Nobody;
+            }
+            begin = slot.end;
+        }
+        // A command that the kernel has a part of stays.
+        while let Some(last) = self.slots.len().checked_sub(1)
+            && last.checked_sub(1).map_or(self.answered_to, |before| self.slots[before].end) >= from
+        {
+            self.slots.pop_back();
+        }
+        self.admitted = self.admitted.min(self.slots.len());
+        self.abandoned = 0;
+        self.reads = self.slots.iter().take(self.admitted).filter(|slot| slot.read_only).count();
+        self.queued = self.slots.back().map_or(self.answered_to, |last| last.end).max(self.sent);
+        self.out.truncate((self.queued - self.base) as usize);
+        lost
+    }
+
+    /// The commands of a connection that is dead.
+    pub fn lost(&self) -> Vec<Lost> {
+        let mut begin = self.answered_to;
+        let lost = self.slots.iter().map(|slot| {
+            let command = self.command_of(begin, slot.end).to_vec();
+            begin = slot.end;
+            Lost { slot: *slot, command, sent: slot.end <= self.sent && !self.is_deaf }
+        });
+        lost.collect()
     }
 }
 
@@ -579,7 +646,9 @@ fn confirms(push: &[Reply]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::{Spelling, Words};
     use super::super::fake::Fake;
+    use super::super::request::{Route, Ticket};
     use super::*;
     use crate::net::Address;
 
@@ -587,6 +656,8 @@ mod tests {
         let socket = world.connect(&Address::Unix("/redis".into()), Duration::ZERO).unwrap();
         let mut connection = Connection::new(socket, None, Limits::default(), world.now);
         world.take_ready().into_iter().for_each(|ready| connection.ready(ready));
+        let now = world.now;
+        assert!(connection.hear(world, now).unwrap().is_none());
         connection
     }
 
@@ -595,12 +666,19 @@ mod tests {
         world.take_ready().into_iter().for_each(|ready| connection.ready(ready));
     }
 
+    fn push(connection: &mut Connection, now: Instant, tag: u64, words: &[&[u8]]) {
+        let asker = Asker::Requester(Ticket { tag, part: 0 });
+        let reply_type = if words[0] == b"GET" { ReplyType::Value } else { ReplyType::Stored };
+        let slot = Slot::new(asker, reply_type, Route::Slot(0), words[0] == b"GET");
+        connection.push(now, slot, |out| Words::plain(words).write(out, Spelling::default()));
+    }
+
     #[test]
     fn the_buffer_follows_what_has_come_and_is_given_back_after_a_while() {
         let mut world = Fake::new();
         let now = world.now;
         let mut connection = connection(&mut world);
-        connection.push(now, 1, Shape::Value, &[b"GET", b"k"]).unwrap();
+        push(&mut connection, now, 1, &[b"GET", b"k"]);
         connection.flush(&mut world, now).unwrap();
         let mut sizes = vec![connection.input.len()];
         say(&mut world, &mut connection, "$1000000\r\n");
@@ -615,7 +693,7 @@ mod tests {
         assert_eq!((first, second), (READ_BYTES, READ_BYTES));
         assert!(third <= 256 * 1024 && fourth <= 1_048_576, "{sizes:?}");
         say(&mut world, &mut connection, "\r\n");
-        let Some(Heard::Reply { id: 1, reply: Received::Bulk(bulk), .. }) =
+        let Some(Heard::Reply { reply: Received::Bulk(bulk), .. }) =
             connection.hear(&mut world, now).unwrap()
         else {
             panic!("the reply");
@@ -634,8 +712,9 @@ mod tests {
         let mut world = Fake::new();
         let now = world.now;
         let mut connection = connection(&mut world);
+        connection.window = 1000;
         for id in 0..300 {
-            connection.push(now, id, Shape::Value, &[b"GET", b"k"]).unwrap();
+            push(&mut connection, now, id, &[b"GET", b"k"]);
         }
         connection.flush(&mut world, now).unwrap();
         say(
@@ -663,20 +742,19 @@ mod tests {
         let mut connection = connection(&mut world);
         let long = vec![b'v'; 100_000];
         for n in 0..4u64 {
-            connection
-                .push(now, n, Shape::Stored, &[b"SET", n.to_string().as_bytes(), &long])
-                .unwrap();
+            push(&mut connection, now, n, &[b"SET", n.to_string().as_bytes(), &long]);
         }
         connection.flush(&mut world, now).unwrap();
         for n in 0..4 {
-            assert_eq!(connection.commands().count(), 4 - n as usize);
+            assert_eq!(connection.lost().len(), 4 - n as usize);
             say(&mut world, &mut connection, "+OK\r\n");
-            assert!(connection.hear(&mut world, now).unwrap().is_some());
+            let heard = connection.hear(&mut world, now).unwrap();
             let start = format!("*3\r\n$3\r\nSET\r\n$1\r\n{n}\r\n");
-            assert!(connection.last_command().starts_with(start.as_bytes()));
+            let is_it = |command: &[u8]| command.starts_with(start.as_bytes());
+            assert!(matches!(heard, Some(Heard::Reply { command, .. }) if is_it(command)));
             let whole =
-                |(id, bytes, sent): (u64, &[u8], bool)| id > n && bytes.len() > 100_000 && sent;
-            assert!(connection.commands().all(whole));
+                |lost: Lost| lost.sent && lost.command.len() > 100_000 && !is_it(&lost.command);
+            assert!(connection.lost().into_iter().all(whole));
             connection.flush(&mut world, now).unwrap();
         }
         assert_eq!((connection.held(), connection.out.len()), (0, 0));

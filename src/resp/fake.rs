@@ -72,10 +72,26 @@ impl Fake {
         self.tell(|ready| ready.readable = true);
     }
 
+    /// The server sends this on another socket.
+    pub(crate) fn say_on(&mut self, socket: usize, bytes: impl AsRef<[u8]>) {
+        self.sockets[socket].to_client.extend(bytes.as_ref());
+        let (owner, socket) = (self.sockets[socket].owner, Socket(socket as u64));
+        let (readable, writable, ended, broken) = (true, false, false, false);
+        self.ready.push(Ready { owner, socket, readable, writable, ended, broken });
+    }
+
     /// The server closes the socket made most recently; with a reset, bytes it has sent before are lost.
     pub(crate) fn hang_up(&mut self, reset: bool) {
         (self.last().ended, self.last().reset) = (true, reset);
         self.tell(|ready| (ready.readable, ready.ended, ready.broken) = (true, true, reset));
+    }
+
+    /// The server closes another socket.
+    pub(crate) fn hang_up_on(&mut self, socket: usize) {
+        self.sockets[socket].ended = true;
+        let (owner, socket) = (self.sockets[socket].owner, Socket(socket as u64));
+        let (readable, writable, ended, broken) = (true, false, true, false);
+        self.ready.push(Ready { owner, socket, readable, writable, ended, broken });
     }
 
     /// Lets the client write this many more bytes.

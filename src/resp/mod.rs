@@ -1,41 +1,46 @@
 //! Redis on the wire: a minimal client, from the bytes up.
 //!
 //! ```text
-//! client       requests and retries               one for each worker
-//!   ├ guide    which server to ask: Single | Sentinel | Cluster
-//!   └ link     resolve, connect, sign on            one for each server, kept up
-//!       └ connection   one socket                   replies matched by position
-//!           └ codec    bytes and replies            RESP2 and RESP3, within limits
+//! client             requests, and which may be sent again      one for each worker
+//!   ├ topology       which server to ask                          one server | sentinel | cluster
+//!   └ node           one server: its connection, watched
+//!       ├ connector  resolve, connect, handshake, back off        makes the next connection
+//!       └ connection one socket                                  replies matched by position
+//!           └ codec  bytes and replies                           RESP2 and RESP3, within limits
 //! ```
 //!
-//! Pure, and readable alone: [`codec`], [`slot`], [`endpoint`], [`credentials`], [`remedy`] (what to do about an error
-//! reply), [`advice`] (what an operator can do), [`sign_on`] (the first commands on a connection), [`cluster`] and
-//! [`sentinel`] (how their replies are read), [`guide`], [`backoff`], [`password`]. With I/O through the world:
-//! [`connection`], [`link`], [`client`]. Read [`codec`] first, then [`connection`], then up.
+//! Who wants to know how one server is spoken to reads [`codec`], [`command`], [`connection`], [`handshake`],
+//! [`connector`], [`node`], [`client`] in this order, and never meets a sentinel or a cluster: those are topologies, in
+//! folders of their own. Pure: [`codec`], [`command`], [`reply_type`], [`request`], [`handshake`], [`error_action`] (what
+//! to do about an error reply), [`advice`] (what an operator can do), [`slot`], [`endpoint`], [`credentials`],
+//! [`backoff`]. The others do their I/O through the world.
 
 pub mod advice;
-pub mod away;
 pub mod backoff;
 pub mod client;
+#[cfg(feature = "poll")]
 pub mod cluster;
 pub mod codec;
+pub mod command;
 pub mod connection;
+pub mod connector;
 pub mod credentials;
 mod encode;
 pub mod endpoint;
+pub mod error_action;
 #[cfg(test)]
 pub(crate) mod fake;
-pub mod guide;
+pub mod handshake;
 mod header;
 mod limits;
-pub mod link;
-pub mod nodes;
-pub mod password;
+pub mod node;
+pub mod options;
 mod protocol_error;
-pub mod remedy;
+pub mod reply_type;
 pub mod request;
+#[cfg(feature = "poll")]
 pub mod sentinel;
-pub mod sign_on;
 pub mod slot;
 pub mod tls;
+pub mod topology;
 mod value;

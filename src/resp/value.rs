@@ -3,8 +3,8 @@
 //! Payloads are bytes. Nothing here or in the codec checks for UTF-8: the content of a key is up to the application
 //! that stored it.
 //!
-//! RESP2 and RESP3 share these types. RESP2 spells a map as a flat array and a missing value as
-//! `$-1` or `*-1`; both nulls become [`Reply::Null`], the array stays an array.
+//! RESP2 and RESP3 share these types. A map is a flat array, as in RESP2, and a missing value, `$-1` or `*-1` there, is
+//! [`Reply::Null`].
 
 use std::fmt;
 
@@ -27,7 +27,8 @@ pub enum Frame {
 /// The reply to one command, or a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// `+OK`. Only the first 256 bytes are kept; no status we ask for comes near.
+    /// `+OK`, and any other type that is a text in a line. Only the first 256 bytes are kept; no status we ask for comes
+    /// near.
     Simple(Vec<u8>),
     /// `-ERR …` or its bulk form `!`. Inside an aggregate it is a value like any other: a failed
     /// command of a transaction does not fail its neighbours.
@@ -38,22 +39,9 @@ pub enum Reply {
     Bulk(Vec<u8>),
     /// `_`, `$-1` or `*-1`: there is no such value.
     Null,
-    /// `*2`, two replies.
+    /// `*2`, two replies; a set; or a map, keys and values in turn.
     Array(Vec<Reply>),
-    /// `%2`, two pairs in the order sent. A key that comes twice stays twice.
-    Map(Vec<(Reply, Reply)>),
-    /// `~2`, two replies. That they differ is not checked.
-    Set(Vec<Reply>),
-    /// `,3.25`, `,inf`, `,-inf` or `,nan`, as received: no command that kioskd sends is answered with one, and parsing
-    /// them takes a table of 10 KB.
-    Double(Vec<u8>),
-    /// `#t` or `#f`
-    Boolean(bool),
-    /// `(123…`: its decimal digits, with a `-` before them if it is negative.
-    BigNumber(Vec<u8>),
-    /// `=9`, `txt:hello`: the payload, without the four bytes that name its format.
-    Verbatim(Vec<u8>),
-    /// A bulk or verbatim payload over [`Limits::value_bytes_max`](super::codec::Limits): its length. The bytes were
+    /// A bulk string over [`Limits::value_bytes_max`](super::codec::Limits): its length. The bytes were
     /// read and dropped, so the connection is still in step.
     TooLarge(u64),
 }
@@ -75,15 +63,11 @@ impl Reply {
         }
     }
 
-    /// The text of a field: of a map in RESP3, of a flat array in RESP2.
+    /// The text of a field of a map.
     pub fn field(&self, name: &[u8]) -> Option<&str> {
         let is_name = |r: &Reply| matches!(r, Reply::Bulk(b) | Reply::Simple(b) if b == name);
-        let value = match self {
-            Reply::Map(pairs) => pairs.iter().find(|(key, _)| is_name(key)).map(|(_, v)| v),
-            Reply::Array(flat) => flat.chunks_exact(2).find(|p| is_name(&p[0])).map(|p| &p[1]),
-            _ => None,
-        };
-        value?.text()
+        let mut pairs = self.array()?.chunks_exact(2);
+        pairs.find(|pair| is_name(&pair[0]))?[1].text()
     }
 }
 

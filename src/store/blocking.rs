@@ -69,7 +69,7 @@ impl Blocking {
         // Events since the last call, a closed connection above all, are handled before anything new is written.
         let now = self.world.now();
         let mut now = self.wait(now)?;
-        self.session.submit(now, tag, command, deadline);
+        self.session.submit(now, tag, command);
         loop {
             let is_late = now >= deadline;
             if is_late {

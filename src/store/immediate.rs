@@ -17,7 +17,7 @@ impl<F: FnMut(Instant, Tag, Command<'_>, &mut Replies)> Immediate<F> {
 }
 
 impl<F: FnMut(Instant, Tag, Command<'_>, &mut Replies)> Session for Immediate<F> {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) {
         (self.store)(now, tag, command, &mut self.replies);
     }
 

@@ -51,9 +51,8 @@ pub const OWNER: u64 = u64::MAX;
 /// One worker's session with the store. Every submitted command is answered once, by [`progress`](Session::progress) or
 /// by [`abandon`](Session::abandon).
 pub trait Session {
-    /// Queues a command. It is sent again, where that is safe, as long as there is time until `deadline`; when the
-    /// deadline has passed, the submitter abandons it.
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant);
+    /// Queues a command. It is sent again, where that is safe, until the submitter abandons it.
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>);
 
     /// Takes an event for one of this session's sockets.
     fn ready(&mut self, _ready: Ready) {}

@@ -19,34 +19,36 @@
 //! always go in one command: a crash between two would leave a key that never expires.
 
 pub mod bulk;
+mod health;
 pub mod record;
 mod reply;
 pub mod scan;
 pub mod scripts;
 
 use super::trouble::Trouble;
-use super::{
-    self as store, Answer, Command, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl,
-    When,
-};
-use crate::net::{Ready, Slab, World};
-use crate::resp::client::{Client, Target};
+use super::{Answer, Command, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When};
+use crate::net::{Ready, World};
+use crate::resp::client::{Client, Request};
 use crate::resp::codec::{Decimal, ErrorReply, Received, Reply};
-use crate::resp::connection::Shape;
-use crate::resp::link::Options as LinkOptions;
-use crate::resp::remedy::is_full;
-use crate::resp::request::{Encoded, Failure, Home, Request, Script, Words};
+use crate::resp::command::{Script, Words, words_of};
+use crate::resp::error_action::is_full;
+use crate::resp::options::{Options, Target};
+use crate::resp::reply_type::ReplyType;
+use crate::resp::request::{Route, Ticket};
 use bulk::Bulks;
+use health::{Health, Voice};
 use record::record_key;
-use reply::{answer, error, reply, wrong_type};
+use reply::{answer, error, reply, without_reply, wrong_type};
 use scan::Scan;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A key of no item, since no id has a control character, and most likely of nothing else; but with an item's prefix,
 /// so that a user who may write items may use it.
 const NO_ITEM: &[u8] = b"item:\nkioskd asks whether it could write";
+
+/// How many words a recorded delete has, after the name of its script.
+const DELETE_WORDS: usize = 8;
 
 /// Capacity for large replies is kept for this long.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -55,29 +57,34 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Redis {
     target: Target,
-    options: LinkOptions,
-    /// What is logged for operators, shared by all sessions.
+    options: Options,
+    /// What is logged for operators, and what readiness depends on, shared by all sessions.
     trouble: Arc<Trouble>,
+    health: Arc<Health>,
 }
 
 impl Redis {
     /// The store at `target`. Nothing is connected yet.
-    pub fn new(target: Target, options: LinkOptions) -> Redis {
-        Redis { target, options, trouble: Arc::default() }
+    pub fn new(target: Target, options: Options) -> Redis {
+        Redis { target, options, trouble: Arc::default(), health: Arc::default() }
     }
 
     /// As [`session`](Store::session).
     pub fn open(&self, world: &mut dyn World, now: Instant) -> RedisSession {
         RedisSession {
             client: Client::new(self.target.clone(), self.options.clone(), OWNER, world, now),
-            tags: Tags::default(),
             bulks: Bulks::default(),
+            pages: Vec::new(),
+            unplanned: Vec::new(),
             full: Vec::new(),
+            seen: Vec::new(),
             replies: Replies::default(),
             key: Vec::new(),
             trim_at: None,
             now,
             trouble: Arc::clone(&self.trouble),
+            voice: self.health.join(),
+            health: Arc::clone(&self.health),
         }
     }
 }
@@ -102,15 +109,19 @@ impl Store for Redis {
     }
 }
 
-/// A worker's connection to Redis, and the commands on it.
+/// A worker's connection to Redis. A command has its entry there, under its tag; here is only what its reply needs
+/// beside that.
 pub struct RedisSession {
-    client: Client<Asked>,
-    /// The request that belongs to each command without an answer, bulk reads aside.
-    tags: Tags,
+    client: Client,
     /// Bulk reads under way.
     bulks: Bulks,
-    /// Writes that were refused because memory is full, and what to send next.
-    full: Vec<(Tag, Asked, Box<WhenFull>)>,
+    /// Pages under way, and those for which the servers are not all known yet.
+    pages: Vec<(Tag, Scan)>,
+    unplanned: Vec<Unplanned>,
+    /// Writes that were refused because memory is full, and have to be followed by another request.
+    full: Vec<(Tag, ErrorReply, Vec<u8>)>,
+    /// Those that were, and wait to hear whether there is a record all the same, because they were done before.
+    seen: Vec<(Tag, ErrorReply)>,
     /// Finished commands.
     replies: Replies,
     /// For keys in one piece; kept for its capacity.
@@ -120,40 +131,38 @@ pub struct RedisSession {
     /// The time of the last call of `progress`.
     now: Instant,
     trouble: Arc<Trouble>,
+    voice: Voice,
+    health: Arc<Health>,
 }
 
-/// What a request to the client is for.
-enum Asked {
-    /// The command of this tag, as a whole.
-    Whole(Tag),
-    /// A write with a record; and what to send if it is refused because memory is full.
-    Once(Tag, Box<WhenFull>),
-    /// A write that was refused with this error: whether it has a record all the same, because it was done before.
-    Seen(Tag, Box<ErrorReply>),
-    /// A page for this tag.
-    Page(Tag, Box<Scan>),
-    /// One value of a bulk read.
-    Part(bulk::Part),
+/// Which request of a command it is: the only one; the one after a refusal because memory is full; a page; and from
+/// there on the parts of a bulk.
+const WHOLE: u32 = 0;
+const AGAIN: u32 = 1;
+const PAGE: u32 = 2;
+const PARTS: u32 = 3;
+
+/// A page that waits to be planned.
+struct Unplanned {
+    call: Call,
+    prefix: Vec<u8>,
+    cursor: Option<Vec<u8>>,
+    limit: usize,
 }
 
-struct WhenFull {
-    command: Encoded,
-    shape: Shape,
-    home: Home,
-    deadline: Instant,
-}
+/// For no longer than this.
+const UNPLANNED_FOR: Duration = Duration::from_secs(1);
 
-/// The command's tag, when it was submitted, and its deadline.
+/// When a command was submitted, and its tag.
 #[derive(Clone, Copy)]
 struct Call {
     now: Instant,
     tag: Tag,
-    deadline: Instant,
 }
 
 impl Session for RedisSession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
-        let call = Call { now, tag, deadline };
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) {
+        let call = Call { now, tag };
         let mut buffer = std::mem::take(&mut self.key);
         match command {
             Command::Get { key, renew, once } => {
@@ -167,23 +176,28 @@ impl Session for RedisSession {
             }
             Command::Take { key, window } => {
                 let (key, ms) = (key.join(&mut buffer), Decimal::new(millis(window)));
-                self.run(call, key, &scripts::TAKE, &[b"1", key, ms.as_bytes()], Shape::Pair);
+                self.run(call, key, &scripts::TAKE, &[b"1", key, ms.as_bytes()], ReplyType::Pair);
             }
             // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. There a SET is refused
             // before its condition is checked, and XX never holds for this key.
             Command::Ping => {
                 let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
-                self.ask(call, NO_ITEM, Words::plain(&set), Shape::Probe);
-            }
-            Command::Scan { prefix, cursor, limit } => {
-                self.scan(call, prefix.join(&mut buffer), cursor.as_deref(), limit);
-            }
-            Command::GetMany { keys, bytes_max } => {
-                match self.bulks.begin(tag, keys, bytes_max, deadline) {
-                    Ok(()) => drop(self.ask_parts(now)),
-                    Err(e) => self.replies.push(tag, Err(e)),
+                match self.client.instead_of(now, NO_ITEM) {
+                    None => self.ask(call, NO_ITEM, Words::plain(&set), ReplyType::Probe),
+                    // Only a part of the cluster is away: it serves what it can.
+                    Some(node) => {
+                        let (ping, route) = (Words::plain(&[b"PING"]), Route::Node(node));
+                        self.send(call, WHOLE, ReplyType::Probe, route, ping);
+                    }
                 }
             }
+            Command::Scan { prefix, cursor, limit } => {
+                self.scan(call, prefix.join(&mut buffer), cursor.as_deref(), limit, now);
+            }
+            Command::GetMany { keys, bytes_max } => match self.bulks.begin(tag, keys, bytes_max) {
+                Ok(()) => drop(self.ask_parts(now)),
+                Err(e) => self.replies.push(tag, Err(e)),
+            },
         }
         self.key = buffer;
     }
@@ -197,57 +211,66 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
-        let RedisSession { client, tags, bulks, full, replies, .. } = self;
-        client.progress(world, now, &mut |asked, shape, result| {
-            let mut finish = |tag, reply: store::Reply<'_>| {
-                tags.take(tag);
-                replies.push(tag, reply);
-            };
+        let RedisSession { client, bulks, pages, full, seen, replies, health, .. } = self;
+        client.progress(world, now, &mut |Ticket { tag, part }, reply_type, result, command| {
             // Most replies are of this kind, so it comes first.
-            if let (Asked::Whole(tag), Ok(Received::Bulk(value)), Shape::Value) =
-                (&asked, &result, shape)
+            if let (Ok(Received::Bulk(value)), ReplyType::Value, WHOLE) =
+                (&result, reply_type, part)
             {
-                return finish(*tag, Ok(Answer::Value(Some(value))));
+                return replies.push(tag, Ok(Answer::Value(Some(value))));
             }
-            match (asked, result) {
-                (Asked::Once(tag, when_full), Ok(Received::Other(Reply::Error(e))))
-                    if is_full(&e) =>
+            match (part, result) {
+                (WHOLE, Ok(Received::Other(Reply::Error(e))))
+                    if reply_type == ReplyType::Once && is_full(&e) =>
                 {
-                    let asked = match when_full.shape {
-                        Shape::Look => Asked::Seen(tag, Box::new(e)),
-                        _ => Asked::Whole(tag),
-                    };
-                    full.push((tag, asked, when_full));
+                    full.push((tag, e, command.to_vec()));
                 }
-                (Asked::Whole(tag) | Asked::Once(tag, _), result) => match reply(result) {
-                    Ok(received) => finish(tag, answer(shape, &received)),
-                    Err(e) => finish(tag, Err(e)),
-                },
-                (Asked::Seen(tag, e), result) => {
+                (AGAIN, result) if reply_type == ReplyType::Look => {
+                    let at = seen.iter().position(|(of, _)| *of == tag);
+                    let Some((_, e)) = at.map(|at| seen.swap_remove(at)) else {
+                        return;
+                    };
                     let received = reply(result);
-                    match received.as_ref().map(|received| answer(shape, received)) {
-                        Ok(Ok(recorded @ Answer::Recorded(_))) => finish(tag, Ok(recorded)),
-                        _ => finish(tag, Err(error(&e))),
+                    match received.as_ref().map(|received| answer(reply_type, received)) {
+                        Ok(Ok(recorded @ Answer::Recorded(_))) => replies.push(tag, Ok(recorded)),
+                        _ => replies.push(tag, Err(error(&e))),
                     }
                 }
-                (Asked::Page(tag, scan), result) => {
+                (WHOLE | AGAIN, result) => match reply(result) {
+                    Ok(received) => {
+                        let answer = answer(reply_type, &received);
+                        let is_pong = matches!(answer, Ok(Answer::Pong));
+                        // This one is ready; the others may not be.
+                        let trouble = if is_pong { health.trouble(now) } else { None };
+                        replies.push(tag, trouble.map_or(answer, Err));
+                    }
+                    Err(e) => replies.push(tag, Err(e)),
+                },
+                (PAGE, result) => {
+                    let at = pages.iter().position(|(of, _)| *of == tag);
+                    let Some((_, scan)) = at.map(|at| pages.swap_remove(at)) else {
+                        return;
+                    };
                     let page = reply(result).map(|received| scan.end(received.into_reply()));
                     let page = page.and_then(|page| page.ok_or_else(wrong_type));
-                    finish(tag, page.map(|page| Answer::Page(page.into())));
+                    replies.push(tag, page.map(|page| Answer::Page(page.into())));
                 }
-                (Asked::Part(part), result) => {
-                    if let Some((tag, reply)) = bulks.answered(part, result) {
-                        finish(tag, reply);
+                (part, result) => {
+                    let place = (part - PARTS) as usize;
+                    if let Some(reply) = bulks.answered(tag, place, result) {
+                        replies.push(tag, reply);
                     }
                 }
             }
         });
-        let has_more = !self.full.is_empty() || !self.bulks.is_empty();
-        if has_more && (self.ask_when_full(now) | self.ask_parts(now)) {
+        let has_more =
+            !self.full.is_empty() || !self.bulks.is_empty() || !self.unplanned.is_empty();
+        if has_more && (self.ask_when_full(now) | self.ask_parts(now) | self.ask_pages(now)) {
             // New requests go out now; replies that have arrived already wait for the next turn, so that one bulk after
             // the other cannot keep a worker from its other clients.
             self.client.send(world, now);
         }
+        self.voice.say(now, self.client.trouble(now).map(without_reply));
         self.trouble.hear(now, &self.replies);
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
             self.replies.trim();
@@ -268,21 +291,24 @@ impl Session for RedisSession {
     }
 
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
-        let without = |result: Result<Reply, Failure>| {
-            reply(result.map(Received::Other)).err().unwrap_or(StoreError::Timeout)
-        };
-        let why = if let Some(bulk) = self.bulks.end(tag) {
-            // The requests of its parts, which have the same deadline, know the reason.
-            let mut whys =
-                bulk.requests().filter_map(|part| self.client.why_not(part)).map(without);
-            whys.find(|why| *why != StoreError::Timeout)
-        } else {
-            match self.tags.take(tag).and_then(|key| self.client.abandon(key)) {
-                // The write was refused because memory is full, and there was no time left to look for a record.
-                Some((Asked::Seen(_, e), _)) => Some(error(&e)),
-                other => other.map(|(_, result)| without(result)),
+        self.pages.retain(|(of, _)| *of != tag);
+        let mut why = None;
+        if let Some(at) = self.unplanned.iter().position(|page| page.call.tag == tag) {
+            self.unplanned.remove(at);
+            why = Some(not_all_known());
+        }
+        // The parts of a bulk have the same tag. One that has not been sent knows more than one that has.
+        let was_bulk = self.bulks.end(tag).is_some();
+        while let Some(failure) = self.client.abandon(tag) {
+            why = why.filter(|why| *why != StoreError::Timeout).or(Some(without_reply(failure)));
+            if !was_bulk {
+                break;
             }
-        };
+        }
+        // A write was refused because memory is full, and there was no time left to look for a record.
+        if let Some(at) = self.seen.iter().position(|(of, _)| *of == tag) {
+            why = Some(error(&self.seen.swap_remove(at).1));
+        }
         let why = why.unwrap_or(StoreError::Timeout);
         self.trouble.hear(now, &Replies::of(Err(why.clone())));
         why
@@ -293,7 +319,10 @@ impl Session for RedisSession {
             // There are finished commands: call at once.
             return Some(self.now);
         }
-        self.client.next_deadline().into_iter().chain(self.trim_at).min()
+        let unplanned = self.unplanned.first().map(|page| page.call.now + UNPLANNED_FOR);
+        let told = self.voice.next_after(self.now);
+        let next = self.client.next_deadline().into_iter();
+        next.chain(self.trim_at).chain(unplanned).chain(told).min()
     }
 }
 
@@ -302,20 +331,26 @@ impl RedisSession {
     pub fn waiting(&self) -> usize {
         let (requests, bytes) = self.client.waiting();
         let bulks = usize::from(!self.bulks.is_empty()) + self.bulks.counted();
-        requests + bytes + self.tags.len + self.tags.others.len() + self.full.len() + bulks
+        requests
+            + bytes
+            + self.pages.len()
+            + self.unplanned.len()
+            + self.full.len()
+            + self.seen.len()
+            + bulks
     }
 
     fn get(&mut self, call: Call, key: &[u8], renew: Option<Duration>, once: Option<&Once<'_>>) {
         match (renew, once) {
-            (None, None) => self.ask(call, key, Words::get(&[key]), Shape::Value),
+            (None, None) => self.ask(call, key, Words::get(&[key]), ReplyType::Value),
             (_, Some(once)) => {
                 let record = record_key(key, &once.name);
-                self.run(call, key, &scripts::LOOK, &[b"2", key, &record], Shape::Look);
+                self.run(call, key, &scripts::LOOK, &[b"2", key, &record], ReplyType::Look);
             }
             // Renewing twice has the same effect as once: the command may be sent again like any read.
             (Some(ttl), None) => {
                 let ms = Decimal::new(millis(ttl));
-                self.run(call, key, &scripts::READ, &[b"1", key, ms.as_bytes()], Shape::Value);
+                self.run(call, key, &scripts::READ, &[b"1", key, ms.as_bytes()], ReplyType::Value);
             }
         }
     }
@@ -333,7 +368,7 @@ impl RedisSession {
             let (unit, n) = time(ttl);
             let words: [&[u8]; 6] = [b"SET", key, value, unit, n.as_bytes(), option];
             let words = if option.is_empty() { &words[..5] } else { &words };
-            return self.ask(call, key, Words::plain(words), Shape::Stored);
+            return self.ask(call, key, Words::plain(words), ReplyType::Stored);
         }
         let [when, old] = condition(when);
         let (mode, ms): (&[u8], _) = match ttl {
@@ -345,42 +380,35 @@ impl RedisSession {
         let ms = ms.as_bytes();
         let Some(once) = once else {
             let words: [&[u8]; 7] = [b"1", key, when, old, value, ms, mode];
-            return self.run(call, key, &scripts::SET, &words, Shape::StoredFlag);
+            return self.run(call, key, &scripts::SET, &words, ReplyType::StoredFlag);
         };
         let (record, record_ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
         let (fingerprint, record_ms) = (&once.fingerprint, record_ms.as_bytes());
         let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
-        let when_full = Words::script(&scripts::LOOK, &[b"2", key, &record]).encode();
         let words: [&[u8]; 11] =
             [b"2", key, &record, when, old, value, ms, mode, fingerprint, record_ms, keeps];
-        let first = Words::script(&scripts::SET, &words);
-        self.ask_once(call, key, first, when_full, Shape::Look);
+        self.run(call, key, &scripts::SET, &words, ReplyType::Once);
     }
 
     fn delete(&mut self, call: Call, key: &[u8], when: &When<'_>, once: Option<&Once<'_>>) {
         if let (When::Always, None) = (when, once) {
-            return self.ask(call, key, Words::plain(&[b"DEL", key]), Shape::Count);
+            return self.ask(call, key, Words::plain(&[b"DEL", key]), ReplyType::Count);
         }
         let [when, old] = condition(when);
         let Some(once) = once else {
             let words: [&[u8]; 4] = [b"1", key, when, old];
-            return self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, Shape::DeletedFlag);
+            return self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, ReplyType::DeletedFlag);
         };
         let (record, ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
-        let words = |records: &'static [u8]| -> [&[u8]; 8] {
-            [b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), records]
-        };
-        // When memory is full this script still runs, and records a delete only if it removed something: deletes that
-        // remove nothing could be sent without end, and each would leave a record.
-        let when_full = Words::script(&scripts::DELETE_WHEN_FULL, &words(b"removed")).encode();
-        let first = words(b"always");
-        self.ask_once(call, key, Words::script(&scripts::DELETE, &first), when_full, Shape::Once);
+        let words: [&[u8]; 8] =
+            [b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), b"always"];
+        self.run(call, key, &scripts::DELETE, &words, ReplyType::Once);
     }
 
-    /// Sends a command that needs only one request.
-    fn ask(&mut self, call: Call, key: &[u8], words: Words<'_>, shape: Shape) {
-        let home = self.client.home_of(key);
-        self.send(call, Asked::Whole(call.tag), shape, home, words);
+    #[inline]
+    fn ask(&mut self, call: Call, key: &[u8], words: Words<'_>, reply_type: ReplyType) {
+        let route = self.client.route_of(key);
+        self.send(call, WHOLE, reply_type, route, words);
     }
 
     fn run(
@@ -389,124 +417,104 @@ impl RedisSession {
         key: &[u8],
         script: &'static Script,
         words: &[&[u8]],
-        shape: Shape,
+        reply_type: ReplyType,
     ) {
-        self.ask(call, key, Words::script(script, words), shape);
+        self.ask(call, key, Words::script(script, words), reply_type);
     }
 
-    /// Sends a write with a record. When memory is full Redis refuses the write without running it, so a second request
-    /// must look for the record.
-    fn ask_once(
+    #[inline]
+    fn send(
         &mut self,
-        call: Call,
-        key: &[u8],
-        first: Words<'_>,
-        command: Encoded,
-        shape: Shape,
+        Call { now, tag }: Call,
+        part: u32,
+        reply_type: ReplyType,
+        route: Route,
+        words: Words<'_>,
     ) {
-        let home = self.client.home_of(key);
-        let when_full = WhenFull { command, shape, home: home.clone(), deadline: call.deadline };
-        self.send(call, Asked::Once(call.tag, Box::new(when_full)), Shape::Once, home, first);
+        use ReplyType::{Any, Look, Probe, Value};
+        let read_only = matches!(reply_type, Value | Look | Probe | Any);
+        let ticket = Ticket { tag, part };
+        self.client.submit(now, Request { ticket, reply_type, route, read_only }, words);
     }
 
-    // As for `Client::submit`: otherwise a request is copied on its way.
-    #[inline(always)]
-    fn send(&mut self, call: Call, asked: Asked, shape: Shape, home: Home, words: Words<'_>) {
-        let request = request(asked, shape, home, call.deadline);
-        let key = self.client.submit(call.now, request, words);
-        self.tags.set(call.tag, key);
-    }
-
-    /// Sends the second requests of writes that were refused because memory is full; whether there are any.
+    /// Sends the second requests of writes that were refused because memory is full; whether there are any. Redis has
+    /// not run them, so it is not known whether they were done before.
     fn ask_when_full(&mut self, now: Instant) -> bool {
         let full = std::mem::take(&mut self.full);
         let any = !full.is_empty();
-        for (tag, asked, when_full) in full {
-            let WhenFull { command, shape, home, deadline } = *when_full;
-            let request = request(asked, shape, home, deadline);
-            let key = self.client.submit_encoded(now, request, command);
-            self.tags.set(tag, key);
+        for (tag, e, command) in full {
+            let (call, words) = (Call { now, tag }, words_of(&command));
+            let (route, words) = (self.client.route_of(words[3]), &words[2..]);
+            if words.len() == DELETE_WORDS {
+                // When memory is full this script still runs, and records a delete only if it removed something: deletes
+                // that remove nothing could be sent without end, and each would leave a record.
+                let words = [&words[..DELETE_WORDS - 1], &[b"removed"]].concat();
+                let words = Words::script(&scripts::DELETE_WHEN_FULL, &words);
+                self.send(call, AGAIN, ReplyType::Once, route, words);
+            } else {
+                self.seen.push((tag, e));
+                let words = Words::script(&scripts::LOOK, &words[..3]);
+                self.send(call, AGAIN, ReplyType::Look, route, words);
+            }
         }
         any
     }
 
-    fn scan(&mut self, call: Call, prefix: &[u8], cursor: Option<&[u8]>, limit: usize) {
+    /// Asks for the pages that wait for the servers to be known; whether there are any.
+    fn ask_pages(&mut self, now: Instant) -> bool {
+        let unplanned = std::mem::take(&mut self.unplanned);
+        let any = !unplanned.is_empty();
+        for Unplanned { call, prefix, cursor, limit } in unplanned {
+            self.scan(Call { now, ..call }, &prefix, cursor.as_deref(), limit, call.now);
+        }
+        any
+    }
+
+    /// Asks for a page, which was submitted at `since`.
+    fn scan(
+        &mut self,
+        call: Call,
+        prefix: &[u8],
+        cursor: Option<&[u8]>,
+        limit: usize,
+        since: Instant,
+    ) {
         let Some(masters) = self.client.masters(call.now) else {
-            let why = "not all of its servers are known".to_owned();
-            return self.replies.push(call.tag, Err(StoreError::Unavailable(why)));
+            if call.now.saturating_duration_since(since) < UNPLANNED_FOR {
+                let (prefix, cursor) = (prefix.to_vec(), cursor.map(<[u8]>::to_vec));
+                let call = Call { now: since, ..call };
+                return self.unplanned.push(Unplanned { call, prefix, cursor, limit });
+            }
+            return self.replies.push(call.tag, Err(not_all_known()));
         };
-        let Some((scan, server)) = Scan::begin(prefix, cursor, &masters) else {
+        let Some((scan, node)) = Scan::begin(prefix, cursor, &masters) else {
             return self.replies.push(call.tag, Ok(Answer::BadCursor));
         };
-        let home = Home::Server(Box::new(server));
-        scan.ask(limit, |scan, words| {
-            self.send(call, Asked::Page(call.tag, Box::new(scan)), Shape::Any, home, words);
+        let scan = scan.ask(limit, |scan, words| {
+            self.send(call, PAGE, ReplyType::Any, Route::Node(node), words);
+            scan
         });
+        self.pages.push((call.tag, scan));
     }
 
     /// Sends the next requests of the bulk reads; whether there are any.
     fn ask_parts(&mut self, now: Instant) -> bool {
         let mut asked = false;
-        while let Some((part, key, deadline)) = self.bulks.ask() {
-            let home = self.client.home_of(key);
-            // The bulk may have ended before this part, so the part has a deadline of its own.
-            let request = request(Asked::Part(part), Shape::Value, home, deadline);
-            let request = Request { expires: true, ..request };
-            let key = self.client.submit(now, request, Words::get(&[key]));
-            self.bulks.asked(part, key);
+        while let Some((tag, place, key)) = self.bulks.ask() {
+            let (route, part) = (self.client.route_of(key), PARTS + place as u32);
+            let ticket = Ticket { tag, part };
+            let reply_type = ReplyType::Value;
+            let request = Request { ticket, reply_type, route, read_only: true };
+            self.client.submit(now, request, Words::get(&[key]));
+            self.bulks.asked(tag);
             asked = true;
         }
         asked
     }
 }
 
-fn request(purpose: Asked, shape: Shape, home: Home, deadline: Instant) -> Request<Asked> {
-    let read_only = matches!(shape, Shape::Value | Shape::Look | Shape::Probe | Shape::Any);
-    Request { purpose, shape, home, read_only, deadline, expires: false }
-}
-
-/// The requests of commands without an answer, by the places of their tags: those are keys of a [`Slab`], and so small
-/// numbers that differ. (Any other tags work too, and cost more.)
-#[derive(Default)]
-struct Tags {
-    places: Vec<Option<(Tag, u64)>>,
-    others: HashMap<Tag, u64>,
-    len: usize,
-}
-
-/// The most places there can be, and how many are kept when no command is under way.
-const PLACES_MAX: usize = 1 << 20;
-const PLACES_KEPT: usize = 256;
-
-impl Tags {
-    fn set(&mut self, tag: Tag, key: u64) {
-        let place = Slab::<()>::place(tag);
-        if place >= self.places.len() && place < PLACES_MAX {
-            self.places.resize(place + 1, None);
-        }
-        match self.places.get_mut(place) {
-            Some(free @ None) => {
-                *free = Some((tag, key));
-                self.len += 1;
-            }
-            Some(Some((same, old))) if *same == tag => *old = key,
-            _ => drop(self.others.insert(tag, key)),
-        }
-    }
-
-    fn take(&mut self, tag: Tag) -> Option<u64> {
-        let place = self.places.get_mut(Slab::<()>::place(tag));
-        let Some((_, key)) = place.and_then(|place| place.take_if(|(other, _)| *other == tag))
-        else {
-            return self.others.remove(&tag);
-        };
-        self.len -= 1;
-        if self.len == 0 && self.places.len() > PLACES_KEPT {
-            self.places.truncate(PLACES_KEPT);
-            self.places.shrink_to_fit();
-        }
-        Some(key)
-    }
+fn not_all_known() -> StoreError {
+    StoreError::Unavailable("not all of its servers are known".to_owned())
 }
 
 /// How a script spells a condition, and the bytes to compare with.

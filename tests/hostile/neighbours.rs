@@ -281,12 +281,12 @@ impl Store for Mortal {
 }
 
 impl Session for MortalSession {
-    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>, deadline: Instant) {
+    fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) {
         self.may_die("submit");
         self.asked = true;
         // Nobody answers this one.
         if !matches!(&command, Command::Get { key, .. } if key.to_vec() == b"item:silence") {
-            self.inner.submit(now, tag, command, deadline);
+            self.inner.submit(now, tag, command);
         }
     }
 

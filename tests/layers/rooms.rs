@@ -147,7 +147,7 @@ fn the_check_sees_a_broken_wall() {
         ("front/poll/mod.rs", "use mio::Poll;", "mio"),
         ("front/accept.rs", "fn f() { thread::Builder::new(); }", "thread"),
         ("front/mod.rs", "fn f<'a>(x: &'a crate::config::Config) {}", "config"),
-        ("resp/link.rs", "fn f() { TcpStream::connect(a); }", "TcpStream"),
+        ("resp/node.rs", "fn f() { TcpStream::connect(a); }", "TcpStream"),
         ("resp/backoff.rs", "use std::hash::RandomState;", "randomness"),
         ("lifecycle.rs", "use crate::front;", "front"),
         ("http/mod.rs", "fn f() {} #[cfg(test)] mod tests { } use crate::store::Answer;", "store"),

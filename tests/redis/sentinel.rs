@@ -189,7 +189,9 @@ fn a_sentinel_that_dies_in_a_failover_costs_nothing_acknowledged_after_it() {
                     Dies::MasterAndHerald => {
                         group.be_hasty(true);
                         group.servers[master].kill();
-                        let news = switch.next();
+                        // On a busy machine they may not come to an agreement for minutes.
+                        let news = switch.soon();
+                        let news = news.unwrap_or_else(|| group.fail_over(leader, &switch));
                         group.be_hasty(false);
                         Some(news)
                     }
@@ -333,7 +335,8 @@ fn one_sentinel_that_knows_is_enough() {
     let silent = &group.addresses()[1];
     let real = &group.addresses()[0];
     let garbage = FakeRedis::start(|_| Act::Send(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()));
-    let ignorant = sentinel(b"-ERR No such master with that name\r\n", SUBSCRIBED);
+    let no = b"-ERR No such master with that name\r\n".to_vec();
+    let ignorant = sentinel((no, b"*-1\r\n".to_vec()), SUBSCRIBED);
     let plain = Redis::start();
     let nobody = Port::take();
     let dead = nobody.addr();
@@ -385,7 +388,7 @@ fn a_replica_is_not_taken_for_the_master() {
         let kioskd = start(&url);
         let mut client = kioskd.connect();
         for reply in [client.get("/items?id=1"), client.post("/items?id=2", "{}")] {
-            assert!(matches!(reply.status, 502 | 504), "{reply:?}");
+            assert!(matches!(reply.status, 502..=504), "{reply:?}");
         }
         assert!(kioskd.log().contains("not a master"), "{}", kioskd.log());
         // The sentinel hears of it.
@@ -397,7 +400,7 @@ fn a_replica_is_not_taken_for_the_master() {
         let mut client = kioskd.connect();
         eventually("the master", || {
             let reply = client.get("/items?id=1");
-            assert!(matches!(reply.status, 200 | 502 | 504), "{reply:?}");
+            assert!(matches!(reply.status, 200 | 502..=504), "{reply:?}");
             reply.status == 200
         });
     }
@@ -408,7 +411,7 @@ fn a_replica_is_not_taken_for_the_master() {
 fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
     let redis = Redis::start();
     let answer = master_at("127.0.0.1", redis.port());
-    let fake = sentinel(&answer, b"-NOPERM this user has no permissions to run 'subscribe'\r\n");
+    let fake = sentinel(answer, b"-NOPERM this user has no permissions to run 'subscribe'\r\n");
     let kioskd = start(&format!("redis+sentinel://{}/kiosk", fake.addr()));
     let count = |name: &str| fake.commands().iter().filter(|c| c[0] == name).count();
     assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
@@ -421,7 +424,7 @@ fn a_sentinel_that_forbids_subscribing_is_asked_all_the_same() {
 fn a_name_and_an_address_are_no_reason_to_reconnect() {
     let redis = Redis::start();
     let one = naming(redis.port());
-    let other = sentinel(&master_at("localhost", redis.port()), SUBSCRIBED);
+    let other = sentinel(master_at("localhost", redis.port()), SUBSCRIBED);
     for (first, second) in [(&one, &other), (&other, &one)] {
         let url = format!("redis+sentinel://{},{}/kiosk", first.addr(), second.addr());
         let kioskd = start(&url);
@@ -651,23 +654,26 @@ fn assert_readable(kioskd: &Kioskd, master: &Redis, journal: &Journal) {
 
 /// A sentinel that names this port.
 fn naming(port: u16) -> FakeRedis {
-    sentinel(&master_at("127.0.0.1", port), SUBSCRIBED)
+    sentinel(master_at("127.0.0.1", port), SUBSCRIBED)
 }
 
-fn master_at(host: &str, port: u16) -> Vec<u8> {
+/// What SENTINEL MASTER and GET-MASTER-ADDR-BY-NAME answer.
+fn master_at(host: &str, port: u16) -> (Vec<u8>, Vec<u8>) {
     let port = port.to_string();
-    let words = ["ip", host, "port", &port, "flags", "master"]
-        .map(|word| format!("${}\r\n{word}\r\n", word.len()));
-    format!("*6\r\n{}", words.concat()).into_bytes()
+    let array = |words: &[&str]| {
+        let bulks = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len()));
+        format!("*{}\r\n{}", words.len(), bulks.collect::<String>()).into_bytes()
+    };
+    (array(&["ip", host, "port", &port, "flags", "master"]), array(&[host, &port]))
 }
 
 /// In RESP3 SUBSCRIBE is answered by a push.
 const SUBSCRIBED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n";
 
-/// A sentinel with these answers to SENTINEL MASTER and SUBSCRIBE.
-fn sentinel(master: &[u8], subscribe: &'static [u8]) -> FakeRedis {
-    let master = master.to_vec();
+/// A sentinel with these answers to what it is asked of the master, and to SUBSCRIBE.
+fn sentinel((master, address): (Vec<u8>, Vec<u8>), subscribe: &'static [u8]) -> FakeRedis {
     FakeRedis::start(move |command| match &*command[0] {
+        "SENTINEL" if command[1] == "GET-MASTER-ADDR-BY-NAME" => Act::Send(address.clone()),
         "SENTINEL" => Act::Send(master.clone()),
         "SUBSCRIBE" => Act::Send(subscribe.to_vec()),
         _ => Act::Usual,

@@ -326,6 +326,11 @@ impl Switch {
         self.heard.recv_timeout(PATIENCE).expect("+switch-master")
     }
 
+    /// The same, if there is one soon.
+    pub fn soon(&self) -> Option<News> {
+        self.heard.recv_timeout(PATIENCE / 6).ok()
+    }
+
     /// Waits until each of these sentinels has sent one.
     #[track_caller]
     pub fn each_of(&self, mut sentinels: Vec<usize>) {

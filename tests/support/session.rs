@@ -5,9 +5,9 @@
 //! Answers are given out with bytes of their own, so that a test may keep them.
 
 use kioskd::net::{self, Ready, World};
-use kioskd::resp::client::Target;
 use kioskd::resp::endpoint::Endpoint;
-use kioskd::resp::link::Options;
+use kioskd::resp::options::Options;
+use kioskd::resp::options::Target;
 use kioskd::store::blocking::Blocking;
 use kioskd::store::redis::Redis;
 use kioskd::store::{self, Key, Reply, Session, Store, StoreError, Tag, Ttl};
@@ -106,7 +106,7 @@ impl Loop {
         let deadline = now + timeout;
         assert!(self.open.insert(tag, deadline).is_none(), "{tag} is under way");
         self.deadlines.insert((deadline, tag));
-        self.session.submit(now, tag, command, deadline);
+        self.session.submit(now, tag, command);
     }
 
     /// One turn, which waits for `longest` at the most. What it finished is appended to `done`.

@@ -13,9 +13,8 @@
 //! `redis-benchmark -c 1 -P n`, which sends n, waits for n, and parses next to nothing: a lower bound, not a peer.
 
 use kioskd::net::{MioWorld, World};
-use kioskd::resp::client::Target;
 use kioskd::resp::endpoint::Endpoint;
-use kioskd::resp::link::Options;
+use kioskd::resp::options::{Options, Target};
 use kioskd::store::redis::Redis;
 use kioskd::store::{Answer, Command, Key, Store};
 use redis::AsyncCommands;
@@ -94,7 +93,7 @@ fn ours(address: &str, in_flight: u64, time: Duration) -> (u64, Duration) {
         for _ in 0..fresh {
             // Of so many, none is used again while it is under way.
             next = (next + 1) % 1024;
-            session.submit(now, next, get(), now + Duration::from_secs(2));
+            session.submit(now, next, get());
         }
         let replies = session.progress(&mut world, now);
         let finished = replies.len() as u64;

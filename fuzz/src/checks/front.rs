@@ -153,7 +153,7 @@ struct Actor {
 }
 
 impl Session for Actor {
-    fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>, _: Instant) {
+    fn submit(&mut self, _: Instant, tag: Tag, command: Command<'_>) {
         let ticks = self.client.as_ref().map_or(0, Client::store_ticks);
         self.asked.push((ticks, tag, Given::to(&command)));
     }

@@ -35,13 +35,13 @@ fn parse(url: &str) -> RedisUrl {
 /// The parsed URL, in the form with nothing left out, and without the password.
 fn shown(url: &RedisUrl) -> String {
     let tls = if url.tls { "s" } else { "" };
-    let user = url.options.sign_on.credentials.user.as_deref().unwrap_or_default();
-    let who = match &url.options.sign_on.credentials.password {
+    let user = url.options.credentials.user.as_deref().unwrap_or_default();
+    let who = match &url.options.credentials.password {
         Some(password) => format!("{user}:{password}@"),
         None if user.is_empty() => String::new(),
         None => format!("{user}@"),
     };
-    let database = url.options.sign_on.database;
+    let database = url.options.database;
     let join =
         |seeds: &[Endpoint]| seeds.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(",");
     match &url.target {
@@ -155,7 +155,7 @@ fn refuses_what_is_no_url() {
 #[test]
 fn decodes_user_and_password_and_nothing_else() {
     let of = |url: &str| {
-        let Credentials { user, password } = parse(url).options.sign_on.credentials;
+        let Credentials { user, password } = parse(url).options.credentials;
         (user, password.map(|password| password.expose().to_owned()))
     };
     let some = |text: &str| Some(text.to_owned());
@@ -228,12 +228,12 @@ fn reads_the_options() {
     {
         let url = parse(&format!("{place}?{all}"));
         assert_eq!(url.options.connect_timeout, Duration::from_millis(1500));
-        assert_eq!(url.options.sign_on.protocol, Protocol::Resp3);
-        assert_eq!(url.options.sign_on.client_name, "kiosk-1");
+        assert_eq!(url.options.protocol, Protocol::Resp3);
+        assert_eq!(url.options.client_name, "kiosk-1");
         let without = parse(place).options;
         assert_eq!(format!("{without:?}"), format!("{:?}", Options::default()));
     }
-    assert_eq!(parse("redis://h?protocol=2").options.sign_on.protocol, Protocol::Resp2);
+    assert_eq!(parse("redis://h?protocol=2").options.protocol, Protocol::Resp2);
     for (text, ms) in [("1ms", 1), ("600000ms", 600_000), ("10m", 600_000)] {
         let url = parse(&format!("redis://h?connect_timeout={text}"));
         assert_eq!(url.options.connect_timeout, Duration::from_millis(ms));

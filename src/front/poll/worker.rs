@@ -467,7 +467,7 @@ impl Worker {
                 Ok(Step::Done(response)) => break Ok(response),
                 Ok(Step::Ask(..)) if !may_wait => break Err(TOO_MANY_WAIT),
                 Ok(Step::Ask(command, next)) if now < request.deadline => {
-                    if self.session.submit(now, key, command, request.deadline) {
+                    if self.session.submit(now, key, command) {
                         if let Some(exchange) = self.exchanges.get_mut(key) {
                             exchange.next = Some(next);
                         }

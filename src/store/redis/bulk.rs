@@ -19,7 +19,6 @@ use crate::resp::codec::{Received, Reply};
 use crate::resp::request::Failure;
 use crate::store::{self, Answer, Found, StoreError, Tag};
 use std::collections::VecDeque;
-use std::time::Instant;
 
 /// GETs of one bulk under way: with small documents 1,000 are read in 63 round trips.
 const OF_ONE_MAX: usize = 16;
@@ -32,13 +31,6 @@ const WAITING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What a waiting key costs beside its bytes.
 const KEY_BYTES: usize = 48;
-
-/// One key of one bulk, whose GET is under way.
-#[derive(Debug, Clone, Copy)]
-pub struct Part {
-    bulk: Tag,
-    place: usize,
-}
 
 /// The bulk reads of one session.
 #[derive(Debug, Default)]
@@ -60,11 +52,10 @@ pub struct Bulk {
     values: Vec<Found>,
     /// The index of the next key to read.
     next: usize,
-    /// Indexes under way, and the keys of their requests.
-    under_way: Vec<(usize, u64)>,
+    /// How many of its GETs are under way.
+    under_way: usize,
     bytes: usize,
     bytes_max: usize,
-    deadline: Instant,
 }
 
 impl Bulks {
@@ -77,17 +68,15 @@ impl Bulks {
         tag: Tag,
         keys: Vec<Vec<u8>>,
         bytes_max: usize,
-        deadline: Instant,
     ) -> Result<(), StoreError> {
         let bulk = Bulk {
             tag,
             values: vec![Ok(None); keys.len()],
             keys,
             next: 0,
-            under_way: Vec::new(),
+            under_way: 0,
             bytes: 0,
             bytes_max,
-            deadline,
         };
         if self.waiting + bulk.waiting() > WAITING_BYTES_MAX {
             return Err(StoreError::Overloaded);
@@ -107,9 +96,9 @@ impl Bulks {
         self.under_way + self.there + self.waiting
     }
 
-    /// The next key to read, with its part and its deadline; `None` while enough GETs are under way. When the GET is
-    /// sent, call [`asked`](Bulks::asked).
-    pub fn ask(&mut self) -> Option<(Part, &[u8], Instant)> {
+    /// The next key to read, with the tag of its bulk and its place there; `None` while enough GETs are under way. When
+    /// the GET is sent, call [`asked`](Bulks::asked).
+    pub fn ask(&mut self) -> Option<(Tag, usize, &[u8])> {
         if self.under_way >= OF_ALL_MAX {
             return None;
         }
@@ -118,34 +107,35 @@ impl Bulks {
             if n > 0 && self.there > bulk.bytes_max {
                 return None;
             }
-            if bulk.under_way.len() < OF_ONE_MAX
+            if bulk.under_way < OF_ONE_MAX
                 && let Some(key) = bulk.keys.get(bulk.next)
             {
-                return Some((Part { bulk: bulk.tag, place: bulk.next }, key, bulk.deadline));
+                return Some((bulk.tag, bulk.next, key));
             }
         }
         None
     }
 
-    /// Notes that a part's GET is under way, as this request.
-    pub fn asked(&mut self, part: Part, request: u64) {
-        if let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk) {
+    /// Notes that the next GET of a bulk is under way.
+    pub fn asked(&mut self, tag: Tag) {
+        if let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.tag == tag) {
             self.under_way += 1;
             bulk.next += 1;
-            bulk.under_way.push((part.place, request));
+            bulk.under_way += 1;
         }
     }
 
-    /// Takes the answer to a part; gives its bulk and the result, if the bulk has ended with that.
+    /// Takes the answer to the GET of one key; gives the result of its bulk, if that has ended with it.
     pub fn answered(
         &mut self,
-        part: Part,
+        tag: Tag,
+        place: usize,
         result: Result<Received<'_>, Failure>,
-    ) -> Option<(Tag, store::Reply<'static>)> {
-        self.under_way -= 1;
+    ) -> Option<store::Reply<'static>> {
         // No such bulk: it has ended before.
-        let bulk = self.bulks.iter_mut().find(|bulk| bulk.tag == part.bulk)?;
-        bulk.under_way.retain(|(place, _)| *place != part.place);
+        let bulk = self.bulks.iter_mut().find(|bulk| bulk.tag == tag)?;
+        self.under_way -= 1;
+        bulk.under_way -= 1;
         let value = match result {
             Ok(Received::Other(Reply::Error(e))) if e.code == "WRONGTYPE" => Err(error(&e)),
             result => match reply(result).map(Received::into_reply) {
@@ -154,30 +144,31 @@ impl Bulks {
                 Ok(Reply::TooLarge(n)) => Err(too_large(n)),
                 other => {
                     let e = other.err().unwrap_or_else(wrong_type);
-                    self.end(part.bulk);
-                    return Some((part.bulk, Err(e)));
+                    self.end(tag);
+                    return Some(Err(e));
                 }
             },
         };
         let bytes = value.as_ref().map_or(0, |v| v.as_ref().map_or(0, Vec::len));
         bulk.bytes += bytes;
         self.there += bytes;
-        if let Some(place) = bulk.values.get_mut(part.place) {
+        if let Some(place) = bulk.values.get_mut(place) {
             *place = value;
         }
         let is_too_large = bulk.bytes > bulk.bytes_max;
-        if !is_too_large && (!bulk.under_way.is_empty() || bulk.next < bulk.keys.len()) {
+        if !is_too_large && (bulk.under_way > 0 || bulk.next < bulk.keys.len()) {
             return None;
         }
-        let values = self.end(part.bulk)?.values;
+        let values = self.end(tag)?.values;
         let answer = if is_too_large { Answer::TooLarge } else { Answer::Values(values.into()) };
-        Some((part.bulk, Ok(answer)))
+        Some(Ok(answer))
     }
 
-    /// Ends a bulk. Its parts under way have deadlines of their own, the waiting ones do not.
+    /// Ends a bulk. Answers to its GETs that are under way are for nobody then.
     pub fn end(&mut self, tag: Tag) -> Option<Bulk> {
         let place = self.bulks.iter().position(|bulk| bulk.tag == tag)?;
         let bulk = self.bulks.remove(place)?;
+        self.under_way -= bulk.under_way;
         self.there -= bulk.bytes;
         self.waiting -= bulk.waiting();
         Some(bulk)
@@ -185,11 +176,6 @@ impl Bulks {
 }
 
 impl Bulk {
-    /// Its requests that are under way.
-    pub fn requests(&self) -> impl Iterator<Item = u64> {
-        self.under_way.iter().map(|(_, request)| *request)
-    }
-
     fn waiting(&self) -> usize {
         self.keys.iter().map(|key| key.len() + KEY_BYTES).sum()
     }
@@ -199,21 +185,20 @@ impl Bulk {
 mod tests {
     use super::*;
     use crate::resp::codec::ErrorReply;
-    use std::time::Duration;
 
-    type Ended = Option<(Tag, store::Reply<'static>)>;
+    type Ended = Option<store::Reply<'static>>;
 
     fn keys(n: usize) -> Vec<Vec<u8>> {
         (0..n).map(|n| format!("k{n}").into_bytes()).collect()
     }
 
     /// Asks for every part that may be under way now.
-    fn ask(bulks: &mut Bulks) -> Vec<(Part, String)> {
+    fn ask(bulks: &mut Bulks) -> Vec<(usize, String)> {
         std::iter::from_fn(|| {
-            let (part, key, _) = bulks.ask()?;
+            let (tag, place, key) = bulks.ask()?;
             let key = String::from_utf8(key.to_vec()).unwrap();
-            bulks.asked(part, 0);
-            Some((part, key))
+            bulks.asked(tag);
+            Some((place, key))
         })
         .collect()
     }
@@ -225,13 +210,13 @@ mod tests {
     #[test]
     fn an_answer_makes_room_for_a_question_and_values_stand_in_order() {
         let mut bulks = Bulks::default();
-        bulks.begin(7, keys(40), 1000, Instant::now()).unwrap();
+        bulks.begin(7, keys(40), 1000).unwrap();
         let mut under_way = ask(&mut bulks);
         assert_eq!(under_way.len(), 16);
         let (mut order, mut ended) = (Vec::new(), None);
         while let Some((part, key)) = under_way.pop() {
             assert_eq!(ended, None);
-            ended = bulks.answered(part, value(&key));
+            ended = bulks.answered(7, part, value(&key));
             let more = ask(&mut bulks);
             assert!(more.len() <= 1 && under_way.len() + more.len() <= 16);
             under_way.extend(more);
@@ -239,7 +224,7 @@ mod tests {
         }
         assert_ne!(order, keys(40).iter().map(|k| String::from_utf8_lossy(k)).collect::<Vec<_>>());
         let all = keys(40).into_iter().map(|key| Ok(Some(key))).collect();
-        assert_eq!(ended, Some((7, Ok(Answer::Values(all)))));
+        assert_eq!(ended, Some(Ok(Answer::Values(all))));
         assert_eq!((bulks.under_way, bulks.there, bulks.waiting), (0, 0, 0));
         assert!(bulks.is_empty());
     }
@@ -248,15 +233,15 @@ mod tests {
     fn a_bulk_beyond_its_bytes_is_over_and_asks_nothing_more() {
         for (bytes_max, over) in [(4, false), (3, true)] {
             let mut bulks = Bulks::default();
-            bulks.begin(7, keys(17), bytes_max, Instant::now()).unwrap();
+            bulks.begin(7, keys(17), bytes_max).unwrap();
             let parts = ask(&mut bulks);
-            assert_eq!(bulks.answered(parts[0].0, value("xx")), None);
-            let ended = bulks.answered(parts[1].0, value("xx"));
-            assert_eq!(ended == Some((7, Ok(Answer::TooLarge))), over);
+            assert_eq!(bulks.answered(7, parts[0].0, value("xx")), None);
+            let ended = bulks.answered(7, parts[1].0, value("xx"));
+            assert_eq!(ended == Some(Ok(Answer::TooLarge)), over);
             assert_eq!(ask(&mut bulks).len(), usize::from(!over));
             // Answers to parts that were under way are dropped.
             for (part, _) in &parts[2..] {
-                assert_eq!(bulks.answered(*part, value("")), None);
+                assert_eq!(bulks.answered(7, *part, value("")), None);
             }
             assert_eq!(bulks.under_way, usize::from(!over));
         }
@@ -277,14 +262,14 @@ mod tests {
             (Err(Failure::Timeout), true),
         ] {
             let mut bulks = Bulks::default();
-            bulks.begin(7, keys(2), 1000, Instant::now()).unwrap();
+            bulks.begin(7, keys(2), 1000).unwrap();
             let parts = ask(&mut bulks);
             let shown = format!("{result:?}");
-            let first = bulks.answered(parts[0].0, result);
-            let second: Ended = bulks.answered(parts[1].0, value("{}"));
+            let first = bulks.answered(7, parts[0].0, result);
+            let second: Ended = bulks.answered(7, parts[1].0, value("{}"));
             assert_eq!(first.is_some(), whole, "{shown}");
             assert_eq!(second.is_some(), !whole, "{shown}");
-            match first.or(second).unwrap().1 {
+            match first.or(second).unwrap() {
                 Ok(Answer::Values(values)) => assert_eq!(values[1], Ok(Some(b"{}".to_vec()))),
                 other => assert!(other.is_err() && whole, "{other:?}"),
             }
@@ -294,40 +279,36 @@ mod tests {
     #[test]
     fn many_bulks_share_a_few_places_and_the_oldest_goes_on() {
         let mut bulks = Bulks::default();
-        let now = Instant::now();
         for tag in 0..100 {
-            bulks.begin(tag, keys(20), 10, now).unwrap();
+            bulks.begin(tag, keys(20), 10).unwrap();
         }
-        let parts = ask(&mut bulks);
-        assert_eq!(parts.len(), OF_ALL_MAX);
+        assert_eq!(ask(&mut bulks).len(), OF_ALL_MAX);
         // The received bytes of two bulks reach the limit of one: then only the oldest sends more.
-        for n in [0, 16] {
-            assert_eq!(bulks.answered(parts[n].0, value("123456")), None);
+        for tag in [0, 1] {
+            assert_eq!(bulks.answered(tag, 0, value("123456")), None);
         }
         assert_eq!(ask(&mut bulks).len(), 1);
         // The oldest is over, and the others go on.
-        let ended = bulks.answered(parts[1].0, value("123456"));
-        assert_eq!(ended, Some((0, Ok(Answer::TooLarge))));
-        assert_eq!(ask(&mut bulks).len(), 2);
+        assert_eq!(bulks.answered(0, 1, value("123456")), Some(Ok(Answer::TooLarge)));
+        assert_eq!(ask(&mut bulks).len(), 1 + 16);
     }
 
     #[test]
     fn what_waits_is_bounded_and_one_that_is_ended_makes_room() {
         let mut bulks = Bulks::default();
-        let now = Instant::now();
         let long = || vec![vec![b'x'; 512]; 1000];
         let fit = WAITING_BYTES_MAX / (1000 * (512 + KEY_BYTES));
         for tag in 0..fit as Tag {
-            bulks.begin(tag, long(), 10, now + Duration::from_millis(tag)).unwrap();
+            bulks.begin(tag, long(), 10).unwrap();
         }
-        assert_eq!(bulks.begin(99, long(), 10, now), Err(StoreError::Overloaded));
-        let (part, ..) = bulks.ask().unwrap();
-        bulks.asked(part, 7);
-        let ended = bulks.end(0).unwrap();
-        assert_eq!((ended.tag, ended.requests().collect::<Vec<_>>()), (0, vec![7]));
-        assert!(bulks.begin(99, long(), 10, now).is_ok());
+        assert_eq!(bulks.begin(99, long(), 10), Err(StoreError::Overloaded));
+        let (tag, place, _) = bulks.ask().unwrap();
+        assert_eq!((tag, place), (0, 0));
+        bulks.asked(tag);
+        bulks.end(tag);
+        assert!(bulks.begin(99, long(), 10).is_ok());
         // The answer to its part is dropped.
-        assert_eq!(bulks.answered(part, Err(Failure::Timeout)), None);
+        assert_eq!(bulks.answered(tag, place, Err(Failure::Timeout)), None);
         assert_eq!(bulks.under_way, 0);
     }
 }

@@ -1,49 +1,51 @@
 //! Turns Redis replies into answers of the store.
 
 use crate::resp::codec::{ErrorReply, Received, Reply};
-use crate::resp::connection::Shape;
-use crate::resp::remedy::is_passing;
+use crate::resp::error_action::is_passing;
+use crate::resp::reply_type::ReplyType;
 use crate::resp::request::Failure;
 use crate::store::{self, Answer, StoreError};
 use std::time::Duration;
 
-/// The connection has checked that the reply has this shape.
-pub(super) fn answer<'a>(shape: Shape, received: &'a Received<'_>) -> store::Reply<'a> {
-    let reply = match (shape, received) {
-        (Shape::Value, Received::Bulk(value)) => return Ok(Answer::Value(Some(value))),
-        (Shape::Once, Received::Bulk(record)) => return Ok(Answer::Recorded(record)),
-        (Shape::Stored, Received::Ok) => return Ok(Answer::Stored),
-        (Shape::Probe, Received::Ok) => return Ok(Answer::Pong),
+/// The connection has checked that the reply has this reply_type.
+pub(super) fn answer<'a>(reply_type: ReplyType, received: &'a Received<'_>) -> store::Reply<'a> {
+    let reply = match (reply_type, received) {
+        (ReplyType::Value, Received::Bulk(value)) => return Ok(Answer::Value(Some(value))),
+        (ReplyType::Once, Received::Bulk(record)) => return Ok(Answer::Recorded(record)),
+        (ReplyType::Stored, Received::Ok) => return Ok(Answer::Stored),
+        (ReplyType::Probe, Received::Ok) => return Ok(Answer::Pong),
         (_, Received::Bulk(_) | Received::Ok) => return Err(wrong_type()),
         (_, Received::Other(reply)) => reply,
     };
-    Ok(match (shape, reply) {
+    Ok(match (reply_type, reply) {
         (_, Reply::TooLarge(n)) => return Err(too_large(*n)),
-        (Shape::Value, Reply::Bulk(value)) => Answer::Value(Some(value)),
-        (Shape::Value, Reply::Null) => Answer::Value(None),
-        (Shape::Stored, Reply::Null) => Answer::Unmet,
-        (Shape::StoredFlag | Shape::DeletedFlag | Shape::Once, Reply::Integer(-1)) => Answer::Unmet,
-        (Shape::Stored, Reply::Simple(_)) | (Shape::StoredFlag, Reply::Integer(_)) => {
+        (ReplyType::Value, Reply::Bulk(value)) => Answer::Value(Some(value)),
+        (ReplyType::Value, Reply::Null) => Answer::Value(None),
+        (ReplyType::Stored, Reply::Null) => Answer::Unmet,
+        (ReplyType::StoredFlag | ReplyType::DeletedFlag | ReplyType::Once, Reply::Integer(-1)) => {
+            Answer::Unmet
+        }
+        (ReplyType::Stored, Reply::Simple(_)) | (ReplyType::StoredFlag, Reply::Integer(_)) => {
             Answer::Stored
         }
-        (Shape::DeletedFlag | Shape::Count, Reply::Integer(n)) => Answer::Deleted(*n > 0),
-        (Shape::Once, Reply::Integer(n)) => Answer::Done { there: *n > 0 },
-        (Shape::Once, Reply::Bulk(record)) => Answer::Recorded(record),
-        (Shape::Look, Reply::Array(parts)) => match &parts[..] {
+        (ReplyType::DeletedFlag | ReplyType::Count, Reply::Integer(n)) => Answer::Deleted(*n > 0),
+        (ReplyType::Once, Reply::Integer(n)) => Answer::Done { there: *n > 0 },
+        (ReplyType::Once, Reply::Bulk(record)) => Answer::Recorded(record),
+        (ReplyType::Look, Reply::Array(parts)) => match &parts[..] {
             [Reply::Integer(1), Reply::Bulk(record)] => Answer::Recorded(record),
             [_, Reply::Bulk(value)] => Answer::Value(Some(value)),
             [_, Reply::Null] => Answer::Value(None),
             [_, Reply::TooLarge(n)] => return Err(too_large(*n)),
             _ => return Err(wrong_type()),
         },
-        (Shape::Pair, Reply::Array(items)) => match items[..] {
+        (ReplyType::Pair, Reply::Array(items)) => match items[..] {
             [Reply::Integer(count), Reply::Integer(left)] => Answer::Taken {
                 count: u64::try_from(count).unwrap_or(0),
                 resets_in: Duration::from_millis(u64::try_from(left).unwrap_or(0)),
             },
             _ => return Err(wrong_type()),
         },
-        (Shape::Probe, Reply::Simple(_) | Reply::Null) => Answer::Pong,
+        (ReplyType::Probe, Reply::Simple(_) | Reply::Null) => Answer::Pong,
         _ => return Err(wrong_type()),
     })
 }
@@ -62,11 +64,18 @@ pub(super) fn reply(result: Result<Received<'_>, Failure>) -> Result<Received<'_
     match result {
         Ok(Received::Other(Reply::Error(e))) => Err(error(&e)),
         Ok(reply) => Ok(reply),
-        Err(Failure::Timeout) => Err(StoreError::Timeout),
-        Err(Failure::Unreachable(why)) => Err(StoreError::Unreachable(why)),
-        Err(Failure::Broken(why)) => Err(StoreError::Broken(why)),
-        Err(Failure::Overloaded) => Err(StoreError::Overloaded),
-        Err(Failure::Refused(why)) => Err(StoreError::Refused(why)),
+        Err(failure) => Err(without_reply(failure)),
+    }
+}
+
+/// The error of a request that has no reply.
+pub(super) fn without_reply(failure: Failure) -> StoreError {
+    match failure {
+        Failure::Timeout => StoreError::Timeout,
+        Failure::Unreachable(why) => StoreError::Unreachable(why),
+        Failure::Broken(why) => StoreError::Broken(why),
+        Failure::Overloaded => StoreError::Overloaded,
+        Failure::Refused(e) => error(&e),
     }
 }
 

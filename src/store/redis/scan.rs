@@ -6,23 +6,23 @@
 //! already returned.
 //!
 //! ```text
-//! cursor = check of the prefix | server | its lowest slot | SCAN's position there | hashes
-//!          9 bytes               4        2                 8                       8 each, 200 at most
+//! cursor = check of the prefix | server | SCAN's position there | servers before it | hashes
+//!          9 bytes               4        8                      2, and 4 each       8 each, 200 at most
 //! ```
 //!
 //! There is no key in it: what a client sends back is a position to continue at and hashes to leave out. The hashes are
 //! the first bytes of SHA-1, which every Redis offers in scripts, so they are the same on all replicas of kioskd and
 //! after every restart.
 //!
-//! Masters come in the order of their lowest slots. A server is identified by a hash of its address; when the current
-//! one has been replaced its successor is scanned from the start, because SCAN's position means nothing to another
-//! server. So a key that exists throughout is returned at least once, whatever fails over. While slots move from one
-//! master to another, a key that moves against the direction of travel can be missed; no scan over several servers can
-//! promise more.
+//! The cursor says which masters were read to their end, by hashes of their names, and not how far we came in some order:
+//! slots that move change every order, and a master that nobody touched would be passed over. When the current master has
+//! been replaced its successor is read from the start, because SCAN's position means nothing to another server. So a key
+//! that exists throughout is returned at least once, whatever fails over; a key that moves from a master not yet read to
+//! one that was can be missed; no scan over several servers can promise more.
 
 use crate::resp::codec::{Decimal, Reply};
-use crate::resp::endpoint::Endpoint;
-use crate::resp::request::{Script, Words};
+use crate::resp::command::{Script, Words};
+use crate::resp::topology::Master;
 use crate::store::{Page, cursor};
 use std::time::Duration;
 
@@ -86,59 +86,51 @@ return {position, found, {}}",
     plain_sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
 };
 
-/// A server with keys of its own, after the lowest of its slots (0 where there are no slots).
-type Master = (u16, Endpoint);
+/// How many servers a cursor can say were read: more masters than any cluster should have.
+const SERVERS_MAX: usize = 400;
 
 /// A page that is being read.
 #[derive(Debug)]
 pub struct Scan {
     prefix: Vec<u8>,
     /// The current server, as cursors identify it.
-    here: Place,
-    /// The server after it.
-    next: Option<Place>,
+    here: u32,
+    /// The servers that were read to their end, and how many there are that were not, besides the current one.
+    before: Vec<u32>,
+    after: usize,
     /// Where to begin on that server, and which keys of that step were returned already.
     position: u64,
     given: Vec<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    server: u32,
-    lowest: u16,
-}
-
-impl Place {
-    fn of((lowest, endpoint): &Master) -> Place {
-        let name = cursor::hash(endpoint.to_string().as_bytes());
-        Place { server: (name ^ name >> 32) as u32, lowest: *lowest }
-    }
+fn hash(master: &Master) -> u32 {
+    let name = cursor::hash(master.name.as_bytes());
+    (name ^ name >> 32) as u32
 }
 
 impl Scan {
-    /// Reads the cursor and finds the server to continue on, of `masters` in the order of their lowest slots: the scan
-    /// and that server. `None` for a cursor that kioskd did not make, or when there is no master.
-    pub fn begin(
-        prefix: &[u8],
-        cursor: Option<&[u8]>,
-        masters: &[Master],
-    ) -> Option<(Scan, Endpoint)> {
+    /// Reads the cursor and finds the server to continue on: the scan and that server's node. `None` for a cursor that
+    /// kioskd did not make, or when there is no master.
+    pub fn begin(prefix: &[u8], cursor: Option<&[u8]>, masters: &[Master]) -> Option<(Scan, u64)> {
         let cursor = match cursor {
             Some(cursor) => Some(Cursor::read(cursor, prefix)?),
             None => None,
         };
-        let places: Vec<Place> = masters.iter().map(Place::of).collect();
-        let at = cursor.as_ref().map_or(0, |cursor| {
-            let same = places.iter().position(|p| p.server == cursor.at.server);
-            let heir = || places.iter().rposition(|p| p.lowest <= cursor.at.lowest);
-            same.or_else(heir).unwrap_or(0)
-        });
-        let (here, (_, server)) = (*places.get(at)?, masters.get(at)?);
+        let (before, at) = cursor.as_ref().map_or((&[][..], None), |c| (&c.before, Some(c.at)));
+        let mut left: Vec<&Master> =
+            masters.iter().filter(|master| !before.contains(&hash(master))).collect();
+        // If all were read there are none: the last of them has been replaced by one that was read before.
+        if left.is_empty() {
+            left.extend(masters.last());
+        }
+        let same = left.iter().position(|master| Some(hash(master)) == at);
+        let master = *left.get(same.unwrap_or(0))?;
+        let (here, before) = (hash(master), before.to_vec());
         // The position means nothing to another server.
-        let same = cursor.filter(|cursor| cursor.at.server == here.server);
+        let same = cursor.filter(|cursor| cursor.at == here);
         let (position, given) = same.map(|c| (c.position, c.given)).unwrap_or_default();
-        let (prefix, next) = (prefix.to_vec(), places.get(at + 1).copied());
-        Some((Scan { prefix, here, next, position, given }, server.clone()))
+        let (prefix, after) = (prefix.to_vec(), left.len() - 1);
+        Some((Scan { prefix, here, before, after, position, given }, master.node))
     }
 
     /// The command that asks for at most `limit` keys.
@@ -174,10 +166,19 @@ impl Scan {
             };
             keys.push((key, u64::try_from(ms).ok().map(Duration::from_millis)));
         }
-        let ended = position == 0 && given.is_empty();
-        let at = if ended { self.next } else { Some(self.here) };
-        let cursor = at.map(|at| Cursor { at, position, given });
-        Some(Page { keys, next: cursor.map(|cursor| cursor.write(&self.prefix)) })
+        let Scan { prefix, here, mut before, after, .. } = self;
+        let next = if position == 0 && given.is_empty() {
+            before.push(here);
+            if after > 0 && before.len() > SERVERS_MAX {
+                return None;
+            }
+            // Whichever is not among those before it.
+            (after > 0).then_some(0)
+        } else {
+            Some(here)
+        };
+        let next = next.map(|at| Cursor { at, position, before, given }.write(&prefix));
+        Some(Page { keys, next })
     }
 }
 
@@ -192,31 +193,34 @@ fn read_hash(reply: &Reply) -> Option<u64> {
 }
 
 struct Cursor {
-    at: Place,
+    at: u32,
     position: u64,
+    before: Vec<u32>,
     /// Hashes of the keys that the step at that position has already returned.
     given: Vec<u64>,
 }
 
 impl Cursor {
     fn write(&self, prefix: &[u8]) -> Vec<u8> {
-        let (server, lowest) = (self.at.server.to_be_bytes(), self.at.lowest.to_be_bytes());
-        let position = self.position.to_be_bytes();
-        let mut bytes = [&cursor::begin(prefix)[..], &server, &lowest, &position].concat();
+        let (at, position) = (self.at.to_be_bytes(), self.position.to_be_bytes());
+        let count = (self.before.len() as u16).to_be_bytes();
+        let mut bytes = [&cursor::begin(prefix)[..], &at, &position, &count].concat();
+        bytes.extend(self.before.iter().flat_map(|server| server.to_be_bytes()));
         bytes.extend(self.given.iter().flat_map(|hash| hash.to_be_bytes()));
         bytes
     }
 
     fn read(bytes: &[u8], prefix: &[u8]) -> Option<Cursor> {
         let rest = cursor::position(bytes, prefix)?;
-        let (server, rest) = rest.split_first_chunk()?;
-        let (lowest, rest) = rest.split_first_chunk()?;
+        let (at, rest) = rest.split_first_chunk()?;
         let (position, rest) = rest.split_first_chunk()?;
+        let (count, rest) = rest.split_first_chunk()?;
+        let (before, rest) = rest.split_at_checked(4 * usize::from(u16::from_be_bytes(*count)))?;
         let (given, odd) = rest.as_chunks();
-        let at = Place { server: u32::from_be_bytes(*server), lowest: u16::from_be_bytes(*lowest) };
         (odd.is_empty() && given.len() <= HASHES_MAX).then(|| Cursor {
-            at,
+            at: u32::from_be_bytes(*at),
             position: u64::from_be_bytes(*position),
+            before: before.as_chunks().0.iter().map(|server| u32::from_be_bytes(*server)).collect(),
             given: given.iter().map(|hash| u64::from_be_bytes(*hash)).collect(),
         })
     }
@@ -238,12 +242,12 @@ fn pattern(prefix: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resp::request::Spelling;
+    use crate::resp::command::Spelling;
 
     fn masters(lowest_and_port: &[(u16, u16)]) -> Vec<Master> {
-        let master = |&(lowest, port): &(u16, u16)| {
-            let host = "127.0.0.1".to_owned();
-            (lowest, Endpoint::Tcp { host, port })
+        let master = |&(slot, port): &(u16, u16)| {
+            let name = format!("127.0.0.1:{port}");
+            Master { slot, node: port.into(), name }
         };
         lowest_and_port.iter().map(master).collect()
     }
@@ -259,11 +263,8 @@ mod tests {
     }
 
     /// The port of the server that is asked, and the words after the script's name, as text.
-    fn asked(cursor: Option<&[u8]>, masters: &[Master]) -> (u16, Vec<String>, Scan) {
-        let (scan, server) = Scan::begin(b"item:a", cursor, masters).unwrap();
-        let Endpoint::Tcp { port, .. } = server else {
-            panic!("a server");
-        };
+    fn asked(cursor: Option<&[u8]>, masters: &[Master]) -> (u64, Vec<String>, Scan) {
+        let (scan, port) = Scan::begin(b"item:a", cursor, masters).unwrap();
         let mut wire = Vec::new();
         let scan = scan.ask(2, |scan, words| {
             words.write(&mut wire, Spelling::default());
@@ -292,33 +293,64 @@ mod tests {
     }
 
     #[test]
-    fn masters_come_in_order_and_a_replaced_one_is_begun_anew() {
+    fn every_master_has_its_turn_and_a_replaced_one_is_begun_anew() {
         let three = masters(&[(0, 3), (100, 1), (200, 2)]);
-        let mut cursor = None;
-        let mut ports = Vec::new();
-        loop {
-            let (port, words, scan) = asked(cursor.as_deref(), &three);
-            assert_eq!(words[1], "0");
-            ports.push(port);
-            cursor = scan.end(reply("0", &[], &[])).unwrap().next;
-            if cursor.is_none() {
-                break;
+        let walk = |mut cursor: Option<Vec<u8>>, now: &[Master]| {
+            let mut ports = Vec::new();
+            loop {
+                let (port, _, scan) = asked(cursor.as_deref(), now);
+                ports.push(port);
+                cursor = scan.end(reply("0", &[], &[])).unwrap().next;
+                if cursor.is_none() {
+                    return ports;
+                }
             }
-        }
-        assert_eq!(ports, [3, 1, 2]);
+        };
+        assert_eq!(walk(None, &three), [3, 1, 2]);
 
-        // In the middle of the second master, which then is replaced, has lost its lower half, or has lost all slots.
-        let (_, _, scan) = asked(None, &three[1..]);
+        // In the middle of the second.
+        let (_, _, scan) = asked(None, &three);
+        let first = scan.end(reply("0", &[], &[])).unwrap().next;
+        let (port, _, scan) = asked(first.as_deref(), &three);
+        assert_eq!(port, 1);
         let cursor = scan.end(reply("17", &[], &[])).unwrap().next;
-        for (now, port, position) in [
-            (&[(0, 3), (100, 1), (200, 2)][..], 1, "17"),
-            (&[(0, 3), (100, 9), (200, 2)], 9, "0"),
-            (&[(0, 3), (150, 1), (200, 2)], 1, "17"),
-            (&[(0, 3), (200, 2)], 3, "0"),
-            (&[(0, 2)], 2, "0"),
+        for (now, left, position) in [
+            (&[(0, 3), (100, 1), (200, 2)][..], &[1, 2][..], "17"),
+            // It was replaced.
+            (&[(0, 3), (100, 9), (200, 2)], &[9, 2], "0"),
+            // Slots have moved, and with them the order.
+            (&[(0, 2), (100, 3), (200, 1)], &[1, 2], "17"),
+            // It has no slots any more.
+            (&[(0, 3), (200, 2)], &[2], "0"),
+            // There is another one.
+            (&[(0, 4), (50, 3), (100, 1), (200, 2)], &[1, 4, 2], "17"),
+            (&[(0, 2)], &[2], "0"),
         ] {
-            let (asked, words, _) = asked(cursor.as_deref(), &masters(now));
-            assert_eq!((asked, &*words[1]), (port, position), "{now:?}");
+            let now = masters(now);
+            let (_, words, _) = asked(cursor.as_deref(), &now);
+            assert_eq!(&*words[1], position, "{now:?}");
+            assert_eq!(walk(cursor.clone(), &now), left, "{now:?}");
+        }
+    }
+
+    #[test]
+    fn a_cluster_has_no_more_masters_than_a_cursor_can_name() {
+        let all: Vec<(u16, u16)> = (1..=SERVERS_MAX as u16 + 2).map(|n| (n, n)).collect();
+        for (many, whole) in [(SERVERS_MAX + 1, true), (SERVERS_MAX + 2, false)] {
+            let now = masters(&all[..many]);
+            let (mut cursor, mut pages) = (None, 0);
+            loop {
+                let (_, _, scan) = asked(cursor.as_deref(), &now);
+                let Some(page) = scan.end(reply("0", &[], &[])) else {
+                    assert!(!whole);
+                    break;
+                };
+                (cursor, pages) = (page.next, pages + 1);
+                if cursor.is_none() {
+                    assert!(whole && pages == many);
+                    break;
+                }
+            }
         }
     }
 
@@ -329,7 +361,7 @@ mod tests {
         let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
         let cursor = scan.end(reply("1", &["item:abc"], &hashes)).unwrap().next;
         let cursor = cursor.unwrap();
-        assert_eq!(cursor.len(), 9 + 4 + 2 + 8 + 8 * HASHES_MAX);
+        assert_eq!(cursor.len(), 9 + 4 + 8 + 2 + 8 * HASHES_MAX);
         for key in [&b"item"[..], b"abc"] {
             assert!(!cursor.windows(key.len()).any(|part| part == key));
         }
@@ -339,19 +371,25 @@ mod tests {
     fn cursors_that_are_none_are_refused() {
         let one = masters(&[(0, 1)]);
         let fits = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), &one).is_some();
-        let good = |bytes: usize| [cursor::begin(b"item:a"), vec![b'1'; bytes]].concat();
-        for (bytes, fit) in [
-            (0, false),
-            (13, false),
-            (14, true),
-            (15, false),
-            (21, false),
-            (22, true),
-            (14 + 8 * HASHES_MAX, true),
-            (14 + 8 * (HASHES_MAX + 1), false),
+        // So many servers are said to be there, and so many bytes are.
+        let good = |servers: u16, bytes: usize| {
+            let fixed = [&[1; 12][..], &servers.to_be_bytes()].concat();
+            [cursor::begin(b"item:a"), fixed, vec![b'1'; bytes]].concat()
+        };
+        for (servers, bytes, fit) in [
+            (0, 0, true),
+            (0, 1, false),
+            (0, 8, true),
+            (1, 4, true),
+            (1, 3, false),
+            (1, 12, true),
+            (u16::MAX, 8, false),
+            (0, 8 * HASHES_MAX, true),
+            (0, 8 * (HASHES_MAX + 1), false),
         ] {
-            assert_eq!(fits(&good(bytes)), fit, "{bytes}");
+            assert_eq!(fits(&good(servers, bytes)), fit, "{servers} {bytes}");
         }
+        assert!(!fits(&[cursor::begin(b"item:a"), vec![1; 13]].concat()));
         assert!(!fits(b""));
         assert!(!fits(b"|1|end|item:ab\0item:ac"), "those of version 0.1");
         let other = [cursor::begin(b"item:"), vec![0; 14]].concat();

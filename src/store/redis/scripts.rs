@@ -18,7 +18,7 @@
 //! and run scripts without it; there full memory refuses the first write, unless that is a DEL.
 
 use super::scan::SCAN;
-use crate::resp::request::Script;
+use crate::resp::command::Script;
 
 /// A conditional write, one that keeps the time to live, and one with a record.
 pub static SET: Script = Script {

@@ -10,9 +10,8 @@
 //! with nothing to do). The first number is how many commands go out in one turn.
 
 use kioskd::net::{Accepted, Address, Errand, Found, Ready, Socket, World};
-use kioskd::resp::client::Target;
 use kioskd::resp::endpoint::Endpoint;
-use kioskd::resp::link::Options;
+use kioskd::resp::options::{Options, Target};
 use kioskd::store::redis::Redis;
 use kioskd::store::{Answer, Command, Key, OWNER, Session, Store, Ttl, When};
 use std::io;
@@ -153,7 +152,6 @@ fn main() {
     }
     world.replies = reply.repeat(batch as usize);
     world.at = world.replies.len();
-    let deadline = world.now + Duration::from_secs(2);
     for _ in 0..commands / batch {
         if kind == "idle" {
             turn(&mut *session, &mut world);
@@ -171,7 +169,7 @@ fn main() {
                     once: None,
                 },
             };
-            session.submit(world.now, tag, command, deadline);
+            session.submit(world.now, tag, command);
         }
         assert_eq!(turn(&mut *session, &mut world), 0);
         world.at = 0;

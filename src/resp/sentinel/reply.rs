@@ -4,20 +4,13 @@
 //! SENTINEL MASTER name ─▶ ip, port, flags, config-epoch, …  (a map, or a flat array in RESP2)
 //! ```
 //!
-//! Every sentinel is asked, in rounds, and the last statements of all are weighed together. The highest configuration
-//! epoch wins: a sentinel that was cut off still names the old master, but with its old epoch. Under one epoch the
-//! master that is followed stays, as long as one of them names it: sentinels that were set up to watch different
-//! servers would have us scatter the data over all. And sentinels are believed before the server: an old master that
-//! resumes goes on saying +OK for seconds after it has been replaced (Redis Sentinel documentation, "Consistency under
-//! partitions").
-//!
 //! One answer is not believed. From the promotion until the other replicas follow the new master, seconds later, the
 //! sentinel that leads the failover names the *old* address here, and under the *new* epoch. GET-MASTER-ADDR-BY-NAME is
-//! right all the while, so that is asked as well. In this order: an address that is newer than its epoch does no harm,
-//! the reverse would lead back to the old master.
+//! right all the while, so both are asked. In this order: an address that is newer than its epoch does no harm, the
+//! reverse would lead back to the old master.
 
-use super::codec::Reply;
-use super::endpoint::Endpoint;
+use crate::resp::codec::Reply;
+use crate::resp::endpoint::Endpoint;
 
 /// One sentinel's statement about the master.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +19,10 @@ pub struct Master {
     pub endpoint: Endpoint,
     /// The configuration epoch of that statement.
     pub epoch: u64,
+    /// The sentinel has told that epoch.
+    pub sure: bool,
     /// This sentinel considers it down (`s_down` or `o_down`).
     pub down: bool,
-    /// A failover is under way, led by this sentinel: the address may be that of the old master.
-    pub in_doubt: bool,
 }
 
 /// Reads the answer to SENTINEL MASTER; `None` when the sentinel does not know that name.
@@ -38,12 +31,7 @@ pub fn read_master(reply: &Reply) -> Option<Master> {
     let epoch = reply.field(b"config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     let flags = reply.field(b"flags").unwrap_or("");
     let has = |wanted: &[&str]| flags.split(',').any(|flag| wanted.contains(&flag));
-    Some(Master {
-        endpoint,
-        epoch,
-        down: has(&["s_down", "o_down"]),
-        in_doubt: has(&["failover_in_progress"]),
-    })
+    Some(Master { endpoint, epoch, sure: true, down: has(&["s_down", "o_down"]) })
 }
 
 /// Reads the answer to SENTINEL GET-MASTER-ADDR-BY-NAME.
@@ -103,39 +91,20 @@ mod tests {
         Reply::Bulk(s.into())
     }
 
-    fn answer(ip: &str, port: &str, flags: &str, epoch: &str) -> Vec<(Reply, Reply)> {
-        [("name", "m"), ("ip", ip), ("port", port), ("flags", flags), ("config-epoch", epoch)]
-            .map(|(k, v)| (bulk(k), bulk(v)))
-            .to_vec()
+    fn answer(ip: &str, port: &str, flags: &str, epoch: &str) -> Reply {
+        let fields = ["name", "m", "ip", ip, "port", port, "flags", flags, "config-epoch", epoch];
+        Reply::Array(fields.map(bulk).to_vec())
     }
 
     #[test]
-    fn a_master_is_read_from_both_protocols() {
-        let pairs = answer("10.0.0.1", "6379", "master,s_down", "7");
-        let flat = pairs.iter().cloned().flat_map(|(k, v)| [k, v]).collect();
-        for reply in [Reply::Map(pairs.clone()), Reply::Array(flat)] {
-            let master = read_master(&reply).unwrap();
-            assert_eq!(
-                (master.endpoint.to_string().as_str(), master.epoch, master.down),
-                ("10.0.0.1:6379", 7, true)
-            );
-        }
+    fn a_master_is_read() {
+        let master = read_master(&answer("10.0.0.1", "6379", "master,s_down", "7")).unwrap();
+        let said = (master.endpoint.to_string(), master.epoch, master.down);
+        assert_eq!(said, ("10.0.0.1:6379".to_owned(), 7, true));
         assert_eq!(read_master(&Reply::Null), None);
-        assert_eq!(read_master(&Reply::Map(answer("", "6379", "master", "7"))), None);
-        assert_eq!(read_master(&Reply::Map(answer("10.0.0.1", "0", "master", "7"))), None);
-        assert_eq!(read_master(&Reply::Map(answer("10.0.0.1", "65536", "master", "7"))), None);
-    }
-
-    #[test]
-    fn a_sentinel_that_leads_a_failover_is_in_doubt() {
-        let in_doubt = |flags| {
-            let reply = Reply::Map(answer("10.0.0.1", "6379", flags, "7"));
-            let master = read_master(&reply).unwrap();
-            (master.down, master.in_doubt)
-        };
-        assert_eq!(in_doubt("master"), (false, false));
-        assert_eq!(in_doubt("master,failover_in_progress"), (false, true));
-        assert_eq!(in_doubt("master,s_down,o_down,failover_in_progress"), (true, true));
+        assert_eq!(read_master(&answer("", "6379", "master", "7")), None);
+        assert_eq!(read_master(&answer("10.0.0.1", "0", "master", "7")), None);
+        assert_eq!(read_master(&answer("10.0.0.1", "65536", "master", "7")), None);
     }
 
     #[test]
@@ -155,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_other_sentinels_are_read_and_counted() {
-        let other = |port: &str| Reply::Map(answer("10.0.0.1", port, "sentinel", "0"));
+        let other = |port: &str| answer("10.0.0.1", port, "sentinel", "0");
         let read = |ports: &[&str]| {
             let reply = Reply::Array(ports.iter().map(|port| other(port)).collect());
             let others = read_others(&reply).unwrap();
@@ -172,8 +141,8 @@ mod tests {
         let say = |host: &str, down| Master {
             endpoint: endpoint(host, "1").unwrap(),
             epoch: 0,
+            sure: true,
             down,
-            in_doubt: false,
         };
         let (a, b, c) = (say("a", false), say("b", false), say("c", false));
         let most_but = |shunned: Option<&Endpoint>, all: &[Master]| {

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! Malformed rows are skipped and the rest is used: half a map with redirects is better than none. Slots and the
-//! hashing of keys are in [`slot`](super::slot); see the Redis Cluster specification, "Redirection and resharding".
+//! hashing of keys are in [`slot`](crate::resp::slot); see the Redis Cluster specification, "Redirection and resharding".
 
-use super::codec::{ErrorReply, Reply};
-use super::endpoint::Endpoint;
-use super::slot::SLOTS;
+use crate::resp::codec::{ErrorReply, Reply};
+use crate::resp::endpoint::Endpoint;
+use crate::resp::slot::SLOTS;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 /// No master has more replicas.
@@ -23,9 +24,27 @@ pub struct Row {
     /// First and last slot.
     pub slots: RangeInclusive<u16>,
     /// Their master.
-    pub master: Endpoint,
+    pub master: ClusterNode,
     /// Its replicas.
-    pub replicas: Vec<Endpoint>,
+    pub replicas: Vec<ClusterNode>,
+}
+
+/// A node as it is named in a map.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClusterNode {
+    /// Its name, which it keeps for ever; empty if it was not given.
+    pub id: String,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Its address, where the endpoint is a name.
+    pub ip: Option<IpAddr>,
+}
+
+impl Row {
+    /// All nodes that it names.
+    pub fn nodes(&self) -> impl Iterator<Item = &ClusterNode> {
+        std::iter::once(&self.master).chain(&self.replicas)
+    }
 }
 
 /// Reads the answer to CLUSTER SLOTS; `asked` is the node that gave it, for a node may leave out its own host. `None`
@@ -62,20 +81,25 @@ fn read_row(row: &Reply, asked: &Endpoint) -> Option<Row> {
     })
 }
 
-fn read_node(node: &Reply, asked: &Endpoint) -> Option<Endpoint> {
+fn read_node(node: &Reply, asked: &Endpoint) -> Option<ClusterNode> {
     let node = node.array()?;
     let Reply::Integer(port) = node.get(1)? else {
         return None;
     };
+    let ip = node.get(3).and_then(|meta| meta.field(b"ip"));
     let host = match node.first().map(|host| host.text().unwrap_or("")) {
-        // The node has no name; the fourth element has its IP address.
-        Some("?") => node.get(3).and_then(|meta| meta.field(b"ip"))?,
+        // The node has no name.
+        Some("?") => ip?,
         // NULL: the host under which we reached the answering node. An IP address may be given too, but it is one of
         // the other side's network, or the cluster would not have been configured to hide it.
         Some(host) => host,
         None => "",
     };
-    endpoint(host, u16::try_from(*port).ok()?, asked)
+    Some(ClusterNode {
+        id: node.get(2).and_then(Reply::text).unwrap_or("").to_owned(),
+        endpoint: endpoint(host, u16::try_from(*port).ok()?, asked)?,
+        ip: ip.filter(|_| !host.is_empty()).and_then(|ip| ip.parse().ok()),
+    })
 }
 
 /// The target of a MOVED or an ASK. No host means the host of the node that sent it.
@@ -132,12 +156,11 @@ mod tests {
     fn a_map_is_read_and_rows_that_make_no_sense_are_passed_over() {
         let none = || Reply::Array(vec![]);
         let meta2 = Reply::Array(vec![bulk("ip"), bulk("10.0.0.9")]);
-        let meta3 = Reply::Map(vec![(bulk("ip"), bulk("10.0.0.9"))]);
         let reply = Reply::Array(vec![
             row(0, 99, bulk("10.0.0.1"), 7000, none()),
             row(100, 100, bulk(""), 7001, none()),
             row(101, 101, Reply::Null, 7001, meta2.clone()),
-            row(102, 102, bulk("?"), 7001, meta3),
+            row(102, 102, bulk("?"), 7001, meta2),
             row(103, 103, bulk("?"), 7001, none()),
             row(104, 104, bulk("10.0.0.1"), 0, none()),
             row(105, 16_384, bulk("10.0.0.1"), 7000, none()),
@@ -150,7 +173,7 @@ mod tests {
         ]);
         let rows = read_slots(&reply, &at("asked", 6379)).unwrap();
         let seen: Vec<(u16, String)> =
-            rows.iter().map(|r| (*r.slots.start(), r.master.to_string())).collect();
+            rows.iter().map(|r| (*r.slots.start(), r.master.endpoint.to_string())).collect();
         let expected = [
             (0, "10.0.0.1:7000"),
             (100, "asked:7001"),
@@ -187,8 +210,11 @@ mod tests {
             read_slots(&reply, &at("asked", 6379)).unwrap().remove(0)
         };
         let row = read(&parts);
-        assert_eq!(row.master, at("10.0.0.1", 7000));
-        assert_eq!(row.replicas, [at("10.0.0.2", 7001), at("asked", 7002)]);
+        let places = |nodes: &[ClusterNode]| -> Vec<Endpoint> {
+            nodes.iter().map(|node| node.endpoint.clone()).collect()
+        };
+        assert_eq!((row.master.endpoint, &*row.master.id), (at("10.0.0.1", 7000), "0123"));
+        assert_eq!(places(&row.replicas), [at("10.0.0.2", 7001), at("asked", 7002)]);
         parts.extend((0..100).map(|n| node("10.0.0.3", n + 1)));
         assert!(read(&parts).replicas.len() <= REPLICAS_MAX);
     }

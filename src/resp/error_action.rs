@@ -11,7 +11,7 @@ use super::codec::ErrorReply;
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remedy {
+pub enum ErrorAction {
     /// Give the error to the requester: no other try would end better.
     Report,
     /// The error passes: wait a little, then send to the same server again.
@@ -30,46 +30,46 @@ pub enum Remedy {
 
 struct Row {
     code: &'static str,
-    remedy: Remedy,
+    action: ErrorAction,
     /// The error will pass, or is being repaired: 503 and not 502, if it reaches the client.
     passing: bool,
 }
 
-const fn row(code: &'static str, remedy: Remedy, passing: bool) -> Row {
-    Row { code, remedy, passing }
+const fn row(code: &'static str, action: ErrorAction, passing: bool) -> Row {
+    Row { code, action, passing }
 }
 
 /// Everything else is `Report`, and not passing.
 const TABLE: &[Row] = &[
     // Starting, or busy with a script or a module. Never answered with SCRIPT KILL: it is not ours.
-    row("LOADING", Remedy::Wait, true),
-    row("BUSY", Remedy::Wait, true),
-    row("NOREPLICAS", Remedy::Wait, true),
+    row("LOADING", ErrorAction::Wait, true),
+    row("BUSY", ErrorAction::Wait, true),
+    row("NOREPLICAS", ErrorAction::Wait, true),
     // A cluster during an election; its map is about to change.
-    row("CLUSTERDOWN", Remedy::Rediscover, true),
+    row("CLUSTERDOWN", ErrorAction::Rediscover, true),
     // A former master.
-    row("READONLY", Remedy::Rediscover, true),
-    row("MASTERDOWN", Remedy::Rediscover, true),
-    row("MOVED", Remedy::Moved, true),
-    row("ASK", Remedy::Ask, true),
-    row("NOSCRIPT", Remedy::SendScript, true),
+    row("READONLY", ErrorAction::Rediscover, true),
+    row("MASTERDOWN", ErrorAction::Rediscover, true),
+    row("MOVED", ErrorAction::Moved, true),
+    row("ASK", ErrorAction::Ask, true),
+    row("NOSCRIPT", ErrorAction::SendScript, true),
     // The password was changed while we were connected, or a server answers that knows nothing of our AUTH.
-    row("NOAUTH", Remedy::Reconnect, false),
+    row("NOAUTH", ErrorAction::Reconnect, false),
     // A slot in motion, and two keys that are not both on the same side: a write with its record, which mostly exists
     // only once the write was done. This can last for as long as the slot moves, so it is not retried.
-    row("TRYAGAIN", Remedy::Report, true),
+    row("TRYAGAIN", ErrorAction::Report, true),
     // For an operator to repair. A retry would only be refused again.
-    row("OOM", Remedy::Report, true),
-    row("MISCONF", Remedy::Report, true),
-    row("WRONGPASS", Remedy::Report, false),
-    row("NOPERM", Remedy::Report, false),
-    row("WRONGTYPE", Remedy::Report, false),
-    row("CROSSSLOT", Remedy::Report, false),
+    row("OOM", ErrorAction::Report, true),
+    row("MISCONF", ErrorAction::Report, true),
+    row("WRONGPASS", ErrorAction::Report, false),
+    row("NOPERM", ErrorAction::Report, false),
+    row("WRONGTYPE", ErrorAction::Report, false),
+    row("CROSSSLOT", ErrorAction::Report, false),
 ];
 
 /// What to do about `e`.
-pub fn remedy(e: &ErrorReply) -> Remedy {
-    find(e).map_or(Remedy::Report, |row| row.remedy)
+pub fn error_action(e: &ErrorReply) -> ErrorAction {
+    find(e).map_or(ErrorAction::Report, |row| row.action)
 }
 
 /// Whether `e` will pass by itself, or is being repaired.
@@ -87,6 +87,11 @@ pub fn is_shebang_unknown(e: &ErrorReply) -> bool {
     const STUMBLED: &[u8] = b"unexpected symbol near '#'";
     let mut windows = e.message.windows(STUMBLED.len());
     windows.any(|words| words == STUMBLED)
+}
+
+/// A word is longer than the server reads (`proto-max-bulk-len`). It has closed the connection with that.
+pub fn is_too_long(e: &ErrorReply) -> bool {
+    e.message.starts_with(b"ERR Protocol error: invalid bulk length")
 }
 
 /// The server has no free connection. Sent right after the connect, before the server closes. A node of a cluster says
@@ -114,70 +119,78 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_of_a_real_server_has_its_remedy() {
+    fn every_error_of_a_real_server_has_its_error_action() {
         for (text, expected, passing) in [
-            ("LOADING Redis is loading the dataset in memory", Remedy::Wait, true),
+            ("LOADING Redis is loading the dataset in memory", ErrorAction::Wait, true),
             (
                 "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
-                Remedy::Wait,
+                ErrorAction::Wait,
                 true,
             ),
-            ("TRYAGAIN Multiple keys request during rehashing of slot", Remedy::Report, true),
-            ("NOREPLICAS Not enough good replicas to write.", Remedy::Wait, true),
-            ("CLUSTERDOWN The cluster is down", Remedy::Rediscover, true),
-            ("CLUSTERDOWN Hash slot not served", Remedy::Rediscover, true),
+            ("TRYAGAIN Multiple keys request during rehashing of slot", ErrorAction::Report, true),
+            ("NOREPLICAS Not enough good replicas to write.", ErrorAction::Wait, true),
+            ("CLUSTERDOWN The cluster is down", ErrorAction::Rediscover, true),
+            ("CLUSTERDOWN Hash slot not served", ErrorAction::Rediscover, true),
             (
                 "ERR Script attempted to execute a command while the cluster is down script: 9f7a, on @user_script:6.",
-                Remedy::Rediscover,
+                ErrorAction::Rediscover,
                 true,
             ),
-            ("READONLY You can't write against a read only replica.", Remedy::Rediscover, true),
+            (
+                "READONLY You can't write against a read only replica.",
+                ErrorAction::Rediscover,
+                true,
+            ),
             (
                 "READONLY You can't write against a read only replica. script: 9f7a, on @user_script:1.",
-                Remedy::Rediscover,
+                ErrorAction::Rediscover,
                 true,
             ),
             (
                 "ERR Error running script (call to f_9f7a): @user_script:1: @user_script: 1: -READONLY You can't write against a read only replica. ",
-                Remedy::Rediscover,
+                ErrorAction::Rediscover,
                 true,
             ),
             (
                 "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-                Remedy::Rediscover,
+                ErrorAction::Rediscover,
                 true,
             ),
-            ("MOVED 10114 127.0.0.1:17011", Remedy::Moved, true),
-            ("ASK 10114 127.0.0.1:17011", Remedy::Ask, true),
-            ("NOSCRIPT No matching script. Please use EVAL.", Remedy::SendScript, true),
-            ("NOAUTH Authentication required.", Remedy::Reconnect, false),
-            ("OOM command not allowed when used memory > 'maxmemory'.", Remedy::Report, true),
+            ("MOVED 10114 127.0.0.1:17011", ErrorAction::Moved, true),
+            ("ASK 10114 127.0.0.1:17011", ErrorAction::Ask, true),
+            ("NOSCRIPT No matching script. Please use EVAL.", ErrorAction::SendScript, true),
+            ("NOAUTH Authentication required.", ErrorAction::Reconnect, false),
+            ("OOM command not allowed when used memory > 'maxmemory'.", ErrorAction::Report, true),
             (
                 "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
-                Remedy::Report,
+                ErrorAction::Report,
                 true,
             ),
             (
                 "WRONGPASS invalid username-password pair or user is disabled.",
-                Remedy::Report,
+                ErrorAction::Report,
                 false,
             ),
-            ("NOPERM this user has no permissions to run the 'get' command", Remedy::Report, false),
+            (
+                "NOPERM this user has no permissions to run the 'get' command",
+                ErrorAction::Report,
+                false,
+            ),
             (
                 "WRONGTYPE Operation against a key holding the wrong kind of value",
-                Remedy::Report,
+                ErrorAction::Report,
                 false,
             ),
             (
                 "ERR The user executing the script can't run this command or subcommand script",
-                Remedy::Report,
+                ErrorAction::Report,
                 false,
             ),
-            ("ERR syntax error", Remedy::Report, false),
-            ("something else entirely", Remedy::Report, false),
+            ("ERR syntax error", ErrorAction::Report, false),
+            ("something else entirely", ErrorAction::Report, false),
         ] {
             let e = ErrorReply::parse(text.as_bytes());
-            assert_eq!((remedy(&e), is_passing(&e)), (expected, passing), "{text}");
+            assert_eq!((error_action(&e), is_passing(&e)), (expected, passing), "{text}");
         }
     }
 

@@ -1,0 +1,558 @@
+//! The servers of a client: the connection to each, kept up and watched.
+//!
+//! ```text
+//! Node ── connector    makes the next connection
+//!      ├─ connection   the one that is used
+//!      └─ old          the one before it: no new commands, but replies may still come
+//! ```
+//!
+//! A connection is replaced when it dies; and while it still lives when it says nothing for long, when the server says
+//! that it is no master, or when its name has moved. Then commands that were not sent move to the new one, and so do
+//! reads that wait for a silent server. A write that was sent stays: nobody knows whether it ran.
+//!
+//! There is one node, or a handful, or at most a thousand; they are added and removed rarely, but every request looks one
+//! up and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
+
+use super::codec::ErrorReply;
+use super::command::{Spelling, Words};
+use super::connection::{Connection, Fault, Heard, Lost};
+use super::connector::{ConnectError, Connector};
+use super::endpoint::Endpoint;
+use super::options::Options;
+use super::reply_type::ReplyType;
+use super::request::{Asker, Route, Slot};
+use crate::net::{Ready, World};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// A connection that has lived this long was healthy: the next one is not waited for.
+const HEALTHY_AFTER: Duration = Duration::from_secs(5);
+
+/// Each connection is asked this often whether the server is there, and a master. A firewall or a NAT forgets idle
+/// connections without a word; and who only reads would never hear that a server is a replica now.
+const ROLE_EVERY: Duration = Duration::from_secs(5);
+
+/// The same of one that has said that it is a replica.
+const ROLE_SOON: Duration = Duration::from_secs(1);
+
+/// A connection that says nothing for so long, while commands wait, gets a successor; half of the stall timeout if that
+/// is less.
+const SILENT_AFTER: Duration = Duration::from_millis(800);
+
+/// What Redis refused as too long is refused here for so long: somebody may have raised its limit.
+const TOO_LONG_FOR: Duration = Duration::from_secs(60);
+
+/// Nodes that are remembered; no cluster has more.
+const NODES_MAX: usize = 1024;
+
+/// A server.
+pub struct Node {
+    connector: Connector,
+    live: Option<Live>,
+    old: Option<Live>,
+    /// Since when the connection is in use, and when its server is asked for its role.
+    since: Instant,
+    role_at: Instant,
+    stall: Duration,
+    /// The connection is of no use for long.
+    renew: bool,
+    /// The server has said that it is a replica.
+    pub is_replica: bool,
+    /// The server's name in its cluster.
+    pub id: Option<String>,
+    /// It hangs up on what it does not know.
+    is_touchy: bool,
+    /// What is known of whether it is the node that was expected at this address.
+    pub identity: Identity,
+    /// What it refused commands with, since it last answered one.
+    pub refusal: Option<ErrorReply>,
+    /// Words from this length on it refuses, with this error, since then.
+    too_long: Option<(usize, ErrorReply, Instant)>,
+    /// Pays for second tries.
+    pub budget: Budget,
+}
+
+/// Whether a node is the one that a cluster has at this address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// It was not asked; it need not be doubted.
+    Unknown,
+    /// It does not tell its name, but will tell its map.
+    Asked,
+    /// It is.
+    Ours,
+    /// It is not.
+    Stranger,
+}
+
+/// A connection, and why it is dead.
+struct Live {
+    connection: Connection,
+    fault: Option<Fault>,
+}
+
+/// What became of a node's commands in a turn.
+pub struct Ended {
+    /// Those that are to be sent again, or to fail.
+    pub commands: Vec<Lost>,
+    /// As far as the connection is concerned, they may be sent again even though they have been sent.
+    pub again: bool,
+    /// What happened to the connection, and whether it was silence.
+    pub why: String,
+    /// See `why`.
+    pub stalled: bool,
+}
+
+impl Node {
+    /// The server at the other end.
+    pub fn endpoint(&self) -> &Endpoint {
+        self.connector.endpoint()
+    }
+
+    /// The connection, when commands can be pushed into it.
+    pub fn up(&mut self) -> Option<&mut Connection> {
+        self.live.as_mut().filter(|live| live.fault.is_none()).map(|live| &mut live.connection)
+    }
+
+    /// Whether commands can be pushed.
+    pub fn is_up(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.fault.is_none())
+    }
+
+    /// Whether there may be more to read, for which no event will come.
+    pub fn has_more(&self) -> bool {
+        self.connections().any(Connection::has_more)
+    }
+
+    /// Whether commands wait until what is there has been read.
+    #[inline]
+    pub fn hears_first(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.connection.hears_first())
+    }
+
+    /// Commands that wait for their replies.
+    pub fn in_flight(&self) -> usize {
+        self.connections().map(Connection::in_flight).sum()
+    }
+
+    /// How many of these are requests.
+    pub fn requests(&self) -> usize {
+        self.connections().map(Connection::requests).sum()
+    }
+
+    fn connections(&self) -> impl Iterator<Item = &Connection> {
+        self.live.iter().chain(&self.old).map(|live| &live.connection)
+    }
+
+    /// The connections, to look for a command.
+    pub fn connections_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+        self.live.iter_mut().chain(&mut self.old).map(|live| &mut live.connection)
+    }
+
+    /// Why there is no connection; `None` while there is one, or nothing is known yet.
+    pub fn error(&self) -> Option<&ConnectError> {
+        self.connector.error().filter(|_| !self.is_up())
+    }
+
+    /// Whether there is a connection, and how many attempts to make one have failed since there was.
+    pub fn state(&self) -> (bool, u32) {
+        (self.is_up(), self.connector.failures())
+    }
+
+    /// As [`error`](Node::error), but only when it has been so for long, or waiting cannot help.
+    pub fn known_away(&self, now: Instant) -> Option<&ConnectError> {
+        if self.is_up() { None } else { self.connector.known_away(now) }
+    }
+
+    /// Makes a new connection beside this one: the server may be another by now.
+    pub fn renew(&mut self) {
+        self.renew = true;
+    }
+
+    /// Whether requests may be sent to it, as far as its identity matters.
+    pub fn is_trusted(&self) -> bool {
+        matches!(self.identity, Identity::Unknown | Identity::Ours)
+    }
+
+    /// It is another than was expected: its name may lead to the right one soon.
+    pub fn estrange(&mut self) {
+        if std::mem::replace(&mut self.identity, Identity::Stranger) != Identity::Stranger {
+            log::warn!(
+                "redis {}: this is a node of another cluster, or of another place in it",
+                self.endpoint()
+            );
+        }
+        self.renew = true;
+    }
+
+    /// The same, because the server does not accept this one any more. One that was made a moment ago is kept, or a
+    /// server that always refuses would have us sign on without end.
+    pub fn renew_if_old(&mut self, now: Instant) {
+        self.renew |= self.was_healthy(now);
+    }
+
+    /// A command was answered, and not with an error; a write, perhaps.
+    #[inline]
+    pub fn answered(&mut self, wrote: bool) {
+        self.budget.earn();
+        self.is_replica &= !wrote;
+        if self.refusal.is_some() {
+            self.refusal = None;
+        }
+    }
+
+    /// The server has refused a word of this length.
+    pub fn note_too_long(&mut self, now: Instant, length: usize, e: ErrorReply) {
+        self.too_long = Some((length, e, now + TOO_LONG_FOR));
+    }
+
+    /// With what the server would refuse a word of this length.
+    pub fn too_long(&self, now: Instant, length: usize) -> Option<&ErrorReply> {
+        let (most, e, until) = self.too_long.as_ref()?;
+        (length >= *most && now < *until).then_some(e)
+    }
+
+    /// Takes an event for one of the sockets.
+    pub fn ready(&mut self, ready: Ready) {
+        let ours = self.connections_mut().filter(|connection| connection.socket() == ready.socket);
+        ours.for_each(|connection| connection.ready(ready));
+        self.connector.ready(ready);
+    }
+
+    /// Makes the next turn read from the sockets themselves, whatever events were reported.
+    pub fn look(&mut self) {
+        self.connections_mut().for_each(Connection::look);
+        self.connector.look();
+    }
+
+    /// The next reply or push, of the connection that is used or of the one before it. `None` when there is no more now;
+    /// then call [`progress`](Node::progress).
+    #[inline]
+    pub fn hear(&mut self, world: &mut dyn World, now: Instant, old: bool) -> Option<Heard<'_>> {
+        let live = if old { &mut self.old } else { &mut self.live };
+        let Live { connection, fault: fault @ None } = live.as_mut()? else {
+            return None;
+        };
+        match connection.hear(world, now) {
+            Ok(heard) => heard,
+            Err(e) => {
+                *fault = Some(e);
+                None
+            }
+        }
+    }
+
+    /// Asks the server something that is of no use later: nothing, if there is no connection.
+    pub fn ask(&mut self, now: Instant, asker: Asker, words: &[&[u8]]) -> bool {
+        let slot = Slot::new(asker, ReplyType::Any, Route::Slot(0), true);
+        let Some(connection) = self.up() else {
+            return false;
+        };
+        connection.push(now, slot, |out| Words::plain(words).write(out, Spelling::default()));
+        true
+    }
+
+    /// Sends, and goes as far as it can without waiting. Tells what became of commands whose connection has ended; then
+    /// call it again.
+    pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Option<Ended> {
+        if let Some(live) = &mut self.live {
+            if now >= self.role_at {
+                self.role_at = now + if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
+                self.renew |= self.connector.has_moved(world, now);
+                let ask: &[u8] = if self.is_touchy { b"PING" } else { b"ROLE" };
+                self.ask(now, Asker::Role, &[ask]);
+                return self.progress(world, now);
+            }
+            if let Err(fault) = live.flush(world, now, self.stall) {
+                return self.ended(world, now, fault);
+            }
+        }
+        if let Some(old) = &mut self.old {
+            let outcome = old.flush(world, now, self.stall);
+            if outcome.is_err() || old.connection.in_flight() == 0 {
+                let old = self.old.take()?.connection;
+                world.close(old.socket());
+                let stalled = matches!(outcome, Err(Fault::Stalled(_)));
+                let again = outcome.as_ref().err().is_none_or(|fault| !fault.is_nonsense());
+                let why = outcome.err().map_or(String::new(), |fault| fault.to_string());
+                return Some(Ended { commands: old.lost(), again, why, stalled });
+            }
+        }
+        let is_due = self.renew || self.is_silent(now);
+        match self.live.is_none() || self.old.is_none() && is_due {
+            true => self.connector.start(now, self.was_healthy(now)),
+            false => self.connector.rest(),
+        }
+        let (connection, server) = self.connector.progress(world, now)?;
+        let silent = self.is_silent(now);
+        (self.is_replica, self.is_touchy) = (server.is_replica, server.is_touchy);
+        // It is judged anew; who does not tell its name is not trusted before it has told its map.
+        self.id = server.id;
+        if self.identity != Identity::Stranger || self.id.is_none() {
+            self.identity = Identity::Unknown;
+        }
+        let role_in = if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
+        (self.renew, self.since, self.role_at) = (false, now, now + role_in);
+        let mut before = self.live.replace(Live { connection, fault: None })?;
+        let commands = before.connection.withdraw(silent);
+        self.old = Some(before);
+        let why = "the connection was replaced".to_owned();
+        Some(Ended { commands, again: true, why, stalled: silent })
+    }
+
+    fn ended(&mut self, world: &mut dyn World, now: Instant, fault: Fault) -> Option<Ended> {
+        let Live { connection, .. } = self.live.take()?;
+        world.close(connection.socket());
+        let in_flight = connection.in_flight();
+        log::warn!("redis {}: {fault}; {in_flight} commands were in flight", self.endpoint());
+        let (why, again) = (fault.to_string(), !fault.is_nonsense());
+        let stalled = matches!(fault, Fault::Stalled(_));
+        self.connector.lost(now, fault, connection.next_window());
+        self.connector.start(now, self.was_healthy(now));
+        Some(Ended { commands: connection.lost(), again, why, stalled })
+    }
+
+    /// When `progress` must be called again if nothing becomes ready before.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let is_dead = |live: &Option<Live>| live.as_ref().is_some_and(|live| live.fault.is_some());
+        if is_dead(&self.live) || is_dead(&self.old) || self.has_more() {
+            // Call at once.
+            return Some(self.since);
+        }
+        let stalls = self.connections().filter_map(|c| Some(c.waiting_since()? + self.stall));
+        let trims = self.connections().filter_map(Connection::next_deadline);
+        let silent = self.live.as_ref().and_then(|live| live.connection.silent_since());
+        let silent = silent.filter(|_| self.old.is_none() && self.connector.is_idle());
+        let silent = silent.map(|since| since + self.silent_after());
+        let role_at = self.live.as_ref().map(|_| self.role_at);
+        let connecting = self.connector.next_deadline();
+        stalls.chain(trims).chain(silent).chain(role_at).chain(connecting).min()
+    }
+
+    /// Closes it for good.
+    pub fn close(&mut self, world: &mut dyn World) -> Vec<Lost> {
+        self.connector.close(world);
+        let both = [self.live.take(), self.old.take()].into_iter().flatten();
+        let lost = both.flat_map(|live| {
+            world.close(live.connection.socket());
+            live.connection.lost()
+        });
+        lost.collect()
+    }
+
+    fn was_healthy(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) >= HEALTHY_AFTER
+    }
+
+    fn silent_after(&self) -> Duration {
+        SILENT_AFTER.min(self.stall / 2)
+    }
+
+    fn is_silent(&self, now: Instant) -> bool {
+        let since = self.live.as_ref().and_then(|live| live.connection.silent_since());
+        self.old.is_none() && since.is_some_and(|since| now >= since + self.silent_after())
+    }
+}
+
+impl Live {
+    /// Sends what can be sent now, and finds out whether the connection is dead.
+    fn flush(&mut self, world: &mut dyn World, now: Instant, stall: Duration) -> Result<(), Fault> {
+        if let Some(fault) = self.fault.take() {
+            return Err(fault);
+        }
+        self.connection.flush(world, now)?;
+        let due = self.connection.waiting_since().is_some_and(|since| now >= since + stall);
+        if due && !self.connection.has_more() { Err(Fault::Stalled(stall)) } else { Ok(()) }
+    }
+}
+
+/// See the module's text.
+pub struct Nodes {
+    list: Vec<(u64, Box<Node>)>,
+    next: u64,
+    /// For the servers that have the data.
+    pub options: Rc<Options>,
+    /// Nodes were added since they were last driven.
+    pub are_new: bool,
+    owner: u64,
+    /// Commands of nodes that were closed.
+    pub orphans: Vec<Lost>,
+}
+
+impl Nodes {
+    /// None yet.
+    pub fn new(options: Options, owner: u64) -> Nodes {
+        Nodes {
+            list: Vec::new(),
+            next: 0,
+            options: Rc::new(options),
+            are_new: false,
+            owner,
+            orphans: Vec::new(),
+        }
+    }
+
+    /// The key of the node at this endpoint, which is added if there is none. `good` is an address of the server that
+    /// is known without its name. `None`: there are too many.
+    pub fn open(
+        &mut self,
+        endpoint: &Endpoint,
+        good: Option<SocketAddr>,
+        world: &mut dyn World,
+        now: Instant,
+    ) -> Option<u64> {
+        let Some(key) = self.find(endpoint) else {
+            return self.add(endpoint, Rc::clone(&self.options), good, world, now);
+        };
+        let node = self.get_mut(key).filter(|node| !node.is_up());
+        node.zip(good).into_iter().for_each(|(node, good)| node.connector.set_good(good));
+        Some(key)
+    }
+
+    /// Adds a node, with options of its own.
+    pub fn add(
+        &mut self,
+        endpoint: &Endpoint,
+        options: Rc<Options>,
+        good: Option<SocketAddr>,
+        world: &mut dyn World,
+        now: Instant,
+    ) -> Option<u64> {
+        if self.list.len() >= NODES_MAX {
+            return None;
+        }
+        let key = self.next;
+        self.next += 1;
+        let node = Node {
+            stall: options.stall_timeout,
+            connector: Connector::new(endpoint.clone(), options, self.owner, good, world, now),
+            live: None,
+            old: None,
+            since: now,
+            role_at: now,
+            renew: false,
+            is_replica: false,
+            id: None,
+            is_touchy: false,
+            identity: Identity::Unknown,
+            refusal: None,
+            too_long: None,
+            budget: Budget::new(now),
+        };
+        self.list.push((key, Box::new(node)));
+        self.are_new = true;
+        Some(key)
+    }
+
+    /// The node under `key`; `None` when it has been closed.
+    pub fn get(&self, key: u64) -> Option<&Node> {
+        self.list.get(self.place(key)?).map(|(_, node)| &**node)
+    }
+
+    /// As [`get`](Nodes::get), mutable.
+    #[inline]
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut Node> {
+        let place = self.place(key)?;
+        self.list.get_mut(place).map(|(_, node)| &mut **node)
+    }
+
+    /// Closes the node under `key`. Its commands are [orphans](Nodes::orphans) now.
+    pub fn close(&mut self, world: &mut dyn World, key: u64) {
+        if let Some(place) = self.place(key) {
+            let (_, mut node) = self.list.remove(place);
+            self.orphans.extend(node.close(world));
+        }
+    }
+
+    /// The key of the server at `endpoint`.
+    pub fn find(&self, endpoint: &Endpoint) -> Option<u64> {
+        let mut nodes = self.iter();
+        nodes.find_map(|(key, node)| (node.endpoint() == endpoint).then_some(key))
+    }
+
+    /// All nodes, with their keys.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Node)> {
+        self.list.iter().map(|(key, node)| (*key, &**node))
+    }
+
+    /// All nodes, mutable.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
+        self.list.iter_mut().map(|(_, node)| &mut **node)
+    }
+
+    /// How many there are, and the key of the one at this place.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    /// See [`count`](Nodes::count).
+    pub fn key_at(&self, place: usize) -> Option<u64> {
+        self.list.get(place).map(|(key, _)| *key)
+    }
+
+    #[inline]
+    fn place(&self, key: u64) -> Option<usize> {
+        match self.list.first() {
+            Some((first, _)) if *first == key => Some(0),
+            _ => self.list.binary_search_by_key(&key, |(key, _)| *key).ok(),
+        }
+    }
+}
+
+/// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double the load on the
+/// remaining servers; and by time, one in a second, so that a service with little traffic survives a short failure. Each
+/// server has a budget of its own: one that is loading must not spend what the others need.
+#[derive(Debug)]
+pub struct Budget {
+    tenths: u32,
+    /// When time last paid.
+    paid_at: Instant,
+}
+
+const BUDGET_MAX: u32 = 500;
+
+impl Budget {
+    fn new(now: Instant) -> Budget {
+        Budget { tenths: BUDGET_MAX, paid_at: now }
+    }
+
+    /// A command was answered.
+    pub fn earn(&mut self) {
+        self.tenths = (self.tenths + 1).min(BUDGET_MAX);
+    }
+
+    /// Whether another try can be paid for.
+    pub fn spend(&mut self, now: Instant) -> bool {
+        let tenths = now.saturating_duration_since(self.paid_at).as_millis() / 100;
+        if tenths > 0 {
+            let tenths = u32::try_from(tenths).unwrap_or(BUDGET_MAX);
+            self.tenths = self.tenths.saturating_add(tenths).min(BUDGET_MAX);
+            self.paid_at = now;
+        }
+        let paid = self.tenths >= 10;
+        self.tenths -= if paid { 10 } else { 0 };
+        paid
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_try_costs_ten_successes_or_a_second() {
+        let now = Instant::now();
+        let mut budget = Budget::new(now);
+        let spent = |budget: &mut Budget, now| (0..).take_while(|_| budget.spend(now)).count();
+        assert_eq!(spent(&mut budget, now), 50);
+        (0..29).for_each(|_| budget.earn());
+        assert_eq!(spent(&mut budget, now), 2);
+        budget.earn();
+        assert_eq!(spent(&mut budget, now), 1);
+        assert_eq!(spent(&mut budget, now + Duration::from_millis(999)), 0);
+        let later = now + Duration::from_millis(3999);
+        assert_eq!(spent(&mut budget, later), 3);
+        assert_eq!(spent(&mut budget, later + Duration::from_secs(1000)), 50);
+    }
+}
