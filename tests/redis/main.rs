@@ -12,6 +12,10 @@ mod support;
 mod cluster;
 #[cfg(feature = "poll")]
 mod faults;
+#[cfg(feature = "poll")]
+mod identity;
+#[cfg(feature = "poll")]
+mod large;
 #[cfg(target_os = "linux")]
 mod names;
 #[cfg(feature = "poll")]

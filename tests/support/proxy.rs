@@ -43,6 +43,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    target: String,
     /// For the connections to come, in their order.
     cuts: VecDeque<Cut>,
     links: Vec<Link>,
@@ -73,10 +74,11 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound socket has an address").to_string();
         let shared = Arc::new(Shared::default());
-        let (for_thread, target) = (Arc::clone(&shared), target.to_owned());
+        shared.lock().target = target.to_owned();
+        let for_thread = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if !for_thread.carry(client, &target) {
+                if !for_thread.carry(client) {
                     return;
                 }
             }
@@ -87,6 +89,11 @@ impl Proxy {
     /// `127.0.0.1:PORT`
     pub fn addr(&self) -> String {
         self.address.clone()
+    }
+
+    /// New connections lead there from now on: a balancer, or a name that stands for another machine.
+    pub fn lead_to(&self, target: &str) {
+        self.shared.lock().target = target.to_owned();
     }
 
     /// Ends the next connection there will be as `cut` says; with several, each has its turn.
@@ -156,7 +163,7 @@ impl Shared {
     }
 
     /// False when the proxy has ended.
-    fn carry(&self, client: TcpStream, target: &str) -> bool {
+    fn carry(&self, client: TcpStream) -> bool {
         let mut state = self.lock();
         if state.stopped {
             return false;
@@ -164,7 +171,7 @@ impl Shared {
         state.accepted += 1;
         let cut = state.cuts.pop_front();
         // A server that is down: the client sees its connection closed, as through any proxy.
-        let Ok(server) = TcpStream::connect(target) else {
+        let Ok(server) = TcpStream::connect(&state.target) else {
             return true;
         };
         let mood = Arc::new(Mood::default());
