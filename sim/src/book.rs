@@ -138,7 +138,8 @@ impl Op {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Book {
-    docs: Vec<String>,
+    /// Every document that was ever written, by its number.
+    pub docs: Vec<String>,
     numbers: HashMap<String, Doc>,
     /// Which document has which entity tag.
     pub tags: BTreeMap<String, Doc>,

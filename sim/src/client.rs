@@ -279,7 +279,8 @@ impl Client {
         }
         let (Some(came), Some(left)) = (net.arrival(end, ask.end), net.departure(end, start)) else { return };
         let says_close = response.field("Connection") == "close";
-        if book.drains.get(&conn.to).is_some_and(|since| *since < left) && !says_close {
+        let written = net.held(end, start).unwrap_or(left);
+        if book.drains.get(&conn.to).is_some_and(|since| *since < written) && !says_close {
             book.breaks(format!("while it drains every response says close: {ask:?} got {response:?}"));
         }
         let from = came.max(start.checked_sub(1).and_then(|last| net.departure(end, last)).unwrap_or(0));
@@ -303,7 +304,19 @@ impl Client {
         let contends = text.starts_with("PATCH") || text.contains("If-Match");
         let hasty =
             matches!(ask.what, What::Page) && (!LISTS_WAIT && young && status == 503 || !LISTS_FOLLOW && plan.cluster);
-        let late = hasty || status == 504 && (contends || paused > 0 && (young || !text.starts_with("GET /items/")));
+        // A bulk is read 16 at a time, and each time may take as long as the network and a tick do.
+        let long = matches!(ask.what, What::Bulk(_, all) if all > 16 && plan.request_timeout < 500 * MS);
+        // While a process stands still its kernel takes in what there is room for: not all of a large document, perhaps.
+        let large = |key: usize| {
+            let it = format!("\"k\":\"{key}\"");
+            book.docs.iter().any(|doc| doc.len() > 1500 && doc.contains(&it))
+        };
+        let large = matches!(&ask.what, What::Item(op) if status == 504 && paused > 0 && large(op.key));
+        let unconnected = paused > 0 && young && status == 502;
+        let late = hasty
+            || unconnected
+            || status == 504
+                && (long || large || contends || paused > 0 && (young || !text.starts_with("GET /items/")));
         let failed = matches!(status, 502..=504) && !response.is_refusal() && !matches!(ask.what, What::Ready);
         let crowded = plan.roomy && (response.body.contains("many requests") || response.body.contains("many bytes"));
         if status == 500 || crowded || failed && calm && !late {

@@ -325,11 +325,17 @@ impl World {
         self.catch_up(from);
         let next = self.servers[from].db.keys().find(|key| slots.contains(&slot(key))).cloned();
         if let Some(key) = next {
+            self.servers[from].db.now = (self.book.clock(self.net.now) / MS) as i64;
+            // What has expired does not move: there may be a new one already.
             let value = self.servers[from].db.peek(&key).cloned();
             tell!(self.net, "{} moves from server {from} to {to}", String::from_utf8_lossy(&key));
-            for (at, change) in [(to, (key.clone(), value)), (from, (key, None))] {
+            let there = value.map(|value| (to, (key.clone(), Some(value))));
+            // If it is lost there, so is all that was ever written to it; or that somebody was answered.
+            let record = String::from_utf8_lossy(&key).rsplit_once("::").map(|(_, id)| vec![id.to_owned()]);
+            let writers = record.unwrap_or_else(|| self.book.by_key.get(&key).cloned().unwrap_or_default());
+            for (at, change) in there.into_iter().chain([(from, (key, None))]) {
                 self.servers[at].db.apply(&change);
-                self.replicate(at, vec![change], vec![]);
+                self.replicate(at, vec![change], if at == to { writers.clone() } else { vec![] });
             }
             return self.after(delay, move |world| world.carry(pace, outage));
         }

@@ -115,7 +115,9 @@ pub struct End {
     pub tainted: bool,
     /// How many bytes had arrived, and been sent, at which time.
     arrived: Vec<(u64, Time)>,
-    sent: Vec<(u64, Time)>,
+    sent: Vec<(u64, Time, Time)>,
+    /// Since when its host has had bytes to send that were not taken.
+    held: Option<Time>,
 }
 
 /// A host, as the network knows it.
@@ -355,10 +357,16 @@ impl Net {
         if end.reset || end.closed || end.fin.is_some() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        let held = end.held;
+        if n < bytes.len() {
+            end.held.get_or_insert(self.now);
+        } else {
+            end.held = None;
+        }
         if n == 0 || !end.open {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        end.sent.push((end.sent.last().map_or(0, |last| last.0) + n as u64, self.now));
+        end.sent.push((end.sent.last().map_or(0, |last| last.0) + n as u64, self.now, held.unwrap_or(self.now)));
         self.ends[id ^ 1].on_the_way += n;
         let mut rest = &bytes[..n];
         self.note(rest.iter().fold(n as u64, |sum, byte| sum.wrapping_mul(31) ^ u64::from(*byte)));
@@ -460,5 +468,11 @@ impl Net {
     pub fn departure(&self, end: EndId, before: u64) -> Option<Time> {
         let log = &self.ends[end].sent;
         log.get(log.partition_point(|entry| entry.0 <= before)).map(|entry| entry.1)
+    }
+
+    /// When it might have been, had there been room: it may be as old as that.
+    pub fn held(&self, end: EndId, before: u64) -> Option<Time> {
+        let log = &self.ends[end].sent;
+        log.get(log.partition_point(|entry| entry.0 <= before)).map(|entry| entry.2)
     }
 }
