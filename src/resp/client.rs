@@ -367,7 +367,11 @@ impl Client {
             Asker::Topology(question) => {
                 let nodes = &mut self.nodes;
                 self.topology.on_answer(nodes, world, now, (key, question), Some(&reply));
-                // There may be a node now for what is parked.
+                // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
+                let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
+                let parked = self.parked.iter_mut();
+                let moved = parked.filter(|parked| parked.error.as_ref().is_some_and(is_lost));
+                moved.for_each(|parked| parked.until = None);
                 self.parked_at = now;
                 self.place_orphans(now);
             }

@@ -269,6 +269,35 @@ fn half_an_error_that_was_not_asked_for_is_no_answer_to_what_is_sent_afterwards(
     assert!(first + second <= 1, "it ran (+OK), and was sent again");
 }
 
+/// A node that does not know where the slot is: `MOVED 958 ?:6379`. The map, which comes at once, does.
+#[test]
+fn a_redirect_to_nowhere_waits_for_the_map_and_no_longer() {
+    let a = "10.0.0.1:7000";
+    let before = map(&[(0, 16_383, "10.0.0.1", 7000, "id-a", "")]);
+    let after = map(&[
+        (0, 8191, "10.0.0.1", 7000, "id-a", ""),
+        (8192, 16_383, "10.0.0.2", 7000, "id-b", ""),
+    ]);
+    let mut rig = Rig::cluster(&[a]);
+    let there = tag_at(|slot| slot >= 8192);
+    let mut moved = false;
+    let mut ask = |at: &str, words: &[String]| {
+        let id = if at == a { "id-a" } else { "id-b" };
+        if let Some(said) = node(words, id, if moved { &after } else { &before }) {
+            return Some(said);
+        }
+        if at == a {
+            moved = true;
+            return Some(format!("-MOVED {} ?:7000\r\n", slot(words[1].as_bytes())));
+        }
+        Some(bulk("there"))
+    };
+    rig.run(500 * MS, &mut ask);
+    rig.get(there);
+    rig.run(100 * MS, &mut ask);
+    assert_eq!(rig.done(), one(there, "there"));
+}
+
 /// A name in a redirect, then a map that tells its address: "a row whose host name does not resolve is reached by its ip".
 #[test]
 fn a_node_known_by_a_redirect_is_reached_by_the_address_in_the_map() {
