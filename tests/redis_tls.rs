@@ -6,9 +6,9 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::{Kioskd, Port, Redis, eventually, for_each_front, temp_dir};
+use support::{Kioskd, Port, Redis, eventually, for_each_front, temp_dir, tethered};
 
 /// A certificate authority, and a certificate of it for `names`.
 struct Certificates {
@@ -141,4 +141,43 @@ fn a_file_that_holds_no_certificate_ends_the_start() {
         assert!(ended.stderr.contains("REDIS_CA_FILE="), "{ended:?}");
     }
     let _ = std::fs::remove_dir_all(&directory);
+}
+
+/// Managed services often have TLS for the data and none for the sentinels; and a sentinel that has it can name a server
+/// that has not.
+#[test]
+fn sentinels_have_tls_apart_from_the_data() {
+    let certificates = Certificates::new("IP:127.0.0.1");
+    let (redis, tls_port) = start(&certificates, &[]);
+    let ca = certificates.path("ca.pem");
+    for (data, sentinel) in [(true, false), (false, true), (true, true)] {
+        let (plain, secure, at) = (Port::take(), Port::take(), certificates.path("sentinel.conf"));
+        let master = if data { tls_port.number() } else { redis.port() };
+        let text = format!(
+            "bind 127.0.0.1\nport {}\ntls-port {}\nsentinel monitor m 127.0.0.1 {master} 1\n\
+             tls-replication {}\ntls-auth-clients no\ntls-cert-file {}\ntls-key-file {}\ntls-ca-cert-file {ca}\n",
+            plain.number(),
+            secure.number(),
+            if data { "yes" } else { "no" },
+            certificates.path("redis.pem"),
+            certificates.path("redis.key"),
+        );
+        std::fs::write(&at, text).expect("a file in our own directory");
+        let mut process = tethered("redis-sentinel");
+        let mut process = process.arg(&at).stdout(Stdio::null()).spawn().expect("redis-sentinel");
+        let (s, port) = if data { ("s", &plain) } else { ("", &secure) };
+        let port = if data && sentinel { &secure } else { port };
+        let option = if data == sentinel {
+            ""
+        } else if sentinel {
+            "?sentinel_tls=yes"
+        } else {
+            "?sentinel_tls=no"
+        };
+        let url = format!("redis{s}+sentinel://127.0.0.1:{}/m{option}", port.number());
+        let kioskd = Kioskd::start(&[("REDIS_URL", &url), ("REDIS_CA_FILE", &ca)]);
+        eventually(&url, || kioskd.connect().get("/readyz").status == 200);
+        assert_eq!(kioskd.connect().post("/items?id=7", "{}").status / 100, 2);
+        process.kill().and_then(|()| process.wait()).expect("it was there");
+    }
 }

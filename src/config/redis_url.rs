@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Options: `connect_timeout`, `protocol=2|3`, `client_name`; for a Unix socket `db`; for sentinels
-//! `sentinel_user`, `sentinel_password_file`. There is none for the number of connections (each worker
-//! has one to each node) or the size of values (the largest document decides).
+//! `sentinel_user`, `sentinel_password_file`, `sentinel_tls=yes|no`. There is none for the number of connections (each
+//! worker has one to each node) or the size of values (the largest document decides).
 //!
 //! Parsing is strict, because a URL that is almost right connects to the wrong place or leaks: a raw `@` or `/` in a
 //! password moves the end of the password, and the rest of it would be taken for a host, resolved, and logged. So they
@@ -49,6 +49,8 @@ pub(super) struct RedisUrl {
     /// The scheme was `rediss…`. The code that connects must refuse if TLS is not built in, and never fall back to
     /// plaintext.
     pub tls: bool,
+    /// The same for the sentinels: as the scheme says, unless `sentinel_tls` says otherwise.
+    pub sentinel_tls: bool,
 }
 
 impl RedisUrl {
@@ -78,7 +80,8 @@ impl RedisUrl {
                 let seeds = read_seeds(hosts, SENTINEL_PORT)?;
                 let (name, database) = split(path.unwrap_or_default(), '/');
                 let name = read_master_name(name)?;
-                let target = Target::Sentinel { seeds, name, user: None, password_file: None };
+                let (user, password_file, tls) = (None, None, None);
+                let target = Target::Sentinel { seeds, name, user, password_file, tls };
                 (target, read_path(database)?)
             }
             "redis+cluster" | "rediss+cluster" if path.is_none_or(str::is_empty) => {
@@ -91,7 +94,8 @@ impl RedisUrl {
         };
         options.credentials = credentials;
         options.database = database;
-        let mut url = RedisUrl { target, options, tls: scheme.starts_with("rediss") };
+        let tls = scheme.starts_with("rediss");
+        let mut url = RedisUrl { target, options, tls, sentinel_tls: tls };
         if let Some(query) = query {
             url.read_options(query)?;
         }
@@ -107,7 +111,8 @@ impl RedisUrl {
         if addr.contains(['@', '/']) {
             return Err("expected only host:port; a URL or a password goes in REDIS_URL".into());
         }
-        Ok(RedisUrl { target: Target::Single(read_host(addr)?), options, tls: false })
+        let target = Target::Single(read_host(addr)?);
+        Ok(RedisUrl { target, options, tls: false, sentinel_tls: false })
     }
 
     /// Parses `a=1&b=2`. Each option once, and only where it has a meaning.
@@ -156,6 +161,13 @@ impl RedisUrl {
             }
             ("client_name", _) => *client_name = text()?,
             ("db", Target::Single(Endpoint::Unix(_))) => *database = read_database(value)?,
+            ("sentinel_tls", Target::Sentinel { .. }) => {
+                self.sentinel_tls = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(must_be("yes or no")),
+                }
+            }
             ("sentinel_user", Target::Sentinel { user, .. }) => *user = Some(text()?),
             ("sentinel_password_file", Target::Sentinel { password_file, .. }) => match value {
                 "" => return Err(must_be("a path")),

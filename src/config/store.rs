@@ -113,9 +113,13 @@ fn refuse_what_nothing_uses(env: &mut Env, address: Option<&str>, store: Option<
 }
 
 fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
-    let RedisUrl { target, mut options, tls } = url;
-    if tls {
-        options.tls = self::tls(env);
+    let RedisUrl { mut target, mut options, tls, sentinel_tls } = url;
+    if tls || sentinel_tls {
+        let config = self::tls(env);
+        if let Target::Sentinel { tls, .. } = &mut target {
+            *tls = config.clone().filter(|_| sentinel_tls);
+        }
+        options.tls = config.filter(|_| tls);
     } else if env.is_set("REDIS_CA_FILE") {
         let expected = "only TLS uses it: write rediss:// in REDIS_URL, or leave it out";
         env.wrong("REDIS_CA_FILE", expected);

@@ -716,10 +716,11 @@ fn topology(
 ) -> Box<dyn Topology> {
     match target {
         Target::Single(endpoint) => single(&endpoint, nodes, world, now),
-        Target::Sentinel { seeds, name, user, password_file } => {
+        Target::Sentinel { seeds, name, user, password_file, tls } => {
             let options = Rc::new(Options {
                 credentials: Credentials { user, password: None },
                 password_file,
+                tls,
                 database: 0,
                 purpose: Purpose::Sentinel,
                 ..(*nodes.options).clone()

@@ -26,6 +26,8 @@ pub enum Target {
         /// Where the sentinels' password is. `None`: they require none. The password of the data nodes is not sent to
         /// them.
         password_file: Option<PathBuf>,
+        /// TLS to the sentinels; that to the data is apart from it.
+        tls: Option<tls::Config>,
     },
     /// On a cluster that has these nodes, among others.
     Cluster {

@@ -34,7 +34,7 @@ pub use fake_redis::{Act, FakeRedis};
 pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, needs_namespaces};
 pub use load::{Journal, Op, Saw, under_load, under_load_of};
 pub use port::Port;
-pub use process::{on_path, temp_dir};
+pub use process::{on_path, temp_dir, tethered};
 pub use proxy::{Cut, Proxy, Way};
 pub use redis::{Redis, ask};
 pub use sentinels::{News, Sentinels, Switch};

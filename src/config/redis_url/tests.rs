@@ -243,6 +243,15 @@ fn reads_the_options() {
     let Target::Sentinel { user, password_file, .. } = url.target else { panic!() };
     assert_eq!(user.as_deref(), Some("w"));
     assert_eq!(password_file, Some("/run/secrets/s".into()));
+    for (url, tls) in [
+        ("redis+sentinel://s/n", [false, false]),
+        ("rediss+sentinel://s/n", [true, true]),
+        ("rediss+sentinel://s/n?sentinel_tls=no", [true, false]),
+        ("redis+sentinel://s/n?sentinel_tls=yes", [false, true]),
+    ] {
+        let url = parse(url);
+        assert_eq!([url.tls, url.sentinel_tls], tls);
+    }
 }
 
 #[test]
@@ -258,6 +267,11 @@ fn refuses_options_that_are_unknown_repeated_or_wrong() {
         ("redis://h?password=x", unknown("password")),
         ("redis://h?db=1", unknown("db")),
         ("redis+cluster://h?db=1", unknown("db")),
+        ("rediss://h?sentinel_tls=no", unknown("sentinel_tls")),
+        (
+            "redis+sentinel://h/n?sentinel_tls=1",
+            "option `sentinel_tls` must be yes or no".to_owned(),
+        ),
         ("redis://h?sentinel_user=x", unknown("sentinel_user")),
         ("redis+cluster://h?sentinel_password_file=x", unknown("sentinel_password_file")),
         ("redis://h?protocol=2&protocol=2", repeated("protocol")),

@@ -106,8 +106,13 @@ fn a_cluster_session_connects_without_a_request() {
 #[test]
 fn a_session_that_never_reached_its_cluster_or_master_is_a_trouble() {
     let seed = || vec![tcp("10.0.0.1:7000")];
-    let sentinel =
-        Target::Sentinel { seeds: seed(), name: "m".to_owned(), user: None, password_file: None };
+    let sentinel = Target::Sentinel {
+        seeds: seed(),
+        name: "m".to_owned(),
+        user: None,
+        password_file: None,
+        tls: None,
+    };
     let mut wrong = Vec::new();
     for (name, target) in [
         ("single", Target::Single(tcp("10.0.0.1:7000"))),
