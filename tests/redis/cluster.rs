@@ -100,6 +100,25 @@ fn any_node_leads_to_the_whole_cluster() {
     }
 }
 
+/// The rights that the README names. Who may not ask a node for its name knows it by its map.
+#[test]
+fn a_user_who_may_do_little_is_served_by_all_nodes() {
+    let cluster = Cluster::start();
+    let rules =
+        "on >pw ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection +cluster|slots";
+    for node in &cluster.nodes {
+        let words = ["ACL", "SETUSER", "kiosk"].into_iter().chain(rules.split(' '));
+        assert_eq!(node.command(&words.collect::<Vec<_>>()), "OK");
+    }
+    let kioskd = start(&cluster.url().replace("://", "://kiosk:pw@"));
+    let mut client = kioskd.connect();
+    for n in 0..200 {
+        assert_eq!(client.post(&format!("/items/{n}"), "{}").status, 201, "{}", kioskd.log());
+        assert_eq!(client.get(&format!("/items/{n}")).status, 200);
+    }
+    assert_eq!(client.get("/readyz").status, 200);
+}
+
 /// Slots go to another master and back, to a node that is new, and away from it before it leaves; meanwhile clients
 /// write and read through kioskd, scripts compare and set, and the nodes forget the scripts again and again.
 #[test]
