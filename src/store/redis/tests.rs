@@ -1007,4 +1007,5 @@ fn of_several_addresses_a_master_is_preferred_and_a_replica_is_better_than_nothi
     }
 }
 
+#[cfg(feature = "poll")]
 mod neighbours;
