@@ -522,6 +522,8 @@ impl Client {
             return self.fail(slot, failure);
         }
         let Some(connection) = node.up() else {
+            // Its bytes are what they were.
+            slot.spelling = before;
             return self.park(now, slot, source, (Some(key), None), asking, None);
         };
         if connection.in_flight() >= COMMANDS_MAX || connection.held() + len > bytes_max {

@@ -188,6 +188,11 @@ fn a_node_of_another_cluster_that_is_loading_when_we_come_gets_no_request() {
 /// To ask the slot's owner again would only bring ASK again.
 #[test]
 fn a_key_that_is_asked_for_at_a_node_that_signs_on_slowly_is_waited_for() {
+    // A command, and a script: behind ASKING that is its text, also after a wait.
+    [false, true].into_iter().for_each(asked_for_at_a_slow_node);
+}
+
+fn asked_for_at_a_slow_node(renews: bool) {
     let (a, b) = ("10.0.0.1:7000", "10.0.0.2:7000");
     let ours = map(&[(0, 16_383, "10.0.0.1", 7000, "id-a", "")]);
     let mut rig = Rig::cluster(&[a]);
@@ -197,7 +202,8 @@ fn a_key_that_is_asked_for_at_a_node_that_signs_on_slowly_is_waited_for() {
     // The other node answers after 800 ms: signing on may take a second.
     for step in 0..400 {
         if step == 40 {
-            rig.get(1);
+            let renew = renews.then_some(1000 * MS);
+            rig.submit(1, Command::Get { key: key(b"1"), renew, once: None });
         }
         rig.turn();
         let slow = rig.world.now < begin + 1000 * MS;
@@ -218,7 +224,10 @@ fn a_key_that_is_asked_for_at_a_node_that_signs_on_slowly_is_waited_for() {
                 asked += 1;
                 return Some(format!("-ASK {slot} {b}\r\n"));
             }
-            Some(bulk("there"))
+            match words[0].as_str() {
+                "EVALSHA" => Some("-NOSCRIPT No matching script.\r\n".to_owned()),
+                _ => Some(bulk("there")),
+            }
         });
         for (n, bytes) in held {
             rig.world.sockets[n].from_client = bytes;
