@@ -1,7 +1,7 @@
 //! Is the server still the one that is meant? Addresses outlive servers: a balancer leads to another, a machine behind a
 //! name is replaced, a dead node's address is given to somebody else's cluster.
 
-use crate::support::{Act, FakeRedis, Kioskd, PATIENCE, Proxy, Redis, eventually};
+use crate::support::{Act, Cluster, FakeRedis, Kioskd, PATIENCE, Proxy, Redis, eventually};
 use kioskd::resp::slot::slot;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -214,4 +214,39 @@ fn a_node_of_another_cluster_at_a_dead_nodes_address_gets_no_request() {
         "{:?}",
         strange.collect::<Vec<_>>()
     );
+}
+
+/// The same with real ones: a master dies, and where it was is a cluster of one node, which answers everything.
+#[test]
+fn another_cluster_where_a_master_was_is_asked_nothing() {
+    const OURS: &str = r#"{"of":"ours"}"#;
+    const THEIRS: &str = r#"{"of":"theirs"}"#;
+    let mut cluster = Cluster::start();
+    let kioskd = start(&cluster.url());
+    let mut client = kioskd.connect();
+    let ids = 0..40;
+    for n in ids.clone() {
+        assert_eq!(client.post(&format!("/items/{n}"), OURS).status, 201);
+    }
+    let victim = cluster.master_of(slot(b"item:0"));
+    cluster.nodes[victim].kill();
+    cluster.nodes[victim].restart_as_a_stranger();
+    let stranger = &cluster.nodes[victim];
+    for n in ids.clone() {
+        assert_eq!(stranger.command(&["SET", &format!("item:{n}"), THEIRS]), "OK");
+    }
+    // While the others know that it has no address, no replica takes its place, and its keys are errors.
+    let (began, mut served) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(4) {
+        for n in ids.clone().filter(|_| began.elapsed() < Duration::from_secs(6)) {
+            let read = client.get(&format!("/items/{n}"));
+            client.post(&format!("/items/{n}"), OURS);
+            assert_ne!(read.text(), THEIRS);
+            served += usize::from(read.text() == OURS);
+        }
+    }
+    assert!(served > 0, "{}", kioskd.log());
+    for n in ids {
+        assert_eq!(stranger.command(&["GET", &format!("item:{n}")]), THEIRS, "{n}");
+    }
 }
