@@ -469,7 +469,9 @@ impl Client {
                     let source = Source::Encoded(&command);
                     let there = node.filter(|_| asking);
                     let known = there.and_then(|key| self.nodes.get(key));
-                    match there.filter(|_| known.is_some_and(|n| n.known_away(now).is_none())) {
+                    // It may be another by now.
+                    let may_come = |n: &Node| n.is_trusted() && n.known_away(now).is_none();
+                    match there.filter(|_| known.is_some_and(may_come)) {
                         Some(key) => self.push(now, key, slot, source, true),
                         None => self.place(now, slot, source, error),
                     }

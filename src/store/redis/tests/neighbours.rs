@@ -1,6 +1,7 @@
 //! One step beyond the tested cases: what a server, a cluster or a name does at the moment between two steps.
 
 use super::*;
+use crate::resp::fake::Peer;
 use crate::resp::slot::slot;
 
 fn tcp(text: &str) -> Endpoint {
@@ -235,6 +236,38 @@ fn asked_for_at_a_slow_node(renews: bool) {
         rig.later(5 * MS);
     }
     assert_eq!((rig.done(), asked <= 2), (one(1, "there"), true), "asked {asked} times");
+}
+
+/// ASK leads to a node that is just gone, and where it was is another cluster's.
+#[test]
+fn what_was_asked_for_at_a_node_does_not_go_to_a_stranger_in_its_place() {
+    let (a, b) = ("10.0.0.1:7000", "10.0.0.2:7000");
+    let ours = map(&[
+        (0, 8191, "10.0.0.1", 7000, "id-a", ""),
+        (8192, 16_383, "10.0.0.2", 7000, "id-b", ""),
+    ]);
+    let strange = map(&[(0, 16_383, "10.0.0.2", 7000, "id-x", "")]);
+    let mut rig = Rig::cluster(&[a]);
+    let here = tag_at(|slot| slot < 8192);
+    for (id, map_of_b) in [("id-b", &ours), ("id-x", &strange)] {
+        let mut theirs = 0;
+        rig.get(here);
+        rig.run(400 * MS, &mut |at, words| {
+            let (id, map) = if at == a { ("id-a", &ours) } else { (id, map_of_b) };
+            node(words, id, map).or_else(|| {
+                theirs += usize::from(at == b);
+                Some(match at == a {
+                    true => format!("-ASK {} {b}\r\n", slot(words[1].as_bytes())),
+                    false => bulk("there"),
+                })
+            })
+        });
+        assert_eq!(theirs, usize::from(id == "id-b"));
+        let of_b =
+            |peer: &Peer| matches!(&peer.address, Some(Address::Tcp(at)) if at.to_string() == b);
+        let n = rig.world.sockets.iter().rposition(of_b).unwrap();
+        rig.world.hang_up_on(n);
+    }
 }
 
 /// What is there already must not be taken for the reply.
