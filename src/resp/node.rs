@@ -43,6 +43,9 @@ const SILENT_AFTER: Duration = Duration::from_millis(800);
 /// What Redis refused as too long is refused here for so long: somebody may have raised its limit.
 const TOO_LONG_FOR: Duration = Duration::from_secs(60);
 
+/// No server's limit is lower: that of Redis is a mebibyte at the least.
+const TOO_LONG_MIN: usize = 64 * 1024;
+
 /// Nodes that are remembered; no cluster has more.
 const NODES_MAX: usize = 1024;
 
@@ -202,9 +205,11 @@ impl Node {
         }
     }
 
-    /// The server has refused a word of this length.
+    /// The server has refused a word of this length as too long. What is short was not, whatever it says.
     pub fn note_too_long(&mut self, now: Instant, length: usize, e: ErrorReply) {
-        self.too_long = Some((length, e, now + TOO_LONG_FOR));
+        if length >= TOO_LONG_MIN {
+            self.too_long = Some((length, e, now + TOO_LONG_FOR));
+        }
     }
 
     /// With what the server would refuse a word of this length.

@@ -980,6 +980,21 @@ fn what_redis_finds_too_long_costs_nobody_else_and_is_not_tried_again() {
     assert!(rig.world.heard().contains("item:6"));
 }
 
+/// A server that calls a short word too long is not believed for the next ones.
+#[test]
+fn what_is_short_is_sent_again_though_it_was_called_too_long() {
+    let mut rig = Rig::up();
+    rig.set(1, b"{}", When::Always);
+    rig.turn();
+    rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
+    rig.turn();
+    assert!(rig.done()[0].1.contains("invalid bulk length"));
+    rig.world.heard();
+    rig.set(2, b"{}", When::Always);
+    rig.turn();
+    assert!(rig.world.heard().contains("item:2"));
+}
+
 /// Of the addresses of a name, one is a replica.
 #[test]
 fn of_several_addresses_a_master_is_preferred_and_a_replica_is_better_than_nothing() {
