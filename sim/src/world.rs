@@ -647,7 +647,7 @@ impl World {
             silent => {
                 let (all, until) = (self.net.dice.percent(50), self.net.dice.pick(&[NEVER, now + lasting]));
                 tell!(self.net, "connections to {} end; all: {all}, silently: {}", self.servers[at].title, silent == 3);
-                // A link that is idle is asked every 15 seconds whether it is there.
+                // A connection that is idle is asked every 5 seconds whether its server is there.
                 self.outage_at(at, if silent == 3 { 10 * SECOND } else { 0 }, Lost::Some);
                 for end in self.net.ends_of(server) {
                     match silent {

@@ -26,9 +26,8 @@ use super::connection::{Heard, Lost};
 use super::connector::PATIENCE;
 #[cfg(feature = "poll")]
 use super::credentials::Credentials;
-use super::endpoint::Endpoint;
 use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_long};
-use super::node::{Ended, Node, Nodes};
+use super::node::{Ended, Identity, Node, Nodes};
 use super::options::{Options, Purpose, Target};
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Route, Slot, Ticket};
@@ -462,7 +461,9 @@ impl Client {
         self.parked_at = now + PARKED_EVERY;
         self.parked_bytes = 0;
         for parked in std::mem::take(&mut self.parked) {
-            match parked.until.is_some_and(|until| until > now) {
+            let node = parked.node.filter(|_| parked.asking).and_then(|key| self.nodes.get(key));
+            let is_asked = node.is_some_and(|node| node.identity == Identity::Asked);
+            match is_asked || parked.until.is_some_and(|until| until > now) {
                 true => self.keep(now, parked),
                 false => {
                     let Parked { slot, command, error, node, asking, .. } = parked;
@@ -711,15 +712,16 @@ impl Source<'_> {
     }
 }
 
-#[cfg(feature = "poll")]
+/// Without the feature `poll` there is only one server: the configuration has refused all else.
 fn topology(
     target: Target,
     nodes: &mut Nodes,
     world: &mut dyn World,
     now: Instant,
 ) -> Box<dyn Topology> {
-    match target {
-        Target::Single(endpoint) => single(&endpoint, nodes, world, now),
+    let endpoint = match target {
+        Target::Single(endpoint) => Some(endpoint),
+        #[cfg(feature = "poll")]
         Target::Sentinel { seeds, name, user, password_file, tls } => {
             let options = Rc::new(Options {
                 credentials: Credentials { user, password: None },
@@ -729,33 +731,13 @@ fn topology(
                 purpose: Purpose::Sentinel,
                 ..(*nodes.options).clone()
             });
-            Box::new(Sentinels::new(name, &seeds, options, nodes, world, now))
+            return Box::new(Sentinels::new(name, &seeds, options, nodes, world, now));
         }
-        Target::Cluster { seeds } => Box::new(Cluster::new(seeds, world, now)),
-    }
-}
-
-/// Only one server: the configuration has refused all else.
-#[cfg(not(feature = "poll"))]
-fn topology(
-    target: Target,
-    nodes: &mut Nodes,
-    world: &mut dyn World,
-    now: Instant,
-) -> Box<dyn Topology> {
-    match target {
-        Target::Single(endpoint) => single(&endpoint, nodes, world, now),
-        Target::Sentinel { seeds, .. } | Target::Cluster { seeds } => {
-            single(&seeds[0], nodes, world, now)
-        }
-    }
-}
-
-fn single(
-    endpoint: &Endpoint,
-    nodes: &mut Nodes,
-    world: &mut dyn World,
-    now: Instant,
-) -> Box<dyn Topology> {
-    Box::new(Single(nodes.open(endpoint, None, world, now).unwrap_or(u64::MAX)))
+        #[cfg(feature = "poll")]
+        Target::Cluster { seeds } => return Box::new(Cluster::new(seeds, world, now)),
+        #[cfg(not(feature = "poll"))]
+        Target::Sentinel { seeds, .. } | Target::Cluster { seeds } => seeds.into_iter().next(),
+    };
+    let node = endpoint.and_then(|endpoint| nodes.open(&endpoint, None, world, now));
+    Box::new(Single(node.unwrap_or(u64::MAX)))
 }

@@ -58,17 +58,20 @@ impl Cluster {
         nodes.get(key).is_some_and(|node| node.is_trusted() && is_needed(node))
     }
 
-    /// Compares the name of a node with that in the map. One that may not tell its name is asked for its map.
+    /// Compares the name of a node with that in the map. One that may not tell its name, or is in no map of ours, is asked
+    /// for its own: it may be new, or another cluster's.
     fn judge(&self, node: &mut Node, now: Instant) {
         let named = self.names.iter().find(|(endpoint, _)| endpoint == node.endpoint());
         match (named, &node.id) {
             (Some((_, named)), Some(id)) if named != id => node.estrange(),
             (Some(_), Some(_)) => node.identity = Identity::Ours,
-            (Some(_), None) if node.identity == Identity::Unknown && node.is_up() => {
+            (None, Some(id)) if self.map.has(id) => node.identity = Identity::Ours,
+            (Some(_), None) | (None, Some(_))
+                if node.identity == Identity::Unknown && node.is_up() && self.map.has_names() =>
+            {
                 node.identity = Identity::Asked;
                 node.ask(now, Asker::Topology(0), &[b"CLUSTER", b"SLOTS"]);
             }
-            (None, Some(id)) if self.map.has(id) => node.identity = Identity::Ours,
             _ => {}
         }
     }
@@ -89,15 +92,15 @@ impl Cluster {
     }
 
     /// Closes nodes that the map does not have. But while no node of it is reachable, the map came from those, and so
-    /// will the next.
-    fn clear(&self, nodes: &mut Nodes, world: &mut dyn World) {
+    /// will the next. Who has just told it is spared: a request may wait for that.
+    fn clear(&self, nodes: &mut Nodes, world: &mut dyn World, told: u64) {
         let members = self.map.members();
         let is_away = |key: &u64| nodes.get(*key).is_none_or(|node| node.error().is_some());
         if members.iter().all(is_away) {
             return;
         }
-        let idle =
-            nodes.iter().filter(|(key, node)| node.in_flight() == 0 && !members.contains(key));
+        let is_needed = |key: &u64| *key == told || members.contains(key);
+        let idle = nodes.iter().filter(|(key, node)| node.in_flight() == 0 && !is_needed(key));
         let idle: Vec<u64> = idle.map(|(key, _)| key).collect();
         idle.into_iter().for_each(|key| nodes.close(world, key));
     }
@@ -180,7 +183,7 @@ impl Topology for Cluster {
         self.names.sort_unstable();
         self.names.dedup();
         nodes.iter_mut().for_each(|node| self.judge(node, now));
-        self.clear(nodes, world);
+        self.clear(nodes, world, asked);
     }
 
     fn on_refusal(&mut self, _nodes: &mut Nodes, now: Instant, _node: u64) {

@@ -126,6 +126,11 @@ impl SlotMap {
         self.ids.contains(id)
     }
 
+    /// Whether its nodes have names.
+    pub fn has_names(&self) -> bool {
+        !self.ids.is_empty()
+    }
+
     /// Installs a new map. `key` gives the key of a node.
     pub fn replace(&mut self, rows: &[Row], mut key: impl FnMut(&ClusterNode) -> u64) {
         self.members.clear();

@@ -270,6 +270,43 @@ fn what_was_asked_for_at_a_node_does_not_go_to_a_stranger_in_its_place() {
     }
 }
 
+/// A redirect leads to a node that no map has: a new one of ours, or one that has taken its address since.
+#[test]
+fn who_is_in_no_map_tells_its_own_before_it_is_asked_for_anything() {
+    let (a, b) = ("10.0.0.1:7000", "10.0.0.2:7000");
+    let before = map(&[(0, 16_383, "10.0.0.1", 7000, "id-a", "")]);
+    let after = map(&[
+        (0, 8191, "10.0.0.1", 7000, "id-a", ""),
+        (8192, 16_383, "10.0.0.2", 7000, "id-b", ""),
+    ]);
+    let strange = map(&[(0, 16_383, "10.0.0.2", 7000, "id-b", "")]);
+    let there = tag_at(|slot| slot >= 8192);
+    for (kind, of_b, served) in [
+        ("MOVED", &after, true),
+        ("MOVED", &strange, false),
+        ("ASK", &after, true),
+        ("ASK", &strange, false),
+    ] {
+        let mut rig = Rig::cluster(&[a]);
+        let mut theirs = 0;
+        let mut ask = |at: &str, words: &[String]| {
+            let (id, map) = if at == a { ("id-a", &before) } else { ("id-b", of_b) };
+            node(words, id, map).or_else(|| {
+                theirs += usize::from(at == b);
+                Some(match at == a {
+                    true => format!("-{kind} {} {b}\r\n", slot(words[1].as_bytes())),
+                    false => bulk("there"),
+                })
+            })
+        };
+        rig.run(300 * MS, &mut ask);
+        rig.get(there);
+        rig.run(2000 * MS, &mut ask);
+        assert_eq!(theirs, usize::from(served), "{kind}, one of ours: {served}");
+        assert_eq!(rig.done() == one(there, "there"), served);
+    }
+}
+
 /// What is there already must not be taken for the reply.
 #[test]
 fn a_reply_that_came_before_its_command_was_sent_is_not_its_reply() {
