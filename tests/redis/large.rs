@@ -47,7 +47,8 @@ fn three_hundred_readers_of_one_large_document_evict_nothing() {
     assert_eq!(kioskd.connect().post("/items/1", document(1_000_000)).status, 201);
     assert_eq!(read_together(&kioskd, "/items/1", 300), 300);
     assert_eq!(info(&redis, "stats", "evicted_keys"), 0);
-    assert_eq!(info(&redis, "clients", "connected_clients"), 3, "ours, and this one");
+    // (On a busy machine it may have been replaced because Redis was silent for long.)
+    assert!(!kioskd.log().contains("in flight"), "no connection was lost: {}", kioskd.log());
 }
 
 /// A client whose replies exceed this is closed by Redis, which was the end of all that it had under way.

@@ -126,17 +126,6 @@ impl Redis {
         self.process = started.expect("eventually() returns when it is there");
     }
 
-    /// Starts, where this node was, the only node of another cluster. It has all slots.
-    #[track_caller]
-    pub fn restart_as_a_stranger(&mut self) {
-        let _ = std::fs::remove_file(self.dir.join("nodes.conf"));
-        self.restart();
-        assert_eq!(self.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]), "OK");
-        eventually("the stranger to be a cluster", || {
-            self.command(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
-        });
-    }
-
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
