@@ -447,7 +447,8 @@ fn in_64_mib_no_crowd_of_large_documents_is_the_end() {
             let mut asking = crowd(100, &post);
             asking.extend(crowd(1000, &long_get));
             for client in &mut asking {
-                assert!(matches!(client.status_or_end(), Some(503 | 504) | None));
+                // What was never sent, because a frozen server lets nobody sign on, is 502.
+                assert!(matches!(client.status_or_end(), Some(502..=504) | None));
             }
             redis.cont();
         }

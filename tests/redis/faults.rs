@@ -106,10 +106,10 @@ fn a_partly_written_command_is_never_continued() {
         std::thread::sleep(PATIENCE);
         Ok(())
     });
-    let options = Options { stall_timeout: ms(300), ..Options::default() };
+    let options = Options { stall_timeout: ms(3000), ..Options::default() };
     let mut turns = Loop::open(&redis_store(&server.addr(), options));
     for tag in 0..32 {
-        turns.submit(tag, set("item:big", &vec![b'x'; MIB]), ms(200));
+        turns.submit(tag, set("item:big", &vec![b'x'; MIB]), ms(2000));
     }
     let done = collect(&mut turns, 32);
     // What no byte was sent of may have gone there as well, or nowhere.
