@@ -71,6 +71,8 @@ pub struct Node {
     pub map: Rc<Map>,
     /// Slots that are moved from it, or to it.
     pub moving: Option<Moving>,
+    /// The present command came behind ASKING.
+    pub asking: bool,
 }
 
 /// The keys that a command names.
@@ -89,7 +91,9 @@ pub fn names_of(words: &[Vec<u8>]) -> Vec<&[u8]> {
 impl Node {
     /// Whether a script may read this key here.
     pub fn owns(&self, key: &[u8]) -> bool {
-        self.map.owners[usize::from(slot(key))] == self.me
+        let at = slot(key);
+        let comes = |moving: &Moving| moving.to == self.me && moving.slots.contains(&at);
+        self.map.owners[usize::from(at)] == self.me || self.asking && self.moving.as_ref().is_some_and(comes)
     }
 
     /// What it says instead of executing a command; `has` tells whether a key is there.
@@ -243,6 +247,8 @@ impl World {
 
     fn succeed(&mut self, old: usize, outage: usize) {
         let Some(new) = self.heir_of(old) else {
+            // Meanwhile the old one may be there again.
+            self.book.outages[outage].lost = Lost::Some;
             return self.after(500 * MS, move |world| world.succeed(old, outage));
         };
         let keys = self.keys_of(old);
@@ -287,6 +293,14 @@ impl World {
         tell!(self.net, "slots {first} to {} are moved from server {from} to {to}", end - 1);
         let moving = Moving { slots: first..end, from, to };
         self.truth.changing = true;
+        // A replica that came to rule may have what had moved away from its master by then. Redis would show that to who
+        // asks here during the move; whoever moves slots has to look for it before.
+        for server in self.servers.iter_mut() {
+            let stale = server.db.keys().filter(|key| moving.slots.contains(&slot(key))).cloned();
+            let stale: Vec<_> = stale.collect();
+            let rules = server.follows != Some(from) && server.db.node.as_ref().is_some_and(|node| node.me != from);
+            stale.into_iter().filter(|_| rules).for_each(|key| server.db.apply(&(key, None)));
+        }
         self.truth.moving = Some(moving.clone());
         self.turn();
         for side in [to, from] {

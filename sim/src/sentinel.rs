@@ -99,8 +99,8 @@ impl World {
             }
             _ => Reply::Error("ERR unknown command, or no such master".to_owned()),
         };
-        let names = !reply.is_error() && words[0] == "SENTINEL" && (words[1] != "MASTER" || seen.leads.is_none());
-        if names && words[1] != "SENTINELS" && told == self.truth.master && seen.epoch == self.truth.epoch {
+        let names = !reply.is_error() && words.starts_with(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME"]);
+        if names && told == self.truth.master && seen.epoch == self.truth.epoch {
             let mut bytes = Vec::new();
             reply.write(conn.resp3, &mut bytes);
             self.tells(at, end, conn.made + bytes.len() as u64, false);
@@ -206,6 +206,8 @@ impl World {
     /// A replica rules from now on.
     fn replace(&mut self, old: usize, outage: usize) {
         let Some(new) = self.heir_of(old) else {
+            // Meanwhile the old one may be there again.
+            self.book.outages[outage].lost = Lost::Some;
             return self.after(500 * MS, move |world| world.replace(old, outage));
         };
         self.book.outages[outage].to = self.net.now;

@@ -256,6 +256,7 @@ impl World {
         if let Some(reply) = db.node.as_ref().and_then(|node| node.route(words, asking, |key| db.peek(key).is_some())) {
             return reply;
         }
+        db.node.iter_mut().for_each(|node| node.asking = asking);
         let reply = db.execute(&mut conn.resp3, words);
         let (changes, written) = (std::mem::take(&mut db.changes), std::mem::take(&mut db.written));
         let (rules, now, mut writers) = (self.rules(at), self.net.now, Vec::new());

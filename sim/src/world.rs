@@ -149,7 +149,7 @@ fn servers(
                 (server.follows, server.db.replica) = (None, false);
                 Rc::make_mut(&mut map).owners.fill(me);
             }
-            server.db.node = Some(Node { me, style, map, moving: None });
+            server.db.node = Some(Node { me, style, map, moving: None, asking: false });
         }
     }
     let place =
