@@ -143,6 +143,47 @@ fn a_file_that_holds_no_certificate_ends_the_start() {
     let _ = std::fs::remove_dir_all(&directory);
 }
 
+/// Authorities change. A file that is not usable for a moment, because it is just being written, is no reason to lose a
+/// server: the certificates that were read last are used.
+#[test]
+fn the_authority_is_read_again_for_every_connection() {
+    let (old, new) = (Certificates::new("IP:127.0.0.1"), Certificates::new("IP:127.0.0.1"));
+    let (redis, port) = start(&old, &[]);
+    let ca = old.path("trusted.pem");
+    let trust =
+        |from: &Certificates| std::fs::copy(from.path("ca.pem"), &ca).expect("our own file");
+    trust(&old);
+    let url = format!("rediss://127.0.0.1:{}", port.number());
+    for_each_front(|front| {
+        let settings = [("FRONT", front), ("REDIS_URL", &*url), ("REDIS_CA_FILE", &*ca)];
+        let mut kioskd = Kioskd::start(&[&settings[..], &[("WORKERS", "1")]].concat());
+        let mut client = kioskd.connect();
+        assert_eq!(client.post("/items?id=7", "{}").status / 100, 2);
+        let reconnect = |certificates: &Certificates| {
+            let (cert, key) = (certificates.path("redis.pem"), certificates.path("redis.key"));
+            let both = ["CONFIG", "SET", "tls-cert-file", &cert, "tls-key-file", &key];
+            redis.command(&both);
+            redis.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        };
+        for unusable in ["", "-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n"] {
+            std::fs::write(&ca, unusable).expect("our own file");
+            reconnect(&old);
+            eventually("the last certificates", || client.get("/items?id=7").status == 200);
+            kioskd.wait_for_log("the last certificates are used");
+        }
+        std::fs::remove_file(&ca).expect("our own file");
+        reconnect(&old);
+        eventually("without the file", || client.get("/items?id=7").status == 200);
+        trust(&old);
+        reconnect(&new);
+        eventually("another authority", || client.get("/items?id=7").status == 502);
+        trust(&new);
+        eventually("it is trusted now", || client.get("/items?id=7").status == 200);
+        trust(&old);
+        reconnect(&old);
+    });
+}
+
 /// Managed services often have TLS for the data and none for the sentinels; and a sentinel that has it can name a server
 /// that has not.
 #[test]

@@ -15,7 +15,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("REDIS_URL", "unset", "redis://user:password@host:port/db, unix:///path, redis+sentinel://h1,h2/name or redis+cluster://h1,h2"),
     ("REDIS_PASSWORD_FILE", "unset", "a file that holds the password"),
     ("REDIS_PASSWORD", "unset", "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind"),
-    ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`)"),
+    ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`); read again for every connection"),
     ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address; and then for signing on, which has 1s at least"),
     ("FRONT", if cfg!(feature = "poll") { "poll" } else { "tiny_http" }, "poll or tiny_http"),
     ("WORKERS", "half of the processors, at least 1; 16 with tiny_http", "loops, or threads of the plain front: 1 to 256"),

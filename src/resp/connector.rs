@@ -26,6 +26,7 @@ use super::error_action::is_passing;
 use super::handshake::{Handshake, Server};
 use super::options::Options;
 use super::request::{Asker, Failure, Route, Slot};
+use super::tls::{self, CERTIFICATES_BYTES_MAX};
 use crate::net::{Address, Errand, Found, Ready, World};
 use std::collections::VecDeque;
 use std::io;
@@ -127,6 +128,9 @@ pub struct Connector {
     /// The errand for the password, likewise; and the password, once it was read.
     reading: Option<Errand>,
     password: Option<Secret>,
+    /// The errand for the certificates to trust, likewise; and those that were read last.
+    certifying: Option<Errand>,
+    tls: Option<tls::Config>,
     /// What errands have brought before now was for an attempt that was given up.
     begins: bool,
     /// The address that was connected last.
@@ -192,6 +196,8 @@ impl Connector {
             look_up_at: now + LOOK_UP_EVERY,
             reading: None,
             password: None,
+            certifying: None,
+            tls: options.tls.clone(),
             begins: false,
             good,
             unresolved: None,
@@ -320,7 +326,10 @@ impl Connector {
             // The errand's end wakes the loop; this deadline only fails waiting requests, or starts the try of the last
             // address.
             State::Resolving { addresses, until, .. } => {
-                let falls_back = addresses.is_none() && self.good.is_some();
+                let falls_back = match addresses {
+                    None => self.good.is_some(),
+                    Some(_) => self.reading.is_none(),
+                };
                 (self.failing.is_none() || falls_back).then_some(*until)
             }
             State::Racing { rest, next, attempts } => {
@@ -355,12 +364,17 @@ impl Connector {
         self.unresolved = None;
         if std::mem::take(&mut self.begins) {
             self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
+            self.certifying = self.certifying.filter(|errand| world.looked_up(*errand).is_none());
             let found = self.resolving.and_then(|(errand, _)| world.looked_up(errand));
             self.resolving = self.resolving.filter(|_| found.is_none());
         }
         self.password = self.options.credentials.password.clone();
         if let (Some(path), None) = (&self.options.password_file, self.reading) {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
+        }
+        let ca_file = self.tls.as_ref().and_then(tls::Config::ca_file);
+        if let (Some(path), None) = (ca_file, self.certifying) {
+            self.certifying = Some(world.look_up(None, Some((path, CERTIFICATES_BYTES_MAX))));
         }
         let addresses = match &self.endpoint {
             Endpoint::Unix(path) => Some([Address::Unix(path.clone())].into()),
@@ -396,6 +410,7 @@ impl Connector {
                 }
             }
         }
+        self.take_certificates(world);
         if addresses.is_none() {
             addresses = match (self.take_addresses(world), self.good) {
                 (Some(Ok(found)), _) => Some(found),
@@ -410,7 +425,9 @@ impl Connector {
                 (None, _) => None,
             };
         }
+        // Certificates that were read before are better than none.
         if self.reading.is_none()
+            && (self.certifying.is_none() || now >= until)
             && let Some(addresses) = addresses.take()
         {
             let protocol = self.options.protocol;
@@ -429,6 +446,22 @@ impl Connector {
         }
         self.state = State::Resolving { addresses, until, is_late };
         false
+    }
+
+    /// The certificates to trust, once their errand has ended.
+    fn take_certificates(&mut self, world: &mut dyn World) {
+        let Some(found) = self.certifying.and_then(|errand| world.looked_up(errand)) else {
+            return;
+        };
+        self.certifying = None;
+        let Some(tls) = &self.tls else {
+            return;
+        };
+        let pem = found.map_err(|e| e.to_string()).map(|found| found.file.unwrap_or_default());
+        match pem.and_then(|pem| tls.renewed(&pem)) {
+            Ok(tls) => self.tls = Some(tls),
+            Err(e) => log::warn!("redis {}: the last certificates are used: {e}", self.endpoint),
+        }
     }
 
     /// The addresses of the name, once the errand has ended.
@@ -499,9 +532,17 @@ impl Connector {
         while now >= *next
             && let Some((address, protocol)) = rest.pop_front()
         {
-            match Attempt::begin(world, now, address, &self.endpoint, &self.options, self.owner) {
+            let begun = Attempt::begin(
+                world,
+                now,
+                (address, protocol),
+                &self.endpoint,
+                &self.tls,
+                &self.options,
+            );
+            match begun {
                 Ok(mut attempt) => {
-                    attempt.protocol = protocol;
+                    world.set_owner(attempt.connection.socket(), self.owner);
                     attempt.connection.narrow(self.window);
                     attempts.push(attempt);
                     *next = now + RACE;
@@ -587,19 +628,18 @@ impl Attempt {
     fn begin(
         world: &mut dyn World,
         now: Instant,
-        address: Address,
+        (address, protocol): (Address, Protocol),
         endpoint: &Endpoint,
+        tls: &Option<tls::Config>,
         options: &Options,
-        owner: u64,
     ) -> io::Result<Attempt> {
-        let tls = match (&options.tls, endpoint) {
+        let tls = match (tls, endpoint) {
             (Some(tls), Endpoint::Tcp { host, .. }) => Some(tls.begin(host)?),
             _ => None,
         };
         let socket = world.connect(&address, options.connect_timeout)?;
-        world.set_owner(socket, owner);
         let connection = Connection::new(socket, tls, options.limits.clone(), now);
-        let (until, protocol) = (now + options.connect_timeout, options.protocol);
+        let until = now + options.connect_timeout;
         Ok(Attempt { address, connection, protocol, handshake: None, until, is_spare: false })
     }
 

@@ -3,7 +3,10 @@
 //! rustls turns bytes into bytes and does no I/O: a [`Session`] reads and writes as a socket would, and moves the records
 //! over the one below it. The server's name is always verified, and there
 //! is no way to switch that off. Roots are those of `REDIS_CA_FILE`, or else Mozilla's, which are
-//! built in: an image of one file has none of its own.
+//! built in: an image of one file has none of its own. The file is read again for every connection.
+
+/// Of a CA file; the rest is not read.
+pub const CERTIFICATES_BYTES_MAX: usize = 1024 * 1024;
 
 #[cfg(feature = "tls")]
 pub use with_rustls::{Config, Session};
@@ -13,17 +16,18 @@ pub use without::{Config, Session};
 
 #[cfg(feature = "tls")]
 mod with_rustls {
-    use crate::net::{Socket, World};
+    use super::CERTIFICATES_BYTES_MAX;
+    use crate::net::{Socket, World, read_file};
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
     use std::io::{self, Read, Write};
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
-    /// The certificates to trust.
+    /// The certificates to trust, and the file that they are from.
     #[derive(Debug, Clone)]
-    pub struct Config(Arc<ClientConfig>);
+    pub struct Config(Arc<ClientConfig>, Option<PathBuf>);
 
     impl Config {
         /// Trusts the certificates in `ca_file` (PEM), or Mozilla's.
@@ -35,22 +39,32 @@ mod with_rustls {
             match ca_file {
                 None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
                 Some(path) => {
-                    let failed = |e: &dyn std::fmt::Display| {
+                    let pem = read_file(path, CERTIFICATES_BYTES_MAX).map_err(|e| e.to_string());
+                    roots = pem.and_then(|pem| read_roots(&pem)).map_err(|e| {
                         format!("failed to read certificates from {}: {e}", path.display())
-                    };
-                    for certificate in
-                        CertificateDer::pem_file_iter(path).map_err(|e| failed(&e))?
-                    {
-                        roots.add(certificate.map_err(|e| failed(&e))?).map_err(|e| failed(&e))?;
-                    }
-                    if roots.is_empty() {
-                        return Err(failed(&"there is none in it"));
-                    }
+                    })?;
                 }
             }
+            Ok(Config::of(roots, ca_file.map(Path::to_owned)))
+        }
+
+        fn of(roots: RootCertStore, ca_file: Option<PathBuf>) -> Config {
             let config =
                 ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-            Ok(Config(Arc::new(config)))
+            Config(Arc::new(config), ca_file)
+        }
+
+        /// The file that has to be read again.
+        pub fn ca_file(&self) -> Option<&Path> {
+            self.1.as_deref()
+        }
+
+        /// Trusts what is in that file now.
+        ///
+        /// # Errors
+        /// There is no certificate in it.
+        pub fn renewed(&self, pem: &[u8]) -> Result<Config, String> {
+            Ok(Config::of(read_roots(pem)?, self.1.clone()))
         }
 
         /// A session with a server that must prove that it is `host`.
@@ -63,6 +77,15 @@ mod with_rustls {
                 ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
             Ok(Session(Box::new(session)))
         }
+    }
+
+    fn read_roots(pem: &[u8]) -> Result<RootCertStore, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem) {
+            let certificate = certificate.map_err(|e| e.to_string())?;
+            roots.add(certificate).map_err(|e| e.to_string())?;
+        }
+        if roots.is_empty() { Err("there is none in it".to_owned()) } else { Ok(roots) }
     }
 
     /// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket
@@ -172,6 +195,19 @@ mod without {
         /// Always: TLS is not in this build.
         pub fn new(_: Option<&Path>) -> Result<Config, String> {
             Err("TLS is not in this build; use redis://, or build with `--features tls`".to_owned())
+        }
+
+        /// Cannot be called.
+        pub fn ca_file(&self) -> Option<&Path> {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn renewed(&self, _: &[u8]) -> Result<Config, String> {
+            match *self {}
         }
 
         /// Cannot be called.
