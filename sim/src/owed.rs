@@ -1,5 +1,5 @@
 //! Rules and faults that can be switched. Each was seen to break while its constant was `false`, and is `true` since kioskd
-//! keeps it; the two that are left say what it does not keep.
+//! keeps it; the one that is left says what it does not keep.
 
 /// While one shard of a cluster is in trouble, requests for the others' keys are not answered with 502, 503 or 504.
 pub const SHARDS_ARE_APART: bool = true;
@@ -13,7 +13,7 @@ pub const LISTS_HAVE_MOVED_KEYS: bool = false;
 pub const LISTS_KEEP_THEIR_PLACE: bool = true;
 
 /// A list follows a master that has been replaced to its successor, instead of 502 or 503 where a replica's map was old.
-pub const LISTS_FOLLOW: bool = false;
+pub const LISTS_FOLLOW: bool = true;
 
 /// A list waits for the servers to be known, as other requests do, in a process that has just started.
 pub const LISTS_WAIT: bool = true;

@@ -26,6 +26,7 @@ use super::connection::{Heard, Lost};
 use super::connector::PATIENCE;
 #[cfg(feature = "poll")]
 use super::credentials::Credentials;
+use super::endpoint::Endpoint;
 use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_long};
 use super::node::{Ended, Identity, Node, Nodes};
 use super::options::{Options, Purpose, Target};
@@ -54,9 +55,6 @@ const SENT_MAX: u8 = 3;
 
 /// Redirects that one request follows; a sound cluster needs one or two.
 const HOPS_MAX: u8 = 5;
-
-/// For who has to ask its successor.
-const HAS_LEFT: &[u8] = b"CLUSTERDOWN the server has left";
 
 /// Waits before another try of a request that was refused.
 const AGAIN_FLOOR: Duration = Duration::from_millis(2);
@@ -185,6 +183,11 @@ impl Client {
     /// What keeps requests from being served, and writes from being taken, as far as it is known.
     pub fn trouble(&self, now: Instant) -> Option<Failure> {
         self.topology.trouble(&self.nodes, now)
+    }
+
+    /// Servers that are away while others serve what they have, and why.
+    pub fn away(&self, now: Instant) -> Vec<(&Endpoint, Failure)> {
+        self.topology.away(&self.nodes, now)
     }
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
@@ -495,7 +498,7 @@ impl Client {
         let (is_up, away) = (node.is_up(), node.known_away(now).map(Failure::from));
         let is_whole = matches!(slot.route, Route::Node(_));
         if is_whole && !self.topology.is_master(key, &self.nodes) {
-            return self.fail(slot, Failure::Refused(ErrorReply::parse(HAS_LEFT)));
+            return self.fail(slot, Failure::Left);
         }
         if is_up {
             // What reads a whole node reads slots that are on their way to it as well.
@@ -560,7 +563,7 @@ impl Client {
     ) {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {
-            Route::Node(_) => Some(Failure::Refused(ErrorReply::parse(HAS_LEFT))),
+            Route::Node(_) => Some(Failure::Left),
             Route::Slot(_) if long => self.topology.why_unrouted(&self.nodes, now),
             Route::Slot(_) => None,
         };

@@ -106,4 +106,6 @@ pub enum Failure {
     Overloaded,
     /// The server refuses it, or our connection. It did not run.
     Refused(ErrorReply),
+    /// The node that it must go to has no keys any more. It did not run.
+    Left,
 }

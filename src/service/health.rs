@@ -8,6 +8,7 @@ use super::problem::Problem;
 use super::step::{Cx, Outcome, ask, done};
 use crate::http::{Head, Parameter, Response};
 use crate::store::{Answer, Command, Reply};
+use std::rc::Rc;
 
 const NOT_READY: Problem = Problem::new(503, "not_ready", "dependencies not ready");
 
@@ -27,7 +28,8 @@ pub fn live<'a>(is_turning: bool) -> Outcome<'a> {
     }
 }
 
-/// `/readyz`: 200 `ok` when started, not draining, and the store answers; else 503.
+/// `/readyz`: 200 `ok` when started, not draining, and the store answers; else 503. Of a store with several servers one
+/// that serves is enough: a replica that is taken out of service for one shard would take the others with it.
 ///
 /// # Errors
 /// 503.
@@ -38,14 +40,19 @@ pub fn ready<'a>(cx: &Cx<'a>, is_ready: bool) -> Outcome<'a> {
     }
     ask(Command::Ping, move |cx, reply| match is_verbose(&cx.head) {
         true => done(listed(is_ready, reply)),
-        false if matches!(reply, Ok(Answer::Pong)) => done(ok()),
+        false if matches!(reply, Ok(Answer::Pong | Answer::Partial(_))) => done(ok()),
         false => Err(NOT_READY),
     })
 }
 
 fn listed<'a>(is_ready: bool, reply: Reply) -> Response<'a> {
+    let mut away: Rc<[String]> = Rc::default();
     let store = match reply {
         Ok(Answer::Pong) => Ok(()),
+        Ok(Answer::Partial(servers)) => {
+            away = servers;
+            Ok(())
+        }
         Ok(_) => Err("unexpected answer".to_owned()),
         Err(e) => Err(e.to_string()),
     };
@@ -57,6 +64,9 @@ fn listed<'a>(is_ready: bool, reply: Reply) -> Response<'a> {
             Ok(()) => format!("[+] {name} ok\n"),
             Err(why) => format!("[-] {name} failed: {why}\n"),
         });
+    }
+    for server in &*away {
+        text.push_str(&format!("[-] store server {server}\n"));
     }
     text.push_str(if all_well { "ok\n" } else { "dependencies not ready\n" });
     Response::text(if all_well { 200 } else { 503 }, text.into_bytes()).no_store()

@@ -75,7 +75,7 @@ fn every_store_error_has_its_status_code_and_retry_after() {
 fn an_answer_to_another_question_is_502() {
     let is_value: fn(&Answer<&[u8]>) -> bool = |a| matches!(a, Answer::Value(_));
     let is_stored: fn(&Answer<&[u8]>) -> bool = |a| *a == Answer::Stored;
-    let is_pong: fn(&Answer<&[u8]>) -> bool = |a| *a == Answer::Pong;
+    let is_pong: fn(&Answer<&[u8]>) -> bool = |a| matches!(a, Answer::Pong | Answer::Partial(_));
     for answer in every_answer() {
         for (message, fits, status, code) in [
             (get("/items/7"), is_value, 502, "store_error"),
@@ -983,10 +983,13 @@ fn livez_asks_nothing_and_tells_whether_the_loops_turn() {
 
 #[test]
 fn readyz_is_ready_when_the_store_answers() {
-    for target in ["/readyz", "/ready"] {
+    let partial = Answer::Partial(["10.0.0.3:6379".to_owned()].into());
+    for (target, answer) in
+        [("/readyz", Answer::Pong), ("/ready", Answer::Pong), ("/readyz", partial)]
+    {
         let message = get(target);
         assert_eq!(asks(&message), Command::Ping);
-        let sent = answered(&message, Ok(Answer::Pong));
+        let sent = answered(&message, Ok(answer));
         assert_eq!((sent.status, sent.body.as_str()), (200, "ok"));
         assert_eq!(sent.header("Cache-Control"), Some("no-store"));
     }
@@ -1011,6 +1014,12 @@ fn verbose_lists_each_check() {
     let error = || Err(StoreError::Unreachable("connection refused".to_owned()));
     for (ready, answer, status, text) in [
         (true, Ok(Answer::Pong), 200, "[+] lifecycle ok\n[+] store ok\nok\n"),
+        (
+            true,
+            Ok(Answer::Partial(["10.0.0.3:6379: cannot be reached".to_owned()].into())),
+            200,
+            "[+] lifecycle ok\n[+] store ok\n[-] store server 10.0.0.3:6379: cannot be reached\nok\n",
+        ),
         (
             true,
             error(),
@@ -1400,5 +1409,6 @@ fn every_answer() -> Vec<Answer<&'static [u8]>> {
         Answer::Values([].into()),
         Answer::TooLarge,
         Answer::Pong,
+        Answer::Partial(["10.0.0.3:6379".to_owned()].into()),
     ]
 }

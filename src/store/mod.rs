@@ -354,6 +354,8 @@ pub enum Answer<B> {
     TooLarge,
     /// To `Ping`.
     Pong,
+    /// To `Ping`: these of its servers are away, each with the reason, and others serve what they have.
+    Partial(Rc<[String]>),
 }
 
 impl<B> Answer<B> {
@@ -375,6 +377,7 @@ impl<B> Answer<B> {
             Answer::Values(values) => Answer::Values(Rc::clone(values)),
             Answer::TooLarge => Answer::TooLarge,
             Answer::Pong => Answer::Pong,
+            Answer::Partial(away) => Answer::Partial(Rc::clone(away)),
         }
     }
 }

@@ -34,7 +34,7 @@ use crate::resp::command::{Script, Words, words_of};
 use crate::resp::error_action::is_full;
 use crate::resp::options::{Options, Target};
 use crate::resp::reply_type::ReplyType;
-use crate::resp::request::{Route, Ticket};
+use crate::resp::request::{Failure, Route, Ticket};
 use bulk::Bulks;
 use health::{Health, Voice};
 use record::record_key;
@@ -116,8 +116,8 @@ pub struct RedisSession {
     /// Bulk reads under way.
     bulks: Bulks,
     /// Pages under way, and those for which the servers are not all known yet.
-    pages: Vec<(Tag, Scan)>,
-    unplanned: Vec<Unplanned>,
+    pages: Vec<(Scan, List)>,
+    unplanned: Vec<List>,
     /// Writes that were refused because memory is full, and have to be followed by another request.
     full: Vec<(Tag, ErrorReply, Vec<u8>)>,
     /// Those that were, and wait to hear whether there is a record all the same, because they were done before.
@@ -142,15 +142,15 @@ const AGAIN: u32 = 1;
 const PAGE: u32 = 2;
 const PARTS: u32 = 3;
 
-/// A page that waits to be planned.
-struct Unplanned {
+/// What was asked for, and since when.
+struct List {
     call: Call,
     prefix: Vec<u8>,
     cursor: Option<Vec<u8>>,
     limit: usize,
 }
 
-/// For no longer than this.
+/// For so long a page waits until all servers are known.
 const UNPLANNED_FOR: Duration = Duration::from_secs(1);
 
 /// When a command was submitted, and its tag.
@@ -192,7 +192,8 @@ impl Session for RedisSession {
                 }
             }
             Command::Scan { prefix, cursor, limit } => {
-                self.scan(call, prefix.join(&mut buffer), cursor.as_deref(), limit, now);
+                let prefix = prefix.join(&mut buffer).to_vec();
+                self.scan(now, List { call, prefix, cursor, limit });
             }
             Command::GetMany { keys, bytes_max } => match self.bulks.begin(tag, keys, bytes_max) {
                 Ok(()) => drop(self.ask_parts(now)),
@@ -211,7 +212,8 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
-        let RedisSession { client, bulks, pages, full, seen, replies, health, .. } = self;
+        let RedisSession { client, bulks, pages, unplanned, full, seen, replies, .. } = self;
+        let mut pongs = Vec::new();
         client.progress(world, now, &mut |Ticket { tag, part }, reply_type, result, command| {
             // Most replies are of this kind, so it comes first.
             if let (Ok(Received::Bulk(value)), ReplyType::Value, WHOLE) =
@@ -239,18 +241,22 @@ impl Session for RedisSession {
                 (WHOLE | AGAIN, result) => match reply(result) {
                     Ok(received) => {
                         let answer = answer(reply_type, &received);
-                        let is_pong = matches!(answer, Ok(Answer::Pong));
-                        // This one is ready; the others may not be.
-                        let trouble = if is_pong { health.trouble(now) } else { None };
-                        replies.push(tag, trouble.map_or(answer, Err));
+                        match answer {
+                            Ok(Answer::Pong) => pongs.push(tag),
+                            answer => replies.push(tag, answer),
+                        }
                     }
                     Err(e) => replies.push(tag, Err(e)),
                 },
                 (PAGE, result) => {
-                    let at = pages.iter().position(|(of, _)| *of == tag);
-                    let Some((_, scan)) = at.map(|at| pages.swap_remove(at)) else {
+                    let at = pages.iter().position(|(_, list)| list.call.tag == tag);
+                    let Some((scan, list)) = at.map(|at| pages.swap_remove(at)) else {
                         return;
                     };
+                    // Its successor is asked, as soon as it is known.
+                    if matches!(result, Err(Failure::Left)) {
+                        return unplanned.push(list);
+                    }
                     let page = reply(result).map(|received| scan.end(received.into_reply()));
                     let page = page.and_then(|page| page.ok_or_else(wrong_type));
                     replies.push(tag, page.map(|page| Answer::Page(page.into())));
@@ -263,6 +269,11 @@ impl Session for RedisSession {
                 }
             }
         });
+        for tag in pongs {
+            // This one is ready; the others may not be.
+            let trouble = self.health.trouble(now).map_or(Ok(()), Err);
+            self.replies.push(tag, trouble.map(|()| self.pong(now)));
+        }
         let has_more =
             !self.full.is_empty() || !self.bulks.is_empty() || !self.unplanned.is_empty();
         if has_more && (self.ask_when_full(now) | self.ask_parts(now) | self.ask_pages(now)) {
@@ -291,7 +302,7 @@ impl Session for RedisSession {
     }
 
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
-        self.pages.retain(|(of, _)| *of != tag);
+        self.pages.retain(|(_, list)| list.call.tag != tag);
         let mut why = None;
         if let Some(at) = self.unplanned.iter().position(|page| page.call.tag == tag) {
             self.unplanned.remove(at);
@@ -338,6 +349,13 @@ impl RedisSession {
             + self.full.len()
             + self.seen.len()
             + bulks
+    }
+
+    fn pong(&self, now: Instant) -> Answer<&'static [u8]> {
+        let away = self.client.away(now).into_iter();
+        let away: Vec<String> =
+            away.map(|(at, why)| format!("{at}: {}", without_reply(why))).collect();
+        if away.is_empty() { Answer::Pong } else { Answer::Partial(away.into()) }
     }
 
     fn get(&mut self, call: Call, key: &[u8], renew: Option<Duration>, once: Option<&Once<'_>>) {
@@ -464,37 +482,27 @@ impl RedisSession {
     fn ask_pages(&mut self, now: Instant) -> bool {
         let unplanned = std::mem::take(&mut self.unplanned);
         let any = !unplanned.is_empty();
-        for Unplanned { call, prefix, cursor, limit } in unplanned {
-            self.scan(Call { now, ..call }, &prefix, cursor.as_deref(), limit, call.now);
-        }
+        unplanned.into_iter().for_each(|list| self.scan(now, list));
         any
     }
 
-    /// Asks for a page, which was submitted at `since`.
-    fn scan(
-        &mut self,
-        call: Call,
-        prefix: &[u8],
-        cursor: Option<&[u8]>,
-        limit: usize,
-        since: Instant,
-    ) {
-        let Some(masters) = self.client.masters(call.now) else {
-            if call.now.saturating_duration_since(since) < UNPLANNED_FOR {
-                let (prefix, cursor) = (prefix.to_vec(), cursor.map(<[u8]>::to_vec));
-                let call = Call { now: since, ..call };
-                return self.unplanned.push(Unplanned { call, prefix, cursor, limit });
+    fn scan(&mut self, now: Instant, list: List) {
+        let List { call, prefix, cursor, limit } = &list;
+        let (tag, since) = (call.tag, call.now);
+        let Some(masters) = self.client.masters(now) else {
+            if now.saturating_duration_since(since) < UNPLANNED_FOR {
+                return self.unplanned.push(list);
             }
-            return self.replies.push(call.tag, Err(not_all_known()));
+            return self.replies.push(tag, Err(not_all_known()));
         };
-        let Some((scan, node)) = Scan::begin(prefix, cursor, &masters) else {
-            return self.replies.push(call.tag, Ok(Answer::BadCursor));
+        let Some((scan, node)) = Scan::begin(prefix, cursor.as_deref(), &masters) else {
+            return self.replies.push(tag, Ok(Answer::BadCursor));
         };
-        let scan = scan.ask(limit, |scan, words| {
-            self.send(call, PAGE, ReplyType::Any, Route::Node(node), words);
+        let scan = scan.ask(*limit, |scan, words| {
+            self.send(Call { now, tag }, PAGE, ReplyType::Any, Route::Node(node), words);
             scan
         });
-        self.pages.push((call.tag, scan));
+        self.pages.push((scan, list));
     }
 
     /// Sends the next requests of the bulk reads; whether there are any.

@@ -52,7 +52,11 @@ impl Trouble {
         let is_write = |answer: Answer<&[u8]>| {
             matches!(
                 answer,
-                Answer::Stored | Answer::Done { .. } | Answer::Taken { .. } | Answer::Pong
+                Answer::Stored
+                    | Answer::Done { .. }
+                    | Answer::Taken { .. }
+                    | Answer::Pong
+                    | Answer::Partial(_)
             )
         };
         let mut successes = replies.iter().filter_map(|(_, reply)| reply.ok());

@@ -393,6 +393,40 @@ fn a_killed_master_costs_only_its_own_slots_and_only_for_a_while() {
     });
 }
 
+/// A part of the data is better than none: a replica of kioskd that is taken out of service for one master takes the
+/// other one's keys with it. Who wants to know asks for the list.
+#[test]
+fn readiness_is_that_of_any_master_and_verbose_names_those_that_are_away() {
+    let (stays, mut goes) = (Redis::start_node(), Redis::start_node());
+    stays.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "8000"]);
+    goes.command(&["CLUSTER", "ADDSLOTSRANGE", "8001", "16383"]);
+    goes.command(&["CLUSTER", "MEET", "127.0.0.1", &stays.port().to_string(), &bus_of(&stays)]);
+    for node in [&stays, &goes] {
+        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+        eventually("the nodes to meet", || {
+            node.command(&["CLUSTER", "INFO"]).contains("cluster_slots_ok:16384")
+        });
+    }
+    let kioskd = Kioskd::start(&[
+        ("REDIS_URL", &*format!("redis+cluster://{}", stays.addr())),
+        ("WORKERS", "1"),
+    ]);
+    let mut client = kioskd.connect();
+    let mut verbose = || client.get("/readyz?verbose");
+    let well = "[+] lifecycle ok\n[+] store ok\nok\n";
+    eventually("the cluster to be known", || verbose().text() == well);
+    goes.kill();
+    let gone = format!("[-] store server {}: cannot be reached: ", goes.addr());
+    eventually("the one that is away to be named", || verbose().text().contains(&gone));
+    assert_eq!(verbose().status, 200);
+    assert_eq!(kioskd.connect().get("/readyz").status, 200);
+    stays.stop();
+    eventually("no master to be left", || verbose().status == 503);
+    stays.cont();
+    goes.restart();
+    eventually("all to be well again", || verbose().text() == well);
+}
+
 /// The URL names three masters, and then none of the living. Their replicas know, and were never asked.
 #[test]
 fn masters_that_are_gone_are_found_again_through_their_replicas() {

@@ -192,7 +192,13 @@ impl Topology for Cluster {
 
     fn on_change(&mut self, nodes: &mut Nodes, now: Instant, node: u64) {
         match nodes.get_mut(node) {
-            Some(node) if node.is_up() => self.judge(node, now),
+            Some(node) if node.is_up() => {
+                self.judge(node, now);
+                // The one that the map has there is somewhere else.
+                if node.identity == Identity::Stranger {
+                    self.doubt(now);
+                }
+            }
             // Its slots may have gone to its replica, and no request will reach a node that knows.
             _ => self.doubt(now),
         }
@@ -236,6 +242,11 @@ impl Topology for Cluster {
 
     fn why_unrouted(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
         self.complaint.failure(nodes, now)
+    }
+
+    fn away<'a>(&self, nodes: &'a Nodes, now: Instant) -> Vec<(&'a Endpoint, Failure)> {
+        let members = self.map.members().iter().filter_map(|key| nodes.get(*key));
+        members.filter_map(|node| Some((node.endpoint(), trouble_of(node, now)?))).collect()
     }
 
     /// A cluster serves as long as a part of it does.

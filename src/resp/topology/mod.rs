@@ -10,6 +10,7 @@
 //! and tells what became of nodes and requests. What a topology does not care for has a default.
 
 use super::codec::{ErrorReply, Reply};
+use super::endpoint::Endpoint;
 use super::node::{Node, Nodes};
 use super::request::Failure;
 use crate::net::World;
@@ -114,6 +115,11 @@ pub trait Topology {
     /// Why no node is known for a request, if that is no matter of a moment.
     fn why_unrouted(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
         Complaint::default().failure(nodes, now)
+    }
+
+    /// Nodes that keep only a part of the requests from being served, and why.
+    fn away<'a>(&self, _nodes: &'a Nodes, _now: Instant) -> Vec<(&'a Endpoint, Failure)> {
+        Vec::new()
     }
 
     /// What keeps requests from being served, and writes from being taken.

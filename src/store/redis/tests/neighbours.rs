@@ -307,6 +307,42 @@ fn who_is_in_no_map_tells_its_own_before_it_is_asked_for_anything() {
     }
 }
 
+/// A node went elsewhere, another cluster's came to its place, the others' map learns of it late, and nobody asks for a
+/// key: no MOVED tells.
+#[test]
+fn a_stranger_in_a_masters_place_is_a_reason_for_new_maps() {
+    let (a, b) = ("10.0.0.1:7000", "10.0.0.2:7000");
+    let mut rig = Rig::cluster(&[a]);
+    for (told, at_b, well) in
+        [("10.0.0.2", "id-b", true), ("10.0.0.2", "id-x", false), ("10.0.0.3", "id-x", true)]
+    {
+        let ours =
+            map(&[(0, 8191, "10.0.0.1", 7000, "id-a", ""), (8192, 16_383, told, 7000, "id-b", "")]);
+        let mut ask = |at: &str, words: &[String]| {
+            let id = if at == a {
+                "id-a"
+            } else if at == b {
+                at_b
+            } else {
+                "id-b"
+            };
+            node(words, id, &ours).or_else(|| Some("*3\r\n$1\r\n0\r\n*0\r\n*0\r\n".to_owned()))
+        };
+        rig.run(2000 * MS, &mut ask);
+        rig.submit(1, Command::Scan { prefix: key(b""), cursor: None, limit: 9 });
+        rig.run(2000 * MS, &mut ask);
+        let done = rig.done();
+        let is_page = matches!(&done[..], [(1, said)] if said.contains("Page"));
+        assert_eq!(is_page, well, "{told} {at_b}: {done:?}");
+        let of_b =
+            |peer: &Peer| matches!(&peer.address, Some(Address::Tcp(at)) if at.to_string() == b);
+        let n = rig.world.sockets.iter().rposition(of_b).unwrap();
+        if at_b == "id-b" {
+            rig.world.hang_up_on(n);
+        }
+    }
+}
+
 /// What is there already must not be taken for the reply.
 #[test]
 fn a_reply_that_came_before_its_command_was_sent_is_not_its_reply() {
