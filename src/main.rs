@@ -159,7 +159,8 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
         StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
         StoreChoice::Noop => Arc::new(Noop),
         StoreChoice::Redis(target, options) => {
-            Arc::new(Redis::new(target.clone(), (**options).clone()))
+            let redis = Redis::new(target.clone(), (**options).clone());
+            Arc::new(redis.with_key_prefix(config.key_prefix.clone()))
         }
     };
     let tick = match config.kind {

@@ -294,7 +294,7 @@ impl Client {
             need.keys = 1 << op.key;
             if op.verb != Verb::Read && (200..300).contains(&status) {
                 book.told.insert(id.clone());
-                book.acks.push((conn.to, id.clone(), left));
+                book.acks.push((conn.to, id.clone(), written));
             }
         }
         let calm = book.is_calm(conn.to, from, left, need);

@@ -43,6 +43,8 @@ pub struct Config {
     pub service: service::Options,
     /// Which store, and its settings.
     pub store: StoreChoice,
+    /// Stands before every key in Redis (`KEY_PREFIX`).
+    pub key_prefix: String,
     /// For the log.
     pub log: log::Options,
     /// The log's filter comes from `RUST_LOG`, which may have been set for other programs.
@@ -98,6 +100,7 @@ fn read(env: &mut Env, system: &System) -> Config {
         head_timeout: env.read("HEAD_TIMEOUT", time),
         body_timeout: env.read("BODY_TIMEOUT", time),
         idle_timeout: env.read("IDLE_TIMEOUT", time),
+        keepalive_time: env.read("KEEPALIVE_TIME", time),
         write_timeout: env.read("WRITE_TIMEOUT", time),
         connections_max: env.read("MAX_CONNECTIONS", count(1..=1_000_000)),
         buffered_bytes_max: env.read("MAX_BUFFERED_BYTES", count(1..=usize::MAX)),
@@ -124,6 +127,7 @@ fn read(env: &mut Env, system: &System) -> Config {
             context: context.clone(),
         },
         front,
+        key_prefix: store::key_prefix(env, &store),
         store,
         log: log::Options {
             filter: log_filter(env),

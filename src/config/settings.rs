@@ -17,6 +17,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("REDIS_PASSWORD", "unset", "the password; that of REDIS_PASSWORD_FILE goes before it, that of REDIS_URL behind"),
     ("REDIS_CA_FILE", "unset", "certificates to trust instead of Mozilla's (feature `tls`); read again for every connection"),
     ("REDIS_CONNECT_TIMEOUT", "500ms", "for one address; and then for signing on, which has 1s at least"),
+    ("KEY_PREFIX", "unset", "stands before every key, so that two deployments can share one Redis: name:"),
     ("FRONT", if cfg!(feature = "poll") { "poll" } else { "tiny_http" }, "poll or tiny_http"),
     ("WORKERS", "half of the processors, at least 1; 16 with tiny_http", "loops, or threads of the plain front: 1 to 256"),
     ("REQUEST_TIMEOUT", "2s", "from the end of the request to the store's answer, retries included"),
@@ -30,6 +31,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("HEAD_TIMEOUT", "10s", "from the first byte to the end of the head"),
     ("BODY_TIMEOUT", "30s", "without a byte of a body, nor slower than 1 KiB/s over all beyond that"),
     ("IDLE_TIMEOUT", "75s", "a connection between requests"),
+    ("KEEPALIVE_TIME", "1h", "the age of a connection, a tenth of it more or less: its next response says `Connection: close` (poll)"),
     ("WRITE_TIMEOUT", "10s", "a client that takes no byte of its response, nor 1 KiB/s over all beyond that"),
     ("MAX_CONNECTIONS", "10000", "or what the limit on open files allows; beyond it 503"),
     ("MAX_BUFFERED_BYTES", "268435456", "bodies and responses of all clients in memory; unset, a quarter of the memory limit at most; beyond it 503"),
@@ -47,7 +49,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
 #[rustfmt::skip]
 pub const NOT_BUILT: &[&str] = &[
     "AUTH_TOKENS", "AUTH_TOKENS_FILE", "RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "METRICS_LISTEN",
-    "KEY_PREFIX", "KEEPALIVE_TIME",
+
 ];
 
 /// Which build this is, for `--version` and `--help`.

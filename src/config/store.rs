@@ -161,6 +161,24 @@ fn first_password(env: &mut Env, file: Option<Secret>, url: Option<Secret>) -> O
     Some(password)
 }
 
+/// What stands before every key: two deployments on one Redis must not read each other's items, nor may one's prefix be
+/// the beginning of another's keys.
+pub(super) fn key_prefix(env: &mut Env, store: &StoreChoice) -> String {
+    const OURS: [&str; 4] = ["item:", "sess:", "idem:", "rate:"];
+    let prefix = env.read_set("KEY_PREFIX", |text| {
+        let name = text.strip_suffix(':').unwrap_or("");
+        let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        match name.len() {
+            1..=64 if name.bytes().all(is_plain) && !OURS.contains(&text) => Ok(text.to_owned()),
+            _ => Err("1 to 64 letters, digits, `.`, `_` and `-`, then a colon; not item: sess: idem: rate:"),
+        }
+    });
+    if prefix.is_some() && !matches!(store, StoreChoice::Redis(..)) {
+        env.notes.push("KEY_PREFIX is not used: this store is not shared".to_owned());
+    }
+    prefix.unwrap_or_default()
+}
+
 /// Sets the limits of a store.
 pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options, system: &System) {
     let body_bytes_max = front.body_bytes_max;

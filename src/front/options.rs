@@ -45,6 +45,9 @@ pub struct Options {
     pub body_timeout: Duration,
     /// Between requests, and before the first (`IDLE_TIMEOUT`, 75 s): close.
     pub idle_timeout: Duration,
+    /// The age of a connection, a tenth of it more or less, by chance (`KEEPALIVE_TIME`, 1 h): its next response says
+    /// `Connection: close`, so that clients spread over new replicas. tiny_http does not tell how old one is.
+    pub keepalive_time: Duration,
     /// For a client that does not read its response: measured as for a body (`WRITE_TIMEOUT`, 10 s): close.
     pub write_timeout: Duration,
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.

@@ -96,7 +96,7 @@ impl Table {
         | Command::Take { key: whole, .. }
         | Command::Scan { prefix: whole, .. } = &command
         {
-            whole.join(&mut key);
+            whole.join(b"", &mut key);
         }
         self.answer(now, tag, &key, command, replies);
         self.key = key;

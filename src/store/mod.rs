@@ -204,9 +204,10 @@ impl Key<'_> {
         [self.prefix.as_bytes(), &self.id].concat()
     }
 
-    /// The whole key, in `buffer`.
-    pub fn join<'b>(&self, buffer: &'b mut Vec<u8>) -> &'b [u8] {
+    /// The whole key, in `buffer`, behind `before`.
+    pub fn join<'b>(&self, before: &[u8], buffer: &'b mut Vec<u8>) -> &'b [u8] {
         buffer.clear();
+        buffer.extend_from_slice(before);
         buffer.extend_from_slice(self.prefix.as_bytes());
         buffer.extend_from_slice(&self.id);
         buffer

@@ -40,6 +40,7 @@ use health::{Health, Voice};
 use record::record_key;
 use reply::{answer, error, reply, without_reply, wrong_type};
 use scan::Scan;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -58,6 +59,8 @@ const KEPT_FOR: Duration = Duration::from_secs(1);
 pub struct Redis {
     target: Target,
     options: Options,
+    /// Stands before every key (`KEY_PREFIX`), so that two deployments can share one server.
+    key_prefix: String,
     /// What is logged for operators, and what readiness depends on, shared by all sessions.
     trouble: Arc<Trouble>,
     health: Arc<Health>,
@@ -66,7 +69,14 @@ pub struct Redis {
 impl Redis {
     /// The store at `target`. Nothing is connected yet.
     pub fn new(target: Target, options: Options) -> Redis {
-        Redis { target, options, trouble: Arc::default(), health: Arc::default() }
+        let key_prefix = String::new();
+        Redis { target, options, key_prefix, trouble: Arc::default(), health: Arc::default() }
+    }
+
+    /// The same store, with this before every key.
+    #[must_use]
+    pub fn with_key_prefix(self, key_prefix: String) -> Redis {
+        Redis { key_prefix, ..self }
     }
 
     /// As [`session`](Store::session).
@@ -79,6 +89,8 @@ impl Redis {
             full: Vec::new(),
             seen: Vec::new(),
             replies: Replies::default(),
+            key_prefix: self.key_prefix.as_bytes().into(),
+            no_item: [self.key_prefix.as_bytes(), NO_ITEM].concat().into(),
             key: Vec::new(),
             trim_at: None,
             now,
@@ -124,6 +136,10 @@ pub struct RedisSession {
     seen: Vec<(Tag, ErrorReply)>,
     /// Finished commands.
     replies: Replies,
+    /// Before every key.
+    key_prefix: Rc<[u8]>,
+    /// See [`NO_ITEM`].
+    no_item: Rc<[u8]>,
     /// For keys in one piece; kept for its capacity.
     key: Vec<u8>,
     /// When the capacity of the replies is freed, if it is large.
@@ -166,24 +182,33 @@ impl Session for RedisSession {
         let mut buffer = std::mem::take(&mut self.key);
         match command {
             Command::Get { key, renew, once } => {
-                self.get(call, key.join(&mut buffer), renew, once.as_deref());
+                self.get(call, key.join(&self.key_prefix, &mut buffer), renew, once.as_deref());
             }
             Command::Set { key, value, ttl, when, once } => {
-                self.set(call, key.join(&mut buffer), &value, ttl, &when, once.as_deref());
+                self.set(
+                    call,
+                    key.join(&self.key_prefix, &mut buffer),
+                    &value,
+                    ttl,
+                    &when,
+                    once.as_deref(),
+                );
             }
             Command::Delete { key, when, once } => {
-                self.delete(call, key.join(&mut buffer), &when, once.as_deref());
+                self.delete(call, key.join(&self.key_prefix, &mut buffer), &when, once.as_deref());
             }
             Command::Take { key, window } => {
-                let (key, ms) = (key.join(&mut buffer), Decimal::new(millis(window)));
+                let (key, ms) =
+                    (key.join(&self.key_prefix, &mut buffer), Decimal::new(millis(window)));
                 self.run(call, key, &scripts::TAKE, &[b"1", key, ms.as_bytes()], ReplyType::Pair);
             }
             // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. There a SET is refused
             // before its condition is checked, and XX never holds for this key.
             Command::Ping => {
-                let set: [&[u8]; 6] = [b"SET", NO_ITEM, b"", b"PX", b"1", b"XX"];
-                match self.client.instead_of(now, NO_ITEM) {
-                    None => self.ask(call, NO_ITEM, Words::plain(&set), ReplyType::Probe),
+                let no_item = Rc::clone(&self.no_item);
+                let set: [&[u8]; 6] = [b"SET", &no_item, b"", b"PX", b"1", b"XX"];
+                match self.client.instead_of(now, &no_item) {
+                    None => self.ask(call, &no_item, Words::plain(&set), ReplyType::Probe),
                     // Only a part of the cluster is away: it serves what it can.
                     Some(node) => {
                         let (ping, route) = (Words::plain(&[b"PING"]), Route::Node(node));
@@ -192,13 +217,17 @@ impl Session for RedisSession {
                 }
             }
             Command::Scan { prefix, cursor, limit } => {
-                let prefix = prefix.join(&mut buffer).to_vec();
+                let prefix = prefix.join(&self.key_prefix, &mut buffer).to_vec();
                 self.scan(now, List { call, prefix, cursor, limit });
             }
-            Command::GetMany { keys, bytes_max } => match self.bulks.begin(tag, keys, bytes_max) {
-                Ok(()) => drop(self.ask_parts(now)),
-                Err(e) => self.replies.push(tag, Err(e)),
-            },
+            Command::GetMany { mut keys, bytes_max } => {
+                let before = &self.key_prefix;
+                keys.iter_mut().for_each(|key| drop(key.splice(..0, before.iter().copied())));
+                match self.bulks.begin(tag, keys, bytes_max) {
+                    Ok(()) => drop(self.ask_parts(now)),
+                    Err(e) => self.replies.push(tag, Err(e)),
+                }
+            }
         }
         self.key = buffer;
     }
@@ -257,7 +286,9 @@ impl Session for RedisSession {
                     if matches!(result, Err(Failure::Left)) {
                         return unplanned.push(list);
                     }
-                    let page = reply(result).map(|received| scan.end(received.into_reply()));
+                    let before = self.key_prefix.len();
+                    let page =
+                        reply(result).map(|received| scan.end(received.into_reply(), before));
                     let page = page.and_then(|page| page.ok_or_else(wrong_type));
                     replies.push(tag, page.map(|page| Answer::Page(page.into())));
                 }
@@ -362,7 +393,7 @@ impl RedisSession {
         match (renew, once) {
             (None, None) => self.ask(call, key, Words::get(&[key]), ReplyType::Value),
             (_, Some(once)) => {
-                let record = record_key(key, &once.name);
+                let record = record_key(&self.key_prefix, key, &once.name);
                 self.run(call, key, &scripts::LOOK, &[b"2", key, &record], ReplyType::Look);
             }
             // Renewing twice has the same effect as once: the command may be sent again like any read.
@@ -400,7 +431,8 @@ impl RedisSession {
             let words: [&[u8]; 7] = [b"1", key, when, old, value, ms, mode];
             return self.run(call, key, &scripts::SET, &words, ReplyType::StoredFlag);
         };
-        let (record, record_ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
+        let (record, record_ms) =
+            (record_key(&self.key_prefix, key, &once.name), Decimal::new(millis(once.ttl)));
         let (fingerprint, record_ms) = (&once.fingerprint, record_ms.as_bytes());
         let keeps: &[u8] = if once.keeps_value { b"1" } else { b"0" };
         let words: [&[u8]; 11] =
@@ -417,7 +449,8 @@ impl RedisSession {
             let words: [&[u8]; 4] = [b"1", key, when, old];
             return self.run(call, key, &scripts::DELETE_WHEN_FULL, &words, ReplyType::DeletedFlag);
         };
-        let (record, ms) = (record_key(key, &once.name), Decimal::new(millis(once.ttl)));
+        let (record, ms) =
+            (record_key(&self.key_prefix, key, &once.name), Decimal::new(millis(once.ttl)));
         let words: [&[u8]; 8] =
             [b"2", key, &record, when, old, &once.fingerprint, ms.as_bytes(), b"always"];
         self.run(call, key, &scripts::DELETE, &words, ReplyType::Once);

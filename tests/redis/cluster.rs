@@ -291,7 +291,7 @@ fn a_guarded_write_to_a_slot_that_moves_is_503_at_once() {
 
     let record = |n: usize| {
         let item = format!("item:{}", ids[n]);
-        String::from_utf8(record_key(item.as_bytes(), b":before")).expect("text")
+        String::from_utf8(record_key(b"", item.as_bytes(), b":before")).expect("text")
     };
     for key in [format!("item:{}", ids[0]), record(0), record(1)] {
         let moved = from.command(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]);

@@ -109,10 +109,10 @@ impl Linked for Connection {
 
 impl Connection {
     /// A client that has just been accepted.
-    pub fn new(socket: Socket, refused: bool) -> Connection {
+    pub fn new(socket: Socket, refused: bool, old_at: u16) -> Connection {
         Connection {
             socket,
-            link: Link::default(),
+            link: Link::new(old_at),
             work: None,
             phase: Phase::Idle,
             refused,
@@ -124,6 +124,11 @@ impl Connection {
             broken: false,
             doubt: false,
         }
+    }
+
+    /// From when on its responses end it.
+    pub fn old_at(&self) -> u16 {
+        self.link.old_at
     }
 
     /// Takes an event that was reported for its socket.

@@ -14,6 +14,7 @@
 //! of two times, the later is less than 2³¹ ahead, and so no wait is longer than 24 days.
 
 use crate::net::Slab;
+use std::num::NonZeroU8;
 use std::time::{Duration, Instant};
 
 /// The waits of the lists, in milliseconds. A client is looked at no more than the first of them after its deadline.
@@ -36,15 +37,52 @@ pub struct Link {
     look: u32,
     before: u32,
     behind: u32,
-    list: Option<u8>,
+    /// Which list it is in, counted from 1.
+    list: Option<NonZeroU8>,
+    /// From when on the connection is old; see [`Ages`]. (It is here because here are two bytes.)
+    pub old_at: u16,
     /// The phase has begun, and has no deadline yet.
     pub begun: bool,
 }
 
-impl Default for Link {
+impl Link {
     /// For a new client: its first phase has begun.
-    fn default() -> Link {
-        Link { deadline: 0, set: 0, look: 0, before: NONE, behind: NONE, list: None, begun: true }
+    pub fn new(old_at: u16) -> Link {
+        let (deadline, set, look, before, behind) = (0, 0, 0, NONE, NONE);
+        Link { deadline, set, look, before, behind, list: None, old_at, begun: true }
+    }
+}
+
+/// How old connections are, in two bytes for each: time is counted in 256ths of `KEEPALIVE_TIME`, modulo 2¹⁶.
+#[derive(Debug)]
+pub struct Ages {
+    beginning: Instant,
+    keepalive_time: Duration,
+    now: u16,
+}
+
+impl Ages {
+    /// The ages of a worker's connections.
+    pub fn new(now: Instant, keepalive_time: Duration) -> Ages {
+        Ages { beginning: now, keepalive_time, now: 0 }
+    }
+
+    /// Sets the time.
+    pub fn begin(&mut self, now: Instant) {
+        let millis = |time: Duration| time.as_millis() as u64;
+        let since = millis(now.saturating_duration_since(self.beginning));
+        self.now = (since * 256 / millis(self.keepalive_time).max(1)) as u16;
+    }
+
+    /// When a connection that begins now is old: a tenth of the time earlier or later, by chance, or all clients of one
+    /// proxy would connect anew at the same moment.
+    pub fn old_at(&self, random: u64) -> u16 {
+        self.now.wrapping_add(230 + (random % 52) as u16)
+    }
+
+    /// Whether a connection is old.
+    pub fn is_old(&self, old_at: u16) -> bool {
+        self.now.wrapping_sub(old_at) < 1 << 15
     }
 }
 
@@ -112,7 +150,7 @@ impl Timers {
         let Some(link) = all.get_mut(key).map(T::link) else { return };
         let Link { before, behind, list, .. } = *link;
         let Some(list) = link.list.take().and(list) else { return };
-        let (first, last) = &mut self.lists[usize::from(list)];
+        let (first, last) = &mut self.lists[usize::from(list.get()) - 1];
         match at(all, before) {
             Some(other) => other.behind = behind,
             None => *first = behind,
@@ -146,7 +184,8 @@ impl Timers {
         }
         if let Some(link) = at(all, place) {
             link.look = self.now.wrapping_add(LENGTHS[list]);
-            (link.before, link.behind, link.list) = (before, NONE, Some(list as u8));
+            (link.before, link.behind) = (before, NONE);
+            link.list = NonZeroU8::new(list as u8 + 1);
         }
     }
 
@@ -200,6 +239,31 @@ mod tests {
     /// Many clients whose deadlines are set, moved later, moved earlier and removed at random; beside them a plain
     /// table of when each is due. No client is found too early, and none more than a step too late.
     #[test]
+    fn a_connection_is_old_after_its_time_a_tenth_more_or_less() {
+        let (start, hour) = (Instant::now(), Duration::from_secs(3600));
+        let mut ages = Ages::new(start, hour);
+        // The last begins after the time has been counted round three times.
+        for begins in [0, 1, 300, 3 * 256, 3 * 65_536] {
+            let begins = start + hour * begins;
+            let mut is_old = |old_at, tenths| {
+                ages.begin(begins + hour * tenths / 10);
+                ages.is_old(old_at)
+            };
+            let all: Vec<u16> = (0..1000)
+                .map(|random| {
+                    let mut ages = Ages::new(start, hour);
+                    ages.begin(begins);
+                    ages.old_at(random)
+                })
+                .collect();
+            assert!(all.iter().all(|old_at| !is_old(*old_at, 8)), "{begins:?}");
+            let half = all.iter().filter(|old_at| is_old(**old_at, 10)).count();
+            assert!((400..600).contains(&half), "{half}");
+            assert!(all.iter().all(|old_at| is_old(*old_at, 11) && is_old(*old_at, 1000)));
+        }
+    }
+
+    #[test]
     fn who_is_due_is_found_and_no_other() {
         let start = Instant::now();
         // Two minutes before the count of milliseconds wraps around.
@@ -213,7 +277,7 @@ mod tests {
             random % n
         };
         let mut table: Vec<(u64, Option<u64>)> =
-            (0..200).map(|_| (all.insert(Client(Link::default())), None)).collect();
+            (0..200).map(|_| (all.insert(Client(Link::new(0))), None)).collect();
         let mut now = origin;
         for _ in 0..20_000 {
             now += draw(40);
@@ -248,7 +312,7 @@ mod tests {
     fn the_next_look_is_when_it_was_promised_and_a_clear_list_promises_none() {
         let start = Instant::now();
         let (mut timers, mut all) = (Timers::new(start), Slab::default());
-        let key = all.insert(Client(Link::default()));
+        let key = all.insert(Client(Link::new(0)));
         assert_eq!(timers.next(&mut all), None);
         timers.set(&mut all, key, Duration::from_secs(2));
         assert_eq!(timers.next(&mut all), Some(start + Duration::from_millis(1024)));
@@ -263,7 +327,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let (mut timers, mut all) = (Timers::new(start), Slab::default());
-        let [a, b] = [(); 2].map(|()| all.insert(Client(Link::default())));
+        let [a, b] = [(); 2].map(|()| all.insert(Client(Link::new(0))));
         timers.set(&mut all, a, Duration::from_millis(1000));
         timers.begin(at(500));
         timers.set(&mut all, b, Duration::from_millis(1000));

@@ -14,7 +14,7 @@
 
 use super::connection::{Connection, Progress};
 use super::pool::Pool;
-use super::timers::{Linked, Timers};
+use super::timers::{Ages, Linked, Timers};
 use crate::front::access_log::End;
 use crate::front::exchange::{Exchange, Printer, guarded};
 use crate::front::guard::{Guarded, broken};
@@ -71,6 +71,7 @@ pub struct Worker {
     clients: Slab<Connection>,
     exchanges: Slab<Exchange>,
     timers: Timers,
+    ages: Ages,
     pool: Pool,
     trim_at: Option<Instant>,
     /// Bytes buffered for all clients, and the most there may be.
@@ -147,6 +148,7 @@ impl Worker {
         Worker {
             n,
             timers: Timers::new(now),
+            ages: Ages::new(now, options.keepalive_time),
             held_max: options.worker_share(),
             options,
             service,
@@ -201,6 +203,7 @@ impl Worker {
     ) -> ControlFlow<()> {
         self.printer.set_time(world.unix_time());
         self.timers.begin(now);
+        self.ages.begin(now);
         if self.session.is_broken() {
             self.replace_session(world, now);
         }
@@ -312,7 +315,8 @@ impl Worker {
             match world.accepted() {
                 Accepted::Client { socket, refused } => {
                     self.service.metrics().worker(self.n).accepted();
-                    let key = self.clients.insert(Connection::new(socket, refused));
+                    let old_at = self.ages.old_at(world.random());
+                    let key = self.clients.insert(Connection::new(socket, refused, old_at));
                     world.set_owner(socket, key);
                     turns.push(key);
                 }
@@ -484,6 +488,7 @@ impl Worker {
             }
         };
         let keep = may_wait || outcome.is_ok();
+        let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
         let (status, close) = print(printing, request, client, &outcome, keep);
         drop(outcome);
@@ -530,6 +535,7 @@ impl Worker {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
         let Some(client) = self.clients.get_mut(exchange.connection) else { return };
         exchange.next = None;
+        let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
         let (status, close) = print(printing, exchange, client, &outcome, keep);
         self.send(world, key, status, close, now);

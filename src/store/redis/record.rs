@@ -12,8 +12,8 @@
 use crate::resp::slot::{SLOTS, hash_tag, slot};
 use std::sync::OnceLock;
 
-/// The key under which the write `name` on `item` is recorded.
-pub fn record_key(item: &[u8], name: &[u8]) -> Vec<u8> {
+/// The key under which the write `name` on `item`, whole key, is recorded; `before` stands before every key.
+pub fn record_key(before: &[u8], item: &[u8], name: &[u8]) -> Vec<u8> {
     let (mut key, number);
     let tag = match hash_tag(item) {
         Some(tag) => tag,
@@ -23,7 +23,7 @@ pub fn record_key(item: &[u8], name: &[u8]) -> Vec<u8> {
             number.as_bytes()
         }
     };
-    key = [b"idem:{", tag, b"}:", name].concat();
+    key = [before, b"idem:{", tag, b"}:", name].concat();
     if tag != item {
         key.push(b'\n');
         key.extend_from_slice(item);
@@ -66,7 +66,7 @@ mod tests {
                         continue;
                     }
                     for name in [":k", ":{x}", ":}{", ":{}"] {
-                        let key = record_key(item.as_bytes(), name.as_bytes());
+                        let key = record_key(b"", item.as_bytes(), name.as_bytes());
                         assert_eq!(slot(&key), slot(item.as_bytes()), "{item} {name}");
                         assert!(keys.insert(key), "{item} {name}: not its own");
                     }
@@ -83,9 +83,9 @@ mod tests {
             ("item:{a}b", "idem:{a}::k\nitem:{a}b"),
             ("item:}{a}", "idem:{a}::k\nitem:}{a}"),
         ] {
-            assert_eq!(record_key(item.as_bytes(), b":k"), key.as_bytes());
+            assert_eq!(record_key(b"", item.as_bytes(), b":k"), key.as_bytes());
         }
-        let numbered = record_key(b"item:a}b", b":k");
+        let numbered = record_key(b"", b"item:a}b", b":k");
         let text = String::from_utf8(numbered).unwrap();
         let number = text.strip_prefix("idem:{").and_then(|t| t.split_once('}'));
         assert!(number.is_some_and(|(n, _)| n.parse::<u32>().is_ok()), "{text}");

@@ -143,8 +143,9 @@ impl Scan {
         ask(self, Words::script(&SCAN, &words))
     }
 
-    /// Reads the reply: the page, and the cursor of the next. `None` for a reply that the script cannot have given.
-    pub fn end(self, reply: Reply) -> Option<Page> {
+    /// Reads the reply: the page, and the cursor of the next; the first `before` bytes of each key are left out. `None`
+    /// for a reply that the script cannot have given.
+    pub fn end(self, reply: Reply, before: usize) -> Option<Page> {
         let Reply::Array(parts) = reply else {
             return None;
         };
@@ -161,9 +162,10 @@ impl Scan {
         let mut keys = Vec::new();
         let mut found = found.into_iter();
         while let Some(key) = found.next() {
-            let (Reply::Bulk(key), Some(Reply::Integer(ms))) = (key, found.next()) else {
+            let (Reply::Bulk(mut key), Some(Reply::Integer(ms))) = (key, found.next()) else {
                 return None;
             };
+            key.drain(..before.min(key.len()));
             keys.push((key, u64::try_from(ms).ok().map(Duration::from_millis)));
         }
         let Scan { prefix, here, mut before, after, .. } = self;
@@ -281,15 +283,25 @@ mod tests {
         let (_, words, scan) = asked(None, &one);
         assert_eq!(words, ["0", "0", "item:a*", "item:a", "2", ""]);
         let hash = "0123456789abcdef";
-        let Page { keys, next } = scan.end(reply("17", &["item:ab", "item:ac"], &[hash])).unwrap();
+        let Page { keys, next } =
+            scan.end(reply("17", &["item:ab", "item:ac"], &[hash]), 0).unwrap();
         assert_eq!(keys[1], (b"item:ac".to_vec(), Some(Duration::from_secs(1))));
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash]);
         // Position 0 is the end, but not while its step has keys left.
-        let next = scan.end(reply("0", &["item:ad"], &[hash])).unwrap().next;
+        let next = scan.end(reply("0", &["item:ad"], &[hash]), 0).unwrap().next;
         let (_, words, scan) = asked(next.as_deref(), &one);
         assert_eq!((&*words[1], &*words[5]), ("0", hash));
-        assert_eq!(scan.end(reply("0", &["item:ae"], &[])).unwrap().next, None);
+        assert_eq!(scan.end(reply("0", &["item:ae"], &[]), 0).unwrap().next, None);
+    }
+
+    #[test]
+    fn what_stands_before_every_key_is_not_in_a_page() {
+        for (key, left) in [("p:item:ab", "item:ab"), ("x", "")] {
+            let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
+            let page = scan.end(reply("0", &[key], &[]), 2).unwrap();
+            assert_eq!(page.keys[0].0, left.as_bytes());
+        }
     }
 
     #[test]
@@ -300,7 +312,7 @@ mod tests {
             loop {
                 let (port, _, scan) = asked(cursor.as_deref(), now);
                 ports.push(port);
-                cursor = scan.end(reply("0", &[], &[])).unwrap().next;
+                cursor = scan.end(reply("0", &[], &[]), 0).unwrap().next;
                 if cursor.is_none() {
                     return ports;
                 }
@@ -310,10 +322,10 @@ mod tests {
 
         // In the middle of the second.
         let (_, _, scan) = asked(None, &three);
-        let first = scan.end(reply("0", &[], &[])).unwrap().next;
+        let first = scan.end(reply("0", &[], &[]), 0).unwrap().next;
         let (port, _, scan) = asked(first.as_deref(), &three);
         assert_eq!(port, 1);
-        let cursor = scan.end(reply("17", &[], &[])).unwrap().next;
+        let cursor = scan.end(reply("17", &[], &[]), 0).unwrap().next;
         for (now, left, position) in [
             (&[(0, 3), (100, 1), (200, 2)][..], &[1, 2][..], "17"),
             // It was replaced.
@@ -341,7 +353,7 @@ mod tests {
             let (mut cursor, mut pages) = (None, 0);
             loop {
                 let (_, _, scan) = asked(cursor.as_deref(), &now);
-                let Some(page) = scan.end(reply("0", &[], &[])) else {
+                let Some(page) = scan.end(reply("0", &[], &[]), 0) else {
                     assert!(!whole);
                     break;
                 };
@@ -359,7 +371,7 @@ mod tests {
         let hashes: Vec<String> = (0..HASHES_MAX).map(|n| format!("{n:016x}")).collect();
         let hashes: Vec<&str> = hashes.iter().map(String::as_str).collect();
         let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
-        let cursor = scan.end(reply("1", &["item:abc"], &hashes)).unwrap().next;
+        let cursor = scan.end(reply("1", &["item:abc"], &hashes), 0).unwrap().next;
         let cursor = cursor.unwrap();
         assert_eq!(cursor.len(), 9 + 4 + 8 + 2 + 8 * HASHES_MAX);
         for key in [&b"item"[..], b"abc"] {
@@ -414,7 +426,7 @@ mod tests {
             array(&[bulk("0"), none(), array(&vec![bulk("0123456789abcdef"); HASHES_MAX + 1])]),
         ] {
             let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
-            assert_eq!(scan.end(bad.clone()), None, "{bad:?}");
+            assert_eq!(scan.end(bad.clone(), 0), None, "{bad:?}");
         }
     }
 
