@@ -3,6 +3,8 @@
 //! Exit codes: 0 a clean drain (or `--help`), 1 a drain cut short or a failure at run time, 2 bad
 //! configuration or arguments.
 
+mod healthcheck;
+
 use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System};
 use kioskd::front::{self, Front, Server};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
     code
 }
 
-/// There are no options but these: all other settings come from the environment.
+/// There are no others: all settings come from the environment.
 fn arguments() -> Option<ExitCode> {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
@@ -55,6 +57,15 @@ fn arguments() -> Option<ExitCode> {
         Some([]) => return None,
         Some(["--version" | "-V"]) => print(&format!("{VERSION} ({BUILD})\n")),
         Some(["--help" | "-h"]) => print(&help()),
+        Some(["healthcheck", url @ ..]) if url.len() <= 1 => {
+            match healthcheck::run(url.first().copied()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(why) => {
+                    complain(format_args!("healthcheck: {why}"));
+                    ExitCode::FAILURE
+                }
+            }
+        }
         _ => {
             complain(format_args!("unknown arguments {arguments:?}; see kioskd --help"));
             ExitCode::from(2)
@@ -66,7 +77,7 @@ fn help() -> String {
     let mut text = format!(
         "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n\
          ({BUILD})\n\n\
-         usage: kioskd [--help | --version]\n\n\
+         usage: kioskd [--help | --version | healthcheck [URL]]\n\n\
          settings, from the environment:\n"
     );
     for (name, default, meaning) in SETTINGS {

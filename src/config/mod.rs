@@ -72,6 +72,19 @@ impl Config {
         config.notes = env.notes;
         if env.errors.is_empty() { Ok(config) } else { Err(env.errors) }
     }
+
+    /// Reads only where to listen.
+    ///
+    /// # Errors
+    /// As [`read`](Config::read).
+    pub fn listen<T: Into<OsString>>(
+        variables: impl IntoIterator<Item = (T, T)>,
+    ) -> Result<Listen, Vec<String>> {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let mut env = Env::new(variables.filter(|(name, _)| name == "PORT" || name == "LISTEN"));
+        let listen = listen(&mut env);
+        if env.errors.is_empty() { Ok(listen) } else { Err(env.errors) }
+    }
 }
 
 fn read(env: &mut Env, system: &System) -> Config {

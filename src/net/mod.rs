@@ -10,6 +10,7 @@
 //! waits on one socket, with nothing but std. Both look names up on threads of their own (`look_up`), and identify
 //! sockets by keys of a [`Slab`], which are never given out twice. The meaning of the bytes is left to the callers.
 
+mod call;
 mod look_up;
 #[cfg(feature = "poll")]
 mod mio;
@@ -22,6 +23,7 @@ mod world;
 #[cfg(feature = "poll")]
 pub use self::mio::{Client, Inbox, MioWorld, Stream, Waker};
 pub use self::std::{StdWorld, connect_unix};
+pub use call::{call_tcp, call_unix};
 pub use look_up::read_file;
 pub use random::Random;
 pub use slab::Slab;

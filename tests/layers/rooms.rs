@@ -7,7 +7,7 @@ use crate::paths::Named;
 use crate::source::{File, files, tokens};
 
 /// Every layer and the layers of ours it may name. `main` and `lib` put the house together and name what they like.
-const MAY_NAME: [(&str, &[&str]); 9] = [
+const MAY_NAME: [(&str, &[&str]); 10] = [
     ("http", &[]),
     ("net", &[]),
     ("resp", &["net"]),
@@ -16,6 +16,7 @@ const MAY_NAME: [(&str, &[&str]); 9] = [
     ("front", &["http", "service", "store", "net", "lifecycle"]),
     ("lifecycle", &[]),
     ("log", &[]),
+    ("healthcheck", &["config", "front", "net"]),
     ("config", &["http", "net", "resp", "store", "service", "front", "lifecycle", "log"]),
 ];
 

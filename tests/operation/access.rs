@@ -1,6 +1,6 @@
 //! Who may do what, who is told what, and what stands between deployments that share a Redis or a network.
 
-use crate::support::{Client, Cluster, Kioskd, Redis, eventually, for_each_front};
+use crate::support::{Client, Cluster, Kioskd, Redis, eventually, for_each_front, temp_dir};
 
 #[test]
 fn two_deployments_share_one_redis_and_see_nothing_of_each_other() {
@@ -57,6 +57,57 @@ fn a_key_prefix_works_on_a_cluster_too() {
         assert_eq!(reply.status, 201, "{reply:?}");
     }
     assert_eq!(ids(&mut client, 1000).len(), 50);
+}
+
+/// For an image without a shell. A probe that hangs is as bad as none: a frozen process is noticed.
+#[test]
+fn healthcheck_is_the_probe_from_inside() {
+    let redis = Redis::start();
+    for_each_front(|front| {
+        let directory = temp_dir();
+        let socket = format!("unix:{}", directory.join("kioskd.sock").display());
+        for listen in ["127.0.0.1:0", "[::1]:0", &socket] {
+            let kioskd = Kioskd::start(&[
+                ("FRONT", front),
+                ("LISTEN", listen),
+                ("REDIS_ADDR", &redis.addr()),
+                ("REQUEST_TIMEOUT", "500ms"),
+            ]);
+            let at = kioskd.addr();
+            let url = if listen == socket { socket.clone() } else { format!("http://{at}") };
+            let check = |arguments: &[&str]| {
+                let words = [&["healthcheck"], arguments].concat();
+                let ended = Kioskd::run(&[("LISTEN", &at)], &words);
+                (ended.code, ended.stderr)
+            };
+            let well = (Some(0), String::new());
+            assert_eq!(check(&[]), well);
+            assert_eq!(check(&[&url]), well);
+            redis.stop();
+            eventually("not to be ready", || check(&[]).0 == Some(1));
+            assert_eq!(check(&[&url]).1, "kioskd: healthcheck: /readyz: 503\n");
+            redis.cont();
+            eventually("to be ready again", || check(&[]) == well);
+            if listen != socket {
+                assert_eq!(check(&[&format!("{url}/livez")]), well);
+                assert_eq!(
+                    check(&[&format!("{url}/nowhere")]).1,
+                    "kioskd: healthcheck: /nowhere: 404\n"
+                );
+                assert_eq!(check(&["https://h"]).0, Some(1));
+                assert_eq!(check(&[&url, &url]).0, Some(2));
+            }
+            if listen == socket {
+                kioskd.stop();
+                let (code, why) = check(&[]);
+                assert_eq!((code, why.contains("no answer in time")), (Some(1), true), "{why}");
+                kioskd.cont();
+            }
+            drop(kioskd);
+            assert_eq!(check(&[]).0, Some(1));
+        }
+        let _ = std::fs::remove_dir_all(&directory);
+    });
 }
 
 /// All ids, read in pages.

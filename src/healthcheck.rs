@@ -1,0 +1,139 @@
+//! `kioskd healthcheck [URL]`: the probe from inside an image that has no shell and no curl.
+//!
+//! ```text
+//! HEALTHCHECK CMD ["/kioskd", "healthcheck"]            /readyz, where PORT or LISTEN say
+//! kioskd healthcheck http://127.0.0.1:8080/livez        another path, another place
+//! ```
+//!
+//! Exit code 0 for a status of 2xx; else 1, and on stderr why.
+
+use kioskd::config::Config;
+use kioskd::front::listen::Listen;
+use kioskd::net::{call_tcp, call_unix};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Longer than `/readyz` waits for Redis by default.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+const PATH: &str = "/readyz";
+
+/// Where to ask.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// Asks, and says what is wrong.
+///
+/// # Errors
+/// The text for the operator; also when the URL is none.
+pub fn run(url: Option<&str>) -> Result<(), String> {
+    let (place, path) = match url {
+        Some(url) => parse(url).ok_or("a URL is http://HOST[:PORT][/PATH] or unix:/PATH")?,
+        None => {
+            let listen = Config::listen(std::env::vars_os()).map_err(|errors| errors.join("; "))?;
+            (own(listen), PATH.to_owned())
+        }
+    };
+    let answer = ask(&place, &path).map_err(|e| format!("{path}: {e}"))?;
+    let status = answer.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    match status {
+        Some([b'2', _, _]) => Ok(()),
+        Some(status) => Err(format!("{path}: {}", String::from_utf8_lossy(status))),
+        None => Err(format!("{path}: no answer that is HTTP")),
+    }
+}
+
+fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
+    let host = match place {
+        Place::Tcp(host, port) => format!("{host}:{port}"),
+        Place::Unix(_) => "localhost".to_owned(),
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let is_enough = |answer: &[u8]| answer.windows(4).any(|four| four == b"\r\n\r\n");
+    match place {
+        Place::Tcp(host, port) => {
+            let host = host.trim_matches(['[', ']']);
+            call_tcp(host, *port, request.as_bytes(), TIMEOUT, is_enough)
+        }
+        Place::Unix(path) => call_unix(path, request.as_bytes(), TIMEOUT, is_enough),
+    }
+}
+
+/// How we reach ourselves.
+fn own(listen: Listen) -> Place {
+    match listen {
+        // It accepts IPv4, too, wherever there is IPv6.
+        Listen::Port(port) => Place::Tcp("127.0.0.1".to_owned(), port),
+        Listen::Tcp(address) => {
+            let ip = match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            Place::Tcp(host, address.port())
+        }
+        Listen::Unix(path) => Place::Unix(path),
+    }
+}
+
+fn parse(url: &str) -> Option<(Place, String)> {
+    if url.bytes().any(|b| b.is_ascii_control() || b == b' ') {
+        return None;
+    }
+    if let Some(path) = url.strip_prefix("unix:") {
+        return (!path.is_empty()).then(|| (Place::Unix(path.into()), PATH.to_owned()));
+    }
+    let rest = url.strip_prefix("http://")?;
+    let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let (host, port) = match place.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (place, 80),
+    };
+    let path = if path.is_empty() { PATH } else { path };
+    (!host.is_empty()).then(|| (Place::Tcp(host.to_owned(), port), path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_place_and_a_path() {
+        let tcp = |host: &str, port| Place::Tcp(host.to_owned(), port);
+        for (url, expected) in [
+            ("http://h:81/livez", Some((tcp("h", 81), "/livez"))),
+            ("http://h", Some((tcp("h", 80), "/readyz"))),
+            ("http://[::1]:81", Some((tcp("[::1]", 81), "/readyz"))),
+            ("http://[::1]/x?y", Some((tcp("[::1]", 80), "/x?y"))),
+            ("unix:/run/k", Some((Place::Unix("/run/k".into()), "/readyz"))),
+            ("https://h", None),
+            ("http://", None),
+            ("http://h:port", None),
+            ("http://h/a b", None),
+            ("h:80", None),
+            ("unix:", None),
+        ] {
+            let parsed = parse(url);
+            assert_eq!(parsed, expected.map(|(at, path)| (at, path.to_owned())), "{url}");
+        }
+    }
+
+    #[test]
+    fn we_reach_ourselves_at_an_address_that_is_one() {
+        for (listen, host) in [
+            ("0.0.0.0:81", "127.0.0.1"),
+            ("[::]:81", "[::1]"),
+            ("127.0.0.2:81", "127.0.0.2"),
+            ("[fe80::1]:81", "[fe80::1]"),
+        ] {
+            let place = own(Listen::Tcp(listen.parse().unwrap()));
+            assert_eq!(place, Place::Tcp(host.to_owned(), 81));
+        }
+    }
+}
