@@ -3,6 +3,7 @@
 //! ```text
 //! GET /items?prefix=a&limit=2   ─▶ Scan item:a…   ─▶ {"items":[{"id":"a1","ttl":1799},…],"cursor":"…"}
 //!                                                    Link: </items?prefix=a&limit=2&cursor=…>; rel="next"
+//! DELETE /sess?prefix=u42.      ─▶ Scan, and a Delete for each       ─▶ {"deleted":3,"cursor":null}
 //! POST /items/_get {"ids":[…]}  ─▶ GetMany        ─▶ {"items":[{"id":"a1","etag":"…","item":{…}},null]}
 //! ```
 //!
@@ -24,7 +25,7 @@ use super::ttl;
 use crate::http::{
     self, Extra, Head, Method, Parameter, Query, Response, push_number, push_string,
 };
-use crate::store::{Answer, Command, Found, Page, Reply};
+use crate::store::{Answer, Command, Found, Page, Reply, When};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -33,6 +34,11 @@ const BAD_PREFIX: Problem = Problem::new(
     400,
     "bad_prefix",
     "bad prefix: up to 512 bytes of UTF-8 without control characters, given once",
+);
+const NO_PREFIX: Problem = Problem::new(
+    400,
+    "bad_prefix",
+    "bad prefix: one byte at least, for without one it would be all sessions",
 );
 const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
 const BAD_IDS: Problem =
@@ -61,6 +67,13 @@ pub fn is_meant(head: &Head) -> bool {
     let query = head.query();
     let reads = matches!(head.method(), Method::Get | Method::Head);
     reads && !query.has(Id) && [Prefix, Limit, Cursor].into_iter().any(|asked| query.has(asked))
+}
+
+/// Whether a request for `/sess` is to end all sessions under a prefix.
+pub fn is_purge(head: &Head) -> bool {
+    let query = head.query();
+    let has = |parameter| query.has(parameter);
+    head.method() == Method::Delete && has(Parameter::Prefix) && !has(Parameter::Sid)
 }
 
 impl<'a> Wanted<'a> {
@@ -142,6 +155,49 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
         Extra::Link(format!("</items?prefix={prefix}&limit={limit}&cursor={cursor}>; rel=\"next\""))
     });
     Response { extra, ..Response::json(200, body).no_store() }
+}
+
+/// `DELETE /sess?prefix=…`: "log out everywhere", a page at a time. A part of a page that fails leaves the rest as it is,
+/// and the same request goes on with it.
+///
+/// # Errors
+/// 400 for a malformed query, and for the empty prefix: that would be everybody.
+pub fn purge<'a>(cx: &Cx<'a>) -> Outcome<'a> {
+    let Wanted { prefix, limit, cursor } = Wanted::of(cx)?;
+    if prefix.is_empty() {
+        return Err(NO_PREFIX);
+    }
+    // Many documents have no tag in common.
+    let conditions = Conditions::of(&cx.head)?;
+    if !conditions.is_matched(None) {
+        return Err(conditions.failed());
+    }
+    let prefix = Collection::Sessions.key(prefix);
+    ask(Command::Scan { prefix, cursor, limit }, |_, reply| match reply? {
+        Answer::Page(page) => {
+            let at = Collection::Sessions.key_prefix().len();
+            let ids = page.keys.iter().filter_map(|(key, _)| key.get(at..));
+            // Keys of another program that no request can spell are left alone.
+            let ids = ids.filter(|id| is_id(id)).map(<[u8]>::to_vec).collect();
+            purge_next(ids, 0, page.next.as_deref().map(to_hex))
+        }
+        Answer::BadCursor => Err(BAD_CURSOR),
+        _ => Err(unexpected()),
+    })
+}
+
+/// Deletes the last of these sessions, and then the others.
+fn purge_next<'a>(mut ids: Vec<Vec<u8>>, deleted: usize, next: Option<String>) -> Outcome<'a> {
+    let Some(id) = ids.pop() else {
+        let cursor = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
+        let body = format!("{{\"deleted\":{deleted},\"cursor\":{cursor}}}");
+        return done(Response::json(200, body.into_bytes()).no_store());
+    };
+    let key = Collection::Sessions.key(id.into());
+    ask(Command::Delete { key, when: When::Always, once: None }, move |_, reply| match reply? {
+        Answer::Deleted(there) => purge_next(ids, deleted + usize::from(there), next),
+        _ => Err(unexpected()),
+    })
 }
 
 /// The one value of a parameter.

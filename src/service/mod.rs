@@ -62,6 +62,8 @@ pub enum Route {
     Item(Collection),
     /// A page of ids, or one item if that is what the query asks for.
     List,
+    /// The sessions under a prefix.
+    Purge,
     /// Many items.
     Bulk,
     /// `/livez`
@@ -208,6 +210,9 @@ impl Service {
         content::plain(head)?;
         match route {
             Route::List if !list::is_meant(head) => Ok(Route::Item(Collection::Items)),
+            Route::Item(Collection::Sessions) if path == b"/sess" && list::is_purge(head) => {
+                Ok(Route::Purge)
+            }
             route => Ok(route),
         }
     }
@@ -218,7 +223,7 @@ impl Service {
     /// A missing or bad id, or any other error in the head.
     pub fn check(&self, route: Route, cx: &Cx) -> Result<(), Problem> {
         match route {
-            Route::List => list::check(cx),
+            Route::List | Route::Purge => list::check(cx),
             Route::Item(_) => items::check(cx),
             Route::Bulk => ttl::none(cx),
             _ => Ok(()),
@@ -240,6 +245,7 @@ impl Service {
     pub fn perform<'a>(&'a self, route: Route, cx: &Cx<'a>, now: Instant) -> Outcome<'a> {
         match route {
             Route::List => list::page(cx),
+            Route::Purge => list::purge(cx),
             Route::Item(_) => items::perform(cx),
             Route::Bulk => list::bulk(cx),
             Route::Live => health::live(self.metrics.is_turning(now)),

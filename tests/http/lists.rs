@@ -670,3 +670,93 @@ fn the_deepest_document_is_read_in_bulk() {
 fn encode(id: &str) -> String {
     id.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
+
+/// "Log out everywhere": all sessions of one user, and nobody else's.
+#[test]
+fn the_sessions_under_a_prefix_end_a_page_at_a_time() {
+    for_each_service(&[], |kioskd| {
+        let mut client = kioskd.connect();
+        for n in 0..250 {
+            assert_eq!(client.post(&format!("/sess/u42.{n}"), "{}").status, 201);
+        }
+        let others = ["/sess/u421", "/sess/u4", "/items/u42.7"];
+        others.iter().for_each(|other| assert_eq!(client.post(other, "{}").status, 201));
+        let delete = |client: &mut Client, path: &str| client.request("DELETE", path, &[], b"");
+        let (mut deleted, mut pages, mut cursor) = (0, 0, String::new());
+        loop {
+            let reply = delete(&mut client, &format!("/sess?prefix=u42.&limit=99{cursor}"));
+            assert_eq!(reply.status, 200, "{reply:?}");
+            assert_eq!(reply.header("cache-control"), Some("no-store"));
+            let page = reply.json();
+            deleted += page["deleted"].as_u64().expect("a number");
+            pages += 1;
+            let Some(next) = page["cursor"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(deleted, 250);
+        assert!(pages >= 3, "{pages}");
+        (0..250).for_each(|n| assert_eq!(client.get(&format!("/sess/u42.{n}")).status, 404));
+        others.iter().for_each(|other| assert_eq!(client.get(other).status, 200));
+        let again = delete(&mut client, "/sess?prefix=u42.");
+        assert_eq!(again.text(), "{\"deleted\":0,\"cursor\":null}");
+
+        for (path, code) in [
+            ("/sess?prefix=", "bad_prefix"),
+            ("/sess?prefix", "bad_prefix"),
+            ("/sess?prefix=u&prefix=u", "bad_prefix"),
+            ("/sess?prefix=u&limit=0", "bad_limit"),
+            ("/sess?prefix=u&cursor=00", "bad_cursor"),
+            ("/sess?prefix=u&ttl=1", "bad_ttl"),
+            ("/sess", "missing_sid"),
+            ("/sess?limit=9", "missing_sid"),
+            // Items are not removed by the page.
+            ("/items?prefix=u", "missing_id"),
+        ] {
+            let reply = delete(&mut client, path);
+            assert_eq!((reply.status, reply.problem().0.as_str()), (400, code), "{path}");
+        }
+        let tagged = client.request("DELETE", "/sess?prefix=u", &[("If-Match", "\"x\"")], b"");
+        assert_eq!(tagged.status, 412);
+        let evil = [("Sec-Fetch-Site", "cross-site")];
+        assert_eq!(client.request("DELETE", "/sess?prefix=u", &evil, b"").status, 403);
+        // A cursor is for its prefix only, and one of a list of items is none here.
+        assert_eq!(client.post("/items/u43", "{}").status, 201);
+        let page = client.get("/items?prefix=u&limit=1").json();
+        let cursor = page["cursor"].as_str().expect("two items");
+        assert_eq!(delete(&mut client, &format!("/sess?prefix=u&cursor={cursor}")).status, 400);
+        others.iter().for_each(|other| assert_eq!(client.get(other).status, 200));
+        // With a sid the prefix means nothing.
+        assert_eq!(delete(&mut client, "/sess?prefix=u&sid=u421").status, 204);
+        assert_eq!(client.get("/sess/u4").status, 200);
+    });
+}
+
+/// What is done is done, and the same request goes on with the rest.
+#[test]
+fn a_store_that_fails_in_the_middle_of_a_page_loses_no_session_that_is_not_ended() {
+    let redis = Redis::start();
+    for_each_front(|front| {
+        let settings =
+            [("FRONT", front), ("REDIS_ADDR", &*redis.addr()), ("REQUEST_TIMEOUT", "300ms")];
+        let kioskd = Kioskd::start(&settings);
+        let mut client = kioskd.connect();
+        for n in 0..20 {
+            assert_eq!(client.post(&format!("/sess/u.{n}"), "{}").status, 201);
+        }
+        let commands = ["ACL", "SETUSER", "default", "-del"];
+        assert_eq!(redis.command(&commands), "OK");
+        let refused = client.request("DELETE", "/sess?prefix=u.", &[], b"");
+        assert_eq!((refused.status, refused.problem().0.as_str()), (502, "store_error"));
+        assert_eq!(redis.command(&["ACL", "SETUSER", "default", "+del"]), "OK");
+        redis.stop();
+        assert_eq!(client.request("DELETE", "/sess?prefix=u.", &[], b"").status, 504);
+        redis.cont();
+        let mut deleted = 0;
+        eventually("all to be gone", || {
+            let reply = client.request("DELETE", "/sess?prefix=u.", &[], b"");
+            deleted += reply.json()["deleted"].as_u64().unwrap_or(0);
+            reply.status == 200 && redis.command(&["EXISTS", "sess:u.0", "sess:u.19"]) == "0"
+        });
+        assert!(deleted <= 20);
+    });
+}
