@@ -8,7 +8,7 @@
 //!             └ accepts and answers
 //! ```
 //!
-//! No other signal that has a use ends the process: SIGHUP is logged, SIGUSR1, SIGUSR2 and SIGXFSZ (a log file at its
+//! No other signal that has a use ends the process: at SIGHUP tokens are read again, SIGUSR1, SIGUSR2 and SIGXFSZ (a log file at its
 //! size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
 //!
 //! The state is one byte that every thread may read and only `main` changes. Threads are started here so that their
@@ -90,19 +90,19 @@ impl Lifecycle {
         self.state.fetch_max(state as u8, Ordering::Relaxed);
     }
 
-    /// Turns the signals that end the service into events from now on. SIGHUP, which ends a process that has no handler
-    /// for it, is only logged: there is nothing to read again.
+    /// Turns the signals that end the service into events from now on; SIGHUP, which ends a process that has no handler
+    /// for it, calls `read_again`.
     ///
     /// # Errors
     /// When the operating system refuses the handlers or the thread that waits for them.
-    pub fn watch_signals(&self) -> io::Result<()> {
+    pub fn watch_signals(&self, read_again: impl Fn() + Send + 'static) -> io::Result<()> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])?;
         let events = self.events.clone();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 let (name, at) = (signal_name(signal).unwrap_or("a signal"), Instant::now());
                 if signal == SIGHUP {
-                    log::info!("{name}: there is nothing to read again");
+                    read_again();
                 } else if events.send(Event::Signal { name, at }).is_err() {
                     return;
                 }

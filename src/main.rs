@@ -5,20 +5,22 @@
 
 mod healthcheck;
 
-use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System};
+use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System, read_tokens};
 use kioskd::front::{self, Front, Server};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
 use kioskd::net::failed;
 use kioskd::service::Service;
+use kioskd::service::access::{Guard, Tokens};
 use kioskd::service::metrics::{Metrics, Status};
 use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
@@ -165,7 +167,13 @@ struct Started {
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Result<Started> {
     // Before anything else: a signal that comes during the start must find its handler.
-    lifecycle.watch_signals().map_err(failed("watch for signals"))?;
+    let (nudge, nudges) = channel();
+    let read_again = move || {
+        if nudge.send(()).is_err() {
+            log::info!("SIGHUP: there is nothing to read again");
+        }
+    };
+    lifecycle.watch_signals(read_again).map_err(failed("watch for signals"))?;
     let store: Arc<dyn Store> = match &config.store {
         StoreChoice::Memory(bytes_max) => Arc::new(Memory::new(*bytes_max)),
         StoreChoice::Noop => Arc::new(Noop),
@@ -190,10 +198,54 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
             log_lines_dropped: log.dropped(),
         }
     });
+    let service = match config.access.tokens.clone() {
+        Some(tokens) => {
+            let guard = Arc::new(Guard::new(tokens.clone()));
+            if let Some(path) = config.access.tokens_file.clone() {
+                let guard = Arc::clone(&guard);
+                let watch = move || watch_tokens(&path, tokens, &guard, &nudges);
+                lifecycle.spawn("tokens".to_owned(), watch)?;
+            }
+            service.guarded_by(guard)
+        }
+        None => service,
+    };
     let options = config.front.clone();
     let server =
         front::start(config.kind, options, Arc::new(service), Arc::clone(&store), lifecycle)?;
     Ok(Started { server, metrics, store })
+}
+
+/// How often the file of tokens is looked at.
+const TOKENS_EVERY: Duration = Duration::from_secs(10);
+
+/// Keeps the tokens as their file has them: on a thread of its own, since a disk that hangs must hang nothing else. A file
+/// that is not usable, or gone, changes nothing.
+fn watch_tokens(path: &Path, mut last: Tokens, guard: &Guard, nudges: &Receiver<()>) {
+    let mut complaint = None;
+    loop {
+        let is_asked = match nudges.recv_timeout(TOKENS_EVERY) {
+            Ok(()) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        match read_tokens(path) {
+            Ok(tokens) => {
+                if is_asked || tokens != last {
+                    guard.replace(tokens.clone());
+                    log::info!("{} tokens read from {}", tokens.len(), path.display());
+                    last = tokens;
+                }
+                complaint = None;
+            }
+            Err(e) => {
+                if is_asked || complaint.as_ref() != Some(&e) {
+                    log::error!("the tokens stay as they were: {}: {e}", path.display());
+                }
+                complaint = Some(e);
+            }
+        }
+    }
 }
 
 /// Logs the one start-up line, and the notes for the operator.
@@ -223,6 +275,9 @@ fn announce(config: &Config, Started { server, store, .. }: &Started) {
         log::warn!(
             "the memory store loses everything on restart and is not shared between replicas; set REDIS_ADDR"
         );
+    }
+    if config.access.tokens.is_none() {
+        log::info!("no AUTH_TOKENS: whoever reaches this address may read and write");
     }
     if config.front.listen.is_loopback() && context.iter().any(|(name, _)| *name == "pod") {
         log::warn!("listening on loopback inside a pod: no Service can reach it");

@@ -8,6 +8,7 @@
 //! `settings` is the one list, with the defaults; `env` reads one value; `limits` fits those together that depend on
 //! each other and on the [`System`]; `store` and `redis_url` are about Redis.
 
+mod access;
 mod env;
 mod limits;
 mod redis_url;
@@ -16,6 +17,7 @@ mod settings;
 mod store;
 mod system;
 
+pub use access::{Access, read_tokens};
 pub use settings::{BUILD, NOT_BUILT, SETTINGS};
 pub use store::StoreChoice;
 pub use system::System;
@@ -45,6 +47,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// Stands before every key in Redis (`KEY_PREFIX`).
     pub key_prefix: String,
+    /// Who may do what; the rules have the rest of it.
+    pub access: Access,
     /// For the log.
     pub log: log::Options,
     /// The log's filter comes from `RUST_LOG`, which may have been set for other programs.
@@ -121,6 +125,7 @@ fn read(env: &mut Env, system: &System) -> Config {
     };
     limits::fit(env, &mut front, kind, store.links(), system);
     store::fit(env, &mut store, &front, system);
+    let access = access::read(env, &front.listen);
     let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
     let context = [("pod", "POD_NAME"), ("namespace", "NAMESPACE")];
     let context = context.into_iter().filter_map(|(field, name)| Some((field, env.text(name)?)));
@@ -135,10 +140,14 @@ fn read(env: &mut Env, system: &System) -> Config {
             body_bytes_max: front.body_bytes_max,
             // A document's values and the answer printed from them are in memory at the same time.
             bulk_bytes_max: service::list::BULK_BYTES_MAX.min(front.worker_share() / 2),
+            origins: access.origins.clone(),
+            proxies: access.proxies.clone(),
+            rate: access.rate,
             // `main` sets it when the store is chosen.
             store: "",
             context: context.clone(),
         },
+        access,
         front,
         key_prefix: store::key_prefix(env, &store),
         store,

@@ -35,6 +35,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("WRITE_TIMEOUT", "10s", "a client that takes no byte of its response, nor 1 KiB/s over all beyond that"),
     ("MAX_CONNECTIONS", "10000", "or what the limit on open files allows; beyond it 503"),
     ("MAX_BUFFERED_BYTES", "268435456", "bodies and responses of all clients in memory; unset, a quarter of the memory limit at most; beyond it 503"),
+    ("AUTH_TOKENS", "unset", "who may use the service: name:secret[:ro][:PREFIX*], with commas or lines between them"),
+    ("AUTH_TOKENS_FILE", "unset", "a file of them, looked at again every 10 s and on SIGHUP"),
+    ("RATE_LIMIT", "unset", "requests of one token, else of one address: N/s, N/m or N/h, counted in the store"),
+    ("TRUSTED_PROXIES", "unset", "proxies whose X-Forwarded-For is believed: addresses, networks, unix"),
+    ("CORS_ORIGINS", "unset", "other sites whose pages may use the service: https://app.example"),
     ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
     ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
     ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
@@ -47,10 +52,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
 /// Settings that are designed and not built yet. To start without what they request would be to start another service
 /// than was meant: one without authentication, say.
 #[rustfmt::skip]
-pub const NOT_BUILT: &[&str] = &[
-    "AUTH_TOKENS", "AUTH_TOKENS_FILE", "RATE_LIMIT", "CORS_ORIGINS", "TRUSTED_PROXIES", "METRICS_LISTEN",
-
-];
+pub const NOT_BUILT: &[&str] = &["METRICS_LISTEN"];
 
 /// Which build this is, for `--version` and `--help`.
 pub const BUILD: &str = match (cfg!(feature = "poll"), cfg!(feature = "tls")) {

@@ -62,6 +62,8 @@ pub struct Entry<'a> {
     pub trace_id: Option<&'a str>,
     /// The client's address; a Unix socket has none.
     pub peer: Option<IpAddr>,
+    /// The name of its token.
+    pub token: Option<&'a str>,
 }
 
 impl AccessLog {
@@ -99,6 +101,9 @@ impl fmt::Display for Entry<'_> {
         }
         if let Some(peer) = self.peer {
             write!(f, " peer={peer}")?;
+        }
+        if let Some(token) = self.token {
+            write!(f, " token={token}")?;
         }
         if let Some(why) = self.refused {
             write!(f, " refused: {why}")?;
@@ -267,16 +272,22 @@ mod tests {
             request_id: b"r-1",
             trace_id: Some("4bf9"),
             peer: Some([10, 0, 0, 9].into()),
+            token: Some("ci"),
         };
         let full = entry(End::Answered, Some("too many connections"));
         assert_eq!(
             full.to_string(),
-            "GET /sess/… 503 2ms id=r-1 trace=4bf9 peer=10.0.0.9 refused: too many connections"
+            "GET /sess/… 503 2ms id=r-1 trace=4bf9 peer=10.0.0.9 token=ci refused: too many connections"
         );
-        let bare = Entry { trace_id: None, peer: None, ..entry(End::Gone, None) };
+        let bare = Entry { trace_id: None, peer: None, token: None, ..entry(End::Gone, None) };
         assert_eq!(bare.to_string(), "GET /sess/… 499 2ms id=r-1");
-        let cut =
-            Entry { method: b"-", target: b"-", peer: None, ..entry(End::Cut("too slow"), None) };
+        let cut = Entry {
+            method: b"-",
+            target: b"-",
+            peer: None,
+            token: None,
+            ..entry(End::Cut("too slow"), None)
+        };
         assert_eq!(cut.to_string(), "- - cut 2ms id=r-1 trace=4bf9 cut: too slow");
     }
 }

@@ -12,15 +12,18 @@
 
 use super::access_log::{AccessLog, End, Entry, GONE};
 use crate::http::{self, DateCache, Head, HeadIndex, Method, Printing, Response};
+use crate::service::access::Token;
 use crate::service::metrics::Worker;
 use crate::service::problem::Problem;
-use crate::service::step::{Cx, Next, Outcome};
+use crate::service::rate::Counted;
+use crate::service::step::{Cx, Next, Outcome, ask};
 use crate::service::trace::{given_id, made_id, trace_id};
 use crate::service::{Route, Service};
 use crate::store::Reply;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// See the module's text.
@@ -42,6 +45,20 @@ pub struct Exchange {
     refused: Option<Cow<'static, str>>,
     /// The status of the response; 0 before there is one.
     status: u16,
+    /// Who has sent it, where tokens are wanted.
+    token: Option<Arc<Token>>,
+    count: Count,
+}
+
+/// Where a request is on its way through `RATE_LIMIT`.
+#[derive(Debug, PartialEq, Eq)]
+enum Count {
+    /// Not counted yet, and perhaps never.
+    Before,
+    /// The store has been asked to count it.
+    Asked,
+    /// It has been counted, or the store has not done that in time.
+    Done(Option<Box<Counted>>),
 }
 
 impl Exchange {
@@ -64,6 +81,8 @@ impl Exchange {
             next: None,
             refused: None,
             status: 0,
+            token: None,
+            count: Count::Before,
         }
     }
 
@@ -84,6 +103,7 @@ impl Exchange {
     pub fn admit(&mut self, service: &Service, bytes: &[u8]) -> Result<(), Problem> {
         let Some(index) = &self.index else { return Err(Problem::INTERNAL) };
         let head = Head::new(index, bytes);
+        self.token = service.identify(&head)?;
         self.route = Some(service.admit(&head)?);
         Ok(())
     }
@@ -99,18 +119,46 @@ impl Exchange {
         service.check(route, &cx)
     }
 
-    /// Runs the request, now that it is complete.
+    /// Runs the request, now that it is complete; where there is a limit, it is counted first. `peer` gives the address
+    /// of the connection.
     pub fn perform<'a>(
         &'a self,
         service: &'a Service,
-        bytes: &'a [u8],
-        body: &'a [u8],
+        (bytes, body): (&'a [u8], &'a [u8]),
+        peer: impl FnOnce() -> Option<IpAddr>,
         now: Instant,
     ) -> Outcome<'a> {
         let (Some(route), Some(cx)) = (self.route, self.cx(service, bytes, body)) else {
             return Err(Problem::INTERNAL);
         };
+        match (&cx.options.rate, &self.count) {
+            (Some(rate), Count::Before) if route.is_counted() => {
+                let client = cx.options.proxies.client(peer(), Some(&cx.head));
+                // Its answer is for the exchange and not for the rules: see `counted`.
+                return ask(rate.take(cx.token, client), |_, _| Err(Problem::INTERNAL));
+            }
+            (_, Count::Done(Some(counted))) => counted.judge()?,
+            _ => {}
+        }
         service.perform(route, &cx, now)
+    }
+
+    /// Notes that this command is under way, and what comes next. Whether it only counts the request.
+    pub fn asked(&mut self, is_count: bool, next: Next) {
+        self.next = Some(next);
+        if is_count {
+            self.count = Count::Asked;
+        }
+    }
+
+    /// Takes the store's answer if it is to the question how often this client has asked; then the request begins.
+    #[inline]
+    pub fn counted(&mut self, service: &Service, worker: &Worker, reply: &Reply) -> bool {
+        let is_count = self.count == Count::Asked;
+        if is_count {
+            self.count = Count::Done(count(service, worker, reply).map(Box::new));
+        }
+        is_count
     }
 
     /// Continues with the store's answer.
@@ -129,7 +177,8 @@ impl Exchange {
     }
 
     fn cx<'a>(&'a self, service: &'a Service, bytes: &'a [u8], body: &'a [u8]) -> Option<Cx<'a>> {
-        Some(Cx { head: self.head(bytes)?, body, options: service.options() })
+        let token = self.token.as_deref();
+        Some(Cx { head: self.head(bytes)?, body, options: service.options(), token })
     }
 
     /// Notes that the request broke the protocol or exceeded its limits, rather than a rule of the service.
@@ -142,7 +191,7 @@ impl Exchange {
     pub fn account(
         &self,
         end: End,
-        worker: &Worker,
+        (service, worker): (&Service, &Worker),
         log: AccessLog,
         (maker, bytes): (u64, &[u8]),
         peer: impl FnOnce() -> Option<IpAddr>,
@@ -174,9 +223,17 @@ impl Exchange {
             took: now.saturating_duration_since(self.began),
             request_id: head.and_then(|head| given_id(&head)).unwrap_or(&made),
             trace_id: head.as_ref().and_then(trace_id),
-            peer: peer(),
+            peer: service.options().proxies.client(peer(), head.as_ref()),
+            token: self.token.as_deref().map(|token| &*token.name),
         });
     }
+}
+
+#[cold]
+fn count(service: &Service, worker: &Worker, reply: &Reply) -> Option<Counted> {
+    let counted = service.options().rate.as_ref()?.quota(reply);
+    worker.counted(counted.as_ref().map(|counted| counted.judge().is_ok()));
+    counted
 }
 
 /// Runs the rules for one request; gives a 500 if they panic. The panic itself is logged where it happens.
@@ -234,6 +291,7 @@ impl Printer {
     /// has arrived. Gives the status, for [`Exchange::answered`]: the outcome may borrow the exchange.
     pub fn print(
         &mut self,
+        service: &Service,
         exchange: &Exchange,
         bytes: &[u8],
         outcome: &Result<Response, Problem>,
@@ -258,6 +316,11 @@ impl Printer {
             close,
             keep_alive_1_0: head.is_some_and(|head| head.is_http_1_0()),
             date: self.date.at(self.unix_seconds),
+            cors: service.options().origins.cors(head.as_ref()),
+            quota: match &exchange.count {
+                Count::Done(Some(counted)) => Some(&counted.quota),
+                _ => None,
+            },
             request_id,
         };
         match outcome {

@@ -19,7 +19,7 @@ use crate::service::metrics;
 use crate::service::problem::Problem;
 use crate::service::step::Step;
 use crate::store::blocking::Blocking;
-use crate::store::{Replies, Store, StoreError};
+use crate::store::{Command, Replies, Store, StoreError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -181,7 +181,7 @@ impl Worker {
         };
         // The store's time begins when the request is complete.
         exchange.deadline = Instant::now() + time;
-        self.run_to_its_end(request, exchange, &bytes, &body, session);
+        self.run_to_its_end(request, exchange, (&bytes, &body), session);
     }
 
     /// Sends the store the commands that the rules need, until they have a response; then sends that.
@@ -189,8 +189,7 @@ impl Worker {
         &mut self,
         request: tiny_http::Request,
         exchange: &mut Exchange,
-        bytes: &[u8],
-        body: &[u8],
+        (bytes, body): (&[u8], &[u8]),
         session: &mut Blocking,
     ) {
         let service = Arc::clone(&self.service);
@@ -198,21 +197,27 @@ impl Worker {
         let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
         // What a response borrows from the store's answer is kept until it is printed.
         let mut replies = Replies::default();
-        let now = Instant::now();
-        let mut step = guarded(worker, || exchange.perform(&service, bytes, body, now));
+        let (now, peer) = (Instant::now(), || peer_of(&request));
+        let mut step = guarded(worker, || exchange.perform(&service, (bytes, body), peer, now));
         let outcome = loop {
             let (command, next) = match step {
                 Ok(Ok(Step::Ask(command, next))) => (command, next),
                 Ok(Ok(Step::Done(response))) => break Ok(response),
                 Ok(Err(problem)) | Err(problem) => break Err(problem),
             };
-            let is_late = Instant::now() >= exchange.deadline + Duration::from_millis(1);
+            let now = Instant::now();
+            let is_late = now >= exchange.deadline + Duration::from_millis(1);
+            // A store that cannot count must not stop who it could serve.
+            let is_count = matches!(command, Command::Take { .. });
+            let part = if is_count { self.options.request_timeout / 10 } else { Duration::MAX };
+            let deadline =
+                now.checked_add(part).map_or(exchange.deadline, |t| t.min(exchange.deadline));
             let asked = guarded(worker, || {
                 if is_late {
                     return Ok(Replies::of(Err(StoreError::Timeout)));
                 }
                 session.renew(&*self.store)?;
-                Ok::<_, io::Error>(session.call(command, exchange.deadline))
+                Ok::<_, io::Error>(session.call(command, deadline))
             });
             replies = match asked {
                 Ok(Ok(replies)) => replies,
@@ -220,9 +225,17 @@ impl Worker {
                 Err(problem) => break Err(problem),
             };
             let reply = replies.iter().next().map_or(Err(StoreError::Timeout), |(_, reply)| reply);
-            step = guarded(worker, || exchange.resume(&service, bytes, body, next, reply));
+            exchange.asked(is_count, next);
+            step = match (exchange.counted(&service, worker, &reply), exchange.next.take()) {
+                (false, Some(next)) => {
+                    guarded(worker, || exchange.resume(&service, bytes, body, next, reply))
+                }
+                _ => guarded(worker, || {
+                    exchange.perform(&service, (bytes, body), || peer_of(&request), now)
+                }),
+            };
         };
-        let status = self.printer.print(exchange, bytes, &outcome, close, &mut printed);
+        let status = self.printer.print(&service, exchange, bytes, &outcome, close, &mut printed);
         drop(outcome);
         session.give_back(replies);
         exchange.answered(status);
@@ -249,7 +262,9 @@ impl Worker {
         problem: Problem,
     ) {
         let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
-        let status = self.printer.print(exchange, bytes, &Err(problem), close, &mut printed);
+        let service = &self.service;
+        let status =
+            self.printer.print(service, exchange, bytes, &Err(problem), close, &mut printed);
         exchange.answered(status);
         self.send(request, exchange, bytes, &printed);
     }
@@ -268,7 +283,7 @@ impl Worker {
         bytes: &[u8],
         printed: &[u8],
     ) {
-        let peer: Option<IpAddr> = request.remote_addr().map(|a| a.ip().to_canonical());
+        let peer = peer_of(&request);
         // tiny_http reads the rest of the body before it gives out a writer, and a client that expects 100 does not
         // send the body before `100 Continue`, which this call sends. HTTP/1.0 has no 100.
         if *request.http_version() >= (1, 1) {
@@ -282,8 +297,14 @@ impl Worker {
             Err(_) => End::Gone,
         };
         let (log, maker) = (self.options.access_log, self.printer.maker());
-        exchange.account(end, self.metrics(), log, (maker, bytes), || peer, Instant::now());
+        let rules = (&*self.service, self.metrics());
+        exchange.account(end, rules, log, (maker, bytes), || peer, Instant::now());
     }
+}
+
+/// The client's address; an IPv4 address as such.
+fn peer_of(request: &tiny_http::Request) -> Option<IpAddr> {
+    request.remote_addr().map(|address| address.ip().to_canonical())
 }
 
 /// Prints the head that tiny_http has read, so that our own parser, which is stricter, can read it.

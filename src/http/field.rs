@@ -80,16 +80,19 @@ pub enum Field {
     Traceparent,
     SecFetchSite,
     Origin,
+    Authorization,
+    ForwardedFor,
+    RequestMethod,
 }
 
 impl Field {
     /// Its position in a set of fields.
-    pub(super) fn bit(self) -> u16 {
-        1 << self as u16
+    pub(super) fn bit(self) -> u32 {
+        1 << self as u32
     }
 
     /// The field called `name`, a token, in any case.
-    #[inline]
+    #[inline(always)] // once for each field of each request
     pub(super) fn of(name: &[u8]) -> Option<Field> {
         // Length and first letter leave one candidate, and for most names none.
         let (known, field): (&[u8], Field) = match (name.len(), name.first()? | CASE) {
@@ -101,13 +104,16 @@ impl Field {
             (11, b't') => (b"traceparent", Field::Traceparent),
             (12, b'c') => (b"content-type", Field::ContentType),
             (12, b'x') => (b"x-request-id", Field::RequestId),
+            (13, b'a') => (b"authorization", Field::Authorization),
             (13, b'c') => (b"content-range", Field::ContentRange),
             (13, b'i') => (b"if-none-match", Field::IfNoneMatch),
             (14, b'c') => (b"content-length", Field::ContentLength),
             (14, b's') => (b"sec-fetch-site", Field::SecFetchSite),
             (15, b'i') => (b"idempotency-key", Field::IdempotencyKey),
+            (15, b'x') => (b"x-forwarded-for", Field::ForwardedFor),
             (16, b'c') => (b"content-encoding", Field::ContentEncoding),
             (17, b't') => (b"transfer-encoding", Field::TransferEncoding),
+            (29, b'a') => (b"access-control-request-method", Field::RequestMethod),
             _ => return None,
         };
         let is_known = name.iter().zip(known).all(|(byte, known)| byte | CASE == *known);

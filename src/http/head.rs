@@ -79,9 +79,9 @@ pub struct HeadIndex {
     form: Form,
     parameters: Parameters,
     /// The known fields that are present, as bits.
-    present: u16,
+    present: u32,
     /// The known fields that occur more than once.
-    repeated: u16,
+    repeated: u32,
     /// Where the request line begins: behind the empty lines.
     at: u32,
     target: u32,

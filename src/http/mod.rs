@@ -37,7 +37,8 @@ pub(crate) use head::tests::OwnedHead;
 pub use head::{Head, HeadIndex, HeadLimits, Parsed, is_head, parse};
 pub use method::Method;
 pub use print::{
-    CONTINUE, Printing, print, push_number, push_percent_encoded, push_string, write_problem,
+    CONTINUE, Cors, Printing, Quota, print, push_number, push_percent_encoded, push_string,
+    write_problem,
 };
 pub use query::{Parameter, Query};
 pub use response::{ContentType, Extra, Location, Response, Tag, reason};

@@ -33,9 +33,48 @@ pub struct Printing<'a> {
     pub keep_alive_1_0: bool,
     /// The current date.
     pub date: &'a Date,
+    /// Who else than this service's own pages may read the response (Fetch, "CORS protocol").
+    pub cors: Cors<'a>,
+    /// How much of a limit is left (`RateLimit`).
+    pub quota: Option<&'a Quota>,
     /// The request's id: letters, digits, `.`, `_` and `-`.
     pub request_id: &'a [u8],
 }
+
+/// What a response says about other sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cors<'a> {
+    /// Nothing: no other site may read any.
+    Off,
+    /// Other sites may read some; not the one that this request is from.
+    Others,
+    /// This origin may read it.
+    Origin(&'a [u8]),
+}
+
+/// A limit on requests, and what is left of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests in a window.
+    pub limit: u64,
+    /// Seconds in a window.
+    pub window: u64,
+    /// Requests that are left in this window.
+    pub left: u64,
+    /// Seconds that are left of it.
+    pub resets_in: u64,
+}
+
+/// The fields that scripts of listed origins may read beside those that all may (Fetch, "CORS-safelisted
+/// response-header name").
+const EXPOSED: &[u8] =
+    b"Access-Control-Expose-Headers: ETag, Location, Link, Retry-After, X-Request-Id, \
+    Idempotency-Replayed, RateLimit\r\n";
+
+/// The fields of a request that a preflight asks for, and how long its answer holds.
+const PREFLIGHT: &[u8] =
+    b"Access-Control-Allow-Headers: Authorization, Content-Type, If-Match, If-None-Match, \
+    Idempotency-Key, X-Request-Id, traceparent, tracestate\r\nAccess-Control-Max-Age: 600\r\n";
 
 /// Room for a head: the longest has a location of 512 bytes, each of them printed as three.
 const HEAD_BYTES: usize = 512;
@@ -63,6 +102,12 @@ pub fn print(response: &Response, how: &Printing, out: &mut Vec<u8>) {
     }
     if response.extra != Extra::None {
         push_extra(out, &response.extra);
+    }
+    if how.cors != Cors::Off {
+        push_cors(out, how.cors);
+    }
+    if let Some(quota) = how.quota {
+        push_quota(out, quota);
     }
     out.extend_from_slice(b"X-Request-Id: ");
     out.extend_from_slice(how.request_id);
@@ -102,6 +147,26 @@ fn push_start(out: &mut Vec<u8>, status: u16, content_type: Option<ContentType>)
     }
 }
 
+#[cold]
+fn push_cors(out: &mut Vec<u8>, cors: Cors) {
+    // Caches must not give one origin's response to another.
+    out.extend_from_slice(b"Vary: Origin\r\n");
+    if let Cors::Origin(origin) = cors {
+        push_field(out, b"Access-Control-Allow-Origin: ", origin);
+        out.extend_from_slice(EXPOSED);
+    }
+}
+
+/// As draft-ietf-httpapi-ratelimit-headers spells them.
+#[cold]
+fn push_quota(out: &mut Vec<u8>, quota: &Quota) {
+    let Quota { limit, window, left, resets_in } = quota;
+    let fields = format!(
+        "RateLimit-Policy: \"default\";q={limit};w={window}\r\nRateLimit: \"default\";r={left};t={resets_in}\r\n"
+    );
+    out.extend_from_slice(fields.as_bytes());
+}
+
 fn push_extra(out: &mut Vec<u8>, extra: &Extra) {
     match extra {
         Extra::None => {}
@@ -120,6 +185,13 @@ fn push_extra(out: &mut Vec<u8>, extra: &Extra) {
         }
         Extra::AcceptPatch(types) => push_field(out, b"Accept-Patch: ", types.as_bytes()),
         Extra::AcceptIdentity => out.extend_from_slice(b"Accept-Encoding: identity\r\n"),
+        Extra::Authenticate(challenge) => {
+            push_field(out, b"WWW-Authenticate: ", challenge.as_bytes());
+        }
+        Extra::Preflight(methods) => {
+            push_field(out, b"Access-Control-Allow-Methods: ", methods.as_bytes());
+            out.extend_from_slice(PREFLIGHT);
+        }
         Extra::RetryAfter(seconds) => {
             out.extend_from_slice(b"Retry-After: ");
             push_number(out, *seconds as usize);
@@ -207,6 +279,8 @@ mod tests {
         close: false,
         keep_alive_1_0: false,
         date: b"Sun, 06 Nov 1994 08:49:37 GMT",
+        cors: Cors::Off,
+        quota: None,
         request_id: b"id-1",
     };
     const HEAD: Printing<'static> = Printing { head_only: true, ..PLAIN };
@@ -295,12 +369,41 @@ mod tests {
             (Extra::AcceptPatch("a/b"), "Accept-Patch: a/b\r\n"),
             (Extra::AcceptIdentity, "Accept-Encoding: identity\r\n"),
             (Extra::RetryAfter(1), "Retry-After: 1\r\n"),
+            (Extra::Authenticate("Bearer"), "WWW-Authenticate: Bearer\r\n"),
+            (
+                Extra::Preflight("GET"),
+                "Access-Control-Allow-Methods: GET\r\nAccess-Control-Allow-Headers: Authorization, \
+                 Content-Type, If-Match, If-None-Match, Idempotency-Key, X-Request-Id, traceparent, \
+                 tracestate\r\nAccess-Control-Max-Age: 600\r\n",
+            ),
         ] {
             let response =
                 Response { extra, no_store: true, replayed: true, ..Response::empty(200) };
             let printed = printed(&response, &PLAIN);
             let fields = format!("no-store\r\nIdempotency-Replayed: true\r\n{lines}X-Request-Id");
             assert!(printed.contains(&fields), "{printed}");
+        }
+    }
+
+    #[test]
+    fn what_a_response_says_of_other_sites_and_of_a_limit() {
+        let quota = Some(&Quota { limit: 10, window: 60, left: 3, resets_in: 42 });
+        for (how, fields) in [
+            (Printing { cors: Cors::Others, ..PLAIN }, "Vary: Origin\r\n"),
+            (
+                Printing { cors: Cors::Origin(b"https://a"), ..PLAIN },
+                "Vary: Origin\r\nAccess-Control-Allow-Origin: https://a\r\n\
+                 Access-Control-Expose-Headers: ETag, Location, Link, Retry-After, X-Request-Id, \
+                 Idempotency-Replayed, RateLimit\r\n",
+            ),
+            (
+                Printing { quota, ..PLAIN },
+                "RateLimit-Policy: \"default\";q=10;w=60\r\nRateLimit: \"default\";r=3;t=42\r\n",
+            ),
+        ] {
+            let printed = printed(&Response::empty(204), &how);
+            let wanted = format!("HTTP/1.1 204 No Content\r\n{fields}X-Request-Id: ");
+            assert!(printed.starts_with(&wanted), "{printed}");
         }
     }
 

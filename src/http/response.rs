@@ -71,6 +71,10 @@ pub enum Extra<'a> {
     AcceptIdentity,
     /// `Retry-After`, in seconds.
     RetryAfter(u32),
+    /// `WWW-Authenticate`.
+    Authenticate(&'static str),
+    /// `Access-Control-Allow-Methods`, and what else a preflight asks for.
+    Preflight(&'static str),
 }
 
 /// The target of a link: a path, and an id that is percent-encoded when it is printed.

@@ -54,8 +54,8 @@ pub fn once<'a>(cx: &Cx<'a>, ttl: Option<Duration>) -> Result<Option<Once<'a>>, 
     };
     let key = key(value).filter(|_| !cx.head.is_repeated(Field::IdempotencyKey)).ok_or(BAD_KEY)?;
     Ok(Some(Once {
-        // The space before the colon is reserved for a token's name.
-        name: [b":", key.as_bytes()].concat().into(),
+        // A key belongs to its token: two of them may choose the same.
+        name: [cx.token.map_or("", |token| &token.name), ":", &key].concat().into_bytes().into(),
         fingerprint: fingerprint(cx, ttl),
         ttl: cx.options.idempotency_ttl,
         keeps_value: cx.head.method() == Method::Patch,

@@ -82,6 +82,9 @@ impl<'a> Item<'a> {
             false => Collection::Sessions,
         };
         let id = collection.id(path, &query)?;
+        if let Some(token) = cx.token {
+            token.may_use(&id)?;
+        }
         let method = cx.head.method();
         match method {
             Method::Post | Method::Put => content::whole(&cx.head)?,

@@ -86,6 +86,9 @@ impl<'a> Wanted<'a> {
         if !prefix.is_empty() && !is_id(&prefix) {
             return Err(BAD_PREFIX);
         }
+        if let Some(token) = cx.token {
+            token.may_use(&prefix)?;
+        }
         let limit = match one(query, Parameter::Limit, &BAD_LIMIT)? {
             Some(digits) => http::decimal(&digits)
                 .filter(|n| digits.len() <= 4 && (1..=LIMIT_MAX as u64).contains(n))
@@ -220,6 +223,9 @@ fn one<'a>(
 pub fn bulk<'a>(cx: &Cx<'a>) -> Outcome<'a> {
     ttl::none(cx)?;
     let ids = ids(cx.body)?;
+    if let Some(token) = cx.token {
+        ids.iter().try_for_each(|id| token.may_use(id.as_bytes()))?;
+    }
     let mut keys = Vec::new();
     let mut known: HashMap<&str, usize> = HashMap::new();
     let places: Vec<usize> = ids

@@ -71,6 +71,8 @@ pub struct Worker {
     refused: [AtomicU64; REFUSALS.len()],
     panics: AtomicU64,
     connected: AtomicU64,
+    limited: AtomicU64,
+    uncounted: AtomicU64,
 }
 
 /// One count for each status.
@@ -184,6 +186,16 @@ impl Metrics {
             sum(&|w| &w.cut),
         );
         counter(
+            "kioskd_rate_limited_total",
+            "Requests that were over RATE_LIMIT.",
+            sum(&|w| &w.limited),
+        );
+        counter(
+            "kioskd_rate_limit_skipped_total",
+            "Requests that passed because the store has not counted them in time.",
+            sum(&|w| &w.uncounted),
+        );
+        counter(
             "kioskd_panics_total",
             "Panics in a rule or in a session of the store, each of them caught: bugs.",
             sum(&|w| &w.panics),
@@ -228,6 +240,15 @@ impl Worker {
     pub fn refused(&self, code: &str) {
         let known = REFUSALS.iter().position(|c| *c == code);
         add_one(&self.refused[known.unwrap_or(REFUSALS.len() - 1)]);
+    }
+
+    /// A request was within the limit, or not, or the store has not counted it.
+    pub fn counted(&self, is_within: Option<bool>) {
+        match is_within {
+            Some(true) => {}
+            Some(false) => add_one(&self.limited),
+            None => add_one(&self.uncounted),
+        }
     }
 
     /// A rule or a session of the store panicked.

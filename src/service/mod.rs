@@ -10,8 +10,10 @@
 //!
 //! Read [`step`] first (how a handler uses the store without calling it), then this file, then [`items`].
 
+pub mod access;
 pub mod condition;
 pub mod content;
+pub mod cors;
 pub mod describe;
 pub mod document;
 pub mod etag;
@@ -25,6 +27,7 @@ mod options;
 pub mod origin;
 pub mod patch;
 pub mod problem;
+pub mod rate;
 pub mod step;
 pub mod trace;
 pub mod ttl;
@@ -32,6 +35,7 @@ pub mod ttl;
 pub use options::Options;
 
 use crate::http::{ContentType, Extra, Framing, Head, Method, ParseError, Response};
+use access::{Guard, Token};
 use id::Collection;
 use metrics::{Metrics, Status};
 use problem::Problem;
@@ -44,6 +48,8 @@ use step::{Cx, Outcome, done};
 /// The rules, for all workers.
 pub struct Service {
     options: Options,
+    /// The tokens that are wanted, if any are.
+    guard: Option<Arc<Guard>>,
     metrics: Arc<Metrics>,
     status: Box<dyn Fn() -> Status + Send + Sync>,
     openapi: Cow<'static, str>,
@@ -78,6 +84,15 @@ pub enum Route {
     OpenApi,
     /// OPTIONS of a path with these methods.
     Options(&'static Methods),
+    /// The same, asked by a browser for a listed origin.
+    Preflight(&'static Methods),
+}
+
+impl Route {
+    /// Whether such requests count for `RATE_LIMIT`. Probes and scrapes come whatever the clients do.
+    pub fn is_counted(self) -> bool {
+        !matches!(self, Route::Live | Route::Ready | Route::Metrics | Route::Preflight(_))
+    }
 }
 
 /// The methods of a path.
@@ -152,7 +167,13 @@ impl Service {
         status: impl Fn() -> Status + Send + Sync + 'static,
     ) -> Service {
         let openapi = describe::document(options.max_ttl);
-        Service { options, metrics, status: Box::new(status), openapi }
+        Service { options, guard: None, metrics, status: Box::new(status), openapi }
+    }
+
+    /// The same rules, for those who have one of these tokens.
+    #[must_use]
+    pub fn guarded_by(self, guard: Arc<Guard>) -> Service {
+        Service { guard: Some(guard), ..self }
     }
 
     /// The operator's settings.
@@ -168,6 +189,26 @@ impl Service {
     /// The same, as a shared pointer to keep.
     pub fn metrics_shared(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    /// The token of a request, where tokens are wanted. Probes need none, nor do browsers that ask whether they may ask.
+    ///
+    /// # Errors
+    /// 401: it has none. 403: it may not do this.
+    #[inline]
+    pub fn identify(&self, head: &Head) -> Result<Option<Arc<Token>>, Problem> {
+        self.guard.as_ref().map_or(Ok(None), |guard| self.identify_by(guard, head))
+    }
+
+    fn identify_by(&self, guard: &Guard, head: &Head) -> Result<Option<Arc<Token>>, Problem> {
+        let probes = [Route::Live, Route::Ready];
+        let is_probe = ROUTES.iter().any(|row| row.has(head.path()) && probes.contains(&row.route));
+        if is_probe || self.options.origins.is_preflight(head) {
+            return Ok(None);
+        }
+        let token = guard.judge(head)?;
+        token.may_send(access::writes(head))?;
+        Ok(Some(token))
     }
 
     /// Checks a request by its head, as far as possible without its route.
@@ -201,12 +242,15 @@ impl Service {
         let path = head.path();
         let &Row { methods, route, .. } = ROUTES.iter().find(|row| row.has(path)).ok_or(UNKNOWN)?;
         if method == Method::Options {
-            return Ok(Route::Options(methods));
+            return Ok(match self.options.origins.is_preflight(head) {
+                true => Route::Preflight(methods),
+                false => Route::Options(methods),
+            });
         }
         if !methods.list.contains(&method) {
             return Err(Problem::method_not_allowed(methods.allow));
         }
-        origin::judge(head)?;
+        origin::judge(head, &self.options.origins)?;
         content::plain(head)?;
         match route {
             Route::List if !list::is_meant(head) => Ok(Route::Item(Collection::Items)),
@@ -253,6 +297,9 @@ impl Service {
             Route::Metrics => done(self.scrape()),
             Route::Version => done(describe::version(&self.options)),
             Route::OpenApi => done(describe::openapi(&self.openapi)),
+            Route::Preflight(methods) => {
+                done(Response { extra: Extra::Preflight(methods.allow), ..Response::empty(204) })
+            }
             Route::Options(methods) => done(Response {
                 extra: Extra::Allow(
                     methods.allow,

@@ -1,5 +1,8 @@
 //! The operator's settings for the rules.
 
+use super::access::Proxies;
+use super::cors::Origins;
+use super::rate::Rate;
 use std::time::Duration;
 
 /// See the module's text.
@@ -20,6 +23,12 @@ pub struct Options {
     /// The largest body (`MAX_BODY_BYTES`, 1 MiB); one byte more is 413, decided by the declared length before any of
     /// it is read.
     pub body_bytes_max: usize,
+    /// Pages of these sites may use the service (`CORS_ORIGINS`).
+    pub origins: Origins,
+    /// From these `X-Forwarded-For` is believed (`TRUSTED_PROXIES`).
+    pub proxies: Proxies,
+    /// How often a client may ask (`RATE_LIMIT`).
+    pub rate: Option<Rate>,
     /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`](super::list::BULK_BYTES_MAX), 16 MiB);
     /// one byte more is 413.
     pub bulk_bytes_max: usize,

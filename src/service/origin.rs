@@ -12,18 +12,19 @@
 //!
 //! A request without either is not from a browser. Reading changes nothing, and is CORS's to forbid.
 
+use super::cors::Origins;
 use super::problem::Problem;
 use crate::http::{Authority, Field, Head, Method};
 
 const CROSS_ORIGIN: Problem = Problem::new(403, "cross_origin", "");
 
-/// Lets a request pass unless it is a write from another site.
+/// Lets a request pass unless it is a write from another site that is not listed.
 ///
 /// # Errors
 /// 403, with the browser's value in its detail.
-pub fn judge(head: &Head) -> Result<(), Problem> {
+pub fn judge(head: &Head, origins: &Origins) -> Result<(), Problem> {
     let writes = !matches!(head.method(), Method::Get | Method::Head | Method::Options);
-    if !writes || comes_from_here(head) {
+    if !writes || comes_from_here(head) || origins.listed(head).is_some() {
         return Ok(());
     }
     let said =

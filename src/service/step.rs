@@ -11,6 +11,7 @@
 //! A continuation is given the request again, so it reads what it needs from the request once more instead of capturing
 //! it. Those of GET and PUT capture nothing, and a box of nothing does not allocate.
 
+use super::access::Token;
 use super::options::Options;
 use super::problem::Problem;
 use crate::http::{Head, Response};
@@ -26,6 +27,8 @@ pub struct Cx<'a> {
     pub body: &'a [u8],
     /// The operator's settings.
     pub options: &'a Options,
+    /// Who has sent it, where tokens are wanted.
+    pub token: Option<&'a Token>,
 }
 
 /// See the module's text. It borrows from the request, or from the store's answer.

@@ -15,7 +15,7 @@
 use super::etag::etag;
 use super::step::{Next, Step};
 use super::*;
-use crate::http::{OwnedHead, Printing, print};
+use crate::http::{Cors, OwnedHead, Printing, print};
 use crate::store::{Answer, Command, Key, Page, Reply, StoreError, Ttl, When};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -1180,6 +1180,9 @@ static OPTIONS: LazyLock<Options> = LazyLock::new(|| Options {
     max_ttl: MAX_TTL,
     body_bytes_max: BODY_BYTES_MAX,
     bulk_bytes_max: super::list::BULK_BYTES_MAX,
+    origins: super::cors::Origins::default(),
+    proxies: super::access::Proxies::default(),
+    rate: None,
 });
 
 /// The rules of a process with one worker that is ready, or not.
@@ -1229,7 +1232,7 @@ fn patch(target: &str, fields: &str, body: &str) -> String {
 #[track_caller]
 pub(crate) fn request_of(message: &str) -> Cx<'static> {
     let read: &OwnedHead = Box::leak(Box::new(OwnedHead::of(message)));
-    Cx { head: read.head(), body: read.rest(), options: &OPTIONS }
+    Cx { head: read.head(), body: read.rest(), options: &OPTIONS, token: None }
 }
 
 fn handle(service: &'static Service, cx: &Cx<'static>) -> Outcome<'static> {
@@ -1339,6 +1342,8 @@ impl Sent {
             close: false,
             keep_alive_1_0: false,
             date: b"Sun, 06 Nov 1994 08:49:37 GMT",
+            cors: Cors::Off,
+            quota: None,
             request_id: trace::given_id(&cx.head).unwrap_or(b"id-1"),
         };
         let (mut out, mut buffer) = (Vec::new(), Vec::new());

@@ -54,6 +54,7 @@ fn help_shows_every_setting_with_its_default() {
 fn every_setting_that_is_read_is_listed() {
     // Not `settings.rs`, which is the list, and not `service_link.rs`, which knows the names of others.
     let sources = [
+        include_str!("../../src/config/access.rs"),
         include_str!("../../src/config/mod.rs"),
         include_str!("../../src/config/env.rs"),
         include_str!("../../src/config/limits.rs"),

@@ -119,7 +119,7 @@ fn answer(
         may_continue: false,
         request_id: chosen_id(head),
     };
-    let cx = |body| Cx { head: *head, body, options: service.options() };
+    let cx = |body| Cx { head: *head, body, options: service.options(), token: None };
     let has_body = head.framing() != Framing::Length(0);
     let admitted = service.admit(head).and_then(|route| {
         if has_body {

@@ -51,7 +51,7 @@ impl Played {
             Err(problem) => Err(problem),
             Ok(()) => {
                 let body = &bytes[exchange.index.as_ref().map_or(0, HeadIndex::len)..];
-                let mut step = exchange.perform(service, bytes, body, *now);
+                let mut step = exchange.perform(service, (bytes, body), || None, *now);
                 loop {
                     match step {
                         Ok(Step::Done(response)) => break Ok(response),
@@ -65,22 +65,23 @@ impl Played {
             }
         };
         let outcome = guarded(worker, rules).and_then(|outcome| outcome);
-        let status = printer.print(exchange, bytes, &outcome, close, &mut out);
+        let status = printer.print(service, exchange, bytes, &outcome, close, &mut out);
         self.exchange.answered(status);
         out
     }
 
     fn print(&mut self, outcome: Result<Response, Problem>) -> Vec<u8> {
         let mut out = Vec::new();
-        let Played { printer, bytes, exchange, .. } = self;
-        let status = printer.print(exchange, bytes, &outcome, true, &mut out);
+        let Played { service, printer, bytes, exchange, .. } = self;
+        let status = printer.print(service, exchange, bytes, &outcome, true, &mut out);
         exchange.answered(status);
         out
     }
 
     fn account(&self, end: End) {
         let (log, maker) = (AccessLog::Off, self.printer.maker());
-        self.exchange.account(end, self.worker(), log, (maker, &self.bytes), || None, self.now);
+        let (service, bytes) = (self.service, (maker, &*self.bytes));
+        self.exchange.account(end, (service, self.worker()), log, bytes, || None, self.now);
     }
 
     /// Whether the metrics contain this line.
@@ -123,7 +124,14 @@ fn made_request_ids_differ_between_requests_and_between_workers() {
             let number = printer.next_number();
             let exchange = Exchange::begin(None, 0, number, Instant::now(), Duration::ZERO);
             let mut out = Vec::new();
-            printer.print(&exchange, b"", &Ok(Response::empty(204)), false, &mut out);
+            printer.print(
+                service_with(|| true),
+                &exchange,
+                b"",
+                &Ok(Response::empty(204)),
+                false,
+                &mut out,
+            );
             ids.insert(Sent::read(&out).header("X-Request-Id").unwrap().to_owned());
         }
     }

@@ -25,7 +25,7 @@ use crate::net::{Accepted, Ready, Slab, World};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::step::Step;
-use crate::store::{OWNER, Reply, Store, StoreError};
+use crate::store::{Command, OWNER, Reply, Store, StoreError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,6 +45,9 @@ const PRINTED_KEPT_BYTES: usize = 256 * 1024;
 /// A tick that took longer was interrupted: the process was stopped, or had no processor. Clients could not use the
 /// time of such a tick, so the deadlines set in it are counted from its end.
 const LONG_TICK: Duration = Duration::from_millis(200);
+
+/// Counting a request may take so much of its time: a tenth.
+const COUNT_PART: u32 = 10;
 
 /// Buffers that are not needed are freed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
@@ -454,16 +457,25 @@ impl Worker {
         may_wait: bool,
     ) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(client) = self.clients.get_mut(exchange.connection) else { return };
+        let connection = exchange.connection;
+        let Some(client) = self.clients.get_mut(connection) else { return };
         let next = exchange.next.take();
         let service = &*self.service;
         let (bytes, body) = client.message();
+        let worker = service.metrics().worker(self.n);
+        // The answer of the store was for the exchange: the request begins now.
+        let counted = match (&reply, &next) {
+            (Some(reply), Some(_)) => exchange.counted(service, worker, reply),
+            _ => false,
+        };
         let request = &*exchange;
         let mut step = match (reply, next) {
-            (None, _) => request.perform(service, bytes, body, now),
-            (Some(reply), Some(next)) => request.resume(service, bytes, body, next, reply),
+            (Some(reply), Some(next)) if !counted => {
+                request.resume(service, bytes, body, next, reply)
+            }
             // It has been answered without this reply.
             (Some(_), None) => return,
+            _ => request.perform(service, (bytes, body), || world.peer(client.socket), now),
         };
         let outcome = loop {
             match step {
@@ -471,9 +483,17 @@ impl Worker {
                 Ok(Step::Done(response)) => break Ok(response),
                 Ok(Step::Ask(..)) if !may_wait => break Err(TOO_MANY_WAIT),
                 Ok(Step::Ask(command, next)) if now < request.deadline => {
+                    let is_count = matches!(command, Command::Take { .. });
+                    let left = request.deadline - now;
                     if self.session.submit(now, key, command) {
                         if let Some(exchange) = self.exchanges.get_mut(key) {
-                            exchange.next = Some(next);
+                            exchange.asked(is_count, next);
+                        }
+                        // A store that cannot count must not stop who it could serve.
+                        if is_count {
+                            self.wait(connection, left / COUNT_PART);
+                        } else if counted {
+                            self.wait(connection, left);
                         }
                         return;
                     }
@@ -489,10 +509,18 @@ impl Worker {
         };
         let keep = may_wait || outcome.is_ok();
         let keep = keep && !self.ages.is_old(client.old_at());
-        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
+        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, request, client, &outcome, keep);
         drop(outcome);
         self.send(world, key, status, close, now);
+    }
+
+    /// Sets the deadline of a client whose request waits for the store.
+    fn wait(&mut self, key: u64, time: Duration) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.link().begun = false;
+            self.timers.set(&mut self.clients, key, time);
+        }
     }
 
     /// Answers, counts and logs a request that broke the protocol or exceeded its limits. Unless the head was sound,
@@ -536,7 +564,7 @@ impl Worker {
         let Some(client) = self.clients.get_mut(exchange.connection) else { return };
         exchange.next = None;
         let keep = keep && !self.ages.is_old(client.old_at());
-        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle);
+        let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, exchange, client, &outcome, keep);
         self.send(world, key, status, close, now);
     }
@@ -553,7 +581,7 @@ impl Worker {
         if client.is_answered() {
             exchange.account(
                 End::Answered,
-                self.service.metrics().worker(self.n),
+                (&*self.service, self.service.metrics().worker(self.n)),
                 self.options.access_log,
                 (self.printer.maker(), client.message().0),
                 || world.peer(client.socket),
@@ -701,7 +729,7 @@ impl Worker {
         {
             exchange.account(
                 end,
-                self.service.metrics().worker(self.n),
+                (&*self.service, self.service.metrics().worker(self.n)),
                 self.options.access_log,
                 (self.printer.maker(), client.message().0),
                 || world.peer(client.socket),
@@ -715,7 +743,7 @@ impl Worker {
 
 /// Prints the response to a client's request; gives its status, and whether the connection closes after it.
 fn print(
-    (printer, printed, lifecycle): (&mut Printer, &mut Vec<u8>, &Lifecycle),
+    (printer, printed, lifecycle, service): (&mut Printer, &mut Vec<u8>, &Lifecycle, &Service),
     exchange: &Exchange,
     client: &Connection,
     outcome: &Result<Response<'_>, Problem>,
@@ -726,5 +754,5 @@ fn print(
     let close = !keep || client.has_forgotten() || lifecycle.state() >= State::Draining;
     printed.clear();
     printed.shrink_to(PRINTED_KEPT_BYTES);
-    (printer.print(exchange, bytes, outcome, close, printed), close)
+    (printer.print(service, exchange, bytes, outcome, close, printed), close)
 }
