@@ -4,6 +4,7 @@
 //! configuration or arguments.
 
 mod healthcheck;
+mod process;
 
 use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System, read_tokens};
 use kioskd::front::{self, Front, Server};
@@ -12,8 +13,8 @@ use kioskd::log::Log;
 use kioskd::net::failed;
 use kioskd::service::Service;
 use kioskd::service::access::{Guard, Tokens};
-use kioskd::service::metrics::{Metrics, Status};
-use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
+use kioskd::service::metrics::{Metrics, Sample, Status};
+use kioskd::store::{Measure, Store, memory::Memory, noop::Noop, redis::Redis};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
@@ -193,9 +194,14 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     let service = Service::new(options, Arc::clone(&metrics), {
         let lifecycle = Arc::clone(lifecycle);
         let log = log.clone();
-        move || Status {
+        let store = Arc::clone(&store);
+        let limits = limits(config);
+        move |all| Status {
             ready: lifecycle.state() == State::Ready,
+            draining: lifecycle.state() >= State::Draining,
+            store_up: all && store.is_up(Instant::now()),
             log_lines_dropped: log.dropped(),
+            others: if all { others(&*store, &limits) } else { Vec::new() },
         }
     });
     let service = match config.access.tokens.clone() {
@@ -210,10 +216,38 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
         }
         None => service,
     };
+    let service = Arc::new(service);
+    if let Some(listen) = config.metrics_listen {
+        let address = front::scrape::start(listen, Arc::clone(&service), lifecycle)?;
+        log::info!("metrics at {address}");
+    }
     let options = config.front.clone();
-    let server =
-        front::start(config.kind, options, Arc::new(service), Arc::clone(&store), lifecycle)?;
+    let server = front::start(config.kind, options, service, Arc::clone(&store), lifecycle)?;
     Ok(Started { server, metrics, store })
+}
+
+/// Limits, to be seen beside what they limit.
+fn limits(config: &Config) -> Vec<Sample> {
+    let limit =
+        |name, help, value: usize| Sample { name, help, kind: "gauge", value: value as f64 };
+    let front = &config.front;
+    vec![
+        limit("kioskd_workers", "WORKERS.", front.workers),
+        limit("kioskd_connections_limit", "MAX_CONNECTIONS.", front.connections_max),
+        limit("kioskd_buffered_limit_bytes", "MAX_BUFFERED_BYTES.", front.buffered_bytes_max),
+    ]
+}
+
+/// What is measured elsewhere.
+fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
+    let sample = |Measure { name, help, is_counter, value }: Measure| {
+        let kind = if is_counter { "counter" } else { "gauge" };
+        Sample { name, help, kind, value: value as f64 }
+    };
+    let mut all = limits.to_vec();
+    all.extend(store.measures().into_iter().map(sample));
+    all.extend(process::samples());
+    all
 }
 
 /// How often the file of tokens is looked at.

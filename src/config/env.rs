@@ -1,6 +1,6 @@
 //! Reads one value at a time, collects the errors, and goes on with the default.
 
-use super::settings::{NOT_BUILT, SETTINGS, default_of};
+use super::settings::{SETTINGS, default_of};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
@@ -38,10 +38,7 @@ impl Env {
         let mut env = Env::default();
         for (name, value) in variables {
             let name = name.to_string_lossy().into_owned();
-            let is_ours = is_setting(&name)
-                || NOT_BUILT.contains(&&*name)
-                || name == "RUST_LOG"
-                || name.starts_with("REDIS_");
+            let is_ours = is_setting(&name) || name == "RUST_LOG" || name.starts_with("REDIS_");
             if !is_ours || value.is_empty() {
                 continue;
             }

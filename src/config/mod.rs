@@ -18,7 +18,7 @@ mod store;
 mod system;
 
 pub use access::{Access, read_tokens};
-pub use settings::{BUILD, NOT_BUILT, SETTINGS};
+pub use settings::{BUILD, SETTINGS};
 pub use store::StoreChoice;
 pub use system::System;
 
@@ -32,6 +32,7 @@ use env::{
     Env, NEEDS_POLL, SOCKET_PATH_BYTES_MAX, VALUE_BYTES_MAX, count, one_of, time, time_or_zero,
 };
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The settings of all layers.
@@ -47,6 +48,8 @@ pub struct Config {
     pub store: StoreChoice,
     /// Stands before every key in Redis (`KEY_PREFIX`).
     pub key_prefix: String,
+    /// Where metrics are served to those without a token (`METRICS_LISTEN`).
+    pub metrics_listen: Option<SocketAddr>,
     /// Who may do what; the rules have the rest of it.
     pub access: Access,
     /// For the log.
@@ -92,11 +95,6 @@ impl Config {
 }
 
 fn read(env: &mut Env, system: &System) -> Config {
-    for name in NOT_BUILT {
-        if env.is_set(name) {
-            env.wrong(name, "not built yet: leave it out");
-        }
-    }
     let kind = env.read("FRONT", one_of(&[("poll", Front::Poll), ("tiny_http", Front::TinyHttp)]));
     if kind == Front::Poll && !cfg!(feature = "poll") {
         env.wrong("FRONT", NEEDS_POLL);
@@ -125,6 +123,9 @@ fn read(env: &mut Env, system: &System) -> Config {
     };
     limits::fit(env, &mut front, kind, store.links(), system);
     store::fit(env, &mut store, &front, system);
+    let metrics_listen = env.read_set("METRICS_LISTEN", |text| {
+        text.parse().map_err(|_| "an address and a port: 127.0.0.1:9090, [::]:9090")
+    });
     let access = access::read(env, &front.listen);
     let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
     let context = [("pod", "POD_NAME"), ("namespace", "NAMESPACE")];
@@ -147,6 +148,7 @@ fn read(env: &mut Env, system: &System) -> Config {
             store: "",
             context: context.clone(),
         },
+        metrics_listen,
         access,
         front,
         key_prefix: store::key_prefix(env, &store),

@@ -40,6 +40,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("RATE_LIMIT", "unset", "requests of one token, else of one address: N/s, N/m or N/h, counted in the store"),
     ("TRUSTED_PROXIES", "unset", "proxies whose X-Forwarded-For is believed: addresses, networks, unix"),
     ("CORS_ORIGINS", "unset", "other sites whose pages may use the service: https://app.example"),
+    ("METRICS_LISTEN", "unset", "/metrics at an address of its own, without a token: 127.0.0.1:9090"),
     ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
     ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
     ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),
@@ -48,11 +49,6 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("POD_NAME", "unset", "in the start-up line, every JSON log line and /version"),
     ("NAMESPACE", "unset", "in the start-up line, every JSON log line and /version"),
 ];
-
-/// Settings that are designed and not built yet. To start without what they request would be to start another service
-/// than was meant: one without authentication, say.
-#[rustfmt::skip]
-pub const NOT_BUILT: &[&str] = &["METRICS_LISTEN"];
 
 /// Which build this is, for `--version` and `--help`.
 pub const BUILD: &str = match (cfg!(feature = "poll"), cfg!(feature = "tls")) {

@@ -12,7 +12,7 @@
 use super::listen::{Bound, Listen, SocketFile};
 use crate::lifecycle::{Lifecycle, State};
 use crate::net::{Client, Inbox, Stream, Waker, failed};
-use crate::service::metrics::Metrics;
+use crate::service::metrics::{Metrics, Refused};
 use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token};
 use std::fs::File;
@@ -195,6 +195,7 @@ impl Acceptor {
         match accepted {
             Ok(()) => {
                 self.turned_away += 1;
+                self.metrics.turned_away(Refused::Descriptors);
                 self.complain(because);
                 Ok(true)
             }
@@ -217,6 +218,9 @@ impl Acceptor {
 
     fn hand_over(&mut self, stream: Stream, peer: Option<IpAddr>) {
         let refused = self.metrics.connections() >= self.connections_max;
+        if refused {
+            self.metrics.turned_away(Refused::Limit);
+        }
         if refused && self.metrics.refusals() >= REFUSALS_MAX {
             return turn_away(stream);
         }

@@ -18,6 +18,7 @@ use crate::service::problem::Problem;
 use crate::service::rate::Counted;
 use crate::service::step::{Cx, Next, Outcome, ask};
 use crate::service::trace::{given_id, made_id, trace_id};
+use crate::service::traffic::Kind;
 use crate::service::{Route, Service};
 use crate::store::Reply;
 use std::borrow::Cow;
@@ -48,6 +49,10 @@ pub struct Exchange {
     /// Who has sent it, where tokens are wanted.
     token: Option<Arc<Token>>,
     count: Count,
+    /// The command that is under way, and since when; and how long the store has taken in all, in microseconds.
+    kind: Kind,
+    asked_at: Instant,
+    stored: u32,
 }
 
 /// Where a request is on its way through `RATE_LIMIT`.
@@ -83,6 +88,9 @@ impl Exchange {
             status: 0,
             token: None,
             count: Count::Before,
+            kind: Kind::TAKE,
+            asked_at: now,
+            stored: 0,
         }
     }
 
@@ -143,12 +151,20 @@ impl Exchange {
         service.perform(route, &cx, now)
     }
 
-    /// Notes that this command is under way, and what comes next. Whether it only counts the request.
-    pub fn asked(&mut self, is_count: bool, next: Next) {
+    /// Notes that a command of this kind is under way, and what comes next.
+    pub fn asked(&mut self, kind: Kind, next: Next, now: Instant) {
         self.next = Some(next);
-        if is_count {
+        (self.kind, self.asked_at) = (kind, now);
+        if kind == Kind::TAKE {
             self.count = Count::Asked;
         }
+    }
+
+    /// Notes that the command that was under way has an answer, or will have none.
+    pub fn replied(&mut self, worker: &Worker, reply: &Reply, now: Instant) {
+        let took = since(self.asked_at, now);
+        self.stored = self.stored.saturating_add(took.as_micros() as u32);
+        worker.traffic.answered(self.kind, reply, took);
     }
 
     /// Takes the store's answer if it is to the question how often this client has asked; then the request begins.
@@ -204,9 +220,15 @@ impl Exchange {
             End::Answered if self.status == 0 => End::Gone,
             end => end,
         };
+        let took = since(self.began, now);
+        let status = match end {
+            End::Answered => self.status,
+            End::Gone | End::Cut(_) => GONE,
+        };
+        let method = self.index.as_ref().map(HeadIndex::method);
+        worker.traffic.responded(self.route, method, status, took);
         match end {
-            End::Answered => worker.responded(self.status),
-            End::Gone => worker.responded(GONE),
+            End::Answered | End::Gone => worker.responded(status),
             End::Cut(_) => worker.cut(),
         }
         if !log.wants(end, self.status, self.refused.is_some()) {
@@ -220,13 +242,18 @@ impl Exchange {
             status: self.status,
             end,
             refused: self.refused.as_deref(),
-            took: now.saturating_duration_since(self.began),
+            took,
             request_id: head.and_then(|head| given_id(&head)).unwrap_or(&made),
             trace_id: head.as_ref().and_then(trace_id),
             peer: service.options().proxies.client(peer(), head.as_ref()),
             token: self.token.as_deref().map(|token| &*token.name),
         });
     }
+}
+
+/// Most of what is asked here takes no time: it begins and ends in one tick.
+fn since(then: Instant, now: Instant) -> Duration {
+    if then == now { Duration::ZERO } else { now.saturating_duration_since(then) }
 }
 
 #[cold]

@@ -18,6 +18,7 @@ mod options;
 pub mod pace;
 #[cfg(feature = "poll")]
 pub mod poll;
+pub mod scrape;
 pub mod tiny;
 
 use crate::lifecycle::Lifecycle;

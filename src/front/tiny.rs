@@ -18,8 +18,9 @@ use crate::service::Service;
 use crate::service::metrics;
 use crate::service::problem::Problem;
 use crate::service::step::Step;
+use crate::service::traffic::Kind;
 use crate::store::blocking::Blocking;
-use crate::store::{Command, Replies, Store, StoreError};
+use crate::store::{Replies, Store, StoreError};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -208,8 +209,9 @@ impl Worker {
             let now = Instant::now();
             let is_late = now >= exchange.deadline + Duration::from_millis(1);
             // A store that cannot count must not stop who it could serve.
-            let is_count = matches!(command, Command::Take { .. });
-            let part = if is_count { self.options.request_timeout / 10 } else { Duration::MAX };
+            let kind = Kind::of(&command);
+            let part =
+                if kind == Kind::TAKE { self.options.request_timeout / 10 } else { Duration::MAX };
             let deadline =
                 now.checked_add(part).map_or(exchange.deadline, |t| t.min(exchange.deadline));
             let asked = guarded(worker, || {
@@ -225,7 +227,8 @@ impl Worker {
                 Err(problem) => break Err(problem),
             };
             let reply = replies.iter().next().map_or(Err(StoreError::Timeout), |(_, reply)| reply);
-            exchange.asked(is_count, next);
+            exchange.asked(kind, next, now);
+            exchange.replied(worker, &reply, Instant::now());
             step = match (exchange.counted(&service, worker, &reply), exchange.next.take()) {
                 (false, Some(next)) => {
                     guarded(worker, || exchange.resume(&service, bytes, body, next, reply))
@@ -236,6 +239,9 @@ impl Worker {
             };
         };
         let status = self.printer.print(&service, exchange, bytes, &outcome, close, &mut printed);
+        if matches!(&outcome, Ok(response) if response.replayed) {
+            worker.replayed();
+        }
         drop(outcome);
         session.give_back(replies);
         exchange.answered(status);

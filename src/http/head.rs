@@ -94,6 +94,11 @@ pub struct HeadIndex {
 }
 
 impl HeadIndex {
+    /// The method.
+    pub fn method(&self) -> Method {
+        self.method
+    }
+
     /// The length of the head, with its empty lines.
     pub fn len(&self) -> usize {
         self.at as usize + self.end as usize

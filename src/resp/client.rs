@@ -24,6 +24,7 @@ use super::codec::{ErrorReply, Received, Reply, Unsendable};
 use super::command::{Spelling, Words, words_of};
 use super::connection::{Heard, Lost};
 use super::connector::PATIENCE;
+use super::counts::Counts;
 #[cfg(feature = "poll")]
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
@@ -79,6 +80,7 @@ pub struct Client {
     backoff: Backoff,
     /// The servers do not support `#!lua`.
     plain_scripts: bool,
+    counts: Counts,
     done: Vec<(Ticket, ReplyType, Failure)>,
     /// As of the last turn: when the next one has something to do.
     next: Option<Instant>,
@@ -146,6 +148,7 @@ impl Client {
             pushed: false,
             backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP, world.random()),
             plain_scripts: false,
+            counts: Counts::default(),
             done: Vec::new(),
             next: Some(now),
         }
@@ -155,6 +158,11 @@ impl Client {
     pub fn waiting(&self) -> (usize, usize) {
         let requests: usize = self.nodes.iter().map(|(_, node)| node.requests()).sum();
         (requests + self.parked.len() + self.done.len(), self.parked_bytes)
+    }
+
+    /// What has been counted so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// The route of a key. Only a cluster has slots.
@@ -398,6 +406,7 @@ impl Client {
             let ended = node.progress(world, now);
             self.pushed |= ended.is_none() && node.hears_first();
             if before != node.state() || ended.is_some() {
+                self.counts.connected += u64::from(before != node.state() && node.is_up());
                 // What is parked may be sent now, or go elsewhere.
                 self.parked_at = now;
                 self.topology.on_change(&mut self.nodes, now, key);
@@ -432,17 +441,24 @@ impl Client {
             Asker::Role | Asker::Nobody => return,
         }
         slot.lost = slot.lost.saturating_add(sent.into());
-        let may = if sent {
-            let pays = |node: Option<&mut Node>| node.is_none_or(|node| node.budget.spend(now));
-            again && slot.read_only && slot.lost < SENT_MAX && pays(self.nodes.get_mut(key))
+        let may = if sent && again && slot.read_only && slot.lost < SENT_MAX {
+            self.pays(key, now)
         } else {
-            slot.tries < TRIES_MAX
+            !sent && slot.tries < TRIES_MAX
         };
         match may {
             true => self.place(now, slot, Source::Encoded(&command), None),
             false if sent => self.fail(slot, failure.clone()),
             false => self.fail(slot, Failure::Unreachable("every connection is lost".to_owned())),
         }
+    }
+
+    /// Whether another try at a node can be paid for.
+    fn pays(&mut self, key: u64, now: Instant) -> bool {
+        let pays = self.nodes.get_mut(key).is_none_or(|node| node.budget.spend(now));
+        self.counts.retries += u64::from(pays);
+        self.counts.unpaid += u64::from(!pays);
+        pays
     }
 
     /// The commands of nodes that a topology has closed.
@@ -642,6 +658,7 @@ impl Client {
                 return self.try_again(now, key, slot, source, e);
             }
             ErrorAction::Moved | ErrorAction::Ask => {
+                self.counts.redirects += 1;
                 if let Route::Slot(number) = slot.route
                     && slot.hops < HOPS_MAX
                 {
@@ -691,7 +708,7 @@ impl Client {
             return self.place(now, slot, source, Some(e));
         };
         node.refusal = Some(e.clone());
-        if !node.budget.spend(now) {
+        if !self.pays(key, now) {
             return self.fail(slot, Failure::Refused(e));
         }
         self.park(now, slot, source, (Some(key), Some(until)), false, Some(e));

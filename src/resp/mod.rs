@@ -24,6 +24,7 @@ pub mod codec;
 pub mod command;
 pub mod connection;
 pub mod connector;
+pub mod counts;
 pub mod credentials;
 mod encode;
 pub mod endpoint;

@@ -12,6 +12,7 @@
 //! A worker also publishes here when its present tick began, for `/livez`, and how many connections it has, for the
 //! acceptor.
 
+use super::traffic::{self, Traffic, add, family};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -49,6 +50,8 @@ pub struct Metrics {
     epoch: Instant,
     patience: Duration,
     workers: Vec<Worker>,
+    /// By reason.
+    turned_away: [AtomicU64; 2],
 }
 
 /// The metrics of one worker. On cache lines of its own, so that writing it slows no other worker.
@@ -73,6 +76,10 @@ pub struct Worker {
     connected: AtomicU64,
     limited: AtomicU64,
     uncounted: AtomicU64,
+    replayed: AtomicU64,
+    buffered: AtomicUsize,
+    /// What is counted by route, and by command.
+    pub traffic: Traffic,
 }
 
 /// One count for each status.
@@ -86,19 +93,52 @@ impl Default for Responses {
 }
 
 /// The state of the process, apart from its workers' counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Status {
     /// Started and not draining.
     pub ready: bool,
+    /// A signal has come.
+    pub draining: bool,
+    /// No worker knows of trouble with the store.
+    pub store_up: bool,
     /// Log lines that stdout did not take.
     pub log_lines_dropped: u64,
+    /// What others have measured: the store, the operating system.
+    pub others: Vec<Sample>,
+}
+
+/// A family of one series, measured elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// `gauge` or `counter`.
+    pub kind: &'static str,
+    /// Its value.
+    pub value: f64,
+}
+
+/// Why a connection was refused at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It is beyond `MAX_CONNECTIONS`.
+    Limit,
+    /// The process has no file descriptor left.
+    Descriptors,
 }
 
 impl Metrics {
     /// For `workers` workers whose ticks may last `tick` (nothing for a loop).
     pub fn new(workers: usize, tick: Duration, now: Instant) -> Metrics {
         let workers = (0..workers).map(|_| Worker::default()).collect();
-        Metrics { epoch: now, patience: STUCK_AFTER + tick, workers }
+        Metrics {
+            epoch: now,
+            patience: STUCK_AFTER + tick,
+            workers,
+            turned_away: Default::default(),
+        }
     }
 
     /// The metrics of one worker.
@@ -152,6 +192,11 @@ impl Metrics {
         self.workers.iter().map(|w| w.in_flight.load(Ordering::Relaxed)).sum()
     }
 
+    /// Panics that were caught.
+    pub fn panics(&self) -> u64 {
+        self.workers.iter().map(|w| w.panics.load(Ordering::Relaxed)).sum()
+    }
+
     /// The worker with the fewest connections; ties are broken in rotation, from `turn` on.
     pub fn least_busy(&self, turn: usize) -> usize {
         let n = self.workers.len();
@@ -161,53 +206,118 @@ impl Metrics {
             .unwrap_or(0)
     }
 
+    /// Milliseconds since the present tick of some worker began, of the longest; 0 while all wait.
+    fn longest_tick(&self, now: Instant) -> u64 {
+        let ms = self.millis(now);
+        let since = self.workers.iter().map(|worker| worker.busy_since.load(Ordering::Relaxed));
+        since
+            .filter(|since| *since > 0)
+            .map(|since| ms.saturating_sub(since - 1))
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// A connection was refused, without a request of it being read.
+    pub fn turned_away(&self, reason: Refused) {
+        // Written by the acceptor alone.
+        add(&self.turned_away[reason as usize], 1);
+    }
+
     /// The text of a scrape.
-    pub fn render(&self, status: Status) -> String {
+    pub fn render(&self, status: &Status, now: Instant) -> String {
         let sum = |pick: &dyn Fn(&Worker) -> &AtomicU64| -> u64 {
             self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
         };
-        let mut out = String::with_capacity(2048);
+        let mut out = String::with_capacity(64 * 1024);
         let name = "kioskd_build_info";
-        head(&mut out, GAUGE, name, "The version that runs.");
-        line(&mut out, name, Some(("version", env!("CARGO_PKG_VERSION"))), 1);
-        let mut gauge = |name, help, value| one(&mut out, GAUGE, name, help, value);
-        gauge("kioskd_ready", "1 when started and not draining.", status.ready.into());
-        gauge("kioskd_connections", "Open connections of clients.", self.connections() as u64);
-        gauge(
-            "kioskd_requests_in_flight",
-            "Requests begun and not answered.",
-            self.in_flight() as u64,
+        family(&mut out, GAUGE, name, "The version that runs.");
+        let version = env!("CARGO_PKG_VERSION");
+        let revision = option_env!("KIOSKD_REVISION").unwrap_or("");
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name}{{version=\"{version}\",revision=\"{revision}\"}} 1");
+        let buffered: usize = self.workers.iter().map(|w| w.buffered.load(Ordering::Relaxed)).sum();
+        for (name, help, value) in [
+            (
+                "kioskd_ready",
+                "1 when /readyz is 200: started, not draining, and the store answers, as far as is known.",
+                u64::from(status.ready && status.store_up),
+            ),
+            ("kioskd_draining", "1 from the first signal on.", status.draining.into()),
+            (
+                "kioskd_store_up",
+                "1 while no worker knows of trouble with the store.",
+                status.store_up.into(),
+            ),
+            ("kioskd_connections", "Open connections of clients.", self.connections() as u64),
+            (
+                "kioskd_requests_in_flight",
+                "Requests begun and not answered.",
+                self.in_flight() as u64,
+            ),
+            (
+                "kioskd_buffered_bytes",
+                "Bodies and responses of clients in memory.",
+                buffered as u64,
+            ),
+        ] {
+            one(&mut out, GAUGE, name, help, value);
+        }
+        let tick = self.longest_tick(now) as f64 / 1000.0;
+        let name = "kioskd_worker_tick_seconds";
+        family(
+            &mut out,
+            GAUGE,
+            name,
+            "For how long some worker has been at its present tick; 0 while all wait.",
         );
-        let mut counter = |name, help, value| one(&mut out, COUNTER, name, help, value);
-        counter("kioskd_connections_total", "Connections accepted.", sum(&|w| &w.connected));
-        counter(
-            "kioskd_http_cut_total",
-            "Responses cut off because the client did not take them.",
-            sum(&|w| &w.cut),
-        );
-        counter(
-            "kioskd_rate_limited_total",
-            "Requests that were over RATE_LIMIT.",
-            sum(&|w| &w.limited),
-        );
-        counter(
-            "kioskd_rate_limit_skipped_total",
-            "Requests that passed because the store has not counted them in time.",
-            sum(&|w| &w.uncounted),
-        );
-        counter(
-            "kioskd_panics_total",
-            "Panics in a rule or in a session of the store, each of them caught: bugs.",
-            sum(&|w| &w.panics),
-        );
-        counter(
-            "kioskd_log_lines_dropped_total",
-            "Log lines that stdout did not take.",
-            status.log_lines_dropped,
-        );
+        let _ = writeln!(out, "{name} {tick}");
+        for (name, help, value) in [
+            ("kioskd_connections_total", "Connections accepted.", sum(&|w| &w.connected)),
+            (
+                "kioskd_http_cut_total",
+                "Responses cut off because the client did not take them.",
+                sum(&|w| &w.cut),
+            ),
+            (
+                "kioskd_idempotency_replays_total",
+                "Responses built from the record of an earlier request.",
+                sum(&|w| &w.replayed),
+            ),
+            (
+                "kioskd_rate_limited_total",
+                "Requests that were over RATE_LIMIT.",
+                sum(&|w| &w.limited),
+            ),
+            (
+                "kioskd_rate_limit_skipped_total",
+                "Requests that passed because the store has not counted them in time.",
+                sum(&|w| &w.uncounted),
+            ),
+            (
+                "kioskd_panics_total",
+                "Panics in a rule or in a session of the store, each of them caught: bugs.",
+                sum(&|w| &w.panics),
+            ),
+            (
+                "kioskd_log_lines_dropped_total",
+                "Log lines that stdout did not take.",
+                status.log_lines_dropped,
+            ),
+        ] {
+            one(&mut out, COUNTER, name, help, value);
+        }
+        let name = "kioskd_connections_refused_total";
+        family(&mut out, COUNTER, name, "Connections refused at once, by reason.");
+        for (reason, n) in ["limit", "descriptors"].iter().zip(&self.turned_away) {
+            line(&mut out, name, Some(("reason", reason)), n.load(Ordering::Relaxed));
+        }
         let name = "kioskd_http_responses_total";
-        let help = "Responses, by status; 499: the client was gone before it.";
-        head(&mut out, COUNTER, name, help);
+        family(
+            &mut out,
+            COUNTER,
+            name,
+            "Responses, by status; 499: the client was gone before it.",
+        );
         for i in 0..STATUSES {
             let n = sum(&|w| &w.responses.0[i]);
             if n > 0 {
@@ -215,45 +325,65 @@ impl Metrics {
             }
         }
         let name = "kioskd_http_refused_total";
-        head(&mut out, COUNTER, name, "Requests refused before a rule saw them, by problem code.");
+        family(
+            &mut out,
+            COUNTER,
+            name,
+            "Requests refused before a rule saw them, by problem code.",
+        );
         for (i, code) in REFUSALS.iter().enumerate() {
             line(&mut out, name, Some(("code", code)), sum(&|w| &w.refused[i]));
+        }
+        traffic::render(&mut out, self.workers.iter().map(|worker| &worker.traffic));
+        for Sample { name, help, kind, value } in &status.others {
+            family(&mut out, kind, name, help);
+            let _ = writeln!(out, "{name} {value}");
         }
         out
     }
 }
 
 impl Worker {
-    /// A request has ended with this status.
+    /// A response was built from the record of an earlier request.
+    pub fn replayed(&self) {
+        add(&self.replayed, 1);
+    }
+
+    /// So many bytes are in memory for its clients.
+    pub fn buffered(&self, bytes: usize) {
+        self.buffered.store(bytes, Ordering::Relaxed);
+    }
+
+    /// A response has this status.
     pub fn responded(&self, status: u16) {
         if let Some(n) = self.responses.0.get(usize::from(status).wrapping_sub(100)) {
-            add_one(n);
+            add(n, 1);
         }
     }
 
     /// A response was cut off.
     pub fn cut(&self) {
-        add_one(&self.cut);
+        add(&self.cut, 1);
     }
 
     /// A request was refused with this problem code before a rule saw it.
     pub fn refused(&self, code: &str) {
         let known = REFUSALS.iter().position(|c| *c == code);
-        add_one(&self.refused[known.unwrap_or(REFUSALS.len() - 1)]);
+        add(&self.refused[known.unwrap_or(REFUSALS.len() - 1)], 1);
     }
 
     /// A request was within the limit, or not, or the store has not counted it.
     pub fn counted(&self, is_within: Option<bool>) {
         match is_within {
             Some(true) => {}
-            Some(false) => add_one(&self.limited),
-            None => add_one(&self.uncounted),
+            Some(false) => add(&self.limited, 1),
+            None => add(&self.uncounted, 1),
         }
     }
 
     /// A rule or a session of the store panicked.
     pub fn panicked(&self) {
-        add_one(&self.panics);
+        add(&self.panics, 1);
     }
 
     /// The acceptor has sent a client to this worker. `refused` when the client only gets a 503.
@@ -263,7 +393,7 @@ impl Worker {
 
     /// The worker has accepted the client.
     pub fn accepted(&self) {
-        add_one(&self.connected);
+        add(&self.connected, 1);
     }
 
     /// The client has gone.
@@ -288,23 +418,13 @@ impl Worker {
     }
 }
 
-/// A load and a store, not a locked instruction: each has one writer.
-fn add_one(n: &AtomicU64) {
-    n.store(n.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-}
-
 const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
 /// A family of one series.
 fn one(out: &mut String, kind: &str, name: &str, help: &str, value: u64) {
-    head(out, kind, name, help);
+    family(out, kind, name, help);
     line(out, name, None, value);
-}
-
-fn head(out: &mut String, kind: &str, name: &str, help: &str) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn line(out: &mut String, name: &str, label: Option<(&str, &str)>, value: u64) {
@@ -341,7 +461,10 @@ mod tests {
         }
         a.connected(true);
         b.request_ended();
-        let text = metrics.render(Status { ready: true, log_lines_dropped: 5 });
+        let text = metrics.render(
+            &Status { ready: true, store_up: true, log_lines_dropped: 5, ..Status::default() },
+            Instant::now(),
+        );
         for line in [
             "kioskd_http_responses_total{status=\"200\"} 2",
             "kioskd_http_responses_total{status=\"504\"} 1",

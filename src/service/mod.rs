@@ -28,11 +28,15 @@ pub mod origin;
 pub mod patch;
 pub mod problem;
 pub mod rate;
+pub mod route;
 pub mod step;
 pub mod trace;
+pub mod traffic;
 pub mod ttl;
 
 pub use options::Options;
+use route::ITEM;
+pub use route::{ROUTES, Route, Row};
 
 use crate::http::{ContentType, Extra, Framing, Head, Method, ParseError, Response};
 use access::{Guard, Token};
@@ -51,7 +55,8 @@ pub struct Service {
     /// The tokens that are wanted, if any are.
     guard: Option<Arc<Guard>>,
     metrics: Arc<Metrics>,
-    status: Box<dyn Fn() -> Status + Send + Sync>,
+    /// The state of the process: all of it, or what costs nothing.
+    status: Box<dyn Fn(bool) -> Status + Send + Sync>,
     openapi: Cow<'static, str>,
 }
 
@@ -61,110 +66,12 @@ impl fmt::Debug for Service {
     }
 }
 
-/// What a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
-    /// One item.
-    Item(Collection),
-    /// A page of ids, or one item if that is what the query asks for.
-    List,
-    /// The sessions under a prefix.
-    Purge,
-    /// Many items.
-    Bulk,
-    /// `/livez`
-    Live,
-    /// `/readyz`
-    Ready,
-    /// `/metrics`
-    Metrics,
-    /// `/version`
-    Version,
-    /// `/openapi.json`
-    OpenApi,
-    /// OPTIONS of a path with these methods.
-    Options(&'static Methods),
-    /// The same, asked by a browser for a listed origin.
-    Preflight(&'static Methods),
-}
-
-impl Route {
-    /// Whether such requests count for `RATE_LIMIT`. Probes and scrapes come whatever the clients do.
-    pub fn is_counted(self) -> bool {
-        !matches!(self, Route::Live | Route::Ready | Route::Metrics | Route::Preflight(_))
-    }
-}
-
-/// The methods of a path.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Methods {
-    list: &'static [Method],
-    /// As `Allow` lists them.
-    pub allow: &'static str,
-}
-
-static READS: Methods = Methods { list: &[Method::Get, Method::Head], allow: "GET, HEAD, OPTIONS" };
-static BULK: Methods = Methods { list: &[Method::Post], allow: "POST, OPTIONS" };
-static ITEM: Methods = Methods {
-    list: &[Method::Get, Method::Head, Method::Post, Method::Put, Method::Patch, Method::Delete],
-    allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-};
-
-/// A row of the routing table.
-#[derive(Debug)]
-pub struct Row {
-    /// The path, or the part before its last segment.
-    pub path: &'static str,
-    /// The meaning of the last segment, where it can be anything.
-    pub parameter: Option<&'static str>,
-    methods: &'static Methods,
-    route: Route,
-}
-
-/// Every path there is.
-pub static ROUTES: [Row; 12] = [
-    row("/items", None, &ITEM, Route::List),
-    row("/items/_get", None, &BULK, Route::Bulk),
-    row("/items/", Some("id"), &ITEM, Route::Item(Collection::Items)),
-    row("/sess", None, &ITEM, Route::Item(Collection::Sessions)),
-    row("/sess/", Some("sid"), &ITEM, Route::Item(Collection::Sessions)),
-    row("/livez", None, &READS, Route::Live),
-    row("/healthz", None, &READS, Route::Live),
-    row("/readyz", None, &READS, Route::Ready),
-    row("/ready", None, &READS, Route::Ready),
-    row("/metrics", None, &READS, Route::Metrics),
-    row("/version", None, &READS, Route::Version),
-    row("/openapi.json", None, &READS, Route::OpenApi),
-];
-
-const fn row(
-    path: &'static str,
-    parameter: Option<&'static str>,
-    methods: &'static Methods,
-    route: Route,
-) -> Row {
-    Row { path, parameter, methods, route }
-}
-
-impl Row {
-    /// Whether a raw path matches this row.
-    fn has(&self, path: &[u8]) -> bool {
-        match self.parameter {
-            None => path == self.path.as_bytes(),
-            Some(_) => {
-                let segment = path.strip_prefix(self.path.as_bytes());
-                segment.is_some_and(|segment| !segment.contains(&b'/'))
-            }
-        }
-    }
-}
-
 impl Service {
-    /// The rules with these options; probes and scrapes read `status`.
+    /// The rules with these options; probes read `status` as far as it costs nothing, scrapes all of it.
     pub fn new(
         options: Options,
         metrics: Arc<Metrics>,
-        status: impl Fn() -> Status + Send + Sync + 'static,
+        status: impl Fn(bool) -> Status + Send + Sync + 'static,
     ) -> Service {
         let openapi = describe::document(options.max_ttl);
         Service { options, guard: None, metrics, status: Box::new(status), openapi }
@@ -293,8 +200,8 @@ impl Service {
             Route::Item(_) => items::perform(cx),
             Route::Bulk => list::bulk(cx),
             Route::Live => health::live(self.metrics.is_turning(now)),
-            Route::Ready => health::ready(cx, (self.status)().ready),
-            Route::Metrics => done(self.scrape()),
+            Route::Ready => health::ready(cx, (self.status)(false).ready),
+            Route::Metrics => done(self.scrape(now)),
             Route::Version => done(describe::version(&self.options)),
             Route::OpenApi => done(describe::openapi(&self.openapi)),
             Route::Preflight(methods) => {
@@ -310,8 +217,9 @@ impl Service {
         }
     }
 
-    fn scrape<'a>(&self) -> Response<'a> {
-        let text = self.metrics.render((self.status)());
+    /// The response to a scrape.
+    pub fn scrape<'a>(&self, now: Instant) -> Response<'a> {
+        let text = self.metrics.render(&(self.status)(true), now);
         Response::of(200, ContentType::Metrics, text.into_bytes()).no_store()
     }
 }

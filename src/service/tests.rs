@@ -1188,7 +1188,7 @@ static OPTIONS: LazyLock<Options> = LazyLock::new(|| Options {
 /// The rules of a process with one worker that is ready, or not.
 pub(crate) fn service_with(ready: impl Fn() -> bool + Send + Sync + 'static) -> &'static Service {
     let metrics = Metrics::new(1, Duration::ZERO, Instant::now());
-    let status = move || Status { ready: ready(), log_lines_dropped: 0 };
+    let status = move |_| Status { ready: ready(), store_up: true, ..Status::default() };
     Box::leak(Box::new(Service::new(OPTIONS.clone(), Arc::new(metrics), status)))
 }
 

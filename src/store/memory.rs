@@ -12,7 +12,8 @@
 
 use super::immediate::Immediate;
 use super::{
-    Answer, Command, Once, Page, Replies, Reply, Session, Store, StoreError, Tag, Ttl, When, cursor,
+    Answer, Command, Measure, Once, Page, Replies, Reply, Session, Store, StoreError, Tag, Ttl,
+    When, cursor,
 };
 use crate::net::World;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -51,6 +52,25 @@ impl Store for Memory {
 
     fn place(&self) -> String {
         "this process".to_owned()
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        let table = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let measure = |name, help, value: usize| Measure {
+            name,
+            help,
+            is_counter: false,
+            value: value as u64,
+        };
+        vec![
+            measure("kioskd_memory_store_bytes", "Bytes in the memory store.", table.bytes),
+            measure("kioskd_memory_store_limit_bytes", "MEMORY_MAX_BYTES.", table.bytes_max),
+            measure(
+                "kioskd_memory_store_entries",
+                "Items, sessions and records.",
+                table.items.len(),
+            ),
+        ]
     }
 
     fn session(&self, _: &mut dyn World, _: Instant) -> Box<dyn Session> {

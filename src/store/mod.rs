@@ -37,9 +37,32 @@ pub trait Store: Send + Sync {
     /// The store's address, for the start-up line; never with a secret in it.
     fn place(&self) -> String;
 
+    /// Whether it serves, as far as is known without asking it.
+    fn is_up(&self, _now: Instant) -> bool {
+        true
+    }
+
+    /// What it has counted.
+    fn measures(&self) -> Vec<Measure> {
+        Vec::new()
+    }
+
     /// A session, for one worker. A server that cannot be reached is not an error here: the session connects when it
     /// can and reports failures in its answers.
     fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session>;
+}
+
+/// Something that a store has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Measure {
+    /// Its name, as metrics call it.
+    pub name: &'static str,
+    /// What it is.
+    pub help: &'static str,
+    /// It only grows.
+    pub is_counter: bool,
+    /// Its value now.
+    pub value: u64,
 }
 
 /// Names a submitted command; chosen by the submitter.

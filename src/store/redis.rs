@@ -26,7 +26,9 @@ pub mod scan;
 pub mod scripts;
 
 use super::trouble::Trouble;
-use super::{Answer, Command, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When};
+use super::{
+    Answer, Command, Measure, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When,
+};
 use crate::net::{Ready, World};
 use crate::resp::client::{Client, Request};
 use crate::resp::codec::{Decimal, ErrorReply, Received, Reply};
@@ -88,6 +90,8 @@ impl Redis {
             unplanned: Vec::new(),
             full: Vec::new(),
             seen: Vec::new(),
+            pings: Vec::new(),
+            pongs: Vec::new(),
             replies: Replies::default(),
             key_prefix: self.key_prefix.as_bytes().into(),
             no_item: [self.key_prefix.as_bytes(), NO_ITEM].concat().into(),
@@ -116,6 +120,14 @@ impl Store for Redis {
         }
     }
 
+    fn is_up(&self, now: Instant) -> bool {
+        self.health.is_up(now)
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        self.health.measures()
+    }
+
     fn session(&self, world: &mut dyn World, now: Instant) -> Box<dyn Session> {
         Box::new(self.open(world, now))
     }
@@ -134,6 +146,9 @@ pub struct RedisSession {
     full: Vec<(Tag, ErrorReply, Vec<u8>)>,
     /// Those that were, and wait to hear whether there is a record all the same, because they were done before.
     seen: Vec<(Tag, ErrorReply)>,
+    /// Probes under way, and those whose server has answered well.
+    pings: Vec<Tag>,
+    pongs: Vec<Tag>,
     /// Finished commands.
     replies: Replies,
     /// Before every key.
@@ -205,6 +220,7 @@ impl Session for RedisSession {
             // PING says PONG on a read-only replica, at `maxmemory` and with too few replicas. There a SET is refused
             // before its condition is checked, and XX never holds for this key.
             Command::Ping => {
+                self.pings.push(tag);
                 let no_item = Rc::clone(&self.no_item);
                 let set: [&[u8]; 6] = [b"SET", &no_item, b"", b"PX", b"1", b"XX"];
                 match self.client.instead_of(now, &no_item) {
@@ -241,8 +257,19 @@ impl Session for RedisSession {
     }
 
     fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
-        let RedisSession { client, bulks, pages, unplanned, full, seen, replies, .. } = self;
-        let mut pongs = Vec::new();
+        let RedisSession {
+            client,
+            bulks,
+            pages,
+            unplanned,
+            full,
+            seen,
+            pings,
+            pongs,
+            replies,
+            health,
+            ..
+        } = self;
         client.progress(world, now, &mut |Ticket { tag, part }, reply_type, result, command| {
             // Most replies are of this kind, so it comes first.
             if let (Ok(Received::Bulk(value)), ReplyType::Value, WHOLE) =
@@ -267,16 +294,21 @@ impl Session for RedisSession {
                         _ => replies.push(tag, Err(error(&e))),
                     }
                 }
-                (WHOLE | AGAIN, result) => match reply(result) {
-                    Ok(received) => {
-                        let answer = answer(reply_type, &received);
-                        match answer {
-                            Ok(Answer::Pong) => pongs.push(tag),
-                            answer => replies.push(tag, answer),
-                        }
+                (WHOLE | AGAIN, result) => {
+                    let received = reply(result);
+                    let answer = match &received {
+                        Ok(received) => answer(reply_type, received),
+                        Err(e) => Err(e.clone()),
+                    };
+                    if reply_type == ReplyType::Probe {
+                        pings.retain(|ping| *ping != tag);
+                        health.probed(now, answer.is_ok());
                     }
-                    Err(e) => replies.push(tag, Err(e)),
-                },
+                    match answer {
+                        Ok(Answer::Pong) => pongs.push(tag),
+                        answer => replies.push(tag, answer),
+                    }
+                }
                 (PAGE, result) => {
                     let at = pages.iter().position(|(_, list)| list.call.tag == tag);
                     let Some((scan, list)) = at.map(|at| pages.swap_remove(at)) else {
@@ -300,7 +332,7 @@ impl Session for RedisSession {
                 }
             }
         });
-        for tag in pongs {
+        while let Some(tag) = self.pongs.pop() {
             // This one is ready; the others may not be.
             let trouble = self.health.trouble(now).map_or(Ok(()), Err);
             self.replies.push(tag, trouble.map(|()| self.pong(now)));
@@ -312,6 +344,7 @@ impl Session for RedisSession {
             // the other cannot keep a worker from its other clients.
             self.client.send(world, now);
         }
+        self.voice.count(self.client.counts(), self.client.waiting().0);
         self.voice.say(now, self.client.trouble(now).map(without_reply));
         self.trouble.hear(now, &self.replies);
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
@@ -334,6 +367,10 @@ impl Session for RedisSession {
 
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
         self.pages.retain(|(_, list)| list.call.tag != tag);
+        if let Some(at) = self.pings.iter().position(|ping| *ping == tag) {
+            self.pings.swap_remove(at);
+            self.health.probed(now, false);
+        }
         let mut why = None;
         if let Some(at) = self.unplanned.iter().position(|page| page.call.tag == tag) {
             self.unplanned.remove(at);
@@ -379,6 +416,7 @@ impl RedisSession {
             + self.unplanned.len()
             + self.full.len()
             + self.seen.len()
+            + self.pings.len()
             + bulks
     }
 

@@ -115,14 +115,17 @@ struct InProcess {
 }
 
 impl InProcess {
-    fn start(store: Arc<dyn Store>, status: impl Fn() -> Status + Send + Sync + 'static) -> Self {
+    fn start(
+        store: Arc<dyn Store>,
+        status: impl Fn(bool) -> Status + Send + Sync + 'static,
+    ) -> Self {
         InProcess::start_on("poll", store, status)
     }
 
     fn start_on(
         front: &str,
         store: Arc<dyn Store>,
-        status: impl Fn() -> Status + Send + Sync + 'static,
+        status: impl Fn(bool) -> Status + Send + Sync + 'static,
     ) -> Self {
         let settings = [("FRONT", front), ("LISTEN", "127.0.0.1:0"), ("WORKERS", "1")];
         let config = Config::read(settings, &System::look()).expect("these are good settings");
@@ -149,8 +152,8 @@ impl InProcess {
     }
 }
 
-fn well() -> Status {
-    Status { ready: true, log_lines_dropped: 0 }
+fn well(_: bool) -> Status {
+    Status { ready: true, ..Status::default() }
 }
 
 /// The log of this process, errors only: what the panic hook of `main` writes goes here too.
@@ -186,9 +189,9 @@ fn a_panic_in_a_handler_is_a_500_for_that_request_and_nothing_else() {
     let bad = Arc::new(AtomicBool::new(false));
     let process = InProcess::start(Arc::new(Memory::new(1 << 20)), {
         let bad = Arc::clone(&bad);
-        move || {
+        move |all| {
             assert!(!bad.load(Ordering::Relaxed), "a panic this test wants");
-            well()
+            well(all)
         }
     });
     let (mut unlucky, mut neighbour) = (process.connect(), process.connect());

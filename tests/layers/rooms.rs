@@ -7,7 +7,7 @@ use crate::paths::Named;
 use crate::source::{File, files, tokens};
 
 /// Every layer and the layers of ours it may name. `main` and `lib` put the house together and name what they like.
-const MAY_NAME: [(&str, &[&str]); 10] = [
+const MAY_NAME: [(&str, &[&str]); 11] = [
     ("http", &[]),
     ("net", &[]),
     ("resp", &["net"]),
@@ -16,6 +16,7 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("front", &["http", "service", "store", "net", "lifecycle"]),
     ("lifecycle", &[]),
     ("log", &[]),
+    ("process", &["service"]),
     ("healthcheck", &["config", "front", "net"]),
     ("config", &["http", "net", "resp", "store", "service", "front", "lifecycle", "log"]),
 ];
@@ -53,6 +54,7 @@ const ASKED: [Asked; 4] = [
             ("main.rs", "the beginning of all"),
             ("log.rs", "a thread of its own, and lines have a time"),
             ("front/accept.rs", "a loop of its own: how often it complains"),
+            ("front/scrape.rs", "a thread of its own"),
             ("front/tiny.rs", "a thread for each request, without a loop"),
             ("lifecycle.rs", "a thread of its own: when a signal came"),
         ],
@@ -73,6 +75,7 @@ const ASKED: [Asked; 4] = [
             ("log.rs", "its writer, so that a slow stdout holds up nobody"),
             ("lifecycle.rs", "all that live as long as the process, and the one for signals"),
             ("front/listen.rs", "the start waits for the lock of a socket's file"),
+            ("front/scrape.rs", "it waits after an accept that failed"),
         ],
     },
     Asked {

@@ -6,5 +6,6 @@ mod support;
 mod access;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod readme;
 mod settings;

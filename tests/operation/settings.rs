@@ -91,7 +91,7 @@ fn what_would_start_another_service_is_exit_2() {
         ),
         (&[("CORS_ORIGINS", "*")], "CORS_ORIGINS=\"*\"", "not *"),
         (&[("TRUSTED_PROXIES", "10.0.0.0/33")], "TRUSTED_PROXIES=\"10.0.0.0/33\"", "networks"),
-        (&[("METRICS_LISTEN", "[::1]:9")], "METRICS_LISTEN=", "not built yet"),
+        (&[("METRICS_LISTEN", "9090")], "METRICS_LISTEN=\"9090\"", "an address and a port"),
         (&[("KEY_PREFIX", "a")], "KEY_PREFIX=\"a\"", "then a colon"),
         (&[("KEY_PREFIX", ":")], "KEY_PREFIX=\":\"", "1 to 64"),
         (&[("KEY_PREFIX", "a b:")], "KEY_PREFIX=\"a b:\"", "letters"),

@@ -62,9 +62,9 @@ impl Front {
         let config = Config::read(settings, &System::look()).expect("the settings are right");
 
         let metrics = Arc::new(Metrics::new(1, Duration::ZERO, Instant::now()));
-        let service = Service::new(config.service, Arc::clone(&metrics), || Status {
+        let service = Service::new(config.service, Arc::clone(&metrics), |_| Status {
             ready: true,
-            log_lines_dropped: 0,
+            ..Status::default()
         });
         let service = Arc::new(service);
         let (lifecycle, events) = Lifecycle::new();

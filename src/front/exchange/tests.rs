@@ -87,7 +87,7 @@ impl Played {
     /// Whether the metrics contain this line.
     #[track_caller]
     fn assert_counted(&self, line: &str) {
-        let text = self.service.metrics().render(Status { ready: true, log_lines_dropped: 0 });
+        let text = self.service.metrics().render(&Status::default(), self.now);
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
 }

@@ -25,7 +25,8 @@ use crate::net::{Accepted, Ready, Slab, World};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::step::Step;
-use crate::store::{Command, OWNER, Reply, Store, StoreError};
+use crate::service::traffic::Kind;
+use crate::store::{OWNER, Reply, Store, StoreError};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -249,6 +250,7 @@ impl Worker {
         if stopped && !self.accepting && self.clients.is_empty() {
             return ControlFlow::Break(());
         }
+        self.service.metrics().worker(self.n).buffered(self.held);
         let took = world.now().saturating_duration_since(now);
         if took > LONG_TICK {
             self.timers.postpone(&mut self.clients, took);
@@ -463,11 +465,12 @@ impl Worker {
         let service = &*self.service;
         let (bytes, body) = client.message();
         let worker = service.metrics().worker(self.n);
-        // The answer of the store was for the exchange: the request begins now.
-        let counted = match (&reply, &next) {
-            (Some(reply), Some(_)) => exchange.counted(service, worker, reply),
-            _ => false,
-        };
+        let mut counted = false;
+        if let (Some(reply), Some(_)) = (&reply, &next) {
+            exchange.replied(worker, reply, now);
+            // The answer was for the exchange, perhaps: the request begins now.
+            counted = exchange.counted(service, worker, reply);
+        }
         let request = &*exchange;
         let mut step = match (reply, next) {
             (Some(reply), Some(next)) if !counted => {
@@ -483,14 +486,14 @@ impl Worker {
                 Ok(Step::Done(response)) => break Ok(response),
                 Ok(Step::Ask(..)) if !may_wait => break Err(TOO_MANY_WAIT),
                 Ok(Step::Ask(command, next)) if now < request.deadline => {
-                    let is_count = matches!(command, Command::Take { .. });
+                    let kind = Kind::of(&command);
                     let left = request.deadline - now;
                     if self.session.submit(now, key, command) {
                         if let Some(exchange) = self.exchanges.get_mut(key) {
-                            exchange.asked(is_count, next);
+                            exchange.asked(kind, next, now);
                         }
                         // A store that cannot count must not stop who it could serve.
-                        if is_count {
+                        if kind == Kind::TAKE {
                             self.wait(connection, left / COUNT_PART);
                         } else if counted {
                             self.wait(connection, left);
@@ -511,6 +514,9 @@ impl Worker {
         let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, request, client, &outcome, keep);
+        if matches!(&outcome, Ok(response) if response.replayed) {
+            worker.replayed();
+        }
         drop(outcome);
         self.send(world, key, status, close, now);
     }

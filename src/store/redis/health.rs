@@ -4,31 +4,60 @@
 //! all. So each session says here what troubles it, and takes it back. What was said long ago does not count: a session
 //! that nobody uses says nothing more.
 
-use crate::store::StoreError;
+use crate::resp::counts::Counts;
+use crate::store::{Measure, StoreError};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// Twice as long as a session that is in use is silent at the most, and a little.
 const STALE: Duration = Duration::from_secs(11);
 
-type Said = Mutex<Option<(Instant, StoreError)>>;
+/// A probe that failed counts for so long, unless another one comes.
+const PROBED_FOR: Duration = Duration::from_secs(30);
+
+/// What one session says, and counts.
+#[derive(Debug, Default)]
+struct Said {
+    trouble: Mutex<Option<(Instant, StoreError)>>,
+    /// As [`NAMES`] has them.
+    counts: [AtomicU64; NAMES.len()],
+}
+
+/// What a session counts: name, meaning, and whether it only grows.
+const NAMES: [(&str, &str, bool); 5] = [
+    ("kioskd_redis_connects_total", "Connections made to servers to which there was none.", true),
+    ("kioskd_redis_retries_total", "Commands that were sent or tried again.", true),
+    (
+        "kioskd_redis_retries_refused_total",
+        "Commands that were not, because too few have succeeded lately.",
+        true,
+    ),
+    ("kioskd_redis_redirects_total", "MOVED and ASK.", true),
+    ("kioskd_redis_commands_waiting", "Commands without an answer.", false),
+];
 
 /// What all sessions say.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<Vec<Weak<Said>>>);
+pub struct Health {
+    all: Mutex<Vec<Weak<Said>>>,
+    /// When the last probe was answered, and whether well.
+    probed: Mutex<Option<(Instant, bool)>>,
+}
 
 /// What one session says.
 #[derive(Debug)]
 pub struct Voice {
     said: Arc<Said>,
     is_well: bool,
+    counted: (Counts, usize),
 }
 
 impl Health {
     /// For another session.
     pub fn join(&self) -> Voice {
-        let voice = Voice { said: Arc::default(), is_well: true };
-        let mut all = lock(&self.0);
+        let voice = Voice { said: Arc::default(), is_well: true, counted: Default::default() };
+        let mut all = lock(&self.all);
         all.retain(|said| said.strong_count() > 0);
         all.push(Arc::downgrade(&voice.said));
         voice
@@ -36,10 +65,34 @@ impl Health {
 
     /// The trouble of some session, if any has one.
     pub fn trouble(&self, now: Instant) -> Option<StoreError> {
-        let all = lock(&self.0);
-        let mut said = all.iter().filter_map(|said| lock(&*said.upgrade()?).clone());
+        let all = lock(&self.all);
+        let mut said = all.iter().filter_map(|said| lock(&said.upgrade()?.trouble).clone());
         let fresh = said.find(|(at, _)| now.saturating_duration_since(*at) < STALE);
         fresh.map(|(_, e)| e)
+    }
+
+    /// A probe was answered.
+    pub fn probed(&self, now: Instant, well: bool) {
+        *lock(&self.probed) = Some((now, well));
+    }
+
+    /// Whether the store serves, as far as is known without asking it.
+    pub fn is_up(&self, now: Instant) -> bool {
+        let fresh = |at| now.saturating_duration_since(at) < PROBED_FOR;
+        let failed = lock(&self.probed).is_some_and(|(at, well)| !well && fresh(at));
+        !failed && self.trouble(now).is_none()
+    }
+
+    /// What all sessions have counted.
+    pub fn measures(&self) -> Vec<Measure> {
+        let all = lock(&self.all);
+        let all: Vec<Arc<Said>> = all.iter().filter_map(Weak::upgrade).collect();
+        let measure =
+            |(n, &(name, help, is_counter)): (usize, &(&'static str, &'static str, bool))| {
+                let value = all.iter().map(|said| said.counts[n].load(Ordering::Relaxed)).sum();
+                Measure { name, help, is_counter, value }
+            };
+        NAMES.iter().enumerate().map(measure).collect()
     }
 }
 
@@ -49,11 +102,23 @@ impl Voice {
         (!self.is_well).then(|| last + STALE / 2)
     }
 
+    /// Says what has been counted, and how many commands wait.
+    pub fn count(&mut self, counts: Counts, waiting: usize) {
+        if self.counted != (counts, waiting) {
+            self.counted = (counts, waiting);
+            let Counts { connected, retries, unpaid, redirects } = counts;
+            let values = [connected, retries, unpaid, redirects, waiting as u64];
+            for (said, value) in self.said.counts.iter().zip(values) {
+                said.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Says what is known now.
     pub fn say(&mut self, now: Instant, trouble: Option<StoreError>) {
         if !self.is_well || trouble.is_some() {
             self.is_well = trouble.is_none();
-            *lock(&self.said) = trouble.map(|e| (now, e));
+            *lock(&self.said.trouble) = trouble.map(|e| (now, e));
         }
     }
 }

@@ -1,0 +1,395 @@
+//! What is counted of each request and of each command to the store, by labels from fixed sets.
+//!
+//! ```text
+//! kioskd_http_requests_total{route="item",method="GET",status="2xx"} 17
+//! kioskd_http_request_duration_seconds_bucket{route="item",method="GET",status="2xx",le="0.005"} 16
+//! kioskd_store_commands_total{command="get",outcome="ok"} 17
+//! ```
+//!
+//! Whatever a client sends, it is counted in one of the cells that are there from the start. Probes and scrapes are
+//! routes of their own, so that they can be left out of what users feel; an item that is not there is a 404 of its
+//! route, and a path that is not, of route `none`.
+
+use super::id::Collection;
+use super::route::Route;
+use crate::http::Method;
+use crate::store::{Command, Reply, StoreError};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the buckets, in microseconds; beyond the last is one more.
+const BOUNDS: [u64; 11] =
+    [1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
+
+const METHODS: [&str; 11] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY",
+    "other",
+];
+
+/// Routes with the number of their methods, which are the first ones of [`METHODS`] unless there is but one.
+const ROUTES: [(&str, &[&str]); 13] = [
+    ("item", METHODS.split_at(6).0),
+    ("session", METHODS.split_at(6).0),
+    ("list", METHODS.split_at(2).0),
+    ("purge", &["DELETE"]),
+    ("bulk", &["POST"]),
+    ("livez", METHODS.split_at(2).0),
+    ("readyz", METHODS.split_at(2).0),
+    ("metrics", METHODS.split_at(2).0),
+    ("version", METHODS.split_at(2).0),
+    ("openapi", METHODS.split_at(2).0),
+    ("options", &["OPTIONS"]),
+    ("none", &METHODS),
+    ("malformed", &["none"]),
+];
+
+/// Of all routes.
+const PAIRS: usize = 39;
+
+const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "499"];
+
+const COMMANDS: [&str; 7] = ["get", "set", "delete", "take", "scan", "get_many", "ping"];
+
+const OUTCOMES: [&str; 8] =
+    ["ok", "timeout", "unreachable", "broken", "overloaded", "unavailable", "full", "refused"];
+
+/// The counts of one worker, which no other writes.
+#[derive(Debug)]
+pub struct Traffic {
+    requests: [[Histogram; CLASSES.len()]; PAIRS],
+    commands: [Histogram; COMMANDS.len()],
+    outcomes: [[AtomicU64; OUTCOMES.len()]; COMMANDS.len()],
+}
+
+/// How often something took how long.
+#[derive(Debug, Default)]
+struct Histogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+}
+
+impl Histogram {
+    fn observe(&self, took: Duration) {
+        let micros = took.as_micros() as u64;
+        let place = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
+        if let Some(bucket) = self.buckets.get(place) {
+            add(bucket, 1);
+        }
+        add(&self.micros, micros);
+    }
+}
+
+impl Default for Traffic {
+    fn default() -> Traffic {
+        Traffic {
+            requests: std::array::from_fn(|_| Default::default()),
+            commands: Default::default(),
+            outcomes: Default::default(),
+        }
+    }
+}
+
+impl Traffic {
+    /// A request has ended. Without a method its head was malformed; without a route it was refused before it had one.
+    pub fn responded(
+        &self,
+        route: Option<Route>,
+        method: Option<Method>,
+        status: u16,
+        took: Duration,
+    ) {
+        let class = match status {
+            499 => 4,
+            500.. => 3,
+            400.. => 2,
+            300.. => 1,
+            _ => 0,
+        };
+        if let Some(pair) = self.requests.get(pair(route, method)) {
+            pair[class].observe(took);
+        }
+    }
+
+    /// The store has answered a command of this kind, or will not.
+    pub fn answered(&self, kind: Kind, reply: &Reply, took: Duration) {
+        let kind = usize::from(kind.0);
+        let outcome = match reply {
+            Ok(_) => 0,
+            Err(StoreError::Timeout) => 1,
+            Err(StoreError::Unreachable(_)) => 2,
+            Err(StoreError::Broken(_)) => 3,
+            Err(StoreError::Overloaded) => 4,
+            Err(StoreError::Unavailable(_)) => 5,
+            Err(StoreError::Full) => 6,
+            Err(StoreError::Refused(_)) => 7,
+        };
+        if let (Some(durations), Some(outcomes)) =
+            (self.commands.get(kind), self.outcomes.get(kind))
+        {
+            durations.observe(took);
+            add(&outcomes[outcome], 1);
+        }
+    }
+}
+
+/// The kind of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind(u8);
+
+impl Kind {
+    /// Of a command that counts a request.
+    pub const TAKE: Kind = Kind(3);
+
+    /// The kind of this command.
+    pub fn of(command: &Command) -> Kind {
+        Kind(match command {
+            Command::Get { .. } => 0,
+            Command::Set { .. } => 1,
+            Command::Delete { .. } => 2,
+            Command::Take { .. } => 3,
+            Command::Scan { .. } => 4,
+            Command::GetMany { .. } => 5,
+            Command::Ping => 6,
+        })
+    }
+}
+
+/// The place of a route and a method among [`ROUTES`].
+fn pair(route: Option<Route>, method: Option<Method>) -> usize {
+    const NONE: usize = 27;
+    let Some(method) = method else { return PAIRS - 1 };
+    let method = match method {
+        Method::Get => 0,
+        Method::Head => 1,
+        Method::Post => 2,
+        Method::Put => 3,
+        Method::Patch => 4,
+        Method::Delete => 5,
+        Method::Options => 6,
+        Method::Connect => 7,
+        Method::Trace => 8,
+        Method::Query => 9,
+        Method::Other => 10,
+    };
+    match route {
+        Some(Route::Item(Collection::Items)) => method,
+        Some(Route::Item(Collection::Sessions)) => 6 + method,
+        Some(Route::List) => 12 + method,
+        Some(Route::Purge) => 14,
+        Some(Route::Bulk) => 15,
+        Some(Route::Live) => 16 + method,
+        Some(Route::Ready) => 18 + method,
+        Some(Route::Metrics) => 20 + method,
+        Some(Route::Version) => 22 + method,
+        Some(Route::OpenApi) => 24 + method,
+        Some(Route::Options(_) | Route::Preflight(_)) => 26,
+        None => NONE + method,
+    }
+}
+
+/// Writes the families of all workers together.
+pub fn render<'a>(out: &mut String, workers: impl Iterator<Item = &'a Traffic> + Clone) {
+    let labels = ROUTES.iter().flat_map(|(route, methods)| {
+        methods.iter().flat_map(move |method| {
+            let label = move |class: &&str| {
+                format!("route=\"{route}\",method=\"{method}\",status=\"{class}\"")
+            };
+            CLASSES.iter().map(label).collect::<Vec<_>>()
+        })
+    });
+    let labels: Vec<String> = labels.collect();
+    let cell =
+        |worker: &'a Traffic, n: usize| &worker.requests[n / CLASSES.len()][n % CLASSES.len()];
+    let cells: Vec<Sum> =
+        (0..labels.len()).map(|n| Sum::of(workers.clone().map(|worker| cell(worker, n)))).collect();
+    let (name, help) = (
+        "kioskd_http_requests_total",
+        "Requests, by route, method and class of the response's status.",
+    );
+    family(out, "counter", name, help);
+    for (labels, sum) in labels.iter().zip(&cells) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{name}{{{labels}}} {}", sum.count());
+    }
+    let name = "kioskd_http_request_duration_seconds";
+    family(
+        out,
+        "histogram",
+        name,
+        "From the complete head of a request to the end of its response.",
+    );
+    labels.iter().zip(&cells).for_each(|(labels, sum)| sum.write(out, name, labels));
+
+    let name = "kioskd_store_commands_total";
+    family(out, "counter", name, "Commands to the store, by outcome.");
+    for (kind, command) in COMMANDS.iter().enumerate() {
+        for (place, outcome) in OUTCOMES.iter().enumerate() {
+            let count = |worker: &Traffic| worker.outcomes[kind][place].load(Ordering::Relaxed);
+            let n: u64 = workers.clone().map(count).sum();
+            let _ = writeln!(out, "{name}{{command=\"{command}\",outcome=\"{outcome}\"}} {n}");
+        }
+    }
+    let name = "kioskd_store_duration_seconds";
+    family(out, "histogram", name, "From a command's submission to its answer, retries included.");
+    for (kind, command) in COMMANDS.iter().enumerate() {
+        let sum = Sum::of(workers.clone().map(|worker| &worker.commands[kind]));
+        sum.write(out, name, &format!("command=\"{command}\""));
+    }
+}
+
+/// A load and a store, not a locked instruction: each has one writer.
+pub(super) fn add(n: &AtomicU64, more: u64) {
+    n.store(n.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+}
+
+/// `# HELP` and `# TYPE`.
+pub(super) fn family(out: &mut String, kind: &str, name: &str, help: &str) {
+    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+/// A histogram, added up over all workers.
+struct Sum {
+    buckets: [u64; BOUNDS.len() + 1],
+    micros: u64,
+}
+
+impl Sum {
+    fn of<'a>(all: impl Iterator<Item = &'a Histogram>) -> Sum {
+        let mut sum = Sum { buckets: [0; BOUNDS.len() + 1], micros: 0 };
+        for one in all {
+            for (total, bucket) in sum.buckets.iter_mut().zip(&one.buckets) {
+                *total += bucket.load(Ordering::Relaxed);
+            }
+            sum.micros += one.micros.load(Ordering::Relaxed);
+        }
+        sum
+    }
+
+    fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+
+    /// Nothing for what never happened: each histogram has fourteen lines.
+    fn write(&self, out: &mut String, name: &str, labels: &str) {
+        let count = self.count();
+        if count == 0 {
+            return;
+        }
+        let mut below = 0;
+        for (bound, n) in BOUNDS.iter().zip(&self.buckets) {
+            below += n;
+            let le = *bound as f64 / 1e6;
+            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {below}");
+        }
+        let seconds = self.micros as f64 / 1e6;
+        let _ = write!(
+            out,
+            "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {count}\n"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::route::READS;
+
+    fn rendered(traffic: &Traffic) -> String {
+        let mut out = String::new();
+        render(&mut out, [traffic].into_iter());
+        out
+    }
+
+    #[test]
+    fn every_route_and_method_has_a_cell_of_its_own() {
+        assert_eq!(ROUTES.iter().map(|(_, methods)| methods.len()).sum::<usize>(), PAIRS);
+        let methods = [
+            Method::Get,
+            Method::Head,
+            Method::Post,
+            Method::Put,
+            Method::Patch,
+            Method::Delete,
+            Method::Options,
+            Method::Connect,
+            Method::Trace,
+            Method::Query,
+            Method::Other,
+        ];
+        let six = &methods[..6];
+        let two = &methods[..2];
+        let mut all = Vec::new();
+        for (route, methods) in [
+            (Some(Route::Item(Collection::Items)), six),
+            (Some(Route::Item(Collection::Sessions)), six),
+            (Some(Route::List), two),
+            (Some(Route::Purge), &methods[5..6]),
+            (Some(Route::Bulk), &methods[2..3]),
+            (Some(Route::Live), two),
+            (Some(Route::Ready), two),
+            (Some(Route::Metrics), two),
+            (Some(Route::Version), two),
+            (Some(Route::OpenApi), two),
+            (Some(Route::Options(&READS)), &methods[6..7]),
+            (None, &methods),
+        ] {
+            all.extend(methods.iter().map(|method| pair(route, Some(*method))));
+        }
+        all.push(pair(None, None));
+        assert_eq!(all, (0..PAIRS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_request_is_in_its_bucket_and_all_above_it() {
+        let traffic = Traffic::default();
+        let item = Some(Route::Item(Collection::Items));
+        for (status, ms) in
+            [(200, 0), (200, 1), (204, 3), (404, 2500), (404, 2501), (499, 1), (503, 1)]
+        {
+            traffic.responded(item, Some(Method::Get), status, Duration::from_millis(ms));
+        }
+        let text = rendered(&traffic);
+        let cell = "route=\"item\",method=\"GET\"";
+        for line in [
+            format!("kioskd_http_requests_total{{{cell},status=\"2xx\"}} 3"),
+            format!("kioskd_http_requests_total{{{cell},status=\"4xx\"}} 2"),
+            format!("kioskd_http_requests_total{{{cell},status=\"499\"}} 1"),
+            format!("kioskd_http_requests_total{{{cell},status=\"5xx\"}} 1"),
+            format!("kioskd_http_requests_total{{{cell},status=\"3xx\"}} 0"),
+            format!(
+                "kioskd_http_request_duration_seconds_bucket{{{cell},status=\"2xx\",le=\"0.001\"}} 2"
+            ),
+            format!(
+                "kioskd_http_request_duration_seconds_bucket{{{cell},status=\"2xx\",le=\"0.005\"}} 3"
+            ),
+            format!(
+                "kioskd_http_request_duration_seconds_bucket{{{cell},status=\"4xx\",le=\"2.5\"}} 1"
+            ),
+            format!(
+                "kioskd_http_request_duration_seconds_bucket{{{cell},status=\"4xx\",le=\"+Inf\"}} 2"
+            ),
+            format!("kioskd_http_request_duration_seconds_sum{{{cell},status=\"4xx\"}} 5.001"),
+            format!("kioskd_http_request_duration_seconds_count{{{cell},status=\"4xx\"}} 2"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+        assert!(!text.contains("seconds_count{route=\"session\""));
+    }
+
+    #[test]
+    fn a_command_is_counted_by_its_outcome() {
+        let traffic = Traffic::default();
+        let ping = Kind::of(&Command::Ping);
+        traffic.answered(ping, &Err(StoreError::Timeout), Duration::from_secs(2));
+        traffic.answered(ping, &Ok(crate::store::Answer::Pong), Duration::ZERO);
+        let text = rendered(&traffic);
+        for line in [
+            "kioskd_store_commands_total{command=\"ping\",outcome=\"ok\"} 1",
+            "kioskd_store_commands_total{command=\"ping\",outcome=\"timeout\"} 1",
+            "kioskd_store_duration_seconds_sum{command=\"ping\"} 2",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+        }
+    }
+}
