@@ -8,4 +8,5 @@ mod lifecycle;
 mod logs;
 mod metrics;
 mod readme;
+mod rolling;
 mod settings;

@@ -3,7 +3,8 @@
 //! [`Kioskd`] is the binary under test, [`Redis`] a real redis-server in a temporary directory, [`FakeRedis`] a Redis
 //! that says what a test tells it to, [`ByHand`] a server played byte by byte, [`Proxy`] a bad network before a good server,
 //! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them, [`Cluster`]
-//! and [`Sentinels`] several real servers that know each other, [`under_load`] clients that never pause.
+//! and [`Sentinels`] several real servers that know each other, [`Balancer`] a real nginx or HAProxy as `deploy/` has it,
+//! [`under_load`] clients that never pause.
 //!
 //! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
 //! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
@@ -12,6 +13,7 @@
 // Every suite is its own crate and uses its own part of the harness.
 #![allow(dead_code, unused_imports)]
 
+mod balancer;
 mod by_hand;
 mod client;
 mod cluster;
@@ -27,6 +29,7 @@ mod redis;
 mod sentinels;
 pub mod session;
 
+pub use balancer::{Balancer, Kind};
 pub use by_hand::{ByHand, Caller, HELLO};
 pub use client::{Client, Reply};
 pub use cluster::Cluster;

@@ -88,9 +88,14 @@ impl Drop for Process {
 /// and replaces itself with the program, so the process id is the server's own. Without `setpriv` (not Linux) `Drop`
 /// has to do. Start children from the test's own thread: a helper thread that ends would take its child with it.
 pub fn tethered(program: &str) -> Command {
+    tethered_by("KILL", program)
+}
+
+/// As [`tethered`], by another signal: for a program that has children of its own, and ends them when it is asked to.
+pub fn tethered_by(signal: &str, program: &str) -> Command {
     if on_path("setpriv") {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--", program]);
+        command.args(["--pdeathsig", signal, "--", program]);
         command
     } else {
         Command::new(program)
