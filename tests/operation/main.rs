@@ -4,6 +4,7 @@
 mod support;
 
 mod access;
+mod deploy;
 mod lifecycle;
 mod logs;
 mod metrics;
