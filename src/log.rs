@@ -6,7 +6,8 @@
 //!
 //! A reader gets complete lines only. A full non-blocking pipe is waited for, like a blocking one; where a full disk or
 //! `ulimit -f` has cut a line, the next begins with a line end. Lost lines are counted and reported in the log as soon
-//! as stdout takes bytes again, and in `/metrics`.
+//! as stdout takes bytes again, and in `/metrics`. One and the same warning is written ten times in ten seconds and then
+//! counted: what fails a thousand times a second must not push out what is said once.
 //!
 //! ```text
 //! 2026-01-31T12:00:00.000Z INFO  kioskd: listening on [::]:8080
@@ -15,6 +16,7 @@
 
 use env_logger::{Builder, Target};
 use log::Record;
+use log::kv::{self, Key, Value, VisitSource};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Write};
@@ -33,6 +35,15 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 
 /// Lost lines are reported this often, at the most: while lines are being lost there is little room.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// A warning or an error that comes more often than this in [`FLOOD_TIME`] is counted and not repeated.
+const FLOOD_LINES: u64 = 10;
+
+/// See [`FLOOD_LINES`].
+const FLOOD_TIME: Duration = Duration::from_secs(10);
+
+/// So many of them are told apart.
+const FLOODS_MAX: usize = 32;
 
 /// Pauses between tries to write to a full pipe, the first and the longest. There is no readiness to wait for: whether
 /// stdout is a pipe, a file or a terminal is not known.
@@ -150,18 +161,41 @@ struct Writer<W> {
     torn: bool,
     /// The error of the last failed write.
     failure: Option<String>,
+    floods: Vec<Flood>,
+}
+
+/// A warning that comes again and again.
+struct Flood {
+    /// Without its time.
+    line: Vec<u8>,
+    since: Instant,
+    count: u64,
 }
 
 impl<W: Write> Writer<W> {
     fn new(out: W, options: Arc<Options>, dropped: Arc<AtomicU64>) -> Writer<W> {
-        Writer { out, options, dropped, told: 0, told_at: None, torn: false, failure: None }
+        Writer {
+            out,
+            options,
+            dropped,
+            told: 0,
+            told_at: None,
+            torn: false,
+            failure: None,
+            floods: Vec::new(),
+        }
     }
 
     fn run(&mut self, lines: &Receiver<Message>) {
         loop {
             match lines.recv_timeout(TELL_EVERY) {
                 Ok(Message::Line(line)) => {
-                    self.tell(Instant::now());
+                    let now = Instant::now();
+                    self.tell(now);
+                    self.end_floods(now);
+                    if self.is_flood(&line, now) {
+                        continue;
+                    }
                     if let Err(e) = self.put(&line) {
                         self.dropped.fetch_add(1, Ordering::Relaxed);
                         self.failure = Some(e.to_string());
@@ -173,8 +207,48 @@ impl<W: Write> Writer<W> {
                     // The receiver has gone when this took longer than an exit may wait.
                     let _ = done.send(());
                 }
-                Err(RecvTimeoutError::Timeout) => self.tell(Instant::now()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell(Instant::now());
+                    self.end_floods(Instant::now());
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Whether this line is only to be counted.
+    fn is_flood(&mut self, line: &[u8], now: Instant) -> bool {
+        let Some(line) = self.options.warning(line) else {
+            return false;
+        };
+        if let Some(flood) = self.floods.iter_mut().find(|flood| flood.line == line) {
+            flood.count += 1;
+            return flood.count > FLOOD_LINES;
+        }
+        if self.floods.len() < FLOODS_MAX {
+            self.floods.push(Flood { line: line.to_vec(), since: now, count: 1 });
+        }
+        false
+    }
+
+    /// Tells how often those lines came that were counted for long enough.
+    fn end_floods(&mut self, now: Instant) {
+        let is_over = |flood: &Flood| now.saturating_duration_since(flood.since) >= FLOOD_TIME;
+        if !self.floods.first().is_some_and(is_over) {
+            return;
+        }
+        let (over, others): (Vec<Flood>, Vec<Flood>) =
+            std::mem::take(&mut self.floods).into_iter().partition(is_over);
+        self.floods = others;
+        for flood in over.iter().filter(|flood| flood.count > FLOOD_LINES) {
+            let (more, text) = (flood.count - FLOOD_LINES, String::from_utf8_lossy(&flood.line));
+            let args = format_args!("{more} more in {} s of {}", FLOOD_TIME.as_secs(), text.trim());
+            let record =
+                Record::builder().level(log::Level::Warn).target("kioskd::log").args(args).build();
+            let mut notice = Vec::new();
+            if self.options.write(&mut notice, SystemTime::now(), &record).is_ok() {
+                // A failure shows with the next line.
+                let _ = self.put(&notice);
             }
         }
     }
@@ -241,6 +315,24 @@ impl<W: Write> Writer<W> {
 
 /// The text of a log line.
 impl Options {
+    /// What a warning or an error says, without its time; `None` for other lines, and for access lines, which are never
+    /// alike.
+    fn warning<'a>(&self, line: &'a [u8]) -> Option<&'a [u8]> {
+        let time = if self.json {
+            "{\"time\":\"2026-01-31T12:00:00.000Z\","
+        } else {
+            "2026-01-31T12:00:00.000Z "
+        };
+        let rest = line.get(time.len()..)?;
+        let levels: [&[u8]; 2] = match self.json {
+            true => [b"\"level\":\"warn\",\"target\":", b"\"level\":\"error\",\"target\":"],
+            false => [b"WARN  ", b"ERROR "],
+        };
+        let behind = levels.iter().find_map(|level| rest.strip_prefix(*level))?;
+        let is_access = behind.starts_with(b"access:") || behind.starts_with(b"\"access\"");
+        (!is_access).then_some(rest)
+    }
+
     fn write(&self, out: &mut impl Write, now: SystemTime, record: &Record) -> io::Result<()> {
         match self.json {
             true => self.write_json(out, now, record),
@@ -256,9 +348,35 @@ impl Options {
             write!(out, ",\"{name}\":")?;
             serde_json::to_writer(&mut *out, value)?;
         }
-        out.write_all(b",\"message\":")?;
-        serde_json::to_writer(&mut *out, &record.args().to_string())?;
+        let fields = record.key_values();
+        if fields.count() == 0 {
+            out.write_all(b",\"message\":")?;
+            serde_json::to_writer(&mut *out, &record.args().to_string())?;
+        } else {
+            // They say the same as the message.
+            fields.visit(&mut Fields(out)).map_err(io::Error::other)?;
+        }
         out.write_all(b"}\n")
+    }
+}
+
+/// Writes the fields of a record as members of an object.
+struct Fields<'a, W>(&'a mut W);
+
+impl<'kvs, W: Write> VisitSource<'kvs> for Fields<'_, W> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        let number = value.to_u64().map(serde_json::Value::from);
+        let number = number.or_else(|| value.to_f64().map(serde_json::Value::from));
+        let written = match number {
+            Some(number) => write!(self.0, ",\"{key}\":{number}"),
+            None => {
+                let text = value.to_borrowed_str().map_or_else(|| value.to_string(), str::to_owned);
+                write!(self.0, ",\"{key}\":").and_then(|()| {
+                    serde_json::to_writer(&mut *self.0, &text).map_err(io::Error::other)
+                })
+            }
+        };
+        written.map_err(|_| std::fmt::Error.into())
     }
 }
 
@@ -435,6 +553,44 @@ mod tests {
             vec![Ok(3), Err(Interrupted), Err(WouldBlock), Ok(1), Ok(3), Err(WouldBlock)],
         ] {
             assert_eq!(written(&script), "one\ntwo\nthree\n", "{script:?}");
+        }
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_what_is_said_once_is_not() {
+        for json in [false, true] {
+            let options = Arc::new(Options { filter: String::new(), json, context: Vec::new() });
+            let mut writer = Writer::new(Vec::new(), Arc::clone(&options), Arc::default());
+            let (start, mut written) = (Instant::now(), 0);
+            let mut say = |writer: &mut Writer<Vec<u8>>, level, target: &str, text: &str, ms| {
+                let mut line = Vec::new();
+                let args = format_args!("{text}");
+                let record = Record::builder().level(level).target(target).args(args).build();
+                let time = UNIX_EPOCH + Duration::from_millis(ms);
+                options.write(&mut line, time, &record).unwrap();
+                let now = start + Duration::from_millis(ms);
+                writer.end_floods(now);
+                written += u64::from(!writer.is_flood(&line, now));
+                written
+            };
+            for n in 0..1000 {
+                let expected = (n + 1).min(FLOOD_LINES);
+                assert_eq!(say(&mut writer, Level::Warn, "kioskd", "no room", n), expected);
+            }
+            assert_eq!(say(&mut writer, Level::Error, "kioskd", "another", 1000), FLOOD_LINES + 1);
+            for n in 1..=100 {
+                say(&mut writer, Level::Info, "kioskd", "well", 1000);
+                let all = say(&mut writer, Level::Warn, "access", "GET /", 1000);
+                assert_eq!(all, FLOOD_LINES + 1 + 2 * n);
+            }
+            assert!(writer.out.is_empty());
+            writer.end_floods(start + FLOOD_TIME);
+            let told = String::from_utf8(writer.out.clone()).unwrap();
+            assert!(told.contains("990 more in 10 s of ") && told.contains("no room"), "{told}");
+            assert_eq!(told.lines().count(), 1, "{told}");
+            // It begins anew.
+            let before = say(&mut writer, Level::Warn, "kioskd", "no room", 20_000);
+            assert_eq!(say(&mut writer, Level::Warn, "kioskd", "no room", 20_001), before + 1);
         }
     }
 

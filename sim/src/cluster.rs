@@ -249,6 +249,9 @@ impl World {
         let Some(new) = self.heir_of(old) else {
             // Meanwhile the old one may be there again.
             self.book.outages[outage].lost = Lost::Some;
+            if self.truth.map.down {
+                self.outage_of(2 * SECOND, Lost::Some, ALL);
+            }
             return self.after(500 * MS, move |world| world.succeed(old, outage));
         };
         let keys = self.keys_of(old);

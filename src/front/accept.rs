@@ -151,7 +151,10 @@ impl Acceptor {
 
     /// No worker ends before it knows that no more clients will come.
     fn close(self) {
-        for inbox in self.inboxes {
+        let Acceptor { listener, inboxes, .. } = self;
+        // At once: whoever connects from here on is refused, and goes to another replica.
+        drop(listener);
+        for inbox in inboxes {
             let waker = inbox.waker();
             drop(inbox);
             waker.wake();

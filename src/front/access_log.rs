@@ -11,6 +11,7 @@
 //! The id of a session is a secret, so a target that may hold one is shown without it: `/sess/…`,
 //! `/items?sid=…`.
 
+use log::kv::{self, Key, Source, Value, VisitSource};
 use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
@@ -54,8 +55,14 @@ pub struct Entry<'a> {
     pub status: u16,
     /// Why the protocol refused it before any rule saw it, if it did.
     pub refused: Option<&'a str>,
+    /// What the path means to us, from a fixed set.
+    pub route: &'static str,
     /// From the complete head to the end of the response.
     pub took: Duration,
+    /// How much of that the store has taken.
+    pub stored: Duration,
+    /// The size of the response, as printed.
+    pub bytes: usize,
     /// The request's id.
     pub request_id: &'a [u8],
     /// The id of the client's trace.
@@ -76,13 +83,66 @@ impl AccessLog {
         }
     }
 
-    /// Logs a request.
+    /// Logs a request: as a sentence, and as fields for `LOG_FORMAT=json`.
     pub fn record(self, entry: &Entry) {
         let level = match (entry.end, entry.status) {
             (End::Answered, 500..) => log::Level::Warn,
             _ => log::Level::Info,
         };
-        log::log!(target: "access", level, "{entry}");
+        if log::log_enabled!(target: "access", level) {
+            let args = format_args!("{entry}");
+            let fields = Fields::of(entry);
+            let mut record = log::Record::builder();
+            let record = record.level(level).target("access").args(args).key_values(&fields);
+            log::logger().log(&record.build());
+        }
+    }
+}
+
+/// The fields of an entry.
+struct Fields<'a> {
+    texts: [(&'static str, Option<Cow<'a, str>>); 9],
+    numbers: [(&'static str, f64); 2],
+    counts: [(&'static str, u64); 2],
+}
+
+impl<'a> Fields<'a> {
+    fn of(entry: &Entry<'a>) -> Fields<'a> {
+        let millis = |time: Duration| time.as_micros() as f64 / 1000.0;
+        let cut = if let End::Cut(why) = entry.end { Some(why.into()) } else { None };
+        let status = if entry.end == End::Answered { entry.status } else { GONE };
+        Fields {
+            texts: [
+                ("method", Some(String::from_utf8_lossy(entry.method))),
+                ("path", Some(masked(&String::from_utf8_lossy(entry.target)).into_owned().into())),
+                ("route", Some(entry.route.into())),
+                ("request_id", Some(String::from_utf8_lossy(entry.request_id))),
+                ("trace_id", entry.trace_id.map(Cow::Borrowed)),
+                ("peer", entry.peer.map(|peer| peer.to_string().into())),
+                ("token", entry.token.map(Cow::Borrowed)),
+                ("refused", entry.refused.map(Cow::Borrowed)),
+                ("cut", cut),
+            ],
+            numbers: [("ms", millis(entry.took)), ("store_ms", millis(entry.stored))],
+            counts: [("status", status.into()), ("bytes", entry.bytes as u64)],
+        }
+    }
+}
+
+impl Source for Fields<'_> {
+    fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
+        for (name, text) in &self.texts {
+            if let Some(text) = text {
+                visitor.visit_pair(Key::from_str(name), Value::from(&**text))?;
+            }
+        }
+        for (name, count) in &self.counts {
+            visitor.visit_pair(Key::from_str(name), Value::from(*count))?;
+        }
+        for (name, number) in &self.numbers {
+            visitor.visit_pair(Key::from_str(name), Value::from(*number))?;
+        }
+        Ok(())
     }
 }
 
@@ -268,7 +328,10 @@ mod tests {
             end,
             status: 503,
             refused,
+            route: "session",
             took: Duration::from_micros(2001),
+            stored: Duration::from_micros(1500),
+            bytes: 7,
             request_id: b"r-1",
             trace_id: Some("4bf9"),
             peer: Some([10, 0, 0, 9].into()),

@@ -18,7 +18,7 @@ use crate::service::problem::Problem;
 use crate::service::rate::Counted;
 use crate::service::step::{Cx, Next, Outcome, ask};
 use crate::service::trace::{given_id, made_id, trace_id};
-use crate::service::traffic::Kind;
+use crate::service::traffic::{self, Kind};
 use crate::service::{Route, Service};
 use crate::store::Reply;
 use std::borrow::Cow;
@@ -46,6 +46,8 @@ pub struct Exchange {
     refused: Option<Cow<'static, str>>,
     /// The status of the response; 0 before there is one.
     status: u16,
+    /// And its size.
+    bytes: usize,
     /// Who has sent it, where tokens are wanted.
     token: Option<Arc<Token>>,
     count: Count,
@@ -86,6 +88,7 @@ impl Exchange {
             next: None,
             refused: None,
             status: 0,
+            bytes: 0,
             token: None,
             count: Count::Before,
             kind: Kind::TAKE,
@@ -99,9 +102,10 @@ impl Exchange {
         self.index.as_ref().map(|index| Head::new(index, bytes))
     }
 
-    /// Notes that the response has been printed, with this status.
-    pub fn answered(&mut self, status: u16) {
+    /// Notes that the response has been printed, with this status and so many bytes.
+    pub fn answered(&mut self, status: u16, bytes: usize) {
         self.status = status;
+        self.bytes = bytes;
     }
 
     /// Judges the request by its head.
@@ -155,6 +159,7 @@ impl Exchange {
     pub fn asked(&mut self, kind: Kind, next: Next, now: Instant) {
         self.next = Some(next);
         (self.kind, self.asked_at) = (kind, now);
+        log::debug!("request {} of this worker asks the store: {}", self.number, kind.name());
         if kind == Kind::TAKE {
             self.count = Count::Asked;
         }
@@ -165,6 +170,12 @@ impl Exchange {
         let took = since(self.asked_at, now);
         self.stored = self.stored.saturating_add(took.as_micros() as u32);
         worker.traffic.answered(self.kind, reply, took);
+        log::debug!(
+            "request {}: the store answers {}: {}, after {took:?}",
+            self.number,
+            self.kind.name(),
+            traffic::outcome_name(reply)
+        );
     }
 
     /// Takes the store's answer if it is to the question how often this client has asked; then the request begins.
@@ -242,7 +253,10 @@ impl Exchange {
             status: self.status,
             end,
             refused: self.refused.as_deref(),
+            route: traffic::route_name(self.route, method),
             took,
+            stored: Duration::from_micros(self.stored.into()),
+            bytes: self.bytes,
             request_id: head.and_then(|head| given_id(&head)).unwrap_or(&made),
             trace_id: head.as_ref().and_then(trace_id),
             peer: service.options().proxies.client(peer(), head.as_ref()),

@@ -244,7 +244,7 @@ impl Worker {
         }
         drop(outcome);
         session.give_back(replies);
-        exchange.answered(status);
+        exchange.answered(status, printed.len());
         self.send(request, exchange, bytes, &printed);
     }
 
@@ -271,7 +271,7 @@ impl Worker {
         let service = &self.service;
         let status =
             self.printer.print(service, exchange, bytes, &Err(problem), close, &mut printed);
-        exchange.answered(status);
+        exchange.answered(status, printed.len());
         self.send(request, exchange, bytes, &printed);
     }
 

@@ -113,17 +113,7 @@ impl Traffic {
 
     /// The store has answered a command of this kind, or will not.
     pub fn answered(&self, kind: Kind, reply: &Reply, took: Duration) {
-        let kind = usize::from(kind.0);
-        let outcome = match reply {
-            Ok(_) => 0,
-            Err(StoreError::Timeout) => 1,
-            Err(StoreError::Unreachable(_)) => 2,
-            Err(StoreError::Broken(_)) => 3,
-            Err(StoreError::Overloaded) => 4,
-            Err(StoreError::Unavailable(_)) => 5,
-            Err(StoreError::Full) => 6,
-            Err(StoreError::Refused(_)) => 7,
-        };
+        let (kind, outcome) = (usize::from(kind.0), outcome(reply));
         if let (Some(durations), Some(outcomes)) =
             (self.commands.get(kind), self.outcomes.get(kind))
         {
@@ -133,6 +123,25 @@ impl Traffic {
     }
 }
 
+/// The place of an outcome among [`OUTCOMES`].
+fn outcome(reply: &Reply) -> usize {
+    match reply {
+        Ok(_) => 0,
+        Err(StoreError::Timeout) => 1,
+        Err(StoreError::Unreachable(_)) => 2,
+        Err(StoreError::Broken(_)) => 3,
+        Err(StoreError::Overloaded) => 4,
+        Err(StoreError::Unavailable(_)) => 5,
+        Err(StoreError::Full) => 6,
+        Err(StoreError::Refused(_)) => 7,
+    }
+}
+
+/// What an outcome is called in metrics and in the log.
+pub fn outcome_name(reply: &Reply) -> &'static str {
+    OUTCOMES[outcome(reply)]
+}
+
 /// The kind of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kind(u8);
@@ -140,6 +149,11 @@ pub struct Kind(u8);
 impl Kind {
     /// Of a command that counts a request.
     pub const TAKE: Kind = Kind(3);
+
+    /// What it is called in metrics and in the log.
+    pub fn name(self) -> &'static str {
+        COMMANDS.get(usize::from(self.0)).unwrap_or(&"?")
+    }
 
     /// The kind of this command.
     pub fn of(command: &Command) -> Kind {
@@ -186,6 +200,18 @@ fn pair(route: Option<Route>, method: Option<Method>) -> usize {
         Some(Route::Options(_) | Route::Preflight(_)) => 26,
         None => NONE + method,
     }
+}
+
+/// What a route is called in metrics and in the log.
+pub fn route_name(route: Option<Route>, method: Option<Method>) -> &'static str {
+    let mut left = pair(route, method);
+    for (name, methods) in ROUTES {
+        match left.checked_sub(methods.len()) {
+            Some(rest) => left = rest,
+            None => return name,
+        }
+    }
+    "none"
 }
 
 /// Writes the families of all workers together.
@@ -337,6 +363,12 @@ mod tests {
             all.extend(methods.iter().map(|method| pair(route, Some(*method))));
         }
         all.push(pair(None, None));
+        assert_eq!(
+            route_name(Some(Route::Item(Collection::Sessions)), Some(Method::Delete)),
+            "session"
+        );
+        assert_eq!(route_name(None, Some(Method::Get)), "none");
+        assert_eq!(route_name(None, None), "malformed");
         assert_eq!(all, (0..PAIRS).collect::<Vec<_>>());
     }
 

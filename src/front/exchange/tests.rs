@@ -66,7 +66,7 @@ impl Played {
         };
         let outcome = guarded(worker, rules).and_then(|outcome| outcome);
         let status = printer.print(service, exchange, bytes, &outcome, close, &mut out);
-        self.exchange.answered(status);
+        self.exchange.answered(status, out.len());
         out
     }
 
@@ -74,7 +74,7 @@ impl Played {
         let mut out = Vec::new();
         let Played { service, printer, bytes, exchange, .. } = self;
         let status = printer.print(service, exchange, bytes, &outcome, true, &mut out);
-        exchange.answered(status);
+        exchange.answered(status, out.len());
         out
     }
 

@@ -58,12 +58,21 @@ pub struct Connection {
     readable: bool,
     /// The peer has shut down its sending half: read on until the end of the stream. It may still read.
     ended: bool,
-    /// No event has been reported for it yet, and so no end of the stream either.
-    fresh: bool,
+    age: Age,
     /// Both directions are dead; a response would not be read.
     broken: bool,
     /// The peer had shut down its sending half when the last response was written: it may have closed altogether.
     doubt: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// No event has been reported for it yet, and so no end of the stream either.
+    Fresh,
+    /// It has had no response yet.
+    Heard,
+    /// It has had one, and was told if it ends.
+    Used,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +129,7 @@ impl Connection {
             // Data may have arrived before the registration, and then no edge follows.
             readable: true,
             ended: false,
-            fresh: true,
+            age: Age::Fresh,
             broken: false,
             doubt: false,
         }
@@ -133,7 +142,9 @@ impl Connection {
 
     /// Takes an event that was reported for its socket.
     pub fn ready(&mut self, ready: &Ready) {
-        self.fresh = false;
+        if self.age == Age::Fresh {
+            self.age = Age::Heard;
+        }
         self.readable |= ready.readable;
         self.ended |= ready.ended;
         self.broken |= ready.broken;
@@ -213,6 +224,11 @@ impl Connection {
     /// Whether no complete head has arrived, so that closing the connection cuts off no request.
     pub fn awaits_head(&self) -> bool {
         matches!(self.phase, Phase::Idle | Phase::Head)
+    }
+
+    /// Whether it was opened a moment ago, perhaps, and not used yet.
+    pub fn is_new(&self) -> bool {
+        self.age != Age::Used && !self.ended && !self.broken && self.awaits_head()
     }
 
     /// The bytes of the message in hand, from the first byte of its head, and those of its body.
@@ -478,9 +494,10 @@ impl Connection {
     fn written(&mut self, world: &mut dyn World) -> bool {
         // A client that has shut down its sending half may still read, or have closed altogether; that shows when the
         // response, or our end of the stream behind it, is refused.
-        if std::mem::take(&mut self.fresh) {
+        if self.age == Age::Fresh {
             self.ended |= world.has_ended(self.socket);
         }
+        self.age = Age::Used;
         self.doubt = self.ended;
         if self.work.as_ref().is_some_and(|work| work.close) {
             return self.end(world);

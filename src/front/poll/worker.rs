@@ -27,6 +27,7 @@ use crate::service::problem::Problem;
 use crate::service::step::Step;
 use crate::service::traffic::Kind;
 use crate::store::{OWNER, Reply, Store, StoreError};
+use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,6 +47,10 @@ const PRINTED_KEPT_BYTES: usize = 256 * 1024;
 /// A tick that took longer was interrupted: the process was stopped, or had no processor. Clients could not use the
 /// time of such a tick, so the deadlines set in it are counted from its end.
 const LONG_TICK: Duration = Duration::from_millis(200);
+
+/// So long after the end of accepting, a client that has had no response yet may begin a request: a proxy that has just
+/// connected, and could not know, would answer its own client with 502.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// Counting a request may take so much of its time: a tenth.
 const COUNT_PART: u32 = 10;
@@ -91,6 +96,8 @@ pub struct Worker {
     more_clients: bool,
     /// The acceptor may still send clients.
     accepting: bool,
+    /// When the service was seen to have stopped.
+    stopped_at: Option<Instant>,
     scratch: Box<[u8]>,
     printed: Vec<u8>,
     printer: Printer,
@@ -169,6 +176,7 @@ impl Worker {
             late: Vec::new(),
             more_clients: false,
             accepting: true,
+            stopped_at: None,
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             printed: Vec::new(),
             printer: Printer::new(world.random()),
@@ -195,7 +203,8 @@ impl Worker {
             deadline => deadline,
         };
         let timers = self.timers.next(&mut self.clients);
-        [store, timers, self.trim_at].into_iter().flatten().min()
+        let grace = self.stopped_at.map(|at| at + GRACE).filter(|at| *at > now);
+        [store, timers, self.trim_at, grace].into_iter().flatten().min()
     }
 
     /// See the module's text. Breaks when the service has stopped and no client is left.
@@ -323,6 +332,9 @@ impl Worker {
                     let old_at = self.ages.old_at(world.random());
                     let key = self.clients.insert(Connection::new(socket, refused, old_at));
                     world.set_owner(socket, key);
+                    if log::log_enabled!(log::Level::Debug) {
+                        log_client(key, world.peer(socket));
+                    }
                     turns.push(key);
                 }
                 Accepted::Nobody => return,
@@ -578,7 +590,7 @@ impl Worker {
     /// Sends what has been printed.
     fn send(&mut self, world: &mut dyn World, key: u64, status: u16, close: bool, now: Instant) {
         let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        exchange.answered(status);
+        exchange.answered(status, self.printed.len());
         let connection = exchange.connection;
         let Some(client) = self.clients.get_mut(connection) else { return };
         if !client.respond(world, &self.printed, close, now, &mut self.pool) {
@@ -698,10 +710,13 @@ impl Worker {
     }
 
     /// The service has stopped: a connection without a complete head by now is closed, or a single byte would hold up
-    /// every restart. The other requests are finished.
+    /// every restart; one that is new, after [`GRACE`]. The other requests are finished.
     fn send_home(&mut self, world: &mut dyn World, now: Instant) {
         // A client with a turn queued has sent more than was read yet.
-        let waits = |client: &Connection| !client.queued && client.awaits_head();
+        let grace = now < *self.stopped_at.get_or_insert(now) + GRACE;
+        let waits = |client: &Connection| {
+            !client.queued && client.awaits_head() && !(grace && client.is_new())
+        };
         let clients = self.clients.iter();
         let waiting: Vec<u64> =
             clients.filter(|(_, client)| waits(client)).map(|(key, _)| key).collect();
@@ -723,6 +738,7 @@ impl Worker {
         self.timers.clear(&mut self.clients, key);
         let Some(mut client) = self.clients.remove(key) else { return };
         self.held -= client.count(0);
+        log::debug!("the connection of client {key} is closed: {end:?}");
         world.close(client.socket);
         self.service.metrics().worker(self.n).disconnected(client.refused);
     }
@@ -744,6 +760,13 @@ impl Worker {
             self.exchanges.discard(key);
         }
         client.finish();
+    }
+}
+
+fn log_client(key: u64, peer: Option<IpAddr>) {
+    match peer {
+        Some(peer) => log::debug!("client {key} connects from {peer}"),
+        None => log::debug!("client {key} connects over the Unix socket"),
     }
 }
 
