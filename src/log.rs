@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -37,7 +37,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(1);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// A warning or an error that comes more often than this in [`FLOOD_TIME`] is counted and not repeated.
-const FLOOD_LINES: u64 = 10;
+const FLOOD_LINES: usize = 10;
 
 /// See [`FLOOD_LINES`].
 const FLOOD_TIME: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ pub struct Options {
 #[derive(Debug, Clone)]
 pub struct Log {
     queue: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    dropped: Arc<AtomicUsize>,
 }
 
 enum Message {
@@ -131,7 +131,7 @@ impl Log {
     }
 
     /// Lines lost so far because stdout did not take them.
-    pub fn dropped(&self) -> u64 {
+    pub fn dropped(&self) -> usize {
         self.dropped.load(Ordering::Relaxed)
     }
 }
@@ -153,9 +153,9 @@ impl Write for Log {
 struct Writer<W> {
     out: W,
     options: Arc<Options>,
-    dropped: Arc<AtomicU64>,
+    dropped: Arc<AtomicUsize>,
     /// How many of them have been reported, and when that was last tried.
-    told: u64,
+    told: usize,
     told_at: Option<Instant>,
     /// The last byte written is not a line end.
     torn: bool,
@@ -169,11 +169,11 @@ struct Flood {
     /// Without its time.
     line: Vec<u8>,
     since: Instant,
-    count: u64,
+    count: usize,
 }
 
 impl<W: Write> Writer<W> {
-    fn new(out: W, options: Arc<Options>, dropped: Arc<AtomicU64>) -> Writer<W> {
+    fn new(out: W, options: Arc<Options>, dropped: Arc<AtomicUsize>) -> Writer<W> {
         Writer {
             out,
             options,
@@ -570,12 +570,13 @@ mod tests {
                 options.write(&mut line, time, &record).unwrap();
                 let now = start + Duration::from_millis(ms);
                 writer.end_floods(now);
-                written += u64::from(!writer.is_flood(&line, now));
+                written += usize::from(!writer.is_flood(&line, now));
                 written
             };
             for n in 0..1000 {
                 let expected = (n + 1).min(FLOOD_LINES);
-                assert_eq!(say(&mut writer, Level::Warn, "kioskd", "no room", n), expected);
+                let ms = n as u64;
+                assert_eq!(say(&mut writer, Level::Warn, "kioskd", "no room", ms), expected);
             }
             assert_eq!(say(&mut writer, Level::Error, "kioskd", "another", 1000), FLOOD_LINES + 1);
             for n in 1..=100 {

@@ -14,7 +14,7 @@
 
 use super::traffic::{self, Traffic, add, family};
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why a request was refused before a rule saw it: the codes of [`ParseError`](crate::http::ParseError)
@@ -42,7 +42,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 /// It must look stuck for this long: in a process that was stopped in the middle of its ticks, all of them look that
 /// long until they have run.
-const STUCK_TWICE_MS: u64 = 1000;
+const STUCK_TWICE_MS: usize = 1000;
 
 /// The metrics of all workers of one process.
 #[derive(Debug)]
@@ -51,18 +51,18 @@ pub struct Metrics {
     patience: Duration,
     workers: Vec<Worker>,
     /// By reason.
-    turned_away: [AtomicU64; 2],
+    turned_away: [AtomicUsize; 2],
 }
 
 /// The metrics of one worker. On cache lines of its own, so that writing it slows no other worker.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct Worker {
-    /// Milliseconds after the epoch, plus one, at which the present tick began; 0 while waiting.
-    busy_since: AtomicU64,
+    /// Milliseconds after the epoch at which the present tick began, at least 1; 0 while waiting.
+    busy_since: AtomicUsize,
     /// The tick that seemed too long at the last check, and when it first did.
-    suspected: AtomicU64,
-    suspected_at: AtomicU64,
+    suspected: AtomicUsize,
+    suspected_at: AtomicUsize,
     /// Open connections of clients that are served.
     connections: AtomicUsize,
     /// Open connections of clients that only get a 503: they do not count as load.
@@ -70,13 +70,13 @@ pub struct Worker {
     /// Requests whose head is complete and whose response is not yet written.
     in_flight: AtomicUsize,
     responses: Responses,
-    cut: AtomicU64,
-    refused: [AtomicU64; REFUSALS.len()],
-    panics: AtomicU64,
-    connected: AtomicU64,
-    limited: AtomicU64,
-    uncounted: AtomicU64,
-    replayed: AtomicU64,
+    cut: AtomicUsize,
+    refused: [AtomicUsize; REFUSALS.len()],
+    panics: AtomicUsize,
+    connected: AtomicUsize,
+    limited: AtomicUsize,
+    uncounted: AtomicUsize,
+    replayed: AtomicUsize,
     buffered: AtomicUsize,
     /// What is counted by route, and by command.
     pub traffic: Traffic,
@@ -84,11 +84,11 @@ pub struct Worker {
 
 /// One count for each status.
 #[derive(Debug)]
-struct Responses([AtomicU64; STATUSES]);
+struct Responses([AtomicUsize; STATUSES]);
 
 impl Default for Responses {
     fn default() -> Responses {
-        Responses([const { AtomicU64::new(0) }; STATUSES])
+        Responses([const { AtomicUsize::new(0) }; STATUSES])
     }
 }
 
@@ -102,7 +102,7 @@ pub struct Status {
     /// No worker knows of trouble with the store.
     pub store_up: bool,
     /// Log lines that stdout did not take.
-    pub log_lines_dropped: u64,
+    pub log_lines_dropped: usize,
     /// What others have measured: the store, the operating system.
     pub others: Vec<Sample>,
 }
@@ -148,7 +148,7 @@ impl Metrics {
 
     /// A worker begins a tick.
     pub fn begin(&self, n: usize, now: Instant) {
-        self.worker(n).busy_since.store(self.millis(now) + 1, Ordering::Relaxed);
+        self.worker(n).busy_since.store(self.millis(now).max(1), Ordering::Relaxed);
     }
 
     /// A worker goes to wait for events.
@@ -158,10 +158,10 @@ impl Metrics {
 
     /// Whether no worker is stuck in a tick: one is when two checks, a second apart, find it so.
     pub fn is_turning(&self, now: Instant) -> bool {
-        let (ms, patience) = (self.millis(now), self.patience.as_millis() as u64);
+        let (ms, patience) = (self.millis(now), self.patience.as_millis() as usize);
         self.workers.iter().all(|worker| {
             let since = worker.busy_since.load(Ordering::Relaxed);
-            if since == 0 || ms.saturating_sub(since - 1) < patience {
+            if since == 0 || since_then(ms, since) < patience {
                 return true;
             }
             if worker.suspected.load(Ordering::Acquire) != since {
@@ -169,12 +169,13 @@ impl Metrics {
                 worker.suspected_at.store(ms, Ordering::Relaxed);
                 worker.suspected.store(since, Ordering::Release);
             }
-            ms.saturating_sub(worker.suspected_at.load(Ordering::Relaxed)) < STUCK_TWICE_MS
+            since_then(ms, worker.suspected_at.load(Ordering::Relaxed)) < STUCK_TWICE_MS
         })
     }
 
-    fn millis(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_millis() as u64
+    /// Milliseconds since the epoch; where a word has 32 bits, modulo 49 days.
+    fn millis(&self, now: Instant) -> usize {
+        now.saturating_duration_since(self.epoch).as_millis() as usize
     }
 
     /// Open connections of all workers, those of refused clients excluded.
@@ -193,7 +194,7 @@ impl Metrics {
     }
 
     /// Panics that were caught.
-    pub fn panics(&self) -> u64 {
+    pub fn panics(&self) -> usize {
         self.workers.iter().map(|w| w.panics.load(Ordering::Relaxed)).sum()
     }
 
@@ -207,14 +208,10 @@ impl Metrics {
     }
 
     /// Milliseconds since the present tick of some worker began, of the longest; 0 while all wait.
-    fn longest_tick(&self, now: Instant) -> u64 {
+    fn longest_tick(&self, now: Instant) -> usize {
         let ms = self.millis(now);
         let since = self.workers.iter().map(|worker| worker.busy_since.load(Ordering::Relaxed));
-        since
-            .filter(|since| *since > 0)
-            .map(|since| ms.saturating_sub(since - 1))
-            .max()
-            .unwrap_or(0)
+        since.filter(|since| *since > 0).map(|since| since_then(ms, since)).max().unwrap_or(0)
     }
 
     /// A connection was refused, without a request of it being read.
@@ -225,7 +222,7 @@ impl Metrics {
 
     /// The text of a scrape.
     pub fn render(&self, status: &Status, now: Instant) -> String {
-        let sum = |pick: &dyn Fn(&Worker) -> &AtomicU64| -> u64 {
+        let sum = |pick: &dyn Fn(&Worker) -> &AtomicUsize| -> usize {
             self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
         };
         let mut out = String::with_capacity(64 * 1024);
@@ -240,7 +237,7 @@ impl Metrics {
             (
                 "kioskd_ready",
                 "1 when /readyz is 200: started, not draining, and the store answers, as far as is known.",
-                u64::from(status.ready && status.store_up),
+                usize::from(status.ready && status.store_up),
             ),
             ("kioskd_draining", "1 from the first signal on.", status.draining.into()),
             (
@@ -248,16 +245,16 @@ impl Metrics {
                 "1 while no worker knows of trouble with the store.",
                 status.store_up.into(),
             ),
-            ("kioskd_connections", "Open connections of clients.", self.connections() as u64),
+            ("kioskd_connections", "Open connections of clients.", self.connections() as usize),
             (
                 "kioskd_requests_in_flight",
                 "Requests begun and not answered.",
-                self.in_flight() as u64,
+                self.in_flight() as usize,
             ),
             (
                 "kioskd_buffered_bytes",
                 "Bodies and responses of clients in memory.",
-                buffered as u64,
+                buffered as usize,
             ),
         ] {
             one(&mut out, GAUGE, name, help, value);
@@ -418,16 +415,21 @@ impl Worker {
     }
 }
 
+/// Milliseconds from one time to another; 0 when the other is later, as that of another worker may be.
+fn since_then(now: usize, then: usize) -> usize {
+    usize::try_from(now.wrapping_sub(then) as isize).unwrap_or(0)
+}
+
 const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
 /// A family of one series.
-fn one(out: &mut String, kind: &str, name: &str, help: &str, value: u64) {
+fn one(out: &mut String, kind: &str, name: &str, help: &str, value: usize) {
     family(out, kind, name, help);
     line(out, name, None, value);
 }
 
-fn line(out: &mut String, name: &str, label: Option<(&str, &str)>, value: u64) {
+fn line(out: &mut String, name: &str, label: Option<(&str, &str)>, value: usize) {
     let _ = match label {
         Some((key, text)) => writeln!(out, "{name}{{{key}=\"{text}\"}} {value}"),
         None => writeln!(out, "{name} {value}"),

@@ -15,11 +15,11 @@ use super::route::Route;
 use crate::http::Method;
 use crate::store::{Command, Reply, StoreError};
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the buckets, in microseconds; beyond the last is one more.
-const BOUNDS: [u64; 11] =
+const BOUNDS: [usize; 11] =
     [1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
 
 const METHODS: [&str; 11] = [
@@ -59,19 +59,19 @@ const OUTCOMES: [&str; 8] =
 pub struct Traffic {
     requests: [[Histogram; CLASSES.len()]; PAIRS],
     commands: [Histogram; COMMANDS.len()],
-    outcomes: [[AtomicU64; OUTCOMES.len()]; COMMANDS.len()],
+    outcomes: [[AtomicUsize; OUTCOMES.len()]; COMMANDS.len()],
 }
 
 /// How often something took how long.
 #[derive(Debug, Default)]
 struct Histogram {
-    buckets: [AtomicU64; BOUNDS.len() + 1],
-    micros: AtomicU64,
+    buckets: [AtomicUsize; BOUNDS.len() + 1],
+    micros: AtomicUsize,
 }
 
 impl Histogram {
     fn observe(&self, took: Duration) {
-        let micros = took.as_micros() as u64;
+        let micros = took.as_micros() as usize;
         let place = BOUNDS.iter().position(|bound| micros <= *bound).unwrap_or(BOUNDS.len());
         if let Some(bucket) = self.buckets.get(place) {
             add(bucket, 1);
@@ -252,7 +252,7 @@ pub fn render<'a>(out: &mut String, workers: impl Iterator<Item = &'a Traffic> +
     for (kind, command) in COMMANDS.iter().enumerate() {
         for (place, outcome) in OUTCOMES.iter().enumerate() {
             let count = |worker: &Traffic| worker.outcomes[kind][place].load(Ordering::Relaxed);
-            let n: u64 = workers.clone().map(count).sum();
+            let n: usize = workers.clone().map(count).sum();
             let _ = writeln!(out, "{name}{{command=\"{command}\",outcome=\"{outcome}\"}} {n}");
         }
     }
@@ -265,7 +265,7 @@ pub fn render<'a>(out: &mut String, workers: impl Iterator<Item = &'a Traffic> +
 }
 
 /// A load and a store, not a locked instruction: each has one writer.
-pub(super) fn add(n: &AtomicU64, more: u64) {
+pub(super) fn add(n: &AtomicUsize, more: usize) {
     n.store(n.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
 }
 
@@ -276,8 +276,8 @@ pub(super) fn family(out: &mut String, kind: &str, name: &str, help: &str) {
 
 /// A histogram, added up over all workers.
 struct Sum {
-    buckets: [u64; BOUNDS.len() + 1],
-    micros: u64,
+    buckets: [usize; BOUNDS.len() + 1],
+    micros: usize,
 }
 
 impl Sum {
@@ -292,7 +292,7 @@ impl Sum {
         sum
     }
 
-    fn count(&self) -> u64 {
+    fn count(&self) -> usize {
         self.buckets.iter().sum()
     }
 

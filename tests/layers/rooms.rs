@@ -38,7 +38,7 @@ const WORLD: (&str, &str) = ("net/", "it is the world");
 
 /// Time as an argument is what makes a tick a function of what the world has told, and a test of one fast.
 /// Addresses and instants are values, and anybody may have one.
-const ASKED: [Asked; 4] = [
+const ASKED: [Asked; 5] = [
     Asked {
         what: "a clock",
         names: &[
@@ -99,6 +99,8 @@ const ASKED: [Asked; 4] = [
             ("front/accept.rs", "a loop of its own, which sends clients to worlds"),
         ],
     },
+    // 32-bit PowerPC and MIPS have none.
+    Asked { what: "an atomic of 64 bits", names: &["AtomicU64", "AtomicI64"], by: &[] },
     Asked {
         what: "randomness",
         names: &["RandomState"],
@@ -161,6 +163,7 @@ fn the_check_sees_a_broken_wall() {
             "store",
         ),
         ("store/memory.rs", "use std::thread; fn f() { thread::Builder::new(); }", "thread"),
+        ("store/mod.rs", "use std::sync::atomic::AtomicU64;", "64 bits"),
         ("helpers.rs", "fn f() {}", "helpers"),
     ];
     for (file, source, wanted) in bad {

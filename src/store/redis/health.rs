@@ -6,7 +6,7 @@
 
 use crate::resp::counts::Counts;
 use crate::store::{Measure, StoreError};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ const PROBED_FOR: Duration = Duration::from_secs(30);
 struct Said {
     trouble: Mutex<Option<(Instant, StoreError)>>,
     /// As [`NAMES`] has them.
-    counts: [AtomicU64; NAMES.len()],
+    counts: [AtomicUsize; NAMES.len()],
 }
 
 /// What a session counts: name, meaning, and whether it only grows.
@@ -89,7 +89,8 @@ impl Health {
         let all: Vec<Arc<Said>> = all.iter().filter_map(Weak::upgrade).collect();
         let measure =
             |(n, &(name, help, is_counter)): (usize, &(&'static str, &'static str, bool))| {
-                let value = all.iter().map(|said| said.counts[n].load(Ordering::Relaxed)).sum();
+                let value =
+                    all.iter().map(|said| said.counts[n].load(Ordering::Relaxed) as u64).sum();
                 Measure { name, help, is_counter, value }
             };
         NAMES.iter().enumerate().map(measure).collect()
@@ -109,7 +110,7 @@ impl Voice {
             let Counts { connected, retries, unpaid, redirects } = counts;
             let values = [connected, retries, unpaid, redirects, waiting as u64];
             for (said, value) in self.said.counts.iter().zip(values) {
-                said.store(value, Ordering::Relaxed);
+                said.store(value as usize, Ordering::Relaxed);
             }
         }
     }
