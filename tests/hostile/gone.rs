@@ -196,7 +196,7 @@ fn who_has_said_all_and_still_listens_is_not_gone() {
             assert_eq!(client.read_to_clean_end(), b"");
             eventually("all three to be counted", || {
                 let metrics = kioskd.connect().get("/metrics").text();
-                assert!(!metrics.contains("\"499\""), "{metrics}");
+                assert!(!metrics.contains("responses_total{status=\"499\""), "{metrics}");
                 metrics.contains("status=\"404\"} 3") && metrics.contains("in_flight 1\n")
             });
         }
