@@ -512,7 +512,9 @@ impl<'a> Head<'a> {
 /// Whether a message that begins like this is a HEAD, whatever is wrong with the rest of it: its response has no body.
 /// `None` before its first word.
 ///
-/// Of an incomplete word, any beginning of `HEAD` counts: no other method begins like that.
+/// Of an incomplete word, any beginning of `HEAD` counts: no other method begins like that. The word ends at white space,
+/// or at what no word has in it. `HEAD:` is another word, though no method: a proxy that passes it on (Varnish does) wants
+/// a body.
 pub fn is_head(message: &[u8]) -> Option<bool> {
     let mut word = message;
     for _ in 0..EMPTY_LINES_MAX {
@@ -521,8 +523,11 @@ pub fn is_head(message: &[u8]) -> Option<bool> {
     if b"\r\n".starts_with(word) {
         return None;
     }
-    let token = &word[..run(word, TOKEN)];
-    Some(if token.len() < word.len() { token == b"HEAD" } else { b"HEAD".starts_with(token) })
+    let (token, behind) = word.split_at(run(word, TOKEN));
+    Some(match behind.first() {
+        Some(byte) => token == b"HEAD" && byte.is_ascii() && !byte.is_ascii_graphic(),
+        None => b"HEAD".starts_with(token),
+    })
 }
 
 #[cfg(test)]

@@ -96,7 +96,8 @@ fn refusal(status: u16, due_at: usize, message: &[u8]) -> Expected {
         text = text.strip_prefix("\r\n").unwrap_or(text);
     }
     let head_only = match text.strip_prefix("HEAD").and_then(|rest| rest.chars().next()) {
-        Some(next) => !(next.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(next)),
+        // The word ends at white space or a control, not at what one can see.
+        Some(next) => next <= ' ' || next == '\x7f',
         None => !text.is_empty() && "HEAD".starts_with(text),
     };
     Expected { due_at, status, head_only, closes: true, may_continue: false, request_id: None }
