@@ -245,17 +245,9 @@ impl Metrics {
                 "1 while no worker knows of trouble with the store.",
                 status.store_up.into(),
             ),
-            ("kioskd_connections", "Open connections of clients.", self.connections() as usize),
-            (
-                "kioskd_requests_in_flight",
-                "Requests begun and not answered.",
-                self.in_flight() as usize,
-            ),
-            (
-                "kioskd_buffered_bytes",
-                "Bodies and responses of clients in memory.",
-                buffered as usize,
-            ),
+            ("kioskd_connections", "Open connections of clients.", self.connections()),
+            ("kioskd_requests_in_flight", "Requests begun and not answered.", self.in_flight()),
+            ("kioskd_buffered_bytes", "Bodies and responses of clients in memory.", buffered),
         ] {
             one(&mut out, GAUGE, name, help, value);
         }
