@@ -13,7 +13,7 @@ use kioskd::log::Log;
 use kioskd::net::failed;
 use kioskd::service::Service;
 use kioskd::service::access::{Guard, Tokens};
-use kioskd::service::metrics::{Metrics, Sample, Status};
+use kioskd::service::metrics::{Metrics, Sample, Status, Value};
 use kioskd::store::{Measure, Store, memory::Memory, noop::Noop, redis::Redis};
 use std::ffi::OsString;
 use std::fmt;
@@ -21,7 +21,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
@@ -168,9 +168,10 @@ struct Started {
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Result<Started> {
     // Before anything else: a signal that comes during the start must find its handler.
-    let (nudge, nudges) = channel();
+    let (nudge, nudges) = sync_channel(1);
     let read_again = move || {
-        if nudge.send(()).is_err() {
+        // One that is still there says the same.
+        if let Err(TrySendError::Disconnected(())) = nudge.try_send(()) {
             log::info!("SIGHUP: there is nothing to read again");
         }
     };
@@ -228,8 +229,12 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
 
 /// Limits, to be seen beside what they limit.
 fn limits(config: &Config) -> Vec<Sample> {
-    let limit =
-        |name, help, value: usize| Sample { name, help, kind: "gauge", value: value as f64 };
+    let limit = |name, help, value: usize| Sample {
+        name,
+        help,
+        kind: "gauge",
+        value: Value::Whole(value as u64),
+    };
     let front = &config.front;
     vec![
         limit("kioskd_workers", "WORKERS.", front.workers),
@@ -242,7 +247,7 @@ fn limits(config: &Config) -> Vec<Sample> {
 fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
     let sample = |Measure { name, help, is_counter, value }: Measure| {
         let kind = if is_counter { "counter" } else { "gauge" };
-        Sample { name, help, kind, value: value as f64 }
+        Sample { name, help, kind, value: Value::Whole(value) }
     };
     let mut all = limits.to_vec();
     all.extend(store.measures().into_iter().map(sample));

@@ -1,11 +1,11 @@
 //! What the operating system knows of this process, under the names that Prometheus' own clients give it. Linux alone has
 //! the files for it; elsewhere there is nothing.
 
-use kioskd::service::metrics::Sample;
+use kioskd::service::metrics::{Sample, Value};
 use std::fs;
 
-/// Ticks of `/proc` in a second: Linux shows a hundred to every program, whatever its own clock does.
-const TICKS: f64 = 100.0;
+/// A tick of `/proc`: Linux shows a hundred in a second to every program, whatever its own clock does.
+const TICK_MICROS: usize = 10_000;
 
 /// One sample for each thing that is known.
 pub fn samples() -> Vec<Sample> {
@@ -13,24 +13,24 @@ pub fn samples() -> Vec<Sample> {
     // The name in brackets may hold spaces, and brackets.
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<f64>().ok());
+    let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<usize>().ok());
     let status = read("status");
     let kib = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_ascii_whitespace().next()?.parse::<f64>().ok()? * 1024.0)
+        Some(line.split_ascii_whitespace().next()?.parse::<usize>().ok()? * 1024)
     };
     let limits = read("limits");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok());
-    let open = fs::read_dir("/proc/self/fd").map(|list| list.count().saturating_sub(1) as f64);
+    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<usize>().ok());
+    let open = fs::read_dir("/proc/self/fd").map(|list| list.count().saturating_sub(1));
     let (counter, gauge) = ("counter", "gauge");
     let all = [
         (
             "process_cpu_seconds_total",
             "Processor time, in user and system mode.",
             counter,
-            field(14).zip(field(15)).map(|(user, system)| (user + system) / TICKS),
+            field(14).zip(field(15)).map(|(user, system)| (user + system) * TICK_MICROS),
         ),
         ("process_resident_memory_bytes", "Memory in use.", gauge, kib("VmRSS:")),
         ("process_virtual_memory_bytes", "Address space.", gauge, kib("VmSize:")),
@@ -46,12 +46,16 @@ pub fn samples() -> Vec<Sample> {
             "process_start_time_seconds",
             "When the process started, since 1970.",
             gauge,
-            field(22).zip(boot).map(|(ticks, boot)| boot + ticks / TICKS),
+            field(22).zip(boot).map(|(ticks, boot)| boot * 1_000_000 + ticks * TICK_MICROS),
         ),
     ];
-    let known = all
-        .into_iter()
-        .filter_map(|(name, help, kind, value)| Some(Sample { name, help, kind, value: value? }));
+    let known = all.into_iter().filter_map(|(name, help, kind, value)| {
+        let value = match name.contains("_seconds") {
+            true => Value::Micros(value?),
+            false => Value::Whole(value? as u64),
+        };
+        Some(Sample { name, help, kind, value })
+    });
     known.collect()
 }
 
@@ -68,8 +72,8 @@ mod tests {
     fn linux_tells_all_of_it() {
         let samples = samples();
         assert_eq!(samples.len(), 7);
-        assert!(samples.iter().all(|sample| sample.value.is_finite() && sample.value >= 0.0));
         let started = samples.iter().find(|sample| sample.name == "process_start_time_seconds");
-        assert!(started.is_some_and(|sample| sample.value > 1.7e9));
+        let is_recent = |value| matches!(value, Value::Micros(n) if n > 1_700_000_000_000_000);
+        assert!(started.is_some_and(|sample| is_recent(sample.value)));
     }
 }

@@ -99,48 +99,42 @@ impl AccessLog {
     }
 }
 
-/// The fields of an entry.
-struct Fields<'a> {
-    texts: [(&'static str, Option<Cow<'a, str>>); 9],
-    numbers: [(&'static str, f64); 2],
-    counts: [(&'static str, u64); 2],
-}
+/// The fields of an entry. A name that begins with `#` is that of a number.
+struct Fields<'a>([(&'static str, Option<Cow<'a, str>>); 13]);
 
 impl<'a> Fields<'a> {
     fn of(entry: &Entry<'a>) -> Fields<'a> {
-        let millis = |time: Duration| time.as_micros() as f64 / 1000.0;
+        let millis = |time: Duration| {
+            let micros = time.as_micros();
+            format!("{}.{:03}", micros / 1000, micros % 1000)
+        };
         let cut = if let End::Cut(why) = entry.end { Some(why.into()) } else { None };
         let status = if entry.end == End::Answered { entry.status } else { GONE };
-        Fields {
-            texts: [
-                ("method", Some(String::from_utf8_lossy(entry.method))),
-                ("path", Some(masked(&String::from_utf8_lossy(entry.target)).into_owned().into())),
-                ("route", Some(entry.route.into())),
-                ("request_id", Some(String::from_utf8_lossy(entry.request_id))),
-                ("trace_id", entry.trace_id.map(Cow::Borrowed)),
-                ("peer", entry.peer.map(|peer| peer.to_string().into())),
-                ("token", entry.token.map(Cow::Borrowed)),
-                ("refused", entry.refused.map(Cow::Borrowed)),
-                ("cut", cut),
-            ],
-            numbers: [("ms", millis(entry.took)), ("store_ms", millis(entry.stored))],
-            counts: [("status", status.into()), ("bytes", entry.bytes as u64)],
-        }
+        let path = masked(&String::from_utf8_lossy(entry.target)).into_owned();
+        Fields([
+            ("method", Some(String::from_utf8_lossy(entry.method))),
+            ("path", Some(path.into())),
+            ("route", Some(entry.route.into())),
+            ("#status", Some(status.to_string().into())),
+            ("#ms", Some(millis(entry.took).into())),
+            ("#store_ms", Some(millis(entry.stored).into())),
+            ("#bytes", Some(entry.bytes.to_string().into())),
+            ("request_id", Some(String::from_utf8_lossy(entry.request_id))),
+            ("trace_id", entry.trace_id.map(Cow::Borrowed)),
+            ("peer", entry.peer.map(|peer| peer.to_string().into())),
+            ("token", entry.token.map(Cow::Borrowed)),
+            ("refused", entry.refused.map(Cow::Borrowed)),
+            ("cut", cut),
+        ])
     }
 }
 
 impl Source for Fields<'_> {
     fn visit<'kvs>(&'kvs self, visitor: &mut dyn VisitSource<'kvs>) -> Result<(), kv::Error> {
-        for (name, text) in &self.texts {
-            if let Some(text) = text {
-                visitor.visit_pair(Key::from_str(name), Value::from(&**text))?;
-            }
-        }
-        for (name, count) in &self.counts {
-            visitor.visit_pair(Key::from_str(name), Value::from(*count))?;
-        }
-        for (name, number) in &self.numbers {
-            visitor.visit_pair(Key::from_str(name), Value::from(*number))?;
+        let Fields(fields) = self;
+        let there = fields.iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
+        for (name, text) in there {
+            visitor.visit_pair(Key::from_str(name), Value::from(text))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@
 //! A worker also publishes here when its present tick began, for `/livez`, and how many connections it has, for the
 //! acceptor.
 
-use super::traffic::{self, Traffic, add, family};
+use super::traffic::{self, Micros, Traffic, add, family};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ impl Default for Responses {
 }
 
 /// The state of the process, apart from its workers' counts.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     /// Started and not draining.
     pub ready: bool,
@@ -108,7 +108,7 @@ pub struct Status {
 }
 
 /// A family of one series, measured elsewhere.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
     /// Its name.
     pub name: &'static str,
@@ -117,7 +117,16 @@ pub struct Sample {
     /// `gauge` or `counter`.
     pub kind: &'static str,
     /// Its value.
-    pub value: f64,
+    pub value: Value,
+}
+
+/// The value of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value {
+    /// A whole number.
+    Whole(u64),
+    /// Millionths.
+    Micros(usize),
 }
 
 /// Why a connection was refused at once.
@@ -251,7 +260,7 @@ impl Metrics {
         ] {
             one(&mut out, GAUGE, name, help, value);
         }
-        let tick = self.longest_tick(now) as f64 / 1000.0;
+        let tick = Micros(self.longest_tick(now) * 1000);
         let name = "kioskd_worker_tick_seconds";
         family(
             &mut out,
@@ -326,7 +335,10 @@ impl Metrics {
         traffic::render(&mut out, self.workers.iter().map(|worker| &worker.traffic));
         for Sample { name, help, kind, value } in &status.others {
             family(&mut out, kind, name, help);
-            let _ = writeln!(out, "{name} {value}");
+            let _ = match value {
+                Value::Whole(n) => writeln!(out, "{name} {n}"),
+                Value::Micros(n) => writeln!(out, "{name} {}", Micros(*n)),
+            };
         }
         out
     }
@@ -416,11 +428,13 @@ const GAUGE: &str = "gauge";
 const COUNTER: &str = "counter";
 
 /// A family of one series.
+#[inline(never)]
 fn one(out: &mut String, kind: &str, name: &str, help: &str, value: usize) {
     family(out, kind, name, help);
     line(out, name, None, value);
 }
 
+#[inline(never)]
 fn line(out: &mut String, name: &str, label: Option<(&str, &str)>, value: usize) {
     let _ = match label {
         Some((key, text)) => writeln!(out, "{name}{{{key}=\"{text}\"}} {value}"),

@@ -14,7 +14,7 @@ use super::id::Collection;
 use super::route::Route;
 use crate::http::Method;
 use crate::store::{Command, Reply, StoreError};
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -270,8 +270,26 @@ pub(super) fn add(n: &AtomicUsize, more: usize) {
 }
 
 /// `# HELP` and `# TYPE`.
+#[inline(never)]
 pub(super) fn family(out: &mut String, kind: &str, name: &str, help: &str) {
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+}
+
+/// A number of millionths, as a decimal. (The formatting of floating-point numbers is 60 KiB of code.)
+pub struct Micros(pub usize);
+
+impl fmt::Display for Micros {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0 / 1_000_000)?;
+        let (mut rest, mut digits) = (self.0 % 1_000_000, 6);
+        if rest == 0 {
+            return Ok(());
+        }
+        while rest.is_multiple_of(10) {
+            (rest, digits) = (rest / 10, digits - 1);
+        }
+        write!(f, ".{rest:0digits$}")
+    }
 }
 
 /// A histogram, added up over all workers.
@@ -305,10 +323,10 @@ impl Sum {
         let mut below = 0;
         for (bound, n) in BOUNDS.iter().zip(&self.buckets) {
             below += n;
-            let le = *bound as f64 / 1e6;
+            let le = Micros(*bound);
             let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {below}");
         }
-        let seconds = self.micros as f64 / 1e6;
+        let seconds = Micros(self.micros);
         let _ = write!(
             out,
             "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {count}\n"
@@ -407,6 +425,20 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
         assert!(!text.contains("seconds_count{route=\"session\""));
+    }
+
+    #[test]
+    fn millionths_are_a_decimal_without_needless_zeros() {
+        for (micros, text) in [
+            (0, "0"),
+            (1, "0.000001"),
+            (1000, "0.001"),
+            (250_000, "0.25"),
+            (1_000_000, "1"),
+            (12_000_010, "12.00001"),
+        ] {
+            assert_eq!(Micros(micros).to_string(), text);
+        }
     }
 
     #[test]
