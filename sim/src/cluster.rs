@@ -298,11 +298,11 @@ impl World {
         self.truth.changing = true;
         // A replica that came to rule may have what had moved away from its master by then. Redis would show that to who
         // asks here during the move; whoever moves slots has to look for it before.
-        for server in self.servers.iter_mut() {
+        for (at, server) in self.servers.iter_mut().enumerate() {
             let stale = server.db.keys().filter(|key| moving.slots.contains(&slot(key))).cloned();
             let stale: Vec<_> = stale.collect();
-            let rules = server.follows != Some(from) && server.db.node.as_ref().is_some_and(|node| node.me != from);
-            stale.into_iter().filter(|_| rules).for_each(|key| server.db.apply(&(key, None)));
+            let comes = at == to || server.follows == Some(to);
+            stale.into_iter().filter(|_| comes).for_each(|key| server.db.apply(&(key, None)));
         }
         self.truth.moving = Some(moving.clone());
         self.turn();
