@@ -4,6 +4,7 @@
 mod support;
 
 mod access;
+mod alerts;
 mod deploy;
 mod lifecycle;
 mod logs;
