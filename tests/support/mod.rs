@@ -4,7 +4,7 @@
 //! that says what a test tells it to, [`ByHand`] a server played byte by byte, [`Proxy`] a bad network before a good server,
 //! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them, [`Cluster`]
 //! and [`Sentinels`] several real servers that know each other, [`Balancer`] a real nginx or HAProxy as `deploy/` has it,
-//! [`under_load`] clients that never pause.
+//! [`Prometheus`] a real one that scrapes them, [`under_load`] clients that never pause.
 //!
 //! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
 //! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
@@ -24,6 +24,7 @@ mod load;
 mod place;
 mod port;
 mod process;
+mod prometheus;
 mod proxy;
 mod redis;
 mod sentinels;
@@ -38,6 +39,7 @@ pub use kioskd::{Finished, IN_A_CONTAINER, Kioskd, needs_namespaces};
 pub use load::{Journal, Op, Saw, under_load, under_load_of};
 pub use port::Port;
 pub use process::{on_path, temp_dir, tethered};
+pub use prometheus::Prometheus;
 pub use proxy::{Cut, Proxy, Way};
 pub use redis::{Redis, ask};
 pub use sentinels::{News, Sentinels, Switch};
