@@ -40,12 +40,24 @@ pub fn run(url: Option<&str>) -> Result<(), String> {
         }
     };
     let answer = ask(&place, &path).map_err(|e| format!("{path}: {e}"))?;
-    let status = answer.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
-    match status {
-        Some([b'2', _, _]) => Ok(()),
-        Some(status) => Err(format!("{path}: {}", String::from_utf8_lossy(status))),
-        None => Err(format!("{path}: no answer that is HTTP")),
+    match status(&answer) {
+        Some(200..=299) => Ok(()),
+        Some(status) => Err(format!("{path}: {status}")),
+        None => Err(format!("{path}: no whole answer that is HTTP")),
     }
+}
+
+/// The status of an answer whose head is whole.
+fn status(answer: &[u8]) -> Option<u16> {
+    let line = answer.strip_prefix(b"HTTP/1.1 ").or(answer.strip_prefix(b"HTTP/1.0 "))?;
+    let (digits, rest) = line.split_at_checked(3)?;
+    let is_line = matches!(rest.first(), Some(b' ' | b'\r')) && is_whole(answer);
+    let digits = std::str::from_utf8(digits).ok().filter(|_| is_line)?;
+    digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
+fn is_whole(answer: &[u8]) -> bool {
+    answer.windows(4).any(|four| four == b"\r\n\r\n")
 }
 
 fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
@@ -54,7 +66,7 @@ fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
         Place::Unix(_) => "localhost".to_owned(),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    let is_enough = |answer: &[u8]| answer.windows(4).any(|four| four == b"\r\n\r\n");
+    let is_enough = is_whole;
     match place {
         Place::Tcp(host, port) => {
             let host = host.trim_matches(['[', ']']);
@@ -121,6 +133,23 @@ mod tests {
         ] {
             let parsed = parse(url);
             assert_eq!(parsed, expected.map(|(at, path)| (at, path.to_owned())), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_a_whole_answer_counts() {
+        for (answer, wanted) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", Some(200)),
+            ("HTTP/1.0 503 \r\nA: b\r\n\r\nx", Some(503)),
+            ("HTTP/1.1 204\r\n\r\n", Some(204)),
+            ("HTTP/1.1 200 OK\r\n", None),
+            ("HTTP/1.1 200", None),
+            ("HTTP/1.1 2zz OK\r\n\r\n", None),
+            ("HTTP/1.1 204xyz\r\n\r\n", None),
+            ("HTTP/2 200\r\n\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(status(answer.as_bytes()), wanted, "{answer}");
         }
     }
 

@@ -204,6 +204,8 @@ impl<W: Write> Writer<W> {
                 Ok(Message::Flush(done)) => {
                     self.told_at = None;
                     self.tell(Instant::now());
+                    // It may be the last: what was counted is told now.
+                    self.end_floods(Instant::now() + FLOOD_TIME);
                     // The receiver has gone when this took longer than an exit may wait.
                     let _ = done.send(());
                 }

@@ -197,7 +197,9 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
         let log = log.clone();
         let store = Arc::clone(&store);
         let limits = limits(config);
+        let front = config.kind.name();
         move |all| Status {
+            front,
             ready: lifecycle.state() == State::Ready,
             draining: lifecycle.state() >= State::Draining,
             store_up: all && store.is_up(Instant::now()),
@@ -236,11 +238,14 @@ fn limits(config: &Config) -> Vec<Sample> {
         value: Value::Whole(value as u64),
     };
     let front = &config.front;
-    vec![
+    let mut limits = vec![
         limit("kioskd_workers", "WORKERS.", front.workers),
         limit("kioskd_connections_limit", "MAX_CONNECTIONS.", front.connections_max),
         limit("kioskd_buffered_limit_bytes", "MAX_BUFFERED_BYTES.", front.buffered_bytes_max),
-    ]
+    ];
+    // tiny_http knows neither of them.
+    limits.truncate(if config.kind == Front::Poll { 3 } else { 1 });
+    limits
 }
 
 /// What is measured elsewhere.

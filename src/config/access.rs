@@ -1,6 +1,7 @@
 //! Who may do what: tokens, limits, proxies, other sites.
 
 use super::env::Env;
+use super::store::StoreChoice;
 use crate::front::listen::Listen;
 use crate::net::read_file;
 use crate::service::access::{Proxies, Tokens};
@@ -26,7 +27,7 @@ pub struct Access {
     pub origins: Origins,
 }
 
-pub(super) fn read(env: &mut Env, listen: &Listen) -> Access {
+pub(super) fn read(env: &mut Env, listen: &Listen, store: &StoreChoice) -> Access {
     let tokens_file = env.text("AUTH_TOKENS_FILE").map(PathBuf::from);
     let tokens = env.read_set("AUTH_TOKENS", Tokens::parse);
     let of_file = match tokens_file.as_deref() {
@@ -48,6 +49,9 @@ pub(super) fn read(env: &mut Env, listen: &Listen) -> Access {
         let why =
             "who comes over a Unix socket has no address: set TRUSTED_PROXIES=unix, or AUTH_TOKENS";
         env.wrong("RATE_LIMIT", why);
+    }
+    if rate.is_some() && matches!(store, StoreChoice::Noop) {
+        env.wrong("RATE_LIMIT", "nothing with STORE=noop, which counts nothing");
     }
     let origins = env.read_set("CORS_ORIGINS", Origins::parse).unwrap_or_default();
     Access { tokens, tokens_file, rate, proxies, origins }

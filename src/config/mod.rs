@@ -126,7 +126,7 @@ fn read(env: &mut Env, system: &System) -> Config {
     let metrics_listen = env.read_set("METRICS_LISTEN", |text| {
         text.parse().map_err(|_| "an address and a port: 127.0.0.1:9090, [::]:9090")
     });
-    let access = access::read(env, &front.listen);
+    let access = access::read(env, &front.listen, &store);
     let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
     let context = [("pod", "POD_NAME"), ("namespace", "NAMESPACE")];
     let context = context.into_iter().filter_map(|(field, name)| Some((field, env.text(name)?)));

@@ -12,7 +12,7 @@
 
 use super::access_log::{AccessLog, End, Entry, GONE};
 use crate::http::{self, DateCache, Head, HeadIndex, Method, Printing, Response};
-use crate::service::access::Token;
+use crate::service::access::{self, Token};
 use crate::service::metrics::Worker;
 use crate::service::problem::Problem;
 use crate::service::rate::Counted;
@@ -44,6 +44,8 @@ pub struct Exchange {
     pub next: Option<Next>,
     /// Why the protocol refused the request, if it did.
     refused: Option<Cow<'static, str>>,
+    /// How the rules have refused it, if it is still to be counted.
+    refusal: Option<Box<Refusal>>,
     /// The status of the response; 0 before there is one.
     status: u16,
     /// And its size.
@@ -55,6 +57,12 @@ pub struct Exchange {
     kind: Kind,
     asked_at: Instant,
     stored: u32,
+}
+
+/// A refusal from the head alone, and whether the connection can be kept after it.
+struct Refusal {
+    problem: Problem,
+    keep: bool,
 }
 
 /// Where a request is on its way through `RATE_LIMIT`.
@@ -87,6 +95,7 @@ impl Exchange {
             route: None,
             next: None,
             refused: None,
+            refusal: None,
             status: 0,
             bytes: 0,
             token: None,
@@ -116,6 +125,9 @@ impl Exchange {
         let Some(index) = &self.index else { return Err(Problem::INTERNAL) };
         let head = Head::new(index, bytes);
         self.token = service.identify(&head)?;
+        if let Some(token) = &self.token {
+            token.may_send(access::writes(&head))?;
+        }
         self.route = Some(service.admit(&head)?);
         Ok(())
     }
@@ -140,11 +152,11 @@ impl Exchange {
         peer: impl FnOnce() -> Option<IpAddr>,
         now: Instant,
     ) -> Outcome<'a> {
-        let (Some(route), Some(cx)) = (self.route, self.cx(service, bytes, body)) else {
+        let Some(cx) = self.cx(service, bytes, body) else {
             return Err(Problem::INTERNAL);
         };
         match (&cx.options.rate, &self.count) {
-            (Some(rate), Count::Before) if route.is_counted() => {
+            (Some(rate), Count::Before) if self.is_counted() => {
                 let client = cx.options.proxies.client(peer(), Some(&cx.head));
                 // Its answer is for the exchange and not for the rules: see `counted`.
                 return ask(rate.take(cx.token, client), |_, _| Err(Problem::INTERNAL));
@@ -152,7 +164,36 @@ impl Exchange {
             (_, Count::Done(Some(counted))) => counted.judge()?,
             _ => {}
         }
-        service.perform(route, &cx, now)
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.problem.clone());
+        }
+        service.perform(self.route.ok_or(Problem::INTERNAL)?, &cx, now)
+    }
+
+    /// A request without a route is one for a path that is none, say, or with a token that is none: the very ones that a
+    /// limit is for.
+    fn is_counted(&self) -> bool {
+        self.route.is_none_or(Route::is_counted)
+    }
+
+    /// Takes a refusal that is to be counted before it is sent; gives it back where nothing is counted.
+    pub fn refuse_counted(
+        &mut self,
+        service: &Service,
+        problem: Problem,
+        keep: bool,
+    ) -> Option<Problem> {
+        let counts = service.options().rate.is_some() && self.is_counted();
+        if !counts || problem.is_refusal() {
+            return Some(problem);
+        }
+        self.refusal = Some(Box::new(Refusal { problem, keep }));
+        None
+    }
+
+    /// Whether its connection can be kept.
+    pub fn keeps(&self) -> bool {
+        self.refusal.as_ref().is_none_or(|refusal| refusal.keep)
     }
 
     /// Notes that a command of this kind is under way, and what comes next.
@@ -357,7 +398,7 @@ impl Printer {
             close,
             keep_alive_1_0: head.is_some_and(|head| head.is_http_1_0()),
             date: self.date.at(self.unix_seconds),
-            cors: service.options().origins.cors(head.as_ref()),
+            cors: service.options().origins.cors(head.as_ref(), bytes),
             quota: match &exchange.count {
                 Count::Done(Some(counted)) => Some(&counted.quota),
                 _ => None,

@@ -1,8 +1,8 @@
 //! `METRICS_LISTEN`: `/metrics` at an address of its own, for scrapers that have no token and come even when the workers
 //! are stuck or the house is full.
 //!
-//! A thread that serves one scraper after the other, each within a second: there are few of them, and a scrape is made in
-//! a millisecond. It knows nothing but `/metrics`.
+//! A thread accepts, and each scraper has one of its own for a second at the most: there are few of them, a scrape is made
+//! in a millisecond, and who connects and says nothing holds up nobody. It knows nothing but `/metrics`.
 
 use super::listen::{Bound, Listen};
 use crate::http::{self, Cors, DateCache, Head, HeadLimits, Method, Parsed, Printing};
@@ -12,14 +12,18 @@ use crate::service::problem::Problem;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// For a scraper, from its connection to its last byte.
 const TIME: Duration = Duration::from_secs(1);
 
-/// After an accept that failed.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Scrapers that are served at the same time.
+const SCRAPERS_MAX: usize = 32;
+
+/// After an accept that failed, and while too many are served.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Starts the thread; gives the address.
 ///
@@ -33,21 +37,52 @@ pub fn start(
     let (Bound::Tcp(listener), address) = Listen::Tcp(listen).bind()? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
+    let under_way = Arc::new(AtomicUsize::new(0));
     let run = move || {
         loop {
-            let served = listener.accept().and_then(|(stream, _)| {
-                let set = |left| stream.set_read_timeout(left).and(stream.set_write_timeout(left));
-                serve(&stream, set, &service)
-            });
-            // A scraper that has gone costs nothing; where no descriptor is left, asking again at once is of no use.
-            if let Err(e) = served {
-                log::debug!("a scrape failed: {e}");
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                // Where no descriptor is left, asking again at once is of no use.
+                Err(e) => {
+                    log::debug!("failed to accept a scraper: {e}");
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            // Beyond that many a scraper has to wait until one of them is done: a second at the most.
+            while under_way.load(Ordering::Relaxed) >= SCRAPERS_MAX {
                 thread::sleep(PAUSE);
+            }
+            let (service, counted) = (Arc::clone(&service), Counted::new(&under_way));
+            let serve = move || {
+                let _counted = counted;
+                let set = |left| stream.set_read_timeout(left).and(stream.set_write_timeout(left));
+                // A scraper that has gone costs nothing.
+                let _ = serve(&stream, set, &service);
+            };
+            if let Err(e) = thread::Builder::new().name("scrape".to_owned()).spawn(serve) {
+                log::debug!("failed to start a thread for a scraper: {e}");
             }
         }
     };
     lifecycle.spawn("metrics".to_owned(), run)?;
     Ok(address)
+}
+
+/// A scraper that is being served.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(all: &Arc<AtomicUsize>) -> Counted {
+        all.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(all))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Answers one request.

@@ -161,9 +161,12 @@ impl Worker {
         let admitted = guarded(self.metrics(), || exchange.admit(&self.service, &bytes));
         if let Err(problem) = admitted.and_then(|admitted| admitted) {
             skip_body(&mut request, &head);
-            return match problem.is_refusal() {
-                true => self.refuse(request, exchange, &bytes, problem),
-                false => self.respond(request, exchange, &bytes, problem),
+            return match exchange.refuse_counted(&self.service, problem, true) {
+                None => self.run_to_its_end(request, exchange, (&bytes, b""), session),
+                Some(problem) if problem.is_refusal() => {
+                    self.refuse(request, exchange, &bytes, problem);
+                }
+                Some(problem) => self.respond(request, exchange, &bytes, problem),
             };
         }
         if head.framing() != Framing::Length(0)
@@ -171,7 +174,10 @@ impl Worker {
                 .and_then(|checked| checked)
         {
             skip_body(&mut request, &head);
-            return self.respond(request, exchange, &bytes, problem);
+            return match exchange.refuse_counted(&self.service, problem, true) {
+                None => self.run_to_its_end(request, exchange, (&bytes, b""), session),
+                Some(problem) => self.respond(request, exchange, &bytes, problem),
+            };
         }
         let body = match read_body(&mut request, &head, self.options.body_bytes_max) {
             Ok(body) => body,

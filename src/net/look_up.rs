@@ -8,9 +8,10 @@
 use super::slab::Slab;
 use super::system::failed;
 use super::world::{Errand, Found};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::ToSocketAddrs;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, sync_channel};
 use std::thread;
@@ -147,6 +148,11 @@ fn find(name: Option<(String, u16)>, file: Option<(PathBuf, usize)>) -> io::Resu
 /// # Errors
 /// As the operating system says.
 pub fn read_file(path: &Path, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let kind = fs::metadata(path)?.file_type();
+    // To open a pipe waits for somebody who writes into it, perhaps for ever.
+    if kind.is_fifo() || kind.is_socket() {
+        return Err(io::Error::other("a pipe or a socket is no file"));
+    }
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max as u64).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -198,6 +198,12 @@ impl Client {
         self.topology.away(&self.nodes, now)
     }
 
+    /// Whether no server has a connection, and one is being made.
+    pub fn is_connecting(&self) -> bool {
+        let mut nodes = self.nodes.iter();
+        nodes.all(|(_, node)| !node.is_up()) && self.nodes.iter().any(|(_, n)| n.is_connecting())
+    }
+
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
     #[inline]
     pub fn submit(&mut self, now: Instant, request: Request, words: Words<'_>) {

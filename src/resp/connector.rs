@@ -340,6 +340,11 @@ impl Connector {
         }
     }
 
+    /// Whether an attempt is under way.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Resolving { .. } | State::Racing { .. })
+    }
+
     /// Whether no attempt is under way, or to come.
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle)

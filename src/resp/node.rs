@@ -218,6 +218,11 @@ impl Node {
         (length >= *most && now < *until).then_some(e)
     }
 
+    /// Whether a connection is being made.
+    pub fn is_connecting(&self) -> bool {
+        self.connector.is_connecting()
+    }
+
     /// Takes an event for one of the sockets.
     pub fn ready(&mut self, ready: Ready) {
         let ours = self.connections_mut().filter(|connection| connection.socket() == ready.socket);

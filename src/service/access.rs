@@ -54,15 +54,13 @@ impl fmt::Debug for Token {
 impl Token {
     fn parse(entry: &str) -> Option<Token> {
         let (name, rest) = entry.split_once(':')?;
-        let (secret, mut rest) = rest.split_once(':').unwrap_or((rest, ""));
-        let read_only = rest == "ro" || rest.starts_with("ro:");
-        if read_only {
-            rest = rest["ro".len()..].strip_prefix(':').unwrap_or("");
-        }
-        let prefix = match rest {
-            "" => "",
-            rest => rest.strip_suffix('*')?,
+        let (secret, rest) = split(rest);
+        let (read_only, rest) = match rest.map(split) {
+            Some(("ro", rest)) => (true, rest),
+            _ => (false, rest),
         };
+        // A colon with nothing behind it would be a token for everything, where a prefix was meant.
+        let prefix = rest.map_or(Some(""), |rest| rest.strip_suffix('*'))?;
         let is_name = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         let is_secret = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/".contains(&b);
         let bare = secret.trim_end_matches('=');
@@ -160,6 +158,11 @@ impl Tokens {
     }
 }
 
+/// What is before the first colon, and what is behind it, if there is one.
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':').map_or((text, None), |(before, behind)| (before, Some(behind)))
+}
+
 fn is_same(one: &[u8], other: &[u8]) -> bool {
     let differ = one.iter().zip(other).fold(0, |differ, (a, b)| differ | (a ^ b));
     one.len() == other.len() && std::hint::black_box(differ) == 0
@@ -221,11 +224,12 @@ impl Proxies {
                 entry.split_once('/').map_or((entry, None), |(a, b)| (a, Some(b)));
             let address: IpAddr = address.parse().map_err(|_| WANTED)?;
             let most = if address.is_ipv4() { 32 } else { 128 };
-            let bits = bits.map_or(Ok(most), str::parse).map_err(|_| WANTED)?;
-            if bits > most {
-                return Err(WANTED);
-            }
-            proxies.networks.push((address, bits));
+            let bits: u8 = bits.map_or(Ok(most), str::parse).map_err(|_| WANTED)?;
+            // Peers are compared as IPv4 where they are that.
+            let canonical = address.to_canonical();
+            let mapped = if canonical == address { 0 } else { 96 };
+            let bits = bits.checked_sub(mapped).filter(|_| bits <= most).ok_or(WANTED)?;
+            proxies.networks.push((canonical, bits));
         }
         Ok(proxies)
     }
@@ -307,6 +311,10 @@ mod tests {
             ("ci:a=b", None),
             ("ci:s3cret:web-", None),
             ("ci:s3cret:rw", None),
+            ("ci:s3cret:", None),
+            ("ci:s3cret::", None),
+            ("ci:s3cret:ro:", None),
+            ("ci:s3cret:ro:*", Some(("ci", "s3cret", true, ""))),
         ] {
             let token = Token::parse(entry);
             let token = token.as_ref().map(|t| (&*t.name, &*t.secret, t.read_only, &*t.prefix));
@@ -388,7 +396,12 @@ mod tests {
         assert_eq!(proxies.client(None, Some(&head.head())), None);
         let unix = Proxies::parse("unix").unwrap();
         assert_eq!(unix.client(None, Some(&head.head())), "1.1.1.1".parse().ok());
-        for bad in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "host", "10.0.0.0/8,,"] {
+        for mapped in ["::ffff:203.0.113.9", "::ffff:203.0.113.0/120"] {
+            assert!(Proxies::parse(mapped).unwrap().trust("203.0.113.9".parse().ok()), "{mapped}");
+        }
+        for bad in
+            ["", "::ffff:10.0.0.0/95", "10.0.0.0/33", "::/129", "10.0.0.0/", "host", "10.0.0.0/8,,"]
+        {
             assert!(Proxies::parse(bad).is_err(), "{bad}");
         }
         let all = Proxies::parse("0.0.0.0/0,::/0").unwrap();

@@ -61,13 +61,27 @@ impl Origins {
             && self.listed(head).is_some()
     }
 
-    /// What the response to a request says about other sites.
-    pub fn cors<'a>(&self, head: Option<&Head<'a>>) -> Cors<'a> {
-        match head.and_then(|head| self.listed(head)) {
-            _ if self.0.is_empty() => Cors::Off,
-            Some(origin) => Cors::Origin(origin),
-            None => Cors::Others,
+    /// What the response to a request says about other sites. `bytes` are what has arrived of it, for one whose head is not
+    /// whole, or no head.
+    pub fn cors<'a>(&'a self, head: Option<&Head<'a>>, bytes: &[u8]) -> Cors<'a> {
+        if self.0.is_empty() {
+            return Cors::Off;
         }
+        let listed = match head {
+            Some(head) => self.listed(head),
+            None => self.mentioned(bytes),
+        };
+        listed.map_or(Cors::Others, Cors::Origin)
+    }
+
+    /// The listed origin that some bytes name, be they what they may: a page has to be able to read that it is refused.
+    fn mentioned(&self, bytes: &[u8]) -> Option<&[u8]> {
+        let lines = bytes.split(|b| *b == b'\n').filter_map(|line| line.split_at_checked(7));
+        let values = lines.filter(|(name, _)| name.eq_ignore_ascii_case(b"origin:"));
+        let mut values = values.map(|(_, value)| value.trim_ascii());
+        let (first, second) = (values.next()?, values.next());
+        let listed = self.0.iter().map(String::as_bytes).find(|listed| *listed == first);
+        listed.filter(|_| second.is_none())
     }
 }
 
@@ -105,7 +119,7 @@ mod tests {
         let at = |fields: &str| {
             let head =
                 OwnedHead::of(format!("OPTIONS /items/7 HTTP/1.1\r\nHost: k\r\n{fields}\r\n"));
-            let cors = match origins.cors(Some(&head.head())) {
+            let cors = match origins.cors(Some(&head.head()), b"") {
                 Cors::Origin(origin) => String::from_utf8(origin.to_vec()).unwrap(),
                 other => format!("{other:?}"),
             };
@@ -125,7 +139,19 @@ mod tests {
         ] {
             assert_eq!(at(&fields), (named.to_owned(), preflight), "{fields}");
         }
-        assert_eq!(origins.cors(None), Cors::Others);
-        assert_eq!(Origins::default().cors(None), Cors::Off);
+        for (bytes, named) in [
+            (&b""[..], false),
+            (b"GET / HTTP/1.1\r\nOrigin: https://b.example\r\nA: ", true),
+            (b"GET / HTTP/1.1\norigin:https://b.example\n", true),
+            (b"GET / HTTP/1.1\r\nOrigin: https://b.exampl", false),
+            (b"GET / HTTP/1.1\r\nOrigin: https://c.example\r\n", false),
+            (b"Origin: https://b.example\r\nOrigin: https://b.example\r\n", false),
+            (b"GET / HTTP/1.1\r\nX-Origin: https://b.example\r\n", false),
+        ] {
+            let cors = origins.cors(None, bytes);
+            let wanted = if named { Cors::Origin(b"https://b.example") } else { Cors::Others };
+            assert_eq!(cors, wanted, "{}", bytes.escape_ascii());
+            assert_eq!(Origins::default().cors(None, bytes), Cors::Off);
+        }
     }
 }

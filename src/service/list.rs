@@ -3,7 +3,7 @@
 //! ```text
 //! GET /items?prefix=a&limit=2   ─▶ Scan item:a…   ─▶ {"items":[{"id":"a1","ttl":1799},…],"cursor":"…"}
 //!                                                    Link: </items?prefix=a&limit=2&cursor=…>; rel="next"
-//! DELETE /sess?prefix=u42.      ─▶ Scan, and a Delete for each       ─▶ {"deleted":3,"cursor":null}
+//! DELETE /sess?prefix=u42.      ─▶ Scan, DeleteMany ─▶ {"deleted":3,"cursor":null}
 //! POST /items/_get {"ids":[…]}  ─▶ GetMany        ─▶ {"items":[{"id":"a1","etag":"…","item":{…}},null]}
 //! ```
 //!
@@ -25,7 +25,7 @@ use super::ttl;
 use crate::http::{
     self, Extra, Head, Method, Parameter, Query, Response, push_number, push_string,
 };
-use crate::store::{Answer, Command, Found, Page, Reply, When};
+use crate::store::{Answer, Command, Found, Page, Reply};
 use std::borrow::Cow;
 use std::collections::HashMap;
 
@@ -181,26 +181,28 @@ pub fn purge<'a>(cx: &Cx<'a>) -> Outcome<'a> {
             let at = Collection::Sessions.key_prefix().len();
             let ids = page.keys.iter().filter_map(|(key, _)| key.get(at..));
             // Keys of another program that no request can spell are left alone.
-            let ids = ids.filter(|id| is_id(id)).map(<[u8]>::to_vec).collect();
-            purge_next(ids, 0, page.next.as_deref().map(to_hex))
+            let keys: Vec<Vec<u8>> = ids
+                .filter(|id| is_id(id))
+                .map(|id| Collection::Sessions.key(id.into()).to_vec())
+                .collect();
+            let next = page.next.as_deref().map(to_hex);
+            if keys.is_empty() {
+                return done(purged(0, next));
+            }
+            ask(Command::DeleteMany { keys }, |_, reply| match reply? {
+                Answer::Removed(deleted) => done(purged(deleted, next)),
+                _ => Err(unexpected()),
+            })
         }
         Answer::BadCursor => Err(BAD_CURSOR),
         _ => Err(unexpected()),
     })
 }
 
-/// Deletes the last of these sessions, and then the others.
-fn purge_next<'a>(mut ids: Vec<Vec<u8>>, deleted: usize, next: Option<String>) -> Outcome<'a> {
-    let Some(id) = ids.pop() else {
-        let cursor = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
-        let body = format!("{{\"deleted\":{deleted},\"cursor\":{cursor}}}");
-        return done(Response::json(200, body.into_bytes()).no_store());
-    };
-    let key = Collection::Sessions.key(id.into());
-    ask(Command::Delete { key, when: When::Always, once: None }, move |_, reply| match reply? {
-        Answer::Deleted(there) => purge_next(ids, deleted + usize::from(there), next),
-        _ => Err(unexpected()),
-    })
+fn purged<'a>(deleted: usize, next: Option<String>) -> Response<'a> {
+    let cursor = next.map_or("null".to_owned(), |next| format!("\"{next}\""));
+    let body = format!("{{\"deleted\":{deleted},\"cursor\":{cursor}}}");
+    Response::json(200, body.into_bytes()).no_store()
 }
 
 /// The one value of a parameter.

@@ -101,6 +101,8 @@ pub struct Status {
     pub draining: bool,
     /// No worker knows of trouble with the store.
     pub store_up: bool,
+    /// Which front runs, as `FRONT` spells it. (tiny_http tells of no connection, so there is nothing to count.)
+    pub front: &'static str,
     /// Log lines that stdout did not take.
     pub log_lines_dropped: usize,
     /// What others have measured: the store, the operating system.
@@ -240,7 +242,11 @@ impl Metrics {
         let version = env!("CARGO_PKG_VERSION");
         let revision = option_env!("KIOSKD_REVISION").unwrap_or("");
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{name}{{version=\"{version}\",revision=\"{revision}\"}} 1");
+        let _ = writeln!(
+            out,
+            "{name}{{version=\"{version}\",revision=\"{revision}\",front=\"{}\"}} 1",
+            status.front
+        );
         let buffered: usize = self.workers.iter().map(|w| w.buffered.load(Ordering::Relaxed)).sum();
         for (name, help, value) in [
             (
@@ -254,7 +260,6 @@ impl Metrics {
                 "1 while no worker knows of trouble with the store.",
                 status.store_up.into(),
             ),
-            ("kioskd_connections", "Open connections of clients.", self.connections()),
             ("kioskd_requests_in_flight", "Requests begun and not answered.", self.in_flight()),
             ("kioskd_buffered_bytes", "Bodies and responses of clients in memory.", buffered),
         ] {
@@ -270,7 +275,6 @@ impl Metrics {
         );
         let _ = writeln!(out, "{name} {tick}");
         for (name, help, value) in [
-            ("kioskd_connections_total", "Connections accepted.", sum(&|w| &w.connected)),
             (
                 "kioskd_http_cut_total",
                 "Responses cut off because the client did not take them.",
@@ -304,10 +308,16 @@ impl Metrics {
         ] {
             one(&mut out, COUNTER, name, help, value);
         }
-        let name = "kioskd_connections_refused_total";
-        family(&mut out, COUNTER, name, "Connections refused at once, by reason.");
-        for (reason, n) in ["limit", "descriptors"].iter().zip(&self.turned_away) {
-            line(&mut out, name, Some(("reason", reason)), n.load(Ordering::Relaxed));
+        if status.front == "poll" {
+            let (name, help) = ("kioskd_connections", "Open connections of clients.");
+            one(&mut out, GAUGE, name, help, self.connections());
+            let name = "kioskd_connections_total";
+            one(&mut out, COUNTER, name, "Connections accepted.", sum(&|w| &w.connected));
+            let name = "kioskd_connections_refused_total";
+            family(&mut out, COUNTER, name, "Connections refused at once, by reason.");
+            for (reason, n) in ["limit", "descriptors"].iter().zip(&self.turned_away) {
+                line(&mut out, name, Some(("reason", reason)), n.load(Ordering::Relaxed));
+            }
         }
         let name = "kioskd_http_responses_total";
         family(
@@ -470,7 +480,13 @@ mod tests {
         a.connected(true);
         b.request_ended();
         let text = metrics.render(
-            &Status { ready: true, store_up: true, log_lines_dropped: 5, ..Status::default() },
+            &Status {
+                front: "poll",
+                ready: true,
+                store_up: true,
+                log_lines_dropped: 5,
+                ..Status::default()
+            },
             Instant::now(),
         );
         for line in [

@@ -1139,7 +1139,9 @@ fn every_operation_of_the_openapi_document_lists_the_errors_it_can_have() {
     }
     let refused = &document["components"]["responses"]["Refused"]["description"];
     let refused = refused.as_str().unwrap();
-    for status in "400 403 404 405 408 413 414 415 417 431 500 501 502 503 504 505 507".split(' ') {
+    for status in
+        "400 401 403 404 405 408 413 414 415 417 429 431 500 501 502 503 504 505 507".split(' ')
+    {
         assert!(refused.contains(status), "{status}");
     }
 }
@@ -1414,6 +1416,7 @@ fn every_answer() -> Vec<Answer<&'static [u8]>> {
         Answer::BadCursor,
         Answer::Values([].into()),
         Answer::TooLarge,
+        Answer::Removed(1),
         Answer::Pong,
         Answer::Partial(["10.0.0.3:6379".to_owned()].into()),
     ]

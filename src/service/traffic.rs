@@ -49,7 +49,8 @@ const PAIRS: usize = 39;
 
 const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "499"];
 
-const COMMANDS: [&str; 7] = ["get", "set", "delete", "take", "scan", "get_many", "ping"];
+const COMMANDS: [&str; 8] =
+    ["get", "set", "delete", "take", "scan", "get_many", "delete_many", "ping"];
 
 const OUTCOMES: [&str; 8] =
     ["ok", "timeout", "unreachable", "broken", "overloaded", "unavailable", "full", "refused"];
@@ -164,7 +165,8 @@ impl Kind {
             Command::Take { .. } => 3,
             Command::Scan { .. } => 4,
             Command::GetMany { .. } => 5,
-            Command::Ping => 6,
+            Command::DeleteMany { .. } => 6,
+            Command::Ping => 7,
         })
     }
 }

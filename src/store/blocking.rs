@@ -5,7 +5,10 @@
 use super::{Command, Replies, Session, Store, StoreError, Tag};
 use crate::net::{self, Ready, World};
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a call waits for a connection that is being made, before it is told that there is none.
+const CONNECTING: Duration = Duration::from_millis(500);
 
 /// A session whose calls wait for their answers. Belongs to one thread.
 pub struct Blocking {
@@ -69,6 +72,18 @@ impl Blocking {
         // Events since the last call, a closed connection above all, are handled before anything new is written.
         let now = self.world.now();
         let mut now = self.wait(now)?;
+        // Between calls nobody drives an attempt to connect: without this wait it would be found to have taken too long by
+        // the next call, each time, for as long as there are few of them.
+        let patience = deadline.min(now + CONNECTING);
+        loop {
+            let replies = self.session.progress(&mut *self.world, now);
+            self.session.give_back(replies);
+            if !self.session.is_connecting() || now >= patience {
+                break;
+            }
+            let next = self.session.next_deadline();
+            now = self.wait(next.map_or(patience, |next| next.min(patience)))?;
+        }
         self.session.submit(now, tag, command);
         loop {
             let is_late = now >= deadline;

@@ -166,6 +166,14 @@ impl Table {
                     false => Ok(Answer::TooLarge),
                 }
             }
+            Command::DeleteMany { keys } => {
+                let mut removed = 0;
+                for key in keys {
+                    let was_there = self.delete(now, &key, &When::Always, None);
+                    removed += usize::from(was_there == Answer::Deleted(true));
+                }
+                Ok(Answer::Removed(removed))
+            }
             Command::Ping => Ok(Answer::Pong),
         };
         replies.push(tag, reply);

@@ -100,6 +100,11 @@ pub trait Session {
         None
     }
 
+    /// Whether it has no connection and is making one: a moment later it may serve.
+    fn is_connecting(&self) -> bool {
+        false
+    }
+
     /// Whether commands are answered as they are submitted: then call `progress` after each, before more answers add
     /// up.
     fn is_immediate(&self) -> bool {
@@ -296,6 +301,11 @@ pub enum Command<'a> {
         /// The most bytes of all values together; keys beyond that are not even requested.
         bytes_max: usize,
     },
+    /// Removes many keys, a few at a time.
+    DeleteMany {
+        /// The whole keys, none twice.
+        keys: Vec<Vec<u8>>,
+    },
     /// A round trip that proves the store can serve.
     Ping,
 }
@@ -376,6 +386,8 @@ pub enum Answer<B> {
     Values(Rc<[Found]>),
     /// To `GetMany`: the values are larger than allowed.
     TooLarge,
+    /// To `DeleteMany`: so many of them were there.
+    Removed(usize),
     /// To `Ping`.
     Pong,
     /// To `Ping`: these of its servers are away, each with the reason, and others serve what they have.
@@ -400,6 +412,7 @@ impl<B> Answer<B> {
             Answer::BadCursor => Answer::BadCursor,
             Answer::Values(values) => Answer::Values(Rc::clone(values)),
             Answer::TooLarge => Answer::TooLarge,
+            Answer::Removed(n) => Answer::Removed(*n),
             Answer::Pong => Answer::Pong,
             Answer::Partial(away) => Answer::Partial(Rc::clone(away)),
         }

@@ -11,7 +11,7 @@
 //! Delete otherwise         DELETE    as SET: so that "was not there" is an answer
 //! Take                     TAKE      INCR, and PEXPIRE on the first
 //! Scan                     a script around SCAN          see [`scan`]
-//! GetMany                  many GETs, a few at a time       see [`bulk`]
+//! GetMany, DeleteMany      many GETs, or DELs, a few at a time    see [`bulk`]
 //! Ping                     SET item:⏎… "" PX 1 XX         a write that never happens
 //! ```
 //!
@@ -236,13 +236,13 @@ impl Session for RedisSession {
                 let prefix = prefix.join(&self.key_prefix, &mut buffer).to_vec();
                 self.scan(now, List { call, prefix, cursor, limit });
             }
-            Command::GetMany { mut keys, bytes_max } => {
-                let before = &self.key_prefix;
-                keys.iter_mut().for_each(|key| drop(key.splice(..0, before.iter().copied())));
-                match self.bulks.begin(tag, keys, bytes_max) {
-                    Ok(()) => drop(self.ask_parts(now)),
-                    Err(e) => self.replies.push(tag, Err(e)),
-                }
+            Command::GetMany { keys, bytes_max } => {
+                let keys = self.prefixed(keys);
+                self.begun(now, tag, |bulks| bulks.begin(tag, keys, bytes_max));
+            }
+            Command::DeleteMany { keys } => {
+                let keys = self.prefixed(keys);
+                self.begun(now, tag, |bulks| bulks.begin_removal(tag, keys));
             }
         }
         self.key = buffer;
@@ -393,6 +393,10 @@ impl Session for RedisSession {
         why
     }
 
+    fn is_connecting(&self) -> bool {
+        self.client.is_connecting()
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         if !self.replies.is_empty() {
             // There are finished commands: call at once.
@@ -418,6 +422,25 @@ impl RedisSession {
             + self.seen.len()
             + self.pings.len()
             + bulks
+    }
+
+    fn prefixed(&self, mut keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+        let before = &self.key_prefix;
+        keys.iter_mut().for_each(|key| drop(key.splice(..0, before.iter().copied())));
+        keys
+    }
+
+    /// Begins a bulk.
+    fn begun(
+        &mut self,
+        now: Instant,
+        tag: Tag,
+        begin: impl FnOnce(&mut Bulks) -> Result<(), StoreError>,
+    ) {
+        match begin(&mut self.bulks) {
+            Ok(()) => drop(self.ask_parts(now)),
+            Err(e) => self.replies.push(tag, Err(e)),
+        }
     }
 
     fn pong(&self, now: Instant) -> Answer<&'static [u8]> {
@@ -579,12 +602,17 @@ impl RedisSession {
     /// Sends the next requests of the bulk reads; whether there are any.
     fn ask_parts(&mut self, now: Instant) -> bool {
         let mut asked = false;
-        while let Some((tag, place, key)) = self.bulks.ask() {
+        while let Some((tag, place, key, removes)) = self.bulks.ask() {
             let (route, part) = (self.client.route_of(key), PARTS + place as u32);
             let ticket = Ticket { tag, part };
-            let reply_type = ReplyType::Value;
+            // To remove twice has the same effect as once, while the request lasts: it may be sent again like any read.
+            let reply_type = if removes { ReplyType::Count } else { ReplyType::Value };
             let request = Request { ticket, reply_type, route, read_only: true };
-            self.client.submit(now, request, Words::get(&[key]));
+            let words: [&[u8]; 2] = [b"DEL", key];
+            match removes {
+                true => self.client.submit(now, request, Words::plain(&words)),
+                false => self.client.submit(now, request, Words::get(&[key])),
+            }
             self.bulks.asked(tag);
             asked = true;
         }

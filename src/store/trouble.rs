@@ -55,6 +55,7 @@ impl Trouble {
                 Answer::Stored
                     | Answer::Done { .. }
                     | Answer::Taken { .. }
+                    | Answer::Removed(_)
                     | Answer::Pong
                     | Answer::Partial(_)
             )

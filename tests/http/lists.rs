@@ -749,7 +749,8 @@ fn a_store_that_fails_in_the_middle_of_a_page_loses_no_session_that_is_not_ended
         assert_eq!((refused.status, refused.problem().0.as_str()), (502, "store_error"));
         assert_eq!(redis.command(&["ACL", "SETUSER", "default", "+del"]), "OK");
         redis.stop();
-        assert_eq!(client.request("DELETE", "/sess?prefix=u.", &[], b"").status, 504);
+        let status = client.request("DELETE", "/sess?prefix=u.", &[], b"").status;
+        assert!(matches!(status, 502 | 504), "{status}");
         redis.cont();
         let mut deleted = 0;
         eventually("all to be gone", || {

@@ -278,6 +278,17 @@ fn a_file_of_tokens_is_read_again_and_one_that_is_not_usable_changes_nothing() {
             kioskd.wait_for_log("the tokens stay as they were");
             assert_eq!((status("secret-1"), status("secret-2")), (200, 401));
         }
+        // A pipe would be waited for until somebody writes into it.
+        std::fs::remove_file(&path).expect("our own file");
+        assert!(
+            std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo").success()
+        );
+        kioskd.signal("HUP");
+        kioskd.wait_for_log("a pipe or a socket is no file");
+        let ended = Kioskd::run(&[("AUTH_TOKENS_FILE", &file)], &[]);
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert_eq!((status("secret-1"), status("secret-2")), (200, 401));
+        std::fs::remove_file(&path).expect("our own file");
         std::fs::write(&path, "# the new ones\nb:secret-2,c:secret-3\n").expect("our own file");
         kioskd.signal("HUP");
         kioskd.wait_for_log("2 tokens read from");
@@ -328,6 +339,48 @@ fn ten_in_a_window_are_ten_over_two_replicas() {
         assert!(metrics.contains("kioskd_rate_limited_total 9"), "{metrics}");
         let left: i64 = redis.command(&["PTTL", "rate:t:a"]).parse().expect("milliseconds");
         assert!((0..=60_000).contains(&left), "{left}");
+    });
+}
+
+/// Guesses, above all, and what is refused for any other reason: each is a request.
+#[test]
+fn what_is_refused_is_counted_too() {
+    for_each_front(|front| {
+        let kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("RATE_LIMIT", "5/h"),
+            ("AUTH_TOKENS", "a:secret-a,r:secret-r:ro"),
+        ]);
+        let ask = |method: &str, path: &str, secret: &str, body: &str| {
+            let fields = [("Authorization", &*bearer(secret))];
+            kioskd.connect().request(method, path, &fields, body.as_bytes()).status
+        };
+        for n in 0..8 {
+            let status = ask("PUT", "/items/7", &format!("guess-{n}"), "{}");
+            assert_eq!(status, if n < 5 { 401 } else { 429 }, "{n}");
+        }
+        for (n, (method, path, status)) in [
+            ("PUT", "/items/7", 403),
+            ("GET", "/no", 404),
+            ("BREW", "/items/7", 403),
+            ("POST", "/version", 403),
+            ("GET", "/items?limit=0", 400),
+        ]
+        .into_iter()
+        .chain([("GET", "/no", 429), ("GET", "/items/7", 429), ("PUT", "/items/7", 429)])
+        .enumerate()
+        {
+            assert_eq!(ask(method, path, "secret-r", "{}"), status, "{n} {method} {path}");
+        }
+        // A body that is still on its way is not taken for the next request.
+        let mut client = kioskd.connect();
+        client.send("PUT /items/7 HTTP/1.1\r\nHost: k\r\nContent-Length: 40\r\n\r\n");
+        let reply = client.read_response();
+        assert_eq!(reply.status, 429);
+        if front == "poll" {
+            assert!(reply.says_close());
+        }
+        assert_eq!(ask("GET", "/items/7", "secret-a", ""), 404);
     });
 }
 
@@ -457,6 +510,36 @@ fn pages_of_listed_sites_may_ask() {
         let reply = kioskd.connect().get("/livez");
         assert_eq!(reply.header("Vary"), Some("Origin"));
     });
+    // Those that are refused before there is a head, too: a page could not read why.
+    let kioskd = Kioskd::start(&[
+        ("CORS_ORIGINS", "https://app.example"),
+        ("HEAD_TIMEOUT", "300ms"),
+        ("MAX_HEAD_BYTES", "1000"),
+    ]);
+    let start = "GET /items/7 HTTP/1.1\r\nHost: k\r\nOrigin: https://app.example\r\n";
+    for (rest, status) in [
+        (format!("A: {}\r\n\r\n", "x".repeat(1000)), 431),
+        ("Content-Length: x\r\n\r\n".to_owned(), 400),
+        ("A: b".to_owned(), 408),
+    ] {
+        let mut client = kioskd.connect();
+        client.send(format!("{start}{rest}"));
+        let reply = client.read_response();
+        let named = reply.header("Access-Control-Allow-Origin");
+        assert_eq!((reply.status, named), (status, Some("https://app.example")));
+    }
+    let settings = [("CORS_ORIGINS", "https://app.example"), ("MAX_CONNECTIONS", "2")];
+    let kioskd = Kioskd::start(&settings);
+    let held = [kioskd.connect(), kioskd.connect()];
+    eventually("the house to be full", || {
+        let mut client = kioskd.connect();
+        client.send(format!("{start}\r\n"));
+        let reply = client.read_response();
+        let named = reply.header("Access-Control-Allow-Origin");
+        assert_eq!(named, Some("https://app.example"), "{reply:?}");
+        reply.status == 503
+    });
+    drop(held);
     let kioskd = Kioskd::start(&[]);
     let reply = kioskd.connect().request("GET", "/livez", &[("Origin", "https://a.example")], b"");
     assert_eq!((reply.header("Vary"), reply.header("Access-Control-Allow-Origin")), (None, None));

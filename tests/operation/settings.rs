@@ -83,6 +83,8 @@ fn what_would_start_another_service_is_exit_2() {
             "AUTH_TOKENS_FILE=\"/dev/null\"",
             "not both",
         ),
+        (&[("RATE_LIMIT", "9/s"), ("STORE", "noop")], "RATE_LIMIT=\"9/s\"", "counts nothing"),
+        (&[("AUTH_TOKENS", "ci:s3cret:")], "AUTH_TOKENS=\"***\"", "entry 1"),
         (&[("RATE_LIMIT", "9/d")], "RATE_LIMIT=\"9/d\"", "10/s"),
         (
             &[("RATE_LIMIT", "9/s"), ("LISTEN", "unix:/run/kioskd-none/s")],

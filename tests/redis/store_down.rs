@@ -47,6 +47,34 @@ fn a_redis_that_comes_later_is_found() {
     });
 }
 
+/// Between two calls nobody looks at an attempt to connect: with one request every two seconds a thread of the plain front
+/// never found a Redis that was back.
+#[test]
+fn few_requests_find_a_redis_that_is_back() {
+    for_each_front(|front| {
+        let mut redis = Redis::start();
+        let settings = [
+            ("FRONT", front),
+            ("WORKERS", "1"),
+            ("REDIS_ADDR", &*redis.addr()),
+            ("REQUEST_TIMEOUT", "5s"),
+        ];
+        let kioskd = Kioskd::start(&settings);
+        let mut client = kioskd.connect();
+        assert_recovers(&mut client);
+        redis.kill();
+        for _ in 0..5 {
+            assert_eq!(client.get("/readyz").status, 503);
+        }
+        redis.restart();
+        // Longer than signing on may take, and than any wait between attempts.
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_eq!(client.get("/readyz").status, 200);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert_recovers(&mut client);
+    });
+}
+
 #[test]
 fn a_frozen_redis_is_504_in_time_and_recovers() {
     for_each_front(|front| {

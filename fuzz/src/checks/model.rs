@@ -254,6 +254,7 @@ impl Given {
             Command::Scan { prefix, .. } => {
                 return Given::Page(vec![([&prefix.to_vec()[..], b"1"].concat(), None)]);
             }
+            Command::DeleteMany { keys } => Answer::Removed(keys.len()),
             Command::Ping => Answer::Pong,
             Command::Take { .. } => return Given::Plain(Err(StoreError::Overloaded)),
         }))

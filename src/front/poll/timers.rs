@@ -53,7 +53,8 @@ impl Link {
     }
 }
 
-/// How old connections are, in two bytes for each: time is counted in 256ths of `KEEPALIVE_TIME`, modulo 2¹⁶.
+/// How old connections are, in two bytes for each: time is counted in 64ths of `KEEPALIVE_TIME`, modulo 2¹⁶. One that has
+/// been idle for 512 times that long would pass for young again; `IDLE_TIMEOUT` comes before.
 #[derive(Debug)]
 pub struct Ages {
     beginning: Instant,
@@ -71,13 +72,13 @@ impl Ages {
     pub fn begin(&mut self, now: Instant) {
         let millis = |time: Duration| time.as_millis() as u64;
         let since = millis(now.saturating_duration_since(self.beginning));
-        self.now = (since * 256 / millis(self.keepalive_time).max(1)) as u16;
+        self.now = (since * 64 / millis(self.keepalive_time).max(1)) as u16;
     }
 
     /// When a connection that begins now is old: a tenth of the time earlier or later, by chance, or all clients of one
     /// proxy would connect anew at the same moment.
     pub fn old_at(&self, random: u64) -> u16 {
-        self.now.wrapping_add(230 + (random % 52) as u16)
+        self.now.wrapping_add(58 + (random % 13) as u16)
     }
 
     /// Whether a connection is old.
@@ -243,7 +244,7 @@ mod tests {
         let (start, hour) = (Instant::now(), Duration::from_secs(3600));
         let mut ages = Ages::new(start, hour);
         // The last begins after the time has been counted round three times.
-        for begins in [0, 1, 300, 3 * 256, 3 * 65_536] {
+        for begins in [0, 1, 300, 3 * 1024, 3 * 65_536] {
             let begins = start + hour * begins;
             let mut is_old = |old_at, tenths| {
                 ages.begin(begins + hour * tenths / 10);

@@ -436,10 +436,12 @@ impl Worker {
             }
             Err(problem) => {
                 let keep = client.drop_body(index.framing(), expects);
-                if problem.is_refusal() {
-                    self.refuse(world, key, problem, keep, now);
-                } else {
-                    self.end(world, exchange, Err(problem), keep, now);
+                match request.refuse_counted(&self.service, problem, keep) {
+                    None => self.step(world, exchange, now, None, !full),
+                    Some(problem) if problem.is_refusal() => {
+                        self.refuse(world, key, problem, keep, now);
+                    }
+                    Some(problem) => self.end(world, exchange, Err(problem), keep, now),
                 }
                 false
             }
@@ -522,7 +524,7 @@ impl Worker {
                 }
             }
         };
-        let keep = may_wait || outcome.is_ok();
+        let keep = (may_wait || outcome.is_ok()) && request.keeps();
         let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, request, client, &outcome, keep);

@@ -1,4 +1,4 @@
-//! Bulk reads: many GETs, a few at a time.
+//! Bulks: many GETs, or many DELs, a few at a time.
 //!
 //! ```text
 //! waiting    n4 n5 … n999              keys only
@@ -56,10 +56,13 @@ pub struct Bulk {
     under_way: usize,
     bytes: usize,
     bytes_max: usize,
+    /// It removes its keys; so many were there.
+    removes: bool,
+    removed: usize,
 }
 
 impl Bulks {
-    /// Adds a bulk that may have `bytes_max` bytes of values.
+    /// Adds a bulk read that may have `bytes_max` bytes of values.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many keys wait already.
@@ -69,6 +72,24 @@ impl Bulks {
         keys: Vec<Vec<u8>>,
         bytes_max: usize,
     ) -> Result<(), StoreError> {
+        self.add(tag, keys, bytes_max, false)
+    }
+
+    /// Adds a bulk that removes its keys.
+    ///
+    /// # Errors
+    /// As [`begin`](Bulks::begin).
+    pub fn begin_removal(&mut self, tag: Tag, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
+        self.add(tag, keys, usize::MAX, true)
+    }
+
+    fn add(
+        &mut self,
+        tag: Tag,
+        keys: Vec<Vec<u8>>,
+        bytes_max: usize,
+        removes: bool,
+    ) -> Result<(), StoreError> {
         let bulk = Bulk {
             tag,
             values: vec![Ok(None); keys.len()],
@@ -77,6 +98,8 @@ impl Bulks {
             under_way: 0,
             bytes: 0,
             bytes_max,
+            removes,
+            removed: 0,
         };
         if self.waiting + bulk.waiting() > WAITING_BYTES_MAX {
             return Err(StoreError::Overloaded);
@@ -96,9 +119,9 @@ impl Bulks {
         self.under_way + self.there + self.waiting
     }
 
-    /// The next key to read, with the tag of its bulk and its place there; `None` while enough GETs are under way. When
-    /// the GET is sent, call [`asked`](Bulks::asked).
-    pub fn ask(&mut self) -> Option<(Tag, usize, &[u8])> {
+    /// The next key to read or to remove, with the tag of its bulk, its place there, and whether it is to be removed; `None`
+    /// while enough commands are under way. When the command is sent, call [`asked`](Bulks::asked).
+    pub fn ask(&mut self) -> Option<(Tag, usize, &[u8], bool)> {
         if self.under_way >= OF_ALL_MAX {
             return None;
         }
@@ -110,7 +133,7 @@ impl Bulks {
             if bulk.under_way < OF_ONE_MAX
                 && let Some(key) = bulk.keys.get(bulk.next)
             {
-                return Some((bulk.tag, bulk.next, key));
+                return Some((bulk.tag, bulk.next, key, bulk.removes));
             }
         }
         None
@@ -142,6 +165,10 @@ impl Bulks {
                 Ok(Reply::Bulk(value)) => Ok(Some(value)),
                 Ok(Reply::Null) => Ok(None),
                 Ok(Reply::TooLarge(n)) => Err(too_large(n)),
+                Ok(Reply::Integer(n)) if bulk.removes => {
+                    bulk.removed += usize::from(n > 0);
+                    Ok(None)
+                }
                 other => {
                     let e = other.err().unwrap_or_else(wrong_type);
                     self.end(tag);
@@ -159,9 +186,12 @@ impl Bulks {
         if !is_too_large && (bulk.under_way > 0 || bulk.next < bulk.keys.len()) {
             return None;
         }
-        let values = self.end(tag)?.values;
-        let answer = if is_too_large { Answer::TooLarge } else { Answer::Values(values.into()) };
-        Some(Ok(answer))
+        let Bulk { values, removes, removed, .. } = self.end(tag)?;
+        Some(Ok(match (is_too_large, removes) {
+            (true, _) => Answer::TooLarge,
+            (false, true) => Answer::Removed(removed),
+            (false, false) => Answer::Values(values.into()),
+        }))
     }
 
     /// Ends a bulk. Answers to its GETs that are under way are for nobody then.
@@ -195,7 +225,7 @@ mod tests {
     /// Asks for every part that may be under way now.
     fn ask(bulks: &mut Bulks) -> Vec<(usize, String)> {
         std::iter::from_fn(|| {
-            let (tag, place, key) = bulks.ask()?;
+            let (tag, place, key, _) = bulks.ask()?;
             let key = String::from_utf8(key.to_vec()).unwrap();
             bulks.asked(tag);
             Some((place, key))
@@ -302,7 +332,7 @@ mod tests {
             bulks.begin(tag, long(), 10).unwrap();
         }
         assert_eq!(bulks.begin(99, long(), 10), Err(StoreError::Overloaded));
-        let (tag, place, _) = bulks.ask().unwrap();
+        let (tag, place, ..) = bulks.ask().unwrap();
         assert_eq!((tag, place), (0, 0));
         bulks.asked(tag);
         bulks.end(tag);
