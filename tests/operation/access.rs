@@ -372,12 +372,13 @@ fn what_is_refused_is_counted_too() {
         {
             assert_eq!(ask(method, path, "secret-r", "{}"), status, "{n} {method} {path}");
         }
-        // A body that is still on its way is not taken for the next request.
-        let mut client = kioskd.connect();
-        client.send("PUT /items/7 HTTP/1.1\r\nHost: k\r\nContent-Length: 40\r\n\r\n");
-        let reply = client.read_response();
-        assert_eq!(reply.status, 429);
+        // A body that is still on its way is not waited for, nor taken for the next request. The library of the
+        // other front reads all of a body before it writes.
         if front == "poll" {
+            let mut client = kioskd.connect();
+            client.send("PUT /items/7 HTTP/1.1\r\nHost: k\r\nContent-Length: 40\r\n\r\n");
+            let reply = client.read_response();
+            assert_eq!(reply.status, 429);
             assert!(reply.says_close());
         }
         assert_eq!(ask("GET", "/items/7", "secret-a", ""), 404);
