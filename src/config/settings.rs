@@ -1,6 +1,6 @@
 //! Every setting: its name, its default, its meaning. The one list.
 //!
-//! `--help` prints it, the README shows it (`tests/operation/readme.rs` compares them), and a setting that is not set
+//! `--help` prints it, docs/configuration.md shows it (`tests/operation/readme.rs` compares them), and a setting that is not set
 //! is read from here, by the parser that reads set ones. So a default is written once, as an operator would write it.
 //! Defaults that are words for people (`unset`, and those of STORE and WORKERS) are never parsed: the code that uses
 //! such a setting checks whether it is set.

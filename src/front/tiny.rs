@@ -2,7 +2,7 @@
 //! it. Read this one first.
 //!
 //! For use behind a proxy that sanitises requests: tiny_http's own connection handling has faults that no application
-//! can fix (README, "Why two fronts"). What an application can refuse is refused here: the head is parsed again by the
+//! can fix (docs/fronts.md). What an application can refuse is refused here: the head is parsed again by the
 //! rules of [`crate::http`].
 //!
 //! tiny_http prints responses in its own way; we take its writer and print in ours, so that both fronts send the same

@@ -1,23 +1,87 @@
-//! The README is held to the program: its table of settings, the files it leads to and the tests it names as evidence.
-//! So are the texts beside it, as far as they lead somewhere.
+//! The README and the texts in `docs/` are held to the program: what the README shows is what happens, the table of
+//! settings is the one in the code, and the files and tests that are named exist.
 //!
 //! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
-//! the README and `--help` show it word for word.
+//! `docs/configuration.md` and `--help` show it word for word.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::support::Kioskd;
+use crate::support::{Kioskd, Redis};
 use kioskd::config::SETTINGS;
 
 const README: &str = include_str!("../../README.md");
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+const IMAGE: &str = include_str!("../../docs/image.md");
+const TRACEABILITY: &str = include_str!("../../docs/traceability.md");
+
+/// What a reader is ready to read at once.
+const README_LINES: usize = 220;
+
+/// The commands of the README, run as they stand, and each line it shows is there, in that order. What differs each time
+/// is not compared.
+#[test]
+#[cfg_attr(not(feature = "poll"), ignore = "the texts show the default build")]
+fn what_the_readme_shows_is_what_happens() {
+    let kioskd = Kioskd::start(&[]);
+    let seen = follow(section("## A minute with it"), &[("localhost:8080", &kioskd.addr())]);
+    assert!(seen >= 9, "{seen} commands");
+
+    let redis = Redis::start();
+    let addr = redis.addr();
+    let settings = [("REDIS_ADDR", &*addr)];
+    let (one, two) = (Kioskd::start(&settings), Kioskd::start(&settings));
+    let port = redis.addr().rsplit(':').next().expect("an address has a port").to_owned();
+    let places = [
+        ("localhost:8081", &*one.addr()),
+        ("localhost:8082", &two.addr()),
+        ("redis-cli", &format!("redis-cli --no-raw -p {port}")),
+    ];
+    assert_eq!(follow(section("## Two replicas on one Redis"), &places), 3);
+}
+
+/// Runs what follows each `$ ` in the blocks of `text`, with `places` put in place of the addresses shown.
+#[track_caller]
+fn follow(text: &str, places: &[(&str, &str)]) -> usize {
+    let blocks = text.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut seen = 0;
+    for conversation in blocks.flat_map(|block| block.split("$ ").skip(1)) {
+        let (command, shown) = conversation.split_once('\n').unwrap_or((conversation, ""));
+        let put = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
+        let run = places.iter().fold(command.to_owned(), put);
+        let output = Command::new("bash").args(["-c", &run]).output().expect("bash is there");
+        let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");
+        let mut lines = printed.lines().map(settled);
+        for line in shown.lines().map(settled) {
+            assert!(lines.any(|l| l == line), "{command}\nshows no `{line}`:\n{printed}");
+        }
+        seen += 1;
+    }
+    seen
+}
+
+/// Without what differs each time: the id of a request, and how much of half an hour is left.
+fn settled(line: &str) -> String {
+    let (before, after) = line.split_once("\"request_id\":\"").unwrap_or((line, ""));
+    let after = after.split_once('"').map_or(after, |(_, rest)| rest);
+    (1750..1800).fold(format!("{before}{after}"), |line, left| {
+        line.replace(&format!("\"ttl\":{left}"), "\"ttl\":1800")
+    })
+}
 
 #[test]
-#[cfg_attr(not(feature = "poll"), ignore = "the README shows the default build")]
+fn the_readme_is_short() {
+    let lines = README.lines().count();
+    assert!(lines <= README_LINES, "{lines} lines");
+}
+
+#[test]
+#[cfg_attr(not(feature = "poll"), ignore = "the texts show the default build")]
 fn the_table_of_settings_is_the_one_in_the_code() {
-    let (settings, _limits) = section("## Settings")
-        .split_once("\n### ")
+    let (settings, _limits) = CONFIGURATION
+        .split_once("\n## ")
         .expect("limits have a heading of their own below the settings");
     let shown: Vec<Vec<&str>> = rows(settings)
         .into_iter()
@@ -86,9 +150,10 @@ fn every_deployment_sets_a_drain_delay_and_the_image_has_its_name() {
     let image = concat!("kioskd:", env!("CARGO_PKG_VERSION"));
     let kubernetes = include_str!("../../deploy/kubernetes.yaml");
     assert!(kubernetes.contains(&format!("image: {image}\n")));
-    let container = section("### In a container");
-    assert!(container.contains(&format!("podman build -t {image} ")), "{container}");
-    assert!(container.contains("KIOSKD_REVISION"), "{container}");
+    for text in [README, IMAGE] {
+        assert!(text.contains(&format!("podman build -t {image} ")), "{text}");
+    }
+    assert!(IMAGE.contains("KIOSKD_REVISION"), "{IMAGE}");
 }
 
 /// Evidence that has been renamed or removed is none.
@@ -98,7 +163,7 @@ fn every_test_named_as_evidence_exists() {
     for folder in ["src", "tests"] {
         collect_functions(&root().join(folder), &mut functions);
     }
-    let rows = rows(section("## Requirements, and what shows them"));
+    let rows = rows(TRACEABILITY);
     let mut seen = 0;
     for name in rows
         .iter()
@@ -107,13 +172,16 @@ fn every_test_named_as_evidence_exists() {
         // The others are paths (`deploy/check-image`, `/readyz`).
         .filter(|word| !word.contains('/'))
     {
-        assert!(functions.contains(name), "the README names a test `{name}`, and there is none");
+        assert!(
+            functions.contains(name),
+            "docs/traceability.md names a test `{name}`, and there is none"
+        );
         seen += 1;
     }
     assert!(seen > 20, "only {seen} names found: has the table moved?");
 }
 
-/// Links, and the files named in the prose, of the README, of `docs/` and of `fuzz/`.
+/// Links, and the files named in the prose, of all that is written for readers.
 #[test]
 fn every_file_the_texts_lead_to_exists() {
     for text in texts() {
@@ -138,11 +206,11 @@ fn every_file_the_texts_lead_to_exists() {
 #[test]
 fn the_table_of_requirements_leads_to_files() {
     let mut seen = 0;
-    let rows = rows(section("## Requirements, and what shows them"));
+    let rows = rows(TRACEABILITY);
     for target in rows.iter().filter_map(|cells| cells.get(1)).flat_map(|cell| code_words(cell)) {
         let found =
             [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
-        assert!(found, "the README names `{target}`, and there is none");
+        assert!(found, "docs/traceability.md names `{target}`, and there is none");
         seen += 1;
     }
     assert!(seen > 20, "only {seen} files found: has the table moved?");
@@ -159,7 +227,7 @@ fn the_check_of_the_texts_sees_what_they_lead_to() {
         code_words(&text).filter(|word| is_source(word)).collect::<Vec<_>>(),
         ["front/a.rs"]
     );
-    for name in ["README.md", "docs/fronts.md", "fuzz/README.md"] {
+    for name in ["README.md", "CONTRIBUTING.md", "docs/fronts.md", "fuzz/README.md"] {
         assert!(texts().contains(&root().join(name)), "{name}");
     }
 }
@@ -172,7 +240,8 @@ fn texts() -> Vec<PathBuf> {
         .map(|entry| entry.expect("an entry of a folder just listed").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
         .collect();
-    texts.extend([root().join("README.md"), root().join("fuzz/README.md")]);
+    let others = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "fuzz/README.md"];
+    texts.extend(others.map(|name| root().join(name)));
     texts
 }
 

@@ -100,7 +100,7 @@ fn any_node_leads_to_the_whole_cluster() {
     }
 }
 
-/// The rights that the README names. Who may not ask a node for its name knows it by its map.
+/// The rights that docs/redis.md names. Who may not ask a node for its name knows it by its map.
 #[test]
 fn a_user_who_may_do_little_is_served_by_all_nodes() {
     let cluster = Cluster::start();
