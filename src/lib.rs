@@ -25,6 +25,8 @@
 //! again through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
 //! [`resp::client`], [`resp::node`], [`resp::connection`], [`resp::codec`].
 //!
+//! `docs/tour.md` has that GET function by function, a picture of a connection's states, and what each file teaches.
+//!
 //! The layers, and which other layers each may use, are a table in `tests/layers`, which is a test.
 
 pub mod config;

@@ -15,6 +15,7 @@ use kioskd::config::SETTINGS;
 const README: &str = include_str!("../../README.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const IMAGE: &str = include_str!("../../docs/image.md");
+const TOUR: &str = include_str!("../../docs/tour.md");
 const TRACEABILITY: &str = include_str!("../../docs/traceability.md");
 
 /// What a reader is ready to read at once.
@@ -181,6 +182,25 @@ fn every_test_named_as_evidence_exists() {
     assert!(seen > 20, "only {seen} names found: has the table moved?");
 }
 
+/// A tour through functions that have other names by now leads nowhere.
+#[test]
+fn every_function_of_the_tour_exists() {
+    let mut functions = BTreeSet::new();
+    collect_functions(&root().join("src"), &mut functions);
+    let (_, life) = TOUR.split_once("## The life of one GET").expect("the tour has it");
+    let block = life.split("```").nth(1).expect("the block is closed");
+    let paths: Vec<&str> = block
+        .lines()
+        .filter_map(|line| line.trim_start().split([' ', '(']).next())
+        .filter(|word| word.contains("::"))
+        .collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        let (_, name) = path.rsplit_once("::").expect("it has two parts");
+        assert!(functions.contains(name), "the tour names `{path}`, and there is none");
+    }
+}
+
 /// Links, and the files named in the prose, of all that is written for readers.
 #[test]
 fn every_file_the_texts_lead_to_exists() {
@@ -317,7 +337,7 @@ fn collect_functions(folder: &Path, functions: &mut BTreeSet<String>) {
                     .strip_prefix("pub ")
                     .unwrap_or(line)
                     .strip_prefix("fn ")
-                    .and_then(|rest| rest.split_once('('))
+                    .and_then(|rest| rest.split_once(['(', '<']))
                 {
                     functions.insert(name.to_owned());
                 }
