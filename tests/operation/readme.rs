@@ -1,5 +1,5 @@
-//! The README is held to the program: its table of settings, the files it leads to and the tests it names as evidence.
-//! So are the texts beside it, as far as they lead somewhere.
+//! The README is held to the program: its table of settings, and the files it leads to. So are the texts beside it, as
+//! far as they lead somewhere. The tests that they name are looked for in `traceability.rs`.
 //!
 //! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
 //! the README and `--help` show it word for word.
@@ -91,28 +91,6 @@ fn every_deployment_sets_a_drain_delay_and_the_image_has_its_name() {
     assert!(container.contains("KIOSKD_REVISION"), "{container}");
 }
 
-/// Evidence that has been renamed or removed is none.
-#[test]
-fn every_test_named_as_evidence_exists() {
-    let mut functions = BTreeSet::new();
-    for folder in ["src", "tests"] {
-        collect_functions(&root().join(folder), &mut functions);
-    }
-    let rows = rows(section("## Requirements, and what shows them"));
-    let mut seen = 0;
-    for name in rows
-        .iter()
-        .filter_map(|cells| cells.get(2))
-        .flat_map(|cell| code_words(cell))
-        // The others are paths (`deploy/check-image`, `/readyz`).
-        .filter(|word| !word.contains('/'))
-    {
-        assert!(functions.contains(name), "the README names a test `{name}`, and there is none");
-        seen += 1;
-    }
-    assert!(seen > 20, "only {seen} names found: has the table moved?");
-}
-
 /// Links, and the files named in the prose, of the README, of `docs/` and of `fuzz/`.
 #[test]
 fn every_file_the_texts_lead_to_exists() {
@@ -135,19 +113,6 @@ fn every_file_the_texts_lead_to_exists() {
     }
 }
 
-#[test]
-fn the_table_of_requirements_leads_to_files() {
-    let mut seen = 0;
-    let rows = rows(section("## Requirements, and what shows them"));
-    for target in rows.iter().filter_map(|cells| cells.get(1)).flat_map(|cell| code_words(cell)) {
-        let found =
-            [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
-        assert!(found, "the README names `{target}`, and there is none");
-        seen += 1;
-    }
-    assert!(seen > 20, "only {seen} files found: has the table moved?");
-}
-
 /// A check that finds nothing says that all is well.
 #[test]
 fn the_check_of_the_texts_sees_what_they_lead_to() {
@@ -165,7 +130,7 @@ fn the_check_of_the_texts_sees_what_they_lead_to() {
 }
 
 /// What is written for readers of this repository.
-fn texts() -> Vec<PathBuf> {
+pub(super) fn texts() -> Vec<PathBuf> {
     let docs = root().join("docs");
     let mut texts: Vec<PathBuf> = fs::read_dir(&docs)
         .unwrap_or_else(|e| panic!("failed to list {docs:?}: {e}"))
@@ -200,15 +165,15 @@ fn is_source(word: &str) -> bool {
 }
 
 /// Without what is shown as a block: commands and what they print.
-fn without_blocks(text: &str) -> String {
+pub(super) fn without_blocks(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"))
 }
 
@@ -222,7 +187,7 @@ fn section(heading: &str) -> &'static str {
 }
 
 /// The rows of every table in `text`, their cells trimmed; without the line of dashes.
-fn rows(text: &str) -> Vec<Vec<&str>> {
+pub(super) fn rows(text: &str) -> Vec<Vec<&str>> {
     text.lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
         .map(|line| line.split(" | ").map(str::trim).collect())
@@ -230,29 +195,6 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
 }
 
 /// What stands between back-quotes.
-fn code_words(cell: &str) -> impl Iterator<Item = &str> {
+pub(super) fn code_words(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
-}
-
-fn collect_functions(folder: &Path, functions: &mut BTreeSet<String>) {
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("failed to list {folder:?}: {e}"));
-    for entry in entries {
-        let path: PathBuf = entry.expect("an entry of a folder just listed").path();
-        if path.is_dir() {
-            collect_functions(&path, functions);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            for line in read(&path).lines() {
-                let line = line.trim_start();
-                // The rules of the store contract are `pub fn`; a macro makes tests of them, one for each store.
-                if let Some((name, _)) = line
-                    .strip_prefix("pub ")
-                    .unwrap_or(line)
-                    .strip_prefix("fn ")
-                    .and_then(|rest| rest.split_once('('))
-                {
-                    functions.insert(name.to_owned());
-                }
-            }
-        }
-    }
 }
