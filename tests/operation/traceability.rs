@@ -140,8 +140,8 @@ fn the_check_of_evidence_sees_what_is_named() {
     assert_eq!((ids().len(), &*ids()[37]), (95, "A40"));
 }
 
-/// All functions in `src`, `tests` and `sim`. (The rules of the store contract are `pub fn`; a macro makes tests of them,
-/// one for each store.)
+/// All functions in `src`, `tests` and `sim`. (The rules of the store contract are `pub fn`; a macro makes tests of
+/// them, one for each store.)
 fn functions() -> BTreeSet<String> {
     let mut functions = BTreeSet::new();
     for folder in ["src", "tests", "sim/src", "sim/tests"] {
