@@ -182,6 +182,23 @@ fn errors() -> Vec<String> {
     LINES.lock().expect("no collector panics").clone()
 }
 
+/// Nothing is global: not the store, not the metrics, not the state.
+#[test]
+fn two_services_in_one_process_share_nothing() {
+    let [one, other] = [(); 2].map(|()| InProcess::start(Arc::new(Memory::new(1 << 20)), well));
+    assert_eq!(one.connect().post("/items/1", "{}").status, 201);
+    assert_eq!(one.connect().get("/items/1").status, 200);
+    assert_eq!(other.connect().get("/items/1").status, 404);
+    let posts = |process: &InProcess| {
+        let counted = r#"kioskd_http_requests_total{route="item",method="POST",status="2xx"} 1"#;
+        process.connect().get("/metrics").text().lines().any(|line| line == counted)
+    };
+    assert_eq!((posts(&one), posts(&other)), (true, false));
+    one.stop();
+    assert_eq!(other.connect().post("/items/1", "{}").status, 201);
+    other.stop();
+}
+
 /// The rules ask for the status in the middle of a probe, so a status that panics is a handler that panics.
 #[test]
 fn a_panic_in_a_handler_is_a_500_for_that_request_and_nothing_else() {

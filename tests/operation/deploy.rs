@@ -73,6 +73,23 @@ fn every_deployment_starts_with_what_it_sets() {
     let _ = std::fs::remove_dir_all(dir);
 }
 
+/// A liveness probe that asked Redis would restart every replica in an outage. And nothing is written: the root is
+/// read-only, and the only volume is one of secrets.
+#[test]
+fn kubernetes_asks_each_probe_at_its_path() {
+    for (probe, path) in [("livenessProbe:", "/livez"), ("readinessProbe:", "/readyz")] {
+        let (_, behind) = KUBERNETES.split_once(probe).expect("the manifest has both");
+        let asked = behind.lines().nth(1).unwrap_or_default();
+        assert!(asked.contains(&format!("httpGet: {{ path: {path}, ")), "{probe} {asked}");
+    }
+    assert!(KUBERNETES.contains("kind: Deployment\n"));
+    assert!(KUBERNETES.contains("readOnlyRootFilesystem: true\n"));
+    let (_, volumes) = KUBERNETES.split_once("\n      volumes:\n").expect("secrets are one");
+    let (volumes, _) = volumes.split_once("\n---").expect("a Service follows");
+    assert_eq!(volumes.matches("- name: ").count(), 1, "{volumes}");
+    assert!(volumes.contains("secret: { "), "{volumes}");
+}
+
 /// Who has never seen the file learns from its first lines what it is for and what to put there.
 #[test]
 fn every_file_says_what_to_change() {

@@ -550,16 +550,18 @@ fn an_empty_value_counts_as_unset() {
 
 /// Kubernetes injects `REDIS_PORT=tcp://…` and its like into every pod beside a Service named `redis`.
 #[test]
-fn names_that_kubernetes_injects_are_not_read() {
-    let injected = [
+fn names_that_others_set_are_not_read() {
+    let others = [
         ("REDIS_PORT", "tcp://10.0.0.1:6379"),
         ("REDIS_SERVICE_HOST", "10.0.0.1"),
         ("REDIS_SERVICE_PORT", "6379"),
         ("REDIS_SERVICE_PORT_MAIN", "6379"),
         ("REDIS_PORT_6379_TCP", "tcp://10.0.0.1:6379"),
         ("REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+        // The original's example of a setting; there is no database here.
+        ("DATABASE_URL", "postgres://user:hunter2@10.0.0.1/kiosk"),
     ];
-    let kioskd = Kioskd::start(&injected);
+    let kioskd = Kioskd::start(&others);
     assert_eq!(kioskd.connect().post("/items?id=1", "{}").status, 201);
 }
 
@@ -627,6 +629,21 @@ fn the_start_up_line_says_what_runs_where() {
         }
         assert!(!log.contains("hunter2"), "the log tells the password:\n{log}");
     });
+}
+
+/// A Service leads to the pod's own address, and finds nobody there.
+#[test]
+fn loopback_inside_a_pod_comes_with_a_warning() {
+    let has_warning = |kioskd: &Kioskd| {
+        kioskd.log().lines().any(|line| line.contains("WARN") && line.contains("loopback"))
+    };
+    let pod = Kioskd::start(&[("LISTEN", "127.0.0.1:0"), ("POD_NAME", "kiosk-7")]);
+    eventually("the warning", || has_warning(&pod));
+    let host = Kioskd::start(&[("LISTEN", "127.0.0.1:0")]);
+    // The warning of the memory store comes in front of where this one would be; the answer is behind both.
+    eventually("the start", || host.log().contains("memory store"));
+    assert_eq!(host.connect().get("/readyz").status, 200);
+    assert!(!has_warning(&host), "{}", host.log());
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod metrics;
 mod readme;
 mod rolling;
 mod settings;
+mod traceability;

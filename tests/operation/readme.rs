@@ -1,5 +1,6 @@
 //! The README and the texts in `docs/` are held to the program: what the README shows is what happens, the table of
-//! settings is the one in the code, and the files and tests that are named exist.
+//! settings is the one in the code, and the files that are named exist. The tests that they name are looked for in
+//! `traceability.rs`.
 //!
 //! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
 //! `docs/configuration.md` and `--help` show it word for word.
@@ -15,8 +16,6 @@ use kioskd::config::SETTINGS;
 const README: &str = include_str!("../../README.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const IMAGE: &str = include_str!("../../docs/image.md");
-const TOUR: &str = include_str!("../../docs/tour.md");
-const TRACEABILITY: &str = include_str!("../../docs/traceability.md");
 
 /// What a reader is ready to read at once.
 const README_LINES: usize = 220;
@@ -157,50 +156,6 @@ fn every_deployment_sets_a_drain_delay_and_the_image_has_its_name() {
     assert!(IMAGE.contains("KIOSKD_REVISION"), "{IMAGE}");
 }
 
-/// Evidence that has been renamed or removed is none.
-#[test]
-fn every_test_named_as_evidence_exists() {
-    let mut functions = BTreeSet::new();
-    for folder in ["src", "tests"] {
-        collect_functions(&root().join(folder), &mut functions);
-    }
-    let rows = rows(TRACEABILITY);
-    let mut seen = 0;
-    for name in rows
-        .iter()
-        .filter_map(|cells| cells.get(2))
-        .flat_map(|cell| code_words(cell))
-        // The others are paths (`deploy/check-image`, `/readyz`).
-        .filter(|word| !word.contains('/'))
-    {
-        assert!(
-            functions.contains(name),
-            "docs/traceability.md names a test `{name}`, and there is none"
-        );
-        seen += 1;
-    }
-    assert!(seen > 20, "only {seen} names found: has the table moved?");
-}
-
-/// A tour through functions that have other names by now leads nowhere.
-#[test]
-fn every_function_of_the_tour_exists() {
-    let mut functions = BTreeSet::new();
-    collect_functions(&root().join("src"), &mut functions);
-    let (_, life) = TOUR.split_once("## The life of one GET").expect("the tour has it");
-    let block = life.split("```").nth(1).expect("the block is closed");
-    let paths: Vec<&str> = block
-        .lines()
-        .filter_map(|line| line.trim_start().split([' ', '(']).next())
-        .filter(|word| word.contains("::"))
-        .collect();
-    assert!(paths.len() > 20, "{paths:?}");
-    for path in paths {
-        let (_, name) = path.rsplit_once("::").expect("it has two parts");
-        assert!(functions.contains(name), "the tour names `{path}`, and there is none");
-    }
-}
-
 /// Links, and the files named in the prose, of all that is written for readers.
 #[test]
 fn every_file_the_texts_lead_to_exists() {
@@ -223,19 +178,6 @@ fn every_file_the_texts_lead_to_exists() {
     }
 }
 
-#[test]
-fn the_table_of_requirements_leads_to_files() {
-    let mut seen = 0;
-    let rows = rows(TRACEABILITY);
-    for target in rows.iter().filter_map(|cells| cells.get(1)).flat_map(|cell| code_words(cell)) {
-        let found =
-            [root().join(target), root().join("src").join(target)].iter().any(|path| path.exists());
-        assert!(found, "docs/traceability.md names `{target}`, and there is none");
-        seen += 1;
-    }
-    assert!(seen > 20, "only {seen} files found: has the table moved?");
-}
-
 /// A check that finds nothing says that all is well.
 #[test]
 fn the_check_of_the_texts_sees_what_they_lead_to() {
@@ -253,7 +195,7 @@ fn the_check_of_the_texts_sees_what_they_lead_to() {
 }
 
 /// What is written for readers of this repository.
-fn texts() -> Vec<PathBuf> {
+pub(super) fn texts() -> Vec<PathBuf> {
     let docs = root().join("docs");
     let mut texts: Vec<PathBuf> = fs::read_dir(&docs)
         .unwrap_or_else(|e| panic!("failed to list {docs:?}: {e}"))
@@ -289,15 +231,15 @@ fn is_source(word: &str) -> bool {
 }
 
 /// Without what is shown as a block: commands and what they print.
-fn without_blocks(text: &str) -> String {
+pub(super) fn without_blocks(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-fn root() -> &'static Path {
+pub(super) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(path: &Path) -> String {
+pub(super) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"))
 }
 
@@ -311,7 +253,7 @@ fn section(heading: &str) -> &'static str {
 }
 
 /// The rows of every table in `text`, their cells trimmed; without the line of dashes.
-fn rows(text: &str) -> Vec<Vec<&str>> {
+pub(super) fn rows(text: &str) -> Vec<Vec<&str>> {
     text.lines()
         .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
         .map(|line| line.split(" | ").map(str::trim).collect())
@@ -319,29 +261,6 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
 }
 
 /// What stands between back-quotes.
-fn code_words(cell: &str) -> impl Iterator<Item = &str> {
+pub(super) fn code_words(cell: &str) -> impl Iterator<Item = &str> {
     cell.split('`').skip(1).step_by(2)
-}
-
-fn collect_functions(folder: &Path, functions: &mut BTreeSet<String>) {
-    let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("failed to list {folder:?}: {e}"));
-    for entry in entries {
-        let path: PathBuf = entry.expect("an entry of a folder just listed").path();
-        if path.is_dir() {
-            collect_functions(&path, functions);
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            for line in read(&path).lines() {
-                let line = line.trim_start();
-                // The rules of the store contract are `pub fn`; a macro makes tests of them, one for each store.
-                if let Some((name, _)) = line
-                    .strip_prefix("pub ")
-                    .unwrap_or(line)
-                    .strip_prefix("fn ")
-                    .and_then(|rest| rest.split_once(['(', '<']))
-                {
-                    functions.insert(name.to_owned());
-                }
-            }
-        }
-    }
 }
