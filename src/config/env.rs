@@ -172,7 +172,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// is shown only if the name says that it is an address, and no part of the name says that it is a secret.
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let is_secret = match name {
-        "REDIS_CA_FILE" | "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
+        "REDIS_CA_FILE" | "REDIS_CERT_FILE" | "REDIS_SERVER_NAME" => false,
+        "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
+        "REDIS_KEY_FILE" => is_key(value),
         "AUTH_TOKENS" => true,
         _ if !name.starts_with("REDIS_") => false,
         _ => {
@@ -183,6 +185,15 @@ fn masked<'a>(name: &str, value: &'a str) -> &'a str {
         }
     };
     if is_secret { MASK } else { value }
+}
+
+/// Whether this is a private key in the place of a path to one: PEM, or the Base64 of a key, which begins with the type of
+/// a sequence (0x30) and a length.
+pub(super) fn is_key(text: &str) -> bool {
+    let is_base64 =
+        |b: u8| b.is_ascii_alphanumeric() || b"+/=".contains(&b) || b.is_ascii_whitespace();
+    text.contains("-----BEGIN")
+        || text.starts_with('M') && text.len() >= 64 && text.bytes().all(is_base64)
 }
 
 const PLACES: [&str; 7] = ["adr", "addr", "address", "host", "hostname", "port", "server"];
@@ -233,6 +244,12 @@ mod tests {
             ("REDIS_AUTH", "hunter2", false),
             ("REDIS_PASSWORD_FILE", "/run/secrets/redis", true),
             ("REDIS_URL", "redis://localhost", false),
+            ("REDIS_CERT_FILE", "/run/secrets/redis.pem", true),
+            ("REDIS_KEY_FILE", "/run/secrets/redis.key", true),
+            ("REDIS_KEY_FILE", "-----BEGIN PRIVATE KEY-----\nMIGHAgEA", false),
+            ("REDIS_KEY_FILE", &format!("MIGHAgEA{}/+Q==\n", "x".repeat(176)), false),
+            ("REDIS_KEY_FILE", &format!("MOUNT/{}.key", "x".repeat(176)), true),
+            ("REDIS_SERVER_NAME", "redis.internal", true),
             ("AUTH_TOKENS", "ci:hunter2", false),
             ("LISTEN", "nowhere", true),
         ] {

@@ -3,7 +3,7 @@
 //! An address chooses Redis, unless STORE says otherwise. Any other Redis setting that would not be used is an error,
 //! because a service that keeps items in its own memory answers like one that shares them, until it restarts.
 
-use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, one_of, time};
+use super::env::{Env, NEEDS_POLL, VALUE_BYTES_MAX, count, is_key, one_of, time};
 use super::limits::gives_way;
 use super::redis_url::RedisUrl;
 use super::service_link::is_service_link;
@@ -27,6 +27,10 @@ pub enum StoreChoice {
     /// A Redis server, or several.
     Redis(Target, Box<options::Options>),
 }
+
+/// Settings of TLS.
+const FOR_TLS: [&str; 4] =
+    ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE", "REDIS_SERVER_NAME"];
 
 /// A cluster has as many links as it has masters, and reports their number only once connected: files are reserved for
 /// twice the nodes that the URL names, and for this many at least.
@@ -89,7 +93,7 @@ fn redis_url(env: &mut Env, request_timeout: Duration) -> Option<RedisUrl> {
 /// Redis is not used. The operator who set these meant something by them, and they would have no effect; a misspelt
 /// address would start the memory store.
 fn refuse_what_nothing_uses(env: &mut Env, address: Option<&str>, store: Option<&str>) {
-    for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "REDIS_CA_FILE"] {
+    for name in ["REDIS_PASSWORD", "REDIS_PASSWORD_FILE"].into_iter().chain(FOR_TLS) {
         if env.is_set(name) {
             let expected =
                 "nothing uses it: set REDIS_ADDR or REDIS_URL, and no other STORE, or leave it out";
@@ -120,9 +124,10 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
             *tls = config.clone().filter(|_| sentinel_tls);
         }
         options.tls = config.filter(|_| tls);
-    } else if env.is_set("REDIS_CA_FILE") {
-        let expected = "only TLS uses it: write rediss:// in REDIS_URL, or leave it out";
-        env.wrong("REDIS_CA_FILE", expected);
+    } else {
+        for name in FOR_TLS.into_iter().filter(|name| env.is_set(name)).collect::<Vec<_>>() {
+            env.wrong(name, "only TLS uses it: write rediss:// in REDIS_URL, or leave it out");
+        }
     }
     if let Target::Sentinel { password_file: Some(path), .. } = &target
         && let Err(e) = read_password(path)
@@ -135,16 +140,40 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
     StoreChoice::Redis(target, Box::new(options))
 }
 
+/// The certificates, and the name in the server's. They are read again for every connection; here, to report a mistake
+/// at the start.
 fn tls(env: &mut Env) -> Option<tls::Config> {
-    let ca_file = env.text("REDIS_CA_FILE").map(PathBuf::from);
-    let config = tls::Config::new(ca_file.as_deref());
-    if let Err(e) = &config {
-        match ca_file {
-            Some(_) if cfg!(feature = "tls") => env.wrong("REDIS_CA_FILE", e),
-            _ => env.fail("REDIS_URL", "rediss://…".to_owned(), e),
+    let mut config = match tls::Config::new() {
+        Ok(config) => config,
+        Err(e) => {
+            env.fail("REDIS_URL", "rediss://…".to_owned(), &e);
+            return None;
         }
+    };
+    let path = |env: &Env, name| env.text(name).map(PathBuf::from);
+    if let Some(Err(e)) = path(env, "REDIS_CA_FILE").map(|path| config.trust(&path)) {
+        env.wrong("REDIS_CA_FILE", &e);
     }
-    config.ok()
+    if env.text("REDIS_KEY_FILE").is_some_and(|text| is_key(&text)) {
+        env.wrong("REDIS_KEY_FILE", "the path of a file, not the key itself");
+        return None;
+    }
+    match (path(env, "REDIS_CERT_FILE"), path(env, "REDIS_KEY_FILE")) {
+        (None, None) => {}
+        (Some(_), None) => env.wrong("REDIS_CERT_FILE", "its key is missing: set REDIS_KEY_FILE"),
+        (None, Some(_)) => {
+            env.wrong("REDIS_KEY_FILE", "its certificate is missing: set REDIS_CERT_FILE");
+        }
+        (Some(certificate), Some(key)) => match config.identify(&certificate, &key) {
+            Ok(()) => {}
+            Err((tls::File::Key, e)) => env.wrong("REDIS_KEY_FILE", &e),
+            Err((_, e)) => env.wrong("REDIS_CERT_FILE", &e),
+        },
+    }
+    if let Some(Err(e)) = env.text("REDIS_SERVER_NAME").map(|name| config.expect(&name)) {
+        env.wrong("REDIS_SERVER_NAME", &e);
+    }
+    Some(config)
 }
 
 /// The password in the file has priority over that in the environment, and both over the URL's.

@@ -45,7 +45,24 @@ const BY_WORDS: &[(&str, Advice)] = &[
     ("invalid password", row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL")),
     ("DB index is out of range", row("database", false, "raise its `databases`, or name another in REDIS_URL")),
     ("unknown command", row("unknown command", false, "it is older than Redis 6.2, no Redis, or has commands renamed or switched off")),
+    #[cfg(feature = "tls")]
+    ("alert: CertificateRequired", row("no certificate", false, NO_CERTIFICATE)),
+    // In TLS 1.2 nothing else is said to a client without one.
+    #[cfg(feature = "tls")]
+    ("alert: HandshakeFailure", row("no certificate", false, NO_CERTIFICATE)),
+    #[cfg(feature = "tls")]
+    ("alert: UnknownCA", row("our authority", false, "it does not trust the authority of REDIS_CERT_FILE (its tls-ca-cert-file)")),
+    #[cfg(feature = "tls")]
+    ("alert: CertificateExpired", row("our certificate", false, "the certificate in REDIS_CERT_FILE is no longer valid")),
+    #[cfg(feature = "tls")]
+    ("certificate not valid for name", row("name", false, "if it is the right server, set REDIS_SERVER_NAME to a name in its certificate")),
+    #[cfg(feature = "tls")]
+    ("invalid peer certificate: UnknownIssuer", row("authority", false, "if it is the right server, set REDIS_CA_FILE to its authority")),
 ];
+
+#[cfg(feature = "tls")]
+const NO_CERTIFICATE: &str =
+    "it wants to see a certificate of ours: set REDIS_CERT_FILE and REDIS_KEY_FILE";
 
 /// What to do about an error with this text; `None` if the text says it all, or is not known.
 pub fn advice(said: &str) -> Option<Advice> {
@@ -75,6 +92,15 @@ mod tests {
             ("ERR max number of clients reached", "max clients"),
             ("ERR invalid password", "WRONGPASS"),
             ("ERR unknown command 'GETEX', with args beginning with:…", "unknown command"),
+        ] {
+            assert_eq!(advice(said).map(|row| row.kind), Some(kind), "{said}");
+        }
+        #[cfg(feature = "tls")]
+        for (said, kind) in [
+            ("received fatal alert: CertificateRequired", "no certificate"),
+            ("received fatal alert: HandshakeFailure", "no certificate"),
+            ("received fatal alert: UnknownCA", "our authority"),
+            ("invalid peer certificate: UnknownIssuer", "authority"),
         ] {
             assert_eq!(advice(said).map(|row| row.kind), Some(kind), "{said}");
         }

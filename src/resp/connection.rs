@@ -469,8 +469,9 @@ impl Connection {
         }
         if let Some(tls) = &mut self.tls
             && self.writable
+            && tls.flush(world, self.socket).is_err()
         {
-            tls.flush(world, self.socket).map_err(Fault::Io)?;
+            (self.writable, self.readable, self.ended) = (false, true, true);
         }
         self.drop_answered();
         if self.trim_at.is_some()

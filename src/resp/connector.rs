@@ -25,8 +25,9 @@ use super::endpoint::Endpoint;
 use super::error_action::is_passing;
 use super::handshake::{Handshake, Server};
 use super::options::Options;
+use super::renewal::Renewal;
 use super::request::{Asker, Failure, Route, Slot};
-use super::tls::{self, CERTIFICATES_BYTES_MAX};
+use super::tls;
 use crate::net::{Address, Errand, Found, Ready, World};
 use std::collections::VecDeque;
 use std::io;
@@ -128,8 +129,8 @@ pub struct Connector {
     /// The errand for the password, likewise; and the password, once it was read.
     reading: Option<Errand>,
     password: Option<Secret>,
-    /// The errand for the certificates to trust, likewise; and those that were read last.
-    certifying: Option<Errand>,
+    /// The errands for the certificates, likewise; and those that were read last.
+    renewal: Renewal,
     tls: Option<tls::Config>,
     /// What errands have brought before now was for an attempt that was given up.
     begins: bool,
@@ -196,7 +197,7 @@ impl Connector {
             look_up_at: now + LOOK_UP_EVERY,
             reading: None,
             password: None,
-            certifying: None,
+            renewal: Renewal::default(),
             tls: options.tls.clone(),
             begins: false,
             good,
@@ -364,12 +365,12 @@ impl Connector {
         }
     }
 
-    /// Starts the errands for what must be known first: the addresses of the name, and the password.
+    /// Starts the errands for what must be known first: the addresses of the name, the password, the certificates.
     fn look_up(&mut self, world: &mut dyn World, now: Instant) {
         self.unresolved = None;
         if std::mem::take(&mut self.begins) {
             self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
-            self.certifying = self.certifying.filter(|errand| world.looked_up(*errand).is_none());
+            self.renewal.forget(world);
             let found = self.resolving.and_then(|(errand, _)| world.looked_up(errand));
             self.resolving = self.resolving.filter(|_| found.is_none());
         }
@@ -377,10 +378,7 @@ impl Connector {
         if let (Some(path), None) = (&self.options.password_file, self.reading) {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
         }
-        let ca_file = self.tls.as_ref().and_then(tls::Config::ca_file);
-        if let (Some(path), None) = (ca_file, self.certifying) {
-            self.certifying = Some(world.look_up(None, Some((path, CERTIFICATES_BYTES_MAX))));
-        }
+        self.renewal.begin(world, self.tls.as_ref());
         let addresses = match &self.endpoint {
             Endpoint::Unix(path) => Some([Address::Unix(path.clone())].into()),
             Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
@@ -415,7 +413,7 @@ impl Connector {
                 }
             }
         }
-        self.take_certificates(world);
+        self.renewal.take(world, &mut self.tls, &self.endpoint);
         if addresses.is_none() {
             addresses = match (self.take_addresses(world), self.good) {
                 (Some(Ok(found)), _) => Some(found),
@@ -432,7 +430,7 @@ impl Connector {
         }
         // Certificates that were read before are better than none.
         if self.reading.is_none()
-            && (self.certifying.is_none() || now >= until)
+            && (!self.renewal.is_under_way() || now >= until)
             && let Some(addresses) = addresses.take()
         {
             let protocol = self.options.protocol;
@@ -451,22 +449,6 @@ impl Connector {
         }
         self.state = State::Resolving { addresses, until, is_late };
         false
-    }
-
-    /// The certificates to trust, once their errand has ended.
-    fn take_certificates(&mut self, world: &mut dyn World) {
-        let Some(found) = self.certifying.and_then(|errand| world.looked_up(errand)) else {
-            return;
-        };
-        self.certifying = None;
-        let Some(tls) = &self.tls else {
-            return;
-        };
-        let pem = found.map_err(|e| e.to_string()).map(|found| found.file.unwrap_or_default());
-        match pem.and_then(|pem| tls.renewed(&pem)) {
-            Ok(tls) => self.tls = Some(tls),
-            Err(e) => log::warn!("redis {}: the last certificates are used: {e}", self.endpoint),
-        }
     }
 
     /// The addresses of the name, once the errand has ended.

@@ -37,6 +37,7 @@ mod limits;
 pub mod node;
 pub mod options;
 mod protocol_error;
+pub mod renewal;
 pub mod reply_type;
 pub mod request;
 #[cfg(feature = "poll")]

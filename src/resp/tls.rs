@@ -1,12 +1,30 @@
 //! TLS to Redis (`rediss://`), with the feature `tls`. Without it there is only an error message.
 //!
 //! rustls turns bytes into bytes and does no I/O: a [`Session`] reads and writes as a socket would, and moves the records
-//! over the one below it. The server's name is always verified, and there
-//! is no way to switch that off. Roots are those of `REDIS_CA_FILE`, or else Mozilla's, which are
-//! built in: an image of one file has none of its own. The file is read again for every connection.
+//! over the one below it. The server's name is always verified, and there is no way to switch that off; but the name
+//! may be one that the address does not say (`REDIS_SERVER_NAME`), for all servers the same. Roots are those of
+//! `REDIS_CA_FILE`, or else Mozilla's, which are built in: an image of one file has none of its own. A server that asks
+//! who we are is shown the certificate of `REDIS_CERT_FILE`. All files are read again for every connection
+//! ([`renewal`](super::renewal)).
+//!
+//! No error says what is in the file of the key, not even in part.
 
-/// Of a CA file; the rest is not read.
+/// Of a file of certificates, or of a key; the rest is not read.
 pub const CERTIFICATES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Where the certificates are, each in a file of its own (PEM).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum File {
+    /// Those of the authorities that are trusted.
+    Authorities,
+    /// Ours, and those between it and its authority.
+    Certificate,
+    /// The private key of ours.
+    Key,
+}
+
+/// What is in the files now, by [`File`]: `None` where there is none, or where it was not read.
+pub type Contents = [Option<Vec<u8>>; 3];
 
 #[cfg(feature = "tls")]
 pub use with_rustls::{Config, Session};
@@ -16,76 +34,192 @@ pub use without::{Config, Session};
 
 #[cfg(feature = "tls")]
 mod with_rustls {
-    use super::CERTIFICATES_BYTES_MAX;
+    use super::{CERTIFICATES_BYTES_MAX, Contents, File};
     use crate::net::{Socket, World, read_file};
+    use rustls::client::ResolvesClientCert;
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use rustls::sign::{CertifiedKey, SingleCertAndKey};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
     use std::io::{self, Read, Write};
     use std::path::{Path, PathBuf};
     use std::sync::Arc;
 
-    /// The certificates to trust, and the file that they are from.
+    /// Whom to trust, who we are, and the files that this is from.
     #[derive(Debug, Clone)]
-    pub struct Config(Arc<ClientConfig>, Option<PathBuf>);
+    pub struct Config(Box<Parts>);
+
+    #[derive(Debug, Clone)]
+    struct Parts {
+        rustls: Arc<ClientConfig>,
+        /// Of each [`File`].
+        paths: [Option<PathBuf>; 3],
+        roots: Arc<RootCertStore>,
+        /// Our certificate with its key.
+        pair: Option<Arc<SingleCertAndKey>>,
+        /// Who the server must be, whatever its address is.
+        name: Option<ServerName<'static>>,
+    }
 
     impl Config {
-        /// Trusts the certificates in `ca_file` (PEM), or Mozilla's.
+        /// Trusts Mozilla's authorities, and has no certificate.
         ///
         /// # Errors
-        /// The file cannot be read or holds no certificate.
-        pub fn new(ca_file: Option<&Path>) -> Result<Config, String> {
+        /// None in this build.
+        pub fn new() -> Result<Config, String> {
             let mut roots = RootCertStore::empty();
-            match ca_file {
-                None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-                Some(path) => {
-                    let pem = read_file(path, CERTIFICATES_BYTES_MAX).map_err(|e| e.to_string());
-                    roots = pem.and_then(|pem| read_roots(&pem)).map_err(|e| {
-                        format!("failed to read certificates from {}: {e}", path.display())
-                    })?;
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            let roots = Arc::new(roots);
+            let rustls = Arc::new(build(&roots, None));
+            let paths = [None, None, None];
+            Ok(Config(Box::new(Parts { rustls, paths, roots, pair: None, name: None })))
+        }
+
+        /// Trusts the certificates in this file (PEM) instead.
+        ///
+        /// # Errors
+        /// It cannot be read, or holds no certificate.
+        pub fn trust(&mut self, path: &Path) -> Result<(), String> {
+            let roots = read(path).and_then(|pem| read_roots(&pem));
+            self.0.roots = Arc::new(roots.map_err(|e| wrong("certificates", path, &e))?);
+            self.0.paths[File::Authorities as usize] = Some(path.to_owned());
+            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
+            Ok(())
+        }
+
+        /// Shows the certificate in one file to servers that ask for one, and proves it with the key in the other.
+        ///
+        /// # Errors
+        /// Which file cannot be used, and why.
+        pub fn identify(&mut self, certificate: &Path, key: &Path) -> Result<(), (File, String)> {
+            let read =
+                |file, what, path: &Path| read(path).map_err(|e| (file, wrong(what, path, &e)));
+            let chain = read(File::Certificate, "a certificate", certificate)?;
+            let secret = read(File::Key, "a private key", key)?;
+            let pair = pair(&chain, &secret).map_err(|(file, e)| match file {
+                File::Key => (file, wrong("a private key", key, &e)),
+                _ => (file, wrong("a certificate", certificate, &e)),
+            });
+            self.0.pair = Some(pair?);
+            self.0.paths[File::Certificate as usize] = Some(certificate.to_owned());
+            self.0.paths[File::Key as usize] = Some(key.to_owned());
+            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
+            Ok(())
+        }
+
+        /// Wants servers to prove that they are `name`, whatever their address is.
+        ///
+        /// # Errors
+        /// It is neither the name of a host nor an address.
+        pub fn expect(&mut self, name: &str) -> Result<(), String> {
+            let name = ServerName::try_from(name.to_owned());
+            let expected = "the name in the server's certificate, redis.internal, or an IP address; without a port";
+            self.0.name = Some(name.map_err(|_| expected.to_owned())?);
+            Ok(())
+        }
+
+        /// The files that have to be read again, by [`File`].
+        pub fn paths(&self) -> [Option<&Path>; 3] {
+            self.0.paths.each_ref().map(Option::as_deref)
+        }
+
+        /// Takes what is in the files now. What cannot be used stays as it was; gives why.
+        pub fn renew(&mut self, contents: Contents) -> Vec<String> {
+            let [authorities, certificate, key] = contents;
+            let mut unusable = Vec::new();
+            let mut note = |file: File, e: String| {
+                let path = self.0.paths[file as usize].as_deref().unwrap_or(Path::new(""));
+                unusable.push(format!("{}: {e}", path.display()));
+            };
+            match authorities.map(|pem| read_roots(&pem)) {
+                Some(Ok(roots)) => self.0.roots = Arc::new(roots),
+                Some(Err(e)) => note(File::Authorities, e),
+                None => {}
+            }
+            if let (Some(certificate), Some(key)) = (certificate, key) {
+                match pair(&certificate, &key) {
+                    Ok(pair) => self.0.pair = Some(pair),
+                    Err((file, e)) => note(file, e),
                 }
             }
-            Ok(Config::of(roots, ca_file.map(Path::to_owned)))
+            // A new one each time: it remembers no session, and a resumed one would show no certificate.
+            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
+            unusable
         }
 
-        fn of(roots: RootCertStore, ca_file: Option<PathBuf>) -> Config {
-            let config =
-                ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-            Config(Arc::new(config), ca_file)
-        }
-
-        /// The file that has to be read again.
-        pub fn ca_file(&self) -> Option<&Path> {
-            self.1.as_deref()
-        }
-
-        /// Trusts what is in that file now.
-        ///
-        /// # Errors
-        /// There is no certificate in it.
-        pub fn renewed(&self, pem: &[u8]) -> Result<Config, String> {
-            Ok(Config::of(read_roots(pem)?, self.1.clone()))
-        }
-
-        /// A session with a server that must prove that it is `host`.
+        /// A session with a server that must prove that it is `host`, or who it was [expected](Config::expect) to be.
         ///
         /// # Errors
         /// `host` is neither a name nor an address.
         pub fn begin(&self, host: &str) -> io::Result<Session> {
-            let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-            let session =
-                ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other)?;
+            let name = match &self.0.name {
+                Some(name) => name.clone(),
+                None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+            };
+            let session = ClientConnection::new(Arc::clone(&self.0.rustls), name)
+                .map_err(io::Error::other)?;
             Ok(Session(Box::new(session)))
         }
     }
 
+    fn build(roots: &Arc<RootCertStore>, pair: Option<Arc<SingleCertAndKey>>) -> ClientConfig {
+        let builder = ClientConfig::builder().with_root_certificates(Arc::clone(roots));
+        match pair {
+            None => builder.with_no_client_auth(),
+            Some(pair) => builder.with_client_cert_resolver(pair as Arc<dyn ResolvesClientCert>),
+        }
+    }
+
+    fn read(path: &Path) -> Result<Vec<u8>, String> {
+        read_file(path, CERTIFICATES_BYTES_MAX).map_err(|e| e.to_string())
+    }
+
+    fn wrong(what: &str, path: &Path, why: &str) -> String {
+        format!("failed to read {what} from {}: {why}", path.display())
+    }
+
     fn read_roots(pem: &[u8]) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(pem) {
-            let certificate = certificate.map_err(|e| e.to_string())?;
+        for certificate in read_chain(pem)? {
             roots.add(certificate).map_err(|e| e.to_string())?;
         }
-        if roots.is_empty() { Err("there is none in it".to_owned()) } else { Ok(roots) }
+        Ok(roots)
+    }
+
+    fn read_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+        let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+        // What rustls says of bad PEM may hold a piece of it, and this may be the file of the key.
+        let chain = chain.map_err(|_| "it is no PEM, or is cut off".to_owned())?;
+        if chain.is_empty() { Err("there is none in it".to_owned()) } else { Ok(chain) }
+    }
+
+    /// Our certificate, and those behind it, with its key (PKCS#8, PKCS#1 or SEC1); or which of them cannot be used.
+    fn pair(certificate: &[u8], key: &[u8]) -> Result<Arc<SingleCertAndKey>, (File, String)> {
+        let chain = read_chain(certificate).map_err(|e| (File::Certificate, e))?;
+        let key = read_key(key).map_err(|e| (File::Key, e))?;
+        let provider = Arc::clone(ClientConfig::builder().crypto_provider());
+        let pair = CertifiedKey::from_der(chain, key, &provider).map_err(|e| match e {
+            rustls::Error::InconsistentKeys(_) => {
+                let why = "it is not the key of the certificate in REDIS_CERT_FILE";
+                (File::Key, why.to_owned())
+            }
+            // In its words a peer's. Those of X.509 version 1, which openssl makes without extensions, are among them.
+            rustls::Error::InvalidCertificate(e) => {
+                (File::Certificate, format!("it is no X.509 certificate of version 3 ({e})"))
+            }
+            e => (File::Key, e.to_string()),
+        })?;
+        Ok(Arc::new(SingleCertAndKey::from(pair)))
+    }
+
+    fn read_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+        let has = |words: &[u8]| pem.windows(words.len()).any(|window| window == words);
+        if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
+            let why = "it is encrypted, and nobody is there to type its password: decrypt it (openssl pkey)";
+            return Err(why.to_owned());
+        }
+        let key = PrivateKeyDer::pem_slice_iter(pem).next().ok_or("there is none in it")?;
+        key.map_err(|_| "it is no PEM, or is cut off".to_owned())
     }
 
     /// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket
@@ -109,10 +243,13 @@ mod with_rustls {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
-                // An alert or an answer of the handshake may have to be sent before more can be received.
-                self.flush(world, socket)?;
-                if self.0.read_tls(&mut Records { world, socket })? == 0 {
-                    return Ok(0);
+                // An alert or an answer of the handshake may have to be sent before more can be received. If that
+                // fails, the server may still have said why it has closed.
+                let sent = self.flush(world, socket);
+                match (self.0.read_tls(&mut Records { world, socket }), sent) {
+                    (Ok(0), _) => return Ok(0),
+                    (Ok(_), _) => {}
+                    (Err(e), Ok(())) | (Err(_), Err(e)) => return Err(e),
                 }
                 if let Err(e) = self.0.process_new_packets() {
                     // The server gets the reason as an alert, if it still reads.
@@ -180,6 +317,7 @@ mod with_rustls {
 
 #[cfg(not(feature = "tls"))]
 mod without {
+    use super::{Contents, File};
     use crate::net::{Socket, World};
     use std::io;
     use std::path::Path;
@@ -193,12 +331,15 @@ mod without {
         ///
         /// # Errors
         /// Always: TLS is not in this build.
-        pub fn new(_: Option<&Path>) -> Result<Config, String> {
+        pub fn new() -> Result<Config, String> {
             Err("TLS is not in this build; use redis://, or build with `--features tls`".to_owned())
         }
 
         /// Cannot be called.
-        pub fn ca_file(&self) -> Option<&Path> {
+        ///
+        /// # Errors
+        /// None.
+        pub fn trust(&mut self, _: &Path) -> Result<(), String> {
             match *self {}
         }
 
@@ -206,7 +347,25 @@ mod without {
         ///
         /// # Errors
         /// None.
-        pub fn renewed(&self, _: &[u8]) -> Result<Config, String> {
+        pub fn identify(&mut self, _: &Path, _: &Path) -> Result<(), (File, String)> {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        ///
+        /// # Errors
+        /// None.
+        pub fn expect(&mut self, _: &str) -> Result<(), String> {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        pub fn paths(&self) -> [Option<&Path>; 3] {
+            match *self {}
+        }
+
+        /// Cannot be called.
+        pub fn renew(&mut self, _: Contents) -> Vec<String> {
             match *self {}
         }
 

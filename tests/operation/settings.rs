@@ -41,6 +41,27 @@ fn what_would_start_another_service_is_exit_2() {
             "rediss://",
         ),
         (
+            &[("REDIS_ADDR", "h"), ("REDIS_CERT_FILE", "/tls.pem")],
+            "REDIS_CERT_FILE=\"/tls.pem\"",
+            "rediss://",
+        ),
+        (
+            &[("REDIS_URL", "redis://h"), ("REDIS_KEY_FILE", "/tls.key")],
+            "REDIS_KEY_FILE=\"/tls.key\"",
+            "rediss://",
+        ),
+        (
+            &[("REDIS_ADDR", "h"), ("REDIS_SERVER_NAME", "redis.internal")],
+            "REDIS_SERVER_NAME=\"redis.internal\"",
+            "rediss://",
+        ),
+        (&[("REDIS_KEY_FILE", "/tls.key")], "REDIS_KEY_FILE=\"/tls.key\"", "REDIS_ADDR"),
+        (
+            &[("REDIS_KEY_FILE", "-----BEGIN PRIVATE KEY-----")],
+            "REDIS_KEY_FILE=\"***\"",
+            "REDIS_ADDR",
+        ),
+        (
             &[("MAX_TTL", "1h"), ("ITEM_TTL", "2h")],
             "ITEM_TTL=\"2h\"",
             "at most MAX_TTL, which is 1h",
