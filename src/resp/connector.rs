@@ -129,9 +129,8 @@ pub struct Connector {
     /// The errand for the password, likewise; and the password, once it was read.
     reading: Option<Errand>,
     password: Option<Secret>,
-    /// The errands for the certificates, likewise; and those that were read last.
-    renewal: Renewal,
-    tls: Option<tls::Config>,
+    /// The certificates, and the errands for them, likewise.
+    tls: Option<Renewal>,
     /// What errands have brought before now was for an attempt that was given up.
     begins: bool,
     /// The address that was connected last.
@@ -197,8 +196,7 @@ impl Connector {
             look_up_at: now + LOOK_UP_EVERY,
             reading: None,
             password: None,
-            renewal: Renewal::default(),
-            tls: options.tls.clone(),
+            tls: options.tls.clone().map(Renewal::of),
             begins: false,
             good,
             unresolved: None,
@@ -370,7 +368,9 @@ impl Connector {
         self.unresolved = None;
         if std::mem::take(&mut self.begins) {
             self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
-            self.renewal.forget(world);
+            if let Some(tls) = &mut self.tls {
+                tls.forget(world);
+            }
             let found = self.resolving.and_then(|(errand, _)| world.looked_up(errand));
             self.resolving = self.resolving.filter(|_| found.is_none());
         }
@@ -378,7 +378,9 @@ impl Connector {
         if let (Some(path), None) = (&self.options.password_file, self.reading) {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
         }
-        self.renewal.begin(world, self.tls.as_ref());
+        if let Some(tls) = &mut self.tls {
+            tls.begin(world);
+        }
         let addresses = match &self.endpoint {
             Endpoint::Unix(path) => Some([Address::Unix(path.clone())].into()),
             Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
@@ -413,7 +415,9 @@ impl Connector {
                 }
             }
         }
-        self.renewal.take(world, &mut self.tls, &self.endpoint);
+        if let Some(tls) = &mut self.tls {
+            tls.take(world, &self.endpoint);
+        }
         if addresses.is_none() {
             addresses = match (self.take_addresses(world), self.good) {
                 (Some(Ok(found)), _) => Some(found),
@@ -430,7 +434,7 @@ impl Connector {
         }
         // Certificates that were read before are better than none.
         if self.reading.is_none()
-            && (!self.renewal.is_under_way() || now >= until)
+            && (!self.tls.as_ref().is_some_and(Renewal::is_under_way) || now >= until)
             && let Some(addresses) = addresses.take()
         {
             let protocol = self.options.protocol;
@@ -524,7 +528,7 @@ impl Connector {
                 now,
                 (address, protocol),
                 &self.endpoint,
-                &self.tls,
+                self.tls.as_ref().map(Renewal::config),
                 &self.options,
             );
             match begun {
@@ -617,7 +621,7 @@ impl Attempt {
         now: Instant,
         (address, protocol): (Address, Protocol),
         endpoint: &Endpoint,
-        tls: &Option<tls::Config>,
+        tls: Option<&tls::Config>,
         options: &Options,
     ) -> io::Result<Attempt> {
         let tls = match (tls, endpoint) {

@@ -9,16 +9,29 @@ use super::endpoint::Endpoint;
 use super::tls::{CERTIFICATES_BYTES_MAX, Config, Contents};
 use crate::net::{Errand, World};
 
-/// The errands for the files of one server, and what they have brought. An errand cannot be stopped, and no second one
-/// for a file is started beside it.
-#[derive(Debug, Default)]
+/// The certificates that were read last, the errands for their files, and what those have brought. An errand cannot be
+/// stopped, and no second one for a file is started beside it.
+#[derive(Debug)]
 pub struct Renewal {
+    // There is none in a build without TLS, and so there is no renewal, nor code for one.
+    config: Config,
     under_way: [Option<Errand>; 3],
     contents: Contents,
     unusable: Vec<String>,
 }
 
 impl Renewal {
+    /// Begins with these certificates.
+    pub fn of(config: Config) -> Renewal {
+        let (under_way, contents) = Default::default();
+        Renewal { config, under_way, contents, unusable: Vec::new() }
+    }
+
+    /// The certificates that were read last.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// Drops what was brought for an attempt that was given up.
     pub fn forget(&mut self, world: &mut dyn World) {
         for errand in &mut self.under_way {
@@ -28,12 +41,12 @@ impl Renewal {
         self.unusable.clear();
     }
 
-    /// Begins to read the files, if there are any and nobody reads them already.
-    pub fn begin(&mut self, world: &mut dyn World, tls: Option<&Config>) {
-        let Some(tls) = tls.filter(|_| !self.is_under_way()) else {
+    /// Begins to read the files, if nobody reads them already.
+    pub fn begin(&mut self, world: &mut dyn World) {
+        if self.is_under_way() {
             return;
-        };
-        for (errand, path) in self.under_way.iter_mut().zip(tls.paths()) {
+        }
+        for (errand, path) in self.under_way.iter_mut().zip(self.config.paths()) {
             let file = path.map(|path| (path, CERTIFICATES_BYTES_MAX));
             *errand = file.map(|file| world.look_up(None, Some(file)));
         }
@@ -44,11 +57,11 @@ impl Renewal {
         self.under_way.iter().any(Option::is_some)
     }
 
-    /// Puts what the errands have brought into `tls`, when the last of them has ended.
-    pub fn take(&mut self, world: &mut dyn World, tls: &mut Option<Config>, server: &Endpoint) {
-        let Some(config) = tls.as_mut().filter(|_| self.is_under_way()) else {
+    /// Takes what the errands have brought, and uses it when the last of them has ended.
+    pub fn take(&mut self, world: &mut dyn World, server: &Endpoint) {
+        if !self.is_under_way() {
             return;
-        };
+        }
         for (errand, content) in self.under_way.iter_mut().zip(&mut self.contents) {
             let Some(found) = errand.and_then(|errand| world.looked_up(errand)) else {
                 continue;
@@ -62,7 +75,7 @@ impl Renewal {
         if self.is_under_way() {
             return;
         }
-        let unusable = config.renew(std::mem::take(&mut self.contents));
+        let unusable = self.config.renew(std::mem::take(&mut self.contents));
         for why in self.unusable.drain(..).chain(unusable) {
             log::warn!("redis {server}: the last certificates are used: {why}");
         }

@@ -11,8 +11,8 @@
 //!
 //! Commands name one key each (except the two that read many), so that they work on a cluster. A store for another
 //! backend is an afternoon's work: [`noop`] is the shortest, [`memory`] runs with nothing installed, [`redis`] is the
-//! one for production. All of them pass the same contract in `tests/redis/store_contract.rs`. A session belongs to one
-//! thread and does no locking of its own.
+//! one for production; `docs/store.md` walks through one more, in `examples/file_store`. All of them pass the same
+//! contract in `tests/support/contract.rs`. A session belongs to one thread and does no locking of its own.
 
 pub mod blocking;
 pub mod cursor;

@@ -1,5 +1,5 @@
 //! What every store promises, a rule a function. The suites run them over the stores there are: `store_contract.rs` over
-//! memory and one Redis, `cluster.rs` over a cluster.
+//! memory and one Redis, `cluster.rs` over a cluster, `file_store.rs` over the example of `docs/store.md`.
 //!
 //! Times to live here are short, and no rule sleeps through one: it asks until the value is gone, and then checks that
 //! this was not too early by a clock that was started before the write. Where a value must outlive something, a witness
