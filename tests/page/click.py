@@ -113,7 +113,7 @@ class Browser:
         base = f"http://127.0.0.1:{port}/session"
         # Without a sandbox, since a container's root cannot have one; no page but ours is opened.
         options = {"binary": shutil.which("chromium"), "args": ["--headless=new", "--no-sandbox", "--disable-gpu",
-                   "--disable-dev-shm-usage", "--disable-background-networking"]}
+                   "--disable-dev-shm-usage", "--disable-background-networking", "--hide-scrollbars"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         made = json.loads(call(base, "POST", {"capabilities": {"alwaysMatch": wanted}}))
         self.session = f"{base}/{made['value']['sessionId']}"
