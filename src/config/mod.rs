@@ -144,6 +144,7 @@ fn read(env: &mut Env, system: &System) -> Config {
             origins: access.origins.clone(),
             proxies: access.proxies.clone(),
             rate: access.rate,
+            status_page: env.read("STATUS_PAGE", one_of(&[("on", true), ("off", false)])),
             // `main` sets it when the store is chosen.
             store: "",
             context: context.clone(),

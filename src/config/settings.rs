@@ -44,6 +44,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("TRUSTED_PROXIES", "unset", "proxies whose X-Forwarded-For is believed: addresses, networks, unix"),
     ("CORS_ORIGINS", "unset", "other sites whose pages may use the service: https://app.example"),
     ("METRICS_LISTEN", "unset", "/metrics at an address of its own, without a token: 127.0.0.1:9090"),
+    ("STATUS_PAGE", "on", "the page that browsers get at /: on or off"),
     ("DRAIN_DELAY", "0s", "after SIGTERM: how long to go on accepting"),
     ("DRAIN_TIMEOUT", "10s", "then: how long to finish what is in flight"),
     ("LOG", "info", "error, warn, info, debug, trace, or off (also RUST_LOG)"),

@@ -192,6 +192,12 @@ fn push_extra(out: &mut Vec<u8>, extra: &Extra) {
             push_field(out, b"Access-Control-Allow-Methods: ", methods.as_bytes());
             out.extend_from_slice(PREFLIGHT);
         }
+        Extra::Negotiated(policy) => {
+            out.extend_from_slice(b"Vary: Accept\r\nCache-Control: no-cache\r\n");
+            if let Some(policy) = policy {
+                push_field(out, b"Content-Security-Policy: ", policy.as_bytes());
+            }
+        }
         Extra::RetryAfter(seconds) => {
             out.extend_from_slice(b"Retry-After: ");
             push_number(out, *seconds as usize);
@@ -364,6 +370,12 @@ mod tests {
     fn every_field_is_printed() {
         for (extra, lines) in [
             (Extra::Link("</a>; rel=\"next\"".to_owned()), "Link: </a>; rel=\"next\"\r\n"),
+            (Extra::Negotiated(None), "Vary: Accept\r\nCache-Control: no-cache\r\n"),
+            (
+                Extra::Negotiated(Some("default-src 'none'")),
+                "Vary: Accept\r\nCache-Control: no-cache\r\n\
+                 Content-Security-Policy: default-src 'none'\r\n",
+            ),
             (Extra::Allow("GET", None), "Allow: GET\r\n"),
             (Extra::Allow("GET", Some("a/b")), "Allow: GET\r\nAccept-Patch: a/b\r\n"),
             (Extra::AcceptPatch("a/b"), "Accept-Patch: a/b\r\n"),

@@ -15,6 +15,8 @@ pub enum ContentType {
     Problem,
     /// Plain text.
     Text,
+    /// A page.
+    Html,
     /// Metrics in the text format of Prometheus; without the version a scraper has to guess.
     Metrics,
 }
@@ -26,6 +28,7 @@ impl ContentType {
             ContentType::Json => "application/json",
             ContentType::Problem => "application/problem+json",
             ContentType::Text => "text/plain; charset=utf-8",
+            ContentType::Html => "text/html; charset=utf-8",
             ContentType::Metrics => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
@@ -75,6 +78,8 @@ pub enum Extra<'a> {
     Authenticate(&'static str),
     /// `Access-Control-Allow-Methods`, and what else a preflight asks for.
     Preflight(&'static str),
+    /// `Vary: Accept`, `Cache-Control: no-cache`, and `Content-Security-Policy` for a page.
+    Negotiated(Option<&'static str>),
 }
 
 /// The target of a link: a path, and an id that is percent-encoded when it is printed.

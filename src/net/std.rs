@@ -420,15 +420,18 @@ mod tests {
         let mut world = StdWorld::default();
         let address = Address::Unix(path.clone());
         let short = Duration::from_millis(20);
-        let mut stand = 0;
-        let error = loop {
-            match world.connect(&address, short) {
-                Ok(_) => stand += 1,
-                Err(e) => break e,
+        let mut standing = Vec::new();
+        loop {
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            match socket.connect(&SockAddr::unix(&path).unwrap()) {
+                Ok(()) => standing.push(socket),
+                Err(e) => break assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
             }
-            assert!(stand < 10, "the queue is not short");
-        };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(standing.len() < 10, "the queue is not short");
+        }
+        let stand = standing.len();
+        assert_eq!(world.connect(&address, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(connect_unix(&path, short).unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(world.connect(&address, short).is_err());
         // The established connections, the pending one, and the one whose caller gave up: no others.

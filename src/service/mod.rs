@@ -25,6 +25,7 @@ pub mod list;
 pub mod metrics;
 mod options;
 pub mod origin;
+pub mod page;
 pub mod patch;
 pub mod problem;
 pub mod rate;
@@ -98,7 +99,8 @@ impl Service {
         Arc::clone(&self.metrics)
     }
 
-    /// The token of a request, where tokens are wanted. Probes need none, nor do browsers that ask whether they may ask.
+    /// The token of a request, where tokens are wanted. Probes need none, nor do browsers that ask whether they may ask,
+    /// or for the page that then asks its reader for one.
     ///
     /// # Errors
     /// 401: it has none.
@@ -110,10 +112,14 @@ impl Service {
     fn identify_by(&self, guard: &Guard, head: &Head) -> Result<Option<Arc<Token>>, Problem> {
         let probes = [Route::Live, Route::Ready];
         let is_probe = ROUTES.iter().any(|row| row.has(head.path()) && probes.contains(&row.route));
-        if is_probe || self.options.origins.is_preflight(head) {
+        if is_probe || self.options.origins.is_preflight(head) || self.is_page(head) {
             return Ok(None);
         }
         guard.judge(head).map(Some)
+    }
+
+    fn is_page(&self, head: &Head) -> bool {
+        self.options.status_page && page::is_wanted(head)
     }
 
     /// Checks a request by its head, as far as possible without its route.
@@ -158,6 +164,7 @@ impl Service {
         origin::judge(head, &self.options.origins)?;
         content::plain(head)?;
         match route {
+            Route::Index if self.is_page(head) => Ok(Route::Page),
             Route::List if !list::is_meant(head) => Ok(Route::Item(Collection::Items)),
             Route::Item(Collection::Sessions) if path == b"/sess" && list::is_purge(head) => {
                 Ok(Route::Purge)
@@ -202,6 +209,8 @@ impl Service {
             Route::Metrics => done(self.scrape(now)),
             Route::Version => done(describe::version(&self.options)),
             Route::OpenApi => done(describe::openapi(&self.openapi)),
+            Route::Index => done(page::index()),
+            Route::Page => done(page::page(&cx.head)?),
             Route::Preflight(methods) => {
                 done(Response { extra: Extra::Preflight(methods.allow), ..Response::empty(204) })
             }

@@ -29,6 +29,8 @@ pub struct Options {
     pub proxies: Proxies,
     /// How often a client may ask (`RATE_LIMIT`).
     pub rate: Option<Rate>,
+    /// Browsers get a page at `/` (`STATUS_PAGE`).
+    pub status_page: bool,
     /// All documents of a bulk read together (at most [`list::BULK_BYTES_MAX`](super::list::BULK_BYTES_MAX), 16 MiB);
     /// one byte more is 413.
     pub bulk_bytes_max: usize,

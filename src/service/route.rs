@@ -24,6 +24,10 @@ pub enum Route {
     Version,
     /// `/openapi.json`
     OpenApi,
+    /// `/`, for programs.
+    Index,
+    /// `/`, for a browser.
+    Page,
     /// OPTIONS of a path with these methods.
     Options(&'static Methods),
     /// The same, asked by a browser for a listed origin.
@@ -31,9 +35,13 @@ pub enum Route {
 }
 
 impl Route {
-    /// Whether such requests count for `RATE_LIMIT`. Probes and scrapes come whatever the clients do.
+    /// Whether such requests count for `RATE_LIMIT`. Probes and scrapes come whatever the clients do,
+    /// and the page that shows them.
     pub fn is_counted(self) -> bool {
-        !matches!(self, Route::Live | Route::Ready | Route::Metrics | Route::Preflight(_))
+        !matches!(
+            self,
+            Route::Live | Route::Ready | Route::Metrics | Route::Page | Route::Preflight(_)
+        )
     }
 }
 
@@ -69,7 +77,7 @@ pub struct Row {
 }
 
 /// Every path there is.
-pub static ROUTES: [Row; 12] = [
+pub static ROUTES: [Row; 13] = [
     row("/items", None, &ITEM, Route::List),
     row("/items/_get", None, &BULK, Route::Bulk),
     row("/items/", Some("id"), &ITEM, Route::Item(Collection::Items)),
@@ -82,6 +90,7 @@ pub static ROUTES: [Row; 12] = [
     row("/metrics", None, &READS, Route::Metrics),
     row("/version", None, &READS, Route::Version),
     row("/openapi.json", None, &READS, Route::OpenApi),
+    row("/", None, &READS, Route::Index),
 ];
 
 const fn row(

@@ -869,10 +869,21 @@ fn a_body_declared_too_large_is_refused_from_the_head() {
 
 // ---- Paths and methods ------------------------------------------------------------------------
 
+/// A target without a path is one for `/` (RFC 9112 §3.2.2).
+#[test]
+fn the_index_is_at_the_root() {
+    for target in ["/", "/?x=1", "http://kiosk", "http://kiosk/"] {
+        let sent = refused(&get(target));
+        assert_eq!((sent.status, sent.header("Content-Type")), (200, Some("application/json")));
+        let index: serde_json::Value = serde_json::from_str(&sent.body).unwrap();
+        assert_eq!(index["paths"], serde_json::json!(served()), "{target}");
+    }
+}
+
 #[test]
 fn an_unknown_path_is_404() {
     for target in [
-        "/",
+        "//",
         "//items/7",
         "/item",
         "/itemss?id=7",
@@ -884,7 +895,6 @@ fn an_unknown_path_is_404() {
         "/livez/",
         "/livez/x",
         "/readyzz",
-        "http://kiosk",
     ] {
         for message in [get(target), post(target, "{}")] {
             let sent = refused(&message);
@@ -1130,6 +1140,7 @@ fn every_operation_of_the_openapi_document_lists_the_errors_it_can_have() {
                 ("delete", _) => "204 412 422",
                 ("options", _) => "204",
                 ("get", "/readyz" | "/ready") => "200 503",
+                ("get" | "head", "/") => "200 304",
                 _ => "200",
             };
             let wanted: Vec<&str> = own.split(' ').chain(["default"]).collect();
@@ -1185,6 +1196,7 @@ static OPTIONS: LazyLock<Options> = LazyLock::new(|| Options {
     origins: super::cors::Origins::default(),
     proxies: super::access::Proxies::default(),
     rate: None,
+    status_page: true,
 });
 
 /// The rules of a process with one worker that is ready, or not.

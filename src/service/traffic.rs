@@ -28,7 +28,7 @@ const METHODS: [&str; 11] = [
 ];
 
 /// Routes with the number of their methods, which are the first ones of [`METHODS`] unless there is but one.
-const ROUTES: [(&str, &[&str]); 13] = [
+const ROUTES: [(&str, &[&str]); 14] = [
     ("item", METHODS.split_at(6).0),
     ("session", METHODS.split_at(6).0),
     ("list", METHODS.split_at(2).0),
@@ -39,13 +39,14 @@ const ROUTES: [(&str, &[&str]); 13] = [
     ("metrics", METHODS.split_at(2).0),
     ("version", METHODS.split_at(2).0),
     ("openapi", METHODS.split_at(2).0),
+    ("index", METHODS.split_at(2).0),
     ("options", &["OPTIONS"]),
     ("none", &METHODS),
     ("malformed", &["none"]),
 ];
 
 /// Of all routes.
-const PAIRS: usize = 39;
+const PAIRS: usize = 41;
 
 const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "499"];
 
@@ -173,7 +174,7 @@ impl Kind {
 
 /// The place of a route and a method among [`ROUTES`].
 fn pair(route: Option<Route>, method: Option<Method>) -> usize {
-    const NONE: usize = 27;
+    const NONE: usize = 29;
     let Some(method) = method else { return PAIRS - 1 };
     let method = match method {
         Method::Get => 0,
@@ -199,7 +200,8 @@ fn pair(route: Option<Route>, method: Option<Method>) -> usize {
         Some(Route::Metrics) => 20 + method,
         Some(Route::Version) => 22 + method,
         Some(Route::OpenApi) => 24 + method,
-        Some(Route::Options(_) | Route::Preflight(_)) => 26,
+        Some(Route::Index | Route::Page) => 26 + method,
+        Some(Route::Options(_) | Route::Preflight(_)) => 28,
         None => NONE + method,
     }
 }
@@ -377,6 +379,7 @@ mod tests {
             (Some(Route::Metrics), two),
             (Some(Route::Version), two),
             (Some(Route::OpenApi), two),
+            (Some(Route::Page), two),
             (Some(Route::Options(&READS)), &methods[6..7]),
             (None, &methods),
         ] {

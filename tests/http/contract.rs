@@ -185,7 +185,7 @@ fn an_absent_item_is_not_found() {
 fn an_unknown_path_is_404() {
     for_each_service(&[], |kioskd| {
         let mut client = kioskd.connect();
-        for path in ["/", "/item", "/itemss?id=1", "/ITEMS?id=1", "/livez/x"] {
+        for path in ["//", "/item", "/itemss?id=1", "/ITEMS?id=1", "/livez/x"] {
             for reply in [client.get(path), client.post(path, "{}")] {
                 assert_problem(&reply, 404, "no_such_path", "no such path");
             }
@@ -209,6 +209,7 @@ fn get_and_head_carry_the_same_headers() {
             ("/healthz", 200),
             ("/readyz", 200),
             ("/ready", 200),
+            ("/", 200),
             ("/nowhere", 404),
         ] {
             let id = [("X-Request-Id", "same-for-both")];

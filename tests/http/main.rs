@@ -2,10 +2,10 @@
 //! given.
 //!
 //! ```text
-//! contract  items  lists  idempotency  openapi      what a request means
-//! semantics  syntax  limits  transcripts            how it is written, and what is refused
-//! splits  differential  corpus                      any bytes, however they are cut
-//! tiny_http_faults                                  what the other front cannot help
+//! contract  items  lists  idempotency  openapi  page     what a request means
+//! semantics  syntax  limits  transcripts                how it is written, and what is refused
+//! splits  differential  corpus                          any bytes, however they are cut
+//! tiny_http_faults                                      what the other front cannot help
 //! ```
 //!
 //! Without the feature `poll` it is the contract, on the front there is; the suites of the front that faces a network are
@@ -28,6 +28,7 @@ mod items;
 mod limits;
 mod lists;
 mod openapi;
+mod page;
 #[cfg(feature = "poll")]
 mod semantics;
 mod splits;

@@ -105,7 +105,7 @@ fn operations_written() -> Vec<String> {
         .map(in_snake_case)
         .collect();
     names.sort_unstable();
-    assert_eq!(names.len(), 51);
+    assert_eq!(names.len(), 54);
     names
 }
 
