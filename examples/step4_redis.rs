@@ -111,7 +111,7 @@ pub(crate) fn command(method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, 
     let words: &[&[u8]] = match method {
         "GET" | "HEAD" => &[b"GET", key.as_bytes()],
         "PUT" | "POST" if !is_object(body) => return Err(400),
-        // The value and its time to live in one command. The reply is what was there before.
+        // The value and its time to live in one command. The reply is what was there before (Redis 6.2).
         "PUT" | "POST" => &[b"SET", key.as_bytes(), body, b"EX", b"1800", b"GET"],
         "DELETE" => &[b"DEL", key.as_bytes()],
         _ => return Err(501),

@@ -8,8 +8,8 @@
 //! nothing, the client's [`input`](Client::input) and [`output`](Client::output) keep what there is until it is ready
 //! again. The parser of step 2 is back: it could wait all along.
 //!
-//! One call still waits, the one to Redis. Requests pay a round trip each, one after the other, and when Redis is silent
-//! even those who want nothing of it get no answer. Step 6 mends that.
+//! One call still waits, the one to Redis. Requests pay a round trip each, one after the other, and when Redis is
+//! silent even those who want nothing of it get no answer. Step 6 mends that.
 //!
 //! In src/: `net/mio.rs`, `front/poll/worker.rs` (the loop), `front/poll/connection.rs` (the client).
 
