@@ -80,6 +80,10 @@ impl Redis {
     }
 
     fn ask(&mut self, command: &[u8]) -> io::Result<Reply> {
+        // A reply that nobody asked for: from here on each would be taken for the one after it.
+        if !self.input.is_empty() {
+            return Err(ErrorKind::InvalidData.into());
+        }
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => none.insert(TcpStream::connect(redis_address())?),
