@@ -43,7 +43,18 @@ impl Kioskd {
     /// [`IN_A_CONTAINER`] and what to do there.
     #[track_caller]
     pub fn start_under(limits: &[&str], settings: &[(&str, &str)]) -> Kioskd {
-        let mut process = Process::spawn(&mut under(limits, command(settings, &[])));
+        Kioskd::spawn(under(limits, command(settings, &[])))
+    }
+
+    /// As [`Kioskd::start`], another program that takes settings and tells where it listens as kioskd does.
+    #[track_caller]
+    pub fn start_program(program: &Path, settings: &[(&str, &str)]) -> Kioskd {
+        Kioskd::spawn(command_for(program, settings, &[]))
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command) -> Kioskd {
+        let mut process = Process::spawn(&mut command);
         let log = Log::new();
         let stdout = process.child().stdout.take().expect("stdout is piped");
         let stderr = process.child().stderr.take().expect("stderr is piped");
@@ -231,8 +242,13 @@ impl Kioskd {
 }
 
 fn command(settings: &[(&str, &str)], arguments: &[&str]) -> Command {
+    command_for(Path::new(BINARY), settings, arguments)
+}
+
+fn command_for(program: &Path, settings: &[(&str, &str)], arguments: &[&str]) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut command = tethered(BINARY);
+    let program = program.to_str().expect("cargo names programs in UTF-8");
+    let mut command = tethered(program);
     command.env_clear().env("PATH", path).args(arguments);
     if !settings.iter().any(|(name, _)| ["LISTEN", "PORT"].contains(name)) {
         command.env("LISTEN", "127.0.0.1:0");
