@@ -14,29 +14,39 @@ use crate::support::{Kioskd, Redis};
 use kioskd::config::SETTINGS;
 
 const README: &str = include_str!("../../README.md");
+const API: &str = include_str!("../../docs/api.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const IMAGE: &str = include_str!("../../docs/image.md");
 
 /// What a reader is ready to read at once.
 const README_LINES: usize = 220;
 
-/// The commands of the README, run as they stand, and each line it shows is there, in that order. What differs each time
+/// The commands of the texts, run as they stand, and each line they show is there, in that order. What differs each time
 /// is not compared.
 #[test]
 #[cfg_attr(not(feature = "poll"), ignore = "the texts show the default build")]
-fn what_the_readme_shows_is_what_happens() {
+fn what_the_texts_show_is_what_happens() {
     let kioskd = Kioskd::start(&[]);
-    let seen = follow(section("## A minute with it"), &[("localhost:8080", &kioskd.addr())]);
-    assert!(seen >= 9, "{seen} commands");
+    let addr = kioskd.addr();
+    let places = [
+        ("localhost:8080", &*addr),
+        ("curl ", "curl -s "),
+        ("target/release/kioskd", env!("CARGO_BIN_EXE_kioskd")),
+    ];
+    for (text, least) in [(section("## A minute with it"), 9), (API, 1), (CONFIGURATION, 1)] {
+        let seen = follow(text, &places);
+        assert!(seen >= least, "{seen} commands, not {least}");
+    }
 
     let redis = Redis::start();
     let addr = redis.addr();
     let settings = [("REDIS_ADDR", &*addr)];
     let (one, two) = (Kioskd::start(&settings), Kioskd::start(&settings));
-    let port = redis.addr().rsplit(':').next().expect("an address has a port").to_owned();
+    let port = addr.rsplit(':').next().expect("an address has a port");
     let places = [
         ("localhost:8081", &*one.addr()),
         ("localhost:8082", &two.addr()),
+        ("curl ", "curl -s "),
         ("redis-cli", &format!("redis-cli --no-raw -p {port}")),
     ];
     assert_eq!(follow(section("## Two replicas on one Redis"), &places), 3);
@@ -51,6 +61,7 @@ fn follow(text: &str, places: &[(&str, &str)]) -> usize {
         let (command, shown) = conversation.split_once('\n').unwrap_or((conversation, ""));
         let put = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
         let run = places.iter().fold(command.to_owned(), put);
+        let run = format!("exec 2>&1; {run}");
         let output = Command::new("bash").args(["-c", &run]).output().expect("bash is there");
         let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");
         let mut lines = printed.lines().map(settled);

@@ -48,10 +48,10 @@ fn refused_writes_end_soon_after_the_balancer_is_right() {
     let mut client = kioskd.connect();
     assert_eq!(client.post("/items/2", "{}").status, 201);
     switch(&old, &new);
-    // For as long as it leads to the old one, writes are refused.
+    // For as long as it leads to the old one, writes are refused, or (on a machine that is very busy) late.
     let refused = Instant::now();
     while refused.elapsed() < Duration::from_secs(3) {
-        assert_eq!(client.post("/items/2", "{}").status, 503);
+        assert!(matches!(client.post("/items/2", "{}").status, 503 | 504));
     }
     balancer.lead_to(&new.addr());
     let right = Instant::now();
