@@ -83,7 +83,7 @@ impl Server {
             client.answer(status, &body, &request);
             alive = client.write();
         }
-        alive &= client.write();
+        alive &= client.write() && client.look_again(&self.poll, token);
         if !alive || client.is_done() {
             self.clients.remove(&token);
         }
@@ -126,17 +126,20 @@ pub(crate) struct Client {
     pub(crate) output: Vec<u8>,
     /// Nothing more is read: the client has ended its side, or sent what we do not trust.
     last: bool,
+    /// More may have come than was read.
+    more: bool,
 }
 
 impl Client {
     fn new(stream: TcpStream) -> Client {
-        Client { stream, input: Vec::new(), output: Vec::new(), last: false }
+        Client { stream, input: Vec::new(), output: Vec::new(), last: false, more: false }
     }
 
     /// Reads what is there; false when the connection has failed.
     pub(crate) fn read(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];
         // More than one whole request need not be here. What we do not take, the kernel keeps, and then the client.
+        self.more = false;
         while !self.last && self.input.len() <= HEAD_MAX + BODY_MAX {
             match self.stream.read(&mut buffer) {
                 Ok(0) => self.last = true,
@@ -144,7 +147,16 @@ impl Client {
                 Err(e) => return e.kind() == ErrorKind::WouldBlock,
             }
         }
+        self.more = !self.last;
         true
+    }
+
+    /// Has the rest of what came told once more, behind the other clients: readiness is told when it begins. False when
+    /// that failed. While an answer is not taken, the news that it is will do.
+    pub(crate) fn look_again(&mut self, poll: &Poll, token: Token) -> bool {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let wanted = std::mem::take(&mut self.more) && self.output.is_empty();
+        !wanted || poll.registry().reregister(&mut self.stream, token, both).is_ok()
     }
 
     /// The next request, if it is whole. One that is none is answered here.

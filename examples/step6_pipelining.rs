@@ -83,10 +83,12 @@ impl Server {
             alive = client.write();
         }
         alive &= client.write();
-        if !alive || client.is_done() && !self.asked.contains_key(&token) {
+        // Who has gone keeps its place until its reply has come: places are bounded, and so is what waits for Redis.
+        if self.asked.contains_key(&token) {
+            return;
+        }
+        if !alive || client.is_done() || !client.look_again(&self.poll, token) {
             self.clients.remove(&token);
-            // Its reply will come, and be dropped in its turn.
-            self.asked.remove(&token);
         }
     }
 
@@ -129,7 +131,7 @@ pub(crate) struct Redis {
     stream: Option<TcpStream>,
     pub(crate) input: Vec<u8>,
     output: Vec<u8>,
-    /// Who asked, in the order of the questions. Also those who have gone: their replies still come.
+    /// Who asked, in the order of the questions.
     pub(crate) waiting: VecDeque<Token>,
 }
 

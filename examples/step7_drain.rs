@@ -128,7 +128,8 @@ impl Server {
             (_, false) => Phase::Reading,
             _ => Phase::Idle,
         };
-        if !alive || client.is_done() && phase != Phase::Asking {
+        let waits = phase == Phase::Asking;
+        if !waits && (!alive || client.is_done() || !client.look_again(&self.poll, token)) {
             return self.remove(token);
         }
         // What follows an answer is a new request, with a time of its own.

@@ -399,7 +399,7 @@ fn a_pair_that_cannot_be_used_ends_the_start() {
             "REDIS_CERT_FILE=",
             "nonsense: it is no X.509 certificate",
         ),
-        (&good, &one_line, "REDIS_KEY_FILE=\"***\"", "not the key itself"),
+        (&good, &one_line, "REDIS_KEY_FILE=\"***\"", "not what is in it"),
     ] {
         let settings = [
             ("REDIS_URL", "rediss://localhost"),

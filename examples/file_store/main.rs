@@ -27,6 +27,10 @@ fn main() -> io::Result<()> {
     let ours =
         std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("REDIS_"));
     let config = Config::read(ours, &System::look()).map_err(|e| io::Error::other(e.join("\n")))?;
+    // What would be ignored is refused: an operator who set it counts on it.
+    if ["AUTH_TOKENS", "AUTH_TOKENS_FILE"].iter().any(|name| std::env::var_os(name).is_some()) {
+        return Err(io::Error::other("AUTH_TOKENS: this example asks for none"));
+    }
     let log = kioskd::log::start(config.log.clone())?;
     let (lifecycle, events) = Lifecycle::new();
     lifecycle.watch_signals(|| ())?;

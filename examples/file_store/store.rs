@@ -54,6 +54,9 @@ impl FileStore {
     /// most.
     pub fn open(directory: &Path, bytes_max: usize) -> io::Result<FileStore> {
         fs::create_dir_all(directory)?;
+        // Its own name must outlive a power cut, too.
+        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         let lock = File::create(directory.join(LOCK))?;
         lock.try_lock().map_err(|e| io::Error::other(format!("another process has it: {e}")))?;
         let epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -338,7 +341,8 @@ impl Table {
     fn make_room(&mut self, entry: &Entry, now: u64) -> Result<(), StoreError> {
         let name = file_name(&entry.key);
         let size = entry.encode().len();
-        for _ in 0..2 {
+        // The first sweep looks at what lies behind the last one only.
+        for _ in 0..3 {
             let freed = self.files.get(&name).map_or(0, |(bytes, _)| (*bytes).max(BLOCK_BYTES));
             if self.bytes - freed + size.max(BLOCK_BYTES) <= self.bytes_max
                 && size <= FILE_BYTES_MAX

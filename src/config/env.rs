@@ -172,9 +172,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// is shown only if the name says that it is an address, and no part of the name says that it is a secret.
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let is_secret = match name {
-        "REDIS_CA_FILE" | "REDIS_CERT_FILE" | "REDIS_SERVER_NAME" => false,
-        "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" => false,
-        "REDIS_KEY_FILE" => is_key(value),
+        "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" | "REDIS_SERVER_NAME" => false,
+        // The two of a pair are easily taken for each other.
+        "REDIS_CA_FILE" | "REDIS_CERT_FILE" | "REDIS_KEY_FILE" => is_key(value),
         "AUTH_TOKENS" => true,
         _ if !name.starts_with("REDIS_") => false,
         _ => {
@@ -247,6 +247,8 @@ mod tests {
             ("REDIS_CERT_FILE", "/run/secrets/redis.pem", true),
             ("REDIS_KEY_FILE", "/run/secrets/redis.key", true),
             ("REDIS_KEY_FILE", "-----BEGIN PRIVATE KEY-----\nMIGHAgEA", false),
+            ("REDIS_CERT_FILE", "-----BEGIN PRIVATE KEY-----\nMIGHAgEA", false),
+            ("REDIS_CA_FILE", "-----BEGIN PRIVATE KEY-----\nMIGHAgEA", false),
             ("REDIS_KEY_FILE", &format!("MIGHAgEA{}/+Q==\n", "x".repeat(176)), false),
             ("REDIS_KEY_FILE", &format!("MOUNT/{}.key", "x".repeat(176)), true),
             ("REDIS_SERVER_NAME", "redis.internal", true),

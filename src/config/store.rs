@@ -151,12 +151,14 @@ fn tls(env: &mut Env) -> Option<tls::Config> {
         }
     };
     let path = |env: &Env, name| env.text(name).map(PathBuf::from);
+    for name in ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"] {
+        if env.text(name).is_some_and(|text| is_key(&text)) {
+            env.wrong(name, "the path of a file, not what is in it");
+            return None;
+        }
+    }
     if let Some(Err(e)) = path(env, "REDIS_CA_FILE").map(|path| config.trust(&path)) {
         env.wrong("REDIS_CA_FILE", &e);
-    }
-    if env.text("REDIS_KEY_FILE").is_some_and(|text| is_key(&text)) {
-        env.wrong("REDIS_KEY_FILE", "the path of a file, not the key itself");
-        return None;
     }
     match (path(env, "REDIS_CERT_FILE"), path(env, "REDIS_KEY_FILE")) {
         (None, None) => {}

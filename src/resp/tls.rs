@@ -271,9 +271,15 @@ mod with_rustls {
         ) -> io::Result<usize> {
             self.flush(world, socket)?;
             let taken = self.0.writer().write(bytes)?;
-            self.flush(world, socket)?;
+            let flushed = self.flush(world, socket);
+            // What was taken may have gone out, in part or whole: an error behind that is for the next call to report. A
+            // command that was called unsent would be sent again.
+            if taken > 0 {
+                return Ok(taken);
+            }
+            flushed?;
             // The session's buffer is full, and the socket did not take enough of it.
-            if taken == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(taken) }
+            Err(io::ErrorKind::WouldBlock.into())
         }
 
         /// Sends the records that are queued, as far as the socket takes them.

@@ -22,7 +22,7 @@ const PAGE: &str = include_str!("status.html");
 /// With the SHA-256 of the page's style and of its script. A test compares them and says what they have to be.
 const POLICY: &str = "default-src 'none'; connect-src 'self'; \
     style-src 'sha256-N+2vLWBabngvRrbUASWm8xZYW/gF4J2l8Q0ynyJR4Ig='; \
-    script-src 'sha256-qrTiweUNfnoC4q9pxZb5UNjMzOXIvYL6aTS9EdLVVOk='; \
+    script-src 'sha256-VN8apbnQtHrwpObnGU5jwhCxtmrtWuPflne96KNbNbk='; \
     form-action 'none'; frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'";
 
 /// Whether a request for `/` is a browser's, for the page.

@@ -363,7 +363,7 @@ def main(binary, pictures):
             browser.widths_and_themes(pictures, "token")
             browser.fill("token", "wrong")
             browser.press("#auth button")
-            browser.sees("note", "^This token is not known")
+            browser.sees("note", "^This token is unknown")
             browser.fill("token", "secret-a")
             browser.press("#auth button")
             browser.sees("version", r"^\d")
