@@ -72,8 +72,12 @@ fn a_server_that_is_right_is_not_blamed() {
 fn a_server_without_chunks_is_noticed() {
     for proxy in PROXIES {
         let noticed = noticed(Mistake::NoChunks, proxy, 300);
-        let early = "an answer to what is not exactly one whole request";
-        assert!(noticed.contains_key(early), "{proxy}: {noticed:?}");
+        // Which of the two depends on how the proxy has cut the request.
+        let early = [
+            "an answer to what is not exactly one whole request",
+            "an answer that nobody has asked for",
+        ];
+        assert!(early.iter().any(|kind| noticed.contains_key(*kind)), "{proxy}: {noticed:?}");
     }
 }
 
