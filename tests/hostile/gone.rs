@@ -5,7 +5,7 @@
 //! its sending half only, and then it is still there and must be answered.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -54,7 +54,15 @@ impl Leaver {
     /// on a busy machine that is a moment later, and what is written before that moment is written in good faith.
     #[track_caller]
     fn close(self) {
-        let Leaver::Tcp(stream) = self else { return };
+        let stream = match self {
+            Leaver::Tcp(stream) => stream,
+            Leaver::Unix(stream) => {
+                // A process that another test has just forked has this socket, too, until it becomes a program: to
+                // close it here would not end it.
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        };
         let [there, here] = [stream.peer_addr(), stream.local_addr()]
             .map(|address| format!(":{:04X}", address.expect("it is connected").port()));
         drop(stream);
