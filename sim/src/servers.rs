@@ -329,6 +329,13 @@ impl World {
         let server = &mut self.servers[at];
         (server.db, server.follows, server.cut) = (db, Some(master), 0);
         server.behind.clear();
+        // Who follows a replica, since its sentinels have not come to it yet, has what that has.
+        let below = |server: &Server| server.follows == Some(at);
+        for next in
+            (0..self.servers.len()).filter(|next| *next != master && below(&self.servers[*next])).collect::<Vec<_>>()
+        {
+            self.follow(next, at);
+        }
     }
 
     /// A replica takes its master's place, with what it has: the rest is lost, or comes at once if nothing may be.
