@@ -2,13 +2,15 @@
 //! kqueue).
 //!
 //! ```text
-//! Token(place) ─ event ─▶ the slab's entry in that place ─▶ Ready { owner, socket, … }
+//! Token(key) ─ event ─▶ the slab's entry under that key ─▶ Ready { owner, socket, … }
 //! ```
 //!
 //! Each socket is registered once, for both directions, edge-triggered, and never again: epoll raises the writable edge
 //! only after a write came up short, so registering for it always costs nothing. The events of one wait are translated
 //! at once, before anything is closed or accepted; so no event can be taken for one of a socket that is created later
-//! in the same tick in the place of a closed one.
+//! in the same tick in the place of a closed one. Nor in a later tick: closing a descriptor ends its registration only if
+//! it was the last one of its socket, and a child process has another between its fork and its exec. kioskd has no
+//! children, but a program around it may. So the token is the whole key, on a machine of 64 bits.
 
 use super::look_up::Errands;
 use super::random::Random;
@@ -31,7 +33,7 @@ const EVENTS: usize = 256;
 
 const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
-/// The waker's token, never a socket's: a slab has at most four billion places.
+/// The waker's token, never a socket's: a slab has fewer than four billion places.
 const WAKE: Token = Token(usize::MAX);
 
 /// See the module's text.
@@ -133,7 +135,7 @@ impl MioWorld {
 
     fn watch(&mut self, socket: Socket) -> io::Result<()> {
         let entry = self.sockets.get_mut(socket.0).ok_or_else(closed)?;
-        let token = Token(Slab::<Entry>::place(socket.0));
+        let token = Token(socket.0 as usize);
         either!(&mut entry.stream, s => self.poll.registry().register(s, token, BOTH))
     }
 
@@ -156,7 +158,9 @@ impl World for MioWorld {
         }
         for event in &self.events {
             // The waker has no socket in the slab.
-            if let Some((key, entry)) = self.sockets.at(event.token().0) {
+            let Token(token) = event.token();
+            let found = self.sockets.at(Slab::<Entry>::place(token as u64));
+            if let Some((key, entry)) = found.filter(|(key, _)| *key as usize == token) {
                 ready.push(Ready {
                     owner: entry.owner,
                     socket: Socket(key),
@@ -270,7 +274,7 @@ impl World for MioWorld {
     }
 
     fn close(&mut self, socket: Socket) {
-        // Closing the descriptor removes it from the poll: it has no duplicate.
+        // Closing the descriptor removes it from the poll, or else its events find nobody.
         self.sockets.remove(socket.0);
     }
 
@@ -365,6 +369,7 @@ mod tests {
     use super::*;
     use crate::net::tests::{self, wait_for};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
 
     fn accepted(world: &mut MioWorld) -> Socket {
         match world.accepted() {
@@ -435,6 +440,24 @@ mod tests {
         world.wait(None, &mut Vec::new()).unwrap();
         assert_eq!(world.accepted(), Accepted::Closed);
         assert_eq!(MioWorld::for_calls().unwrap().accepted(), Accepted::Closed);
+    }
+
+    #[test]
+    fn what_becomes_of_a_closed_socket_is_not_told_of_the_next_in_its_place() {
+        let (mut world, inbox) = MioWorld::new().unwrap();
+        let (socket, near) = client(&mut world, &inbox);
+        // As a child process has it between its fork and its exec.
+        let Stream::Tcp(stream) = world.stream(socket).unwrap() else { panic!("TCP") };
+        let duplicate = stream.as_fd().try_clone_to_owned().unwrap();
+        world.close(socket);
+        let (next, _near) = client(&mut world, &inbox);
+        assert_eq!(Slab::<Entry>::place(next.0), Slab::<Entry>::place(socket.0));
+        drop(near);
+        let until = Instant::now() + Duration::from_millis(50);
+        let mut ready = Vec::new();
+        while world.wait(Some(until), &mut ready).unwrap() < until {}
+        assert!(!ready.iter().any(|ready| ready.ended || ready.broken), "{ready:?}");
+        drop(duplicate);
     }
 
     #[test]
