@@ -22,7 +22,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
-use support::Redis;
+use support::{Redis, needs_namespaces, temp_dir, texts};
 
 /// The last is the program itself.
 const STEPS: [&str; 8] = [
@@ -100,6 +100,30 @@ fn every_step_is_short_enough_to_be_read_at_once() {
         let link = format!("(../examples/{step}.rs), {lines} lines");
         assert!(DOCUMENT.contains(&link), "docs/ladder.md should say `{link}`");
     }
+}
+
+/// The first line of these is for one terminal, the rest for another.
+#[test]
+fn the_documents_start_a_step_and_a_store() {
+    build_what_is_old();
+    needs_namespaces();
+    let programs = [
+        ("cargo run --example step3_threads", &*program("step3_threads")),
+        ("cargo run --example file_store -- items", &*program("file_store")),
+    ];
+    let ladder = texts::blocks(DOCUMENT);
+    let store = texts::blocks(include_str!("../../docs/store.md"));
+    assert!(ladder.len() == 1 && store.len() == 2);
+    for (block, wanted) in [(&ladder[0], "{\"name\":\"Bob\"}"), (&store[0], "")] {
+        let (start, ask) = block.text.split_once('\n').expect("more than a line");
+        let until = texts::until(8080);
+        let script = format!("({start}\n) >log 2>&1 &\n{until}{ask} -w ' %{{http_code}}'");
+        let printed = texts::Stage::new(temp_dir(), &programs).play(&script);
+        let is_right = printed.contains(" 201") || printed.contains(" 200");
+        assert!(is_right && printed.contains(wanted), "{printed}");
+    }
+    // The other block is what `cargo test` does in any case.
+    assert_eq!(store[1].text, "cargo test --test file_store");
 }
 
 /// All checks of one step, a few at a time: most of a check that fails is waiting. Each thread has a Redis of its own,

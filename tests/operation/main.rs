@@ -6,6 +6,8 @@ mod support;
 mod access;
 mod alerts;
 mod deploy;
+#[cfg(feature = "poll")]
+mod experiments; // The documents show the default build.
 mod lifecycle;
 mod logs;
 mod metrics;

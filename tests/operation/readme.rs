@@ -1,6 +1,6 @@
-//! The README and the texts in `docs/` are held to the program: what the README shows is what happens, the table of
-//! settings is the one in the code, and the files that are named exist. The tests that they name are looked for in
-//! `traceability.rs`.
+//! The README and the texts in `docs/` are held to the program: the table of settings is the one in the code, and the
+//! files that are named exist. What they tell a reader to type is run in `experiments.rs`, and the tests that they name
+//! are looked for in `traceability.rs`.
 //!
 //! A table that somebody keeps by hand is right on the day it is written. Here `config::SETTINGS` is the one list, and
 //! `docs/configuration.md` and `--help` show it word for word.
@@ -8,79 +8,16 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use crate::support::{Kioskd, Redis};
+use crate::support::Kioskd;
 use kioskd::config::SETTINGS;
 
 const README: &str = include_str!("../../README.md");
-const API: &str = include_str!("../../docs/api.md");
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 const IMAGE: &str = include_str!("../../docs/image.md");
 
 /// What a reader is ready to read at once.
 const README_LINES: usize = 220;
-
-/// The commands of the texts, run as they stand, and each line they show is there, in that order. What differs each time
-/// is not compared.
-#[test]
-#[cfg_attr(not(feature = "poll"), ignore = "the texts show the default build")]
-fn what_the_texts_show_is_what_happens() {
-    let kioskd = Kioskd::start(&[]);
-    let addr = kioskd.addr();
-    let places = [
-        ("localhost:8080", &*addr),
-        ("curl ", "curl -s "),
-        ("target/release/kioskd", env!("CARGO_BIN_EXE_kioskd")),
-    ];
-    for (text, least) in [(section("## A minute with it"), 9), (API, 1), (CONFIGURATION, 1)] {
-        let seen = follow(text, &places);
-        assert!(seen >= least, "{seen} commands, not {least}");
-    }
-
-    let redis = Redis::start();
-    let addr = redis.addr();
-    let settings = [("REDIS_ADDR", &*addr)];
-    let (one, two) = (Kioskd::start(&settings), Kioskd::start(&settings));
-    let port = addr.rsplit(':').next().expect("an address has a port");
-    let places = [
-        ("localhost:8081", &*one.addr()),
-        ("localhost:8082", &two.addr()),
-        ("curl ", "curl -s "),
-        ("redis-cli", &format!("redis-cli --no-raw -p {port}")),
-    ];
-    assert_eq!(follow(section("## Two replicas on one Redis"), &places), 3);
-}
-
-/// Runs what follows each `$ ` in the blocks of `text`, with `places` put in place of the addresses shown.
-#[track_caller]
-fn follow(text: &str, places: &[(&str, &str)]) -> usize {
-    let blocks = text.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let mut seen = 0;
-    for conversation in blocks.flat_map(|block| block.split("$ ").skip(1)) {
-        let (command, shown) = conversation.split_once('\n').unwrap_or((conversation, ""));
-        let put = |text: String, (from, to): &(&str, &str)| text.replace(from, to);
-        let run = places.iter().fold(command.to_owned(), put);
-        let run = format!("exec 2>&1; {run}");
-        let output = Command::new("bash").args(["-c", &run]).output().expect("bash is there");
-        let printed = String::from_utf8_lossy(&output.stdout).replace('\r', "");
-        let mut lines = printed.lines().map(settled);
-        for line in shown.lines().map(settled) {
-            assert!(lines.any(|l| l == line), "{command}\nshows no `{line}`:\n{printed}");
-        }
-        seen += 1;
-    }
-    seen
-}
-
-/// Without what differs each time: the id of a request, and how much of half an hour is left.
-fn settled(line: &str) -> String {
-    let (before, after) = line.split_once("\"request_id\":\"").unwrap_or((line, ""));
-    let after = after.split_once('"').map_or(after, |(_, rest)| rest);
-    (1750..1800).fold(format!("{before}{after}"), |line, left| {
-        line.replace(&format!("\"ttl\":{left}"), "\"ttl\":1800")
-    })
-}
 
 #[test]
 fn the_readme_is_short() {
@@ -252,15 +189,6 @@ pub(super) fn root() -> &'static Path {
 
 pub(super) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|e| panic!("failed to read {path:?}: {e}"))
-}
-
-/// From a heading to the next one of its level.
-#[track_caller]
-fn section(heading: &str) -> &'static str {
-    let start =
-        README.find(&format!("\n{heading}\n")).unwrap_or_else(|| panic!("no heading `{heading}`"));
-    let text = &README[start + 1 + heading.len()..];
-    &text[..text.find("\n## ").unwrap_or(text.len())]
 }
 
 /// The rows of every table in `text`, their cells trimmed; without the line of dashes.

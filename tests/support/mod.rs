@@ -4,7 +4,8 @@
 //! that says what a test tells it to, [`ByHand`] a server played byte by byte, [`Proxy`] a bad network before a good server,
 //! [`session`] the store without HTTP, [`Client`] an HTTP client that shows the bytes instead of hiding them, [`Cluster`]
 //! and [`Sentinels`] several real servers that know each other, [`Balancer`] a real nginx or HAProxy as `deploy/` has it,
-//! [`Prometheus`] a real one that scrapes them, [`under_load`] clients that never pause.
+//! [`Prometheus`] a real one that scrapes them, [`under_load`] clients that never pause, [`texts`] runs what the documents
+//! show.
 //!
 //! Three rules keep the suites honest on a slow machine. A test waits for an event (a line in the log, a byte on a
 //! socket, the end of a process), never for an amount of time. A wait that finds nothing gives up after [`PATIENCE`]
@@ -29,6 +30,7 @@ mod proxy;
 mod redis;
 mod sentinels;
 pub mod session;
+pub mod texts;
 
 pub use balancer::{Balancer, Kind};
 pub use by_hand::{ByHand, Caller, HELLO};
