@@ -1,35 +1,37 @@
-//! The process: arguments, assembly, and the way out.
+//! The process: assembly, and the way out.
+//!
+//! ```text
+//! Config ─▶ assemble: log, signals, Store ─▶ Service ─▶ front ─▶ serve … SIGTERM ─▶ drain
+//! ```
 //!
 //! Exit codes: 0 a clean drain (or `--help`), 1 a drain cut short or a failure at run time, 2 bad
 //! configuration or arguments.
 
+mod arguments;
 mod healthcheck;
 mod process;
+mod tokens;
 
-use kioskd::config::{BUILD, Config, SETTINGS, StoreChoice, System, read_tokens};
+use arguments::{VERSION, complain};
+use kioskd::config::{Config, StoreChoice, System};
 use kioskd::front::{self, Front, Server};
 use kioskd::lifecycle::{self, Event, Lifecycle, State};
 use kioskd::log::Log;
 use kioskd::net::failed;
 use kioskd::service::Service;
-use kioskd::service::access::{Guard, Tokens};
-use kioskd::service::metrics::{Metrics, Sample, Status, Value};
-use kioskd::store::{Measure, Store, memory::Memory, noop::Noop, redis::Redis};
-use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
-use std::path::Path;
+use kioskd::service::access::Guard;
+use kioskd::service::metrics::{Metrics, Status};
+use kioskd::store::{Store, memory::Memory, noop::Noop, redis::Redis};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
-
-const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
 
 fn main() -> ExitCode {
     // First of all: `--help` into a file at its size limit writes, too. Without the handlers these signals kill.
     let _ = lifecycle::ignore_signals();
-    if let Some(code) = arguments() {
+    if let Some(code) = arguments::follow() {
         return code;
     }
     let config = match Config::read(std::env::vars_os(), &System::look()) {
@@ -50,65 +52,6 @@ fn main() -> ExitCode {
     let code = run(config, &log);
     log.flush();
     code
-}
-
-/// There are no others: all settings come from the environment.
-fn arguments() -> Option<ExitCode> {
-    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
-    Some(match words.as_deref() {
-        Some([]) => return None,
-        Some(["--version" | "-V"]) => print(&format!("{VERSION} ({BUILD})\n")),
-        Some(["--help" | "-h"]) => print(&help()),
-        Some(["healthcheck", url @ ..]) if url.len() <= 1 => {
-            match healthcheck::run(url.first().copied()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => {
-                    complain(format_args!("healthcheck: {why}"));
-                    ExitCode::FAILURE
-                }
-            }
-        }
-        _ => {
-            complain(format_args!("unknown arguments {arguments:?}; see kioskd --help"));
-            ExitCode::from(2)
-        }
-    })
-}
-
-fn help() -> String {
-    let mut text = format!(
-        "{VERSION}: a stateless HTTP service for JSON items whose state lives in Redis\n\
-         ({BUILD})\n\n\
-         usage: kioskd [--help | --version | healthcheck [URL]]\n\n\
-         settings, from the environment:\n"
-    );
-    for (name, default, meaning) in SETTINGS {
-        text.push_str(&format!("  {name:22} {meaning} [{default}]\n"));
-    }
-    text.push_str(
-        "\ndurations: 250ms, 2s, 30m, 24h, 7d\n\
-         exit codes: 0 clean drain, 1 drain cut short or run-time failure, 2 bad configuration or arguments\n",
-    );
-    text
-}
-
-/// Prints the requested text on stdout. A reader that stops early (`| head`) is no failure.
-fn print(text: &str) -> ExitCode {
-    let mut out = io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-            complain(format_args!("failed to write to stdout: {e}"));
-            ExitCode::FAILURE
-        }
-        _ => ExitCode::SUCCESS,
-    }
-}
-
-/// Prints a line on stderr, for messages that cannot go to the log. When stderr fails, there is no other place to
-/// report it.
-fn complain(what: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "kioskd: {what}");
 }
 
 fn run(config: Config, log: &Log) -> ExitCode {
@@ -196,7 +139,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
         let lifecycle = Arc::clone(lifecycle);
         let log = log.clone();
         let store = Arc::clone(&store);
-        let limits = limits(config);
+        let limits = process::limits(config);
         let front = config.kind.name();
         move |all| Status {
             front,
@@ -204,7 +147,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
             draining: lifecycle.state() >= State::Draining,
             store_up: all && store.is_up(Instant::now()),
             log_lines_dropped: log.dropped(),
-            others: if all { others(&*store, &limits) } else { Vec::new() },
+            others: if all { process::others(&*store, &limits) } else { Vec::new() },
         }
     });
     let service = match config.access.tokens.clone() {
@@ -212,7 +155,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
             let guard = Arc::new(Guard::new(tokens.clone()));
             if let Some(path) = config.access.tokens_file.clone() {
                 let guard = Arc::clone(&guard);
-                let watch = move || watch_tokens(&path, tokens, &guard, &nudges);
+                let watch = move || tokens::watch(&path, tokens, &guard, &nudges);
                 lifecycle.spawn("tokens".to_owned(), watch)?;
             }
             service.guarded_by(guard)
@@ -227,69 +170,6 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
     let options = config.front.clone();
     let server = front::start(config.kind, options, service, Arc::clone(&store), lifecycle)?;
     Ok(Started { server, metrics, store })
-}
-
-/// Limits, to be seen beside what they limit.
-fn limits(config: &Config) -> Vec<Sample> {
-    let limit = |name, help, value: usize| Sample {
-        name,
-        help,
-        kind: "gauge",
-        value: Value::Whole(value as u64),
-    };
-    let front = &config.front;
-    let mut limits = vec![
-        limit("kioskd_workers", "WORKERS.", front.workers),
-        limit("kioskd_connections_limit", "MAX_CONNECTIONS.", front.connections_max),
-        limit("kioskd_buffered_limit_bytes", "MAX_BUFFERED_BYTES.", front.buffered_bytes_max),
-    ];
-    // tiny_http knows neither of them.
-    limits.truncate(if config.kind == Front::Poll { 3 } else { 1 });
-    limits
-}
-
-/// What is measured elsewhere.
-fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
-    let sample = |Measure { name, help, is_counter, value }: Measure| {
-        let kind = if is_counter { "counter" } else { "gauge" };
-        Sample { name, help, kind, value: Value::Whole(value) }
-    };
-    let mut all = limits.to_vec();
-    all.extend(store.measures().into_iter().map(sample));
-    all.extend(process::samples());
-    all
-}
-
-/// How often the file of tokens is looked at.
-const TOKENS_EVERY: Duration = Duration::from_secs(10);
-
-/// Keeps the tokens as their file has them: on a thread of its own, since a disk that hangs must hang nothing else. A file
-/// that is not usable, or gone, changes nothing.
-fn watch_tokens(path: &Path, mut last: Tokens, guard: &Guard, nudges: &Receiver<()>) {
-    let mut complaint = None;
-    loop {
-        let is_asked = match nudges.recv_timeout(TOKENS_EVERY) {
-            Ok(()) => true,
-            Err(RecvTimeoutError::Timeout) => false,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        match read_tokens(path) {
-            Ok(tokens) => {
-                if is_asked || tokens != last {
-                    guard.replace(tokens.clone());
-                    log::info!("{} tokens read from {}", tokens.len(), path.display());
-                    last = tokens;
-                }
-                complaint = None;
-            }
-            Err(e) => {
-                if is_asked || complaint.as_ref() != Some(&e) {
-                    log::error!("the tokens stay as they were: {}: {e}", path.display());
-                }
-                complaint = Some(e);
-            }
-        }
-    }
 }
 
 /// Logs the one start-up line, and the notes for the operator.

@@ -1,14 +1,49 @@
-//! What the operating system knows of this process, under the names that Prometheus' own clients give it. Linux alone has
-//! the files for it; elsewhere there is nothing.
+//! What `/metrics` shows beside the service's own: the limits, what the store measures, and what the operating system
+//! knows of this process, under the names that Prometheus' own clients give it. Linux alone has the files for that;
+//! elsewhere there is nothing.
 
+use kioskd::config::Config;
+use kioskd::front::Front;
 use kioskd::service::metrics::{Sample, Value};
+use kioskd::store::{Measure, Store};
 use std::fs;
 
 /// A tick of `/proc`: Linux shows a hundred in a second to every program, whatever its own clock does.
 const TICK_MICROS: usize = 10_000;
 
-/// One sample for each thing that is known.
-pub fn samples() -> Vec<Sample> {
+/// Limits, to be seen beside what they limit.
+pub fn limits(config: &Config) -> Vec<Sample> {
+    let limit = |name, help, value: usize| Sample {
+        name,
+        help,
+        kind: "gauge",
+        value: Value::Whole(value as u64),
+    };
+    let front = &config.front;
+    let mut limits = vec![
+        limit("kioskd_workers", "WORKERS.", front.workers),
+        limit("kioskd_connections_limit", "MAX_CONNECTIONS.", front.connections_max),
+        limit("kioskd_buffered_limit_bytes", "MAX_BUFFERED_BYTES.", front.buffered_bytes_max),
+    ];
+    // tiny_http knows neither of them.
+    limits.truncate(if config.kind == Front::Poll { 3 } else { 1 });
+    limits
+}
+
+/// What is measured elsewhere.
+pub fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
+    let sample = |Measure { name, help, is_counter, value }: Measure| {
+        let kind = if is_counter { "counter" } else { "gauge" };
+        Sample { name, help, kind, value: Value::Whole(value) }
+    };
+    let mut all = limits.to_vec();
+    all.extend(store.measures().into_iter().map(sample));
+    all.extend(samples());
+    all
+}
+
+/// One sample for each thing that the system tells.
+fn samples() -> Vec<Sample> {
     let stat = read("stat");
     // The name in brackets may hold spaces, and brackets.
     let fields: Vec<&str> =

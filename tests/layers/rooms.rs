@@ -7,7 +7,7 @@ use crate::paths::Named;
 use crate::source::{File, files, tokens};
 
 /// Every layer and the layers of ours it may name. `main` and `lib` put the house together and name what they like.
-const MAY_NAME: [(&str, &[&str]); 11] = [
+const MAY_NAME: [(&str, &[&str]); 13] = [
     ("http", &[]),
     ("net", &[]),
     ("resp", &["net"]),
@@ -16,7 +16,9 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
     ("front", &["http", "service", "store", "net", "lifecycle"]),
     ("lifecycle", &[]),
     ("log", &[]),
-    ("process", &["service"]),
+    ("arguments", &["config", "healthcheck"]),
+    ("process", &["config", "front", "service", "store"]),
+    ("tokens", &["config", "service"]),
     ("healthcheck", &["config", "front", "net"]),
     ("config", &["http", "net", "resp", "store", "service", "front", "lifecycle", "log"]),
 ];
