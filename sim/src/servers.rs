@@ -290,26 +290,35 @@ impl World {
 
     /// What a master has changed is on its way to its replicas.
     pub(crate) fn replicate(&mut self, from: usize, changes: Vec<Change>, writers: Vec<String>) {
-        if changes.is_empty() {
-            return;
+        if !changes.is_empty() {
+            self.send_on(from, self.net.now, &Unit(Rc::new((changes, writers))));
         }
-        let unit = Unit(Rc::new((changes, writers)));
+    }
+
+    /// What a server has since this time is on its way to those that follow it.
+    fn send_on(&mut self, from: usize, since: Time, unit: &Unit) {
         for to in 0..self.servers.len() {
             if self.servers[to].follows == Some(from) {
                 let lag = self.net.dice.between(100_000, self.truth.lag);
                 let server = &mut self.servers[to];
                 let last = server.behind.back().map_or(0, |last| last.0);
-                server.behind.push_back(((self.net.now + lag).max(server.cut).max(last), unit.clone()));
+                server.behind.push_back(((since + lag).max(server.cut).max(last), unit.clone()));
             }
         }
     }
 
-    /// A server takes in what has come from its master.
+    /// A server takes in what has come from its master, and passes it on to those that still follow it, though it is no
+    /// master any more.
     pub(crate) fn catch_up(&mut self, at: usize) {
-        let (now, server) = (self.net.now, &mut self.servers[at]);
-        server.db.now = (self.book.clock(now) / crate::net::MS) as i64;
-        while let Some((_, unit)) = server.behind.pop_front_if(|unit| unit.0 <= now) {
-            unit.0.0.iter().for_each(|change| server.db.apply(change));
+        let now = self.net.now;
+        if let Some(master) = self.servers[at].follows.filter(|master| self.servers[*master].follows.is_some()) {
+            self.catch_up(master);
+        }
+        self.servers[at].db.now = (self.book.clock(now) / crate::net::MS) as i64;
+        while let Some((since, unit)) = self.servers[at].behind.pop_front_if(|unit| unit.0 <= now) {
+            let db = &mut self.servers[at].db;
+            unit.0.0.iter().for_each(|change| db.apply(change));
+            self.send_on(at, since, &unit);
         }
     }
 
