@@ -70,11 +70,12 @@ fn run(config: Config, log: &Log) -> ExitCode {
     };
     // Before the log says so: a program that reads that line must find it true.
     lifecycle.advance(State::Draining);
-    log::info!(
-        "shutting down on {signal}: draining for {:?}, then finishing for up to {:?}",
-        config.drain_delay,
-        config.drain_timeout
-    );
+    let accepting = match config.drain_delay {
+        Duration::ZERO => String::new(),
+        delay => format!("accepting for another {delay:?}, then "),
+    };
+    let timeout = config.drain_timeout;
+    log::info!("shutting down on {signal}, draining: {accepting}finishing for up to {timeout:?}");
     let drained = drain(&config, &lifecycle, &events, first, &started);
     match drained {
         Ok(()) => log::info!("drained: every request was answered"),
