@@ -1,20 +1,27 @@
 //! What the documents show, run as it stands, and what they say it prints beside what it prints.
 //!
 //! ```text
-//! docs/*.md ─ blocks ─▶ one script ─▶ bash, in a network and a list of processes of its own ─▶ what it printed
-//!      └──────────────── what it should print ─────────────────────────── assert_shown ──────────┘
+//! docs/*.md ─ blocks ─▶ one script ─▶ bash, in a network of its own ─▶ what it printed
+//!      └──────────────── what it should print ────────── assert_shown ────────┘
 //! ```
 //!
-//! In there every port of the documents is free, and whatever a script leaves behind dies with it. The programs of a
-//! release build are those under test. Nothing else is put in place of what the reader would type.
+//! In there every port of the documents is free, and by its network whatever a script leaves behind is found in the end,
+//! and killed. The programs of a release build are those under test. Nothing else is put in place of what the reader
+//! would type.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Longer than any script takes on a slow machine.
-const SECONDS_MAX: &str = "240";
+/// Gives a script longer than any takes on a slow machine, and then kills whoever is still in its network.
+const TIDILY: &str = r#"
+timeout -k 1 240 bash -c "$0"
+ours=$(readlink /proc/$$/ns/net)
+for process in /proc/[0-9]*; do
+    [ "$process" = "/proc/$$" ] || [ "$(readlink "$process/ns/net")" != "$ours" ] || kill -9 "${process#/proc/}"
+done 2>/dev/null
+"#;
 
 /// One block of commands, or of what they print, without the end of its last line.
 pub struct Block<'a> {
@@ -89,9 +96,8 @@ impl Stage {
         let path = std::env::var("PATH").unwrap_or_default();
         let folder = self.folder.display();
         let script = script.replace("/tmp/", &format!("{folder}/"));
-        let output = Command::new("timeout")
-            .args(["-k", "1", SECONDS_MAX])
-            .args(["unshare", "-rnpf", "--mount-proc", "--kill-child", "bash", "-c"])
+        let output = Command::new("unshare")
+            .args(["-rn", "bash", "-c", TIDILY])
             .arg(format!("exec 2>&1; ip link set lo up || exit 1\n{script}"))
             .current_dir(&self.folder)
             .env("PATH", format!("{folder}/bin:{path}"))
@@ -100,10 +106,10 @@ impl Stage {
             // redis-cli prints as it does on a terminal.
             .env("FAKETTY", "1")
             .output()
-            .expect("timeout is there");
+            .expect("unshare is there");
         let stderr = String::from_utf8_lossy(&output.stderr);
         // What the shell of the script says stands in its output.
-        assert!(stderr.is_empty(), "no namespaces to be had (`unshare -rnp`): {stderr}");
+        assert!(stderr.is_empty(), "no network to be had (`unshare -rn`): {stderr}");
         String::from_utf8_lossy(&output.stdout).replace('\r', "")
     }
 }
