@@ -78,12 +78,10 @@ impl Stage {
             }
         }
         cargo += "'build --release') ;;\n*) echo \"cargo $*: no test has that\"; exit 1;;\nesac\n";
-        let bin = folder.join("bin");
+        let (bin, executable) = (folder.join("bin"), fs::Permissions::from_mode(0o755));
         fs::create_dir_all(&bin)
             .and_then(|()| fs::write(bin.join("cargo"), cargo))
-            .and_then(|()| {
-                fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755))
-            })
+            .and_then(|()| fs::set_permissions(bin.join("cargo"), executable))
             // No meter where there is no terminal.
             .and_then(|()| fs::write(folder.join(".curlrc"), "silent\nshow-error\n"))
             .unwrap_or_else(|e| panic!("failed to fill {folder:?}: {e}"));
@@ -129,9 +127,8 @@ pub fn script_of(console: &str) -> String {
 
 /// Waits in a script until something listens on `port`.
 pub fn until(port: u16) -> String {
-    format!(
-        "until curl -o /dev/null http://localhost:{port}/livez 2>/dev/null; do sleep 0.05; done\n"
-    )
+    let ask = format!("curl -o /dev/null http://localhost:{port}/livez 2>/dev/null");
+    format!("until {ask}; do sleep 0.05; done\n")
 }
 
 /// Each line of `shown` was printed, in this order, but for what differs each time. `…` stands for anything.
@@ -170,11 +167,11 @@ fn settled(line: &str) -> String {
     for left in 1750..1800 {
         line = line.replace(&format!("\"ttl\":{left}"), "\"ttl\":1800");
     }
+    let is_of_number = |c: char| c.is_ascii_digit() || c == '.';
     for unit in ["ms", " ms", " s"] {
         let mut from = 0;
         while let Some(at) = line[from..].find(unit).map(|at| at + from) {
-            let number =
-                line[..at].trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+            let number = line[..at].trim_end_matches(is_of_number).len();
             from = at + unit.len();
             if number < at && !line[from..].starts_with(char::is_alphanumeric) {
                 line.replace_range(number..at, "#");
