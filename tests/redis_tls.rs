@@ -5,9 +5,14 @@
 
 mod support;
 
+use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use kioskd::net::{Address, Errand, Found, Ready, Socket, StdWorld, World};
+use kioskd::resp::tls::{Config, Session};
 use support::{Kioskd, Port, Redis, eventually, for_each_front, temp_dir, tethered};
 
 const EC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
@@ -501,4 +506,124 @@ fn a_name_that_is_none_ends_the_start() {
         assert!(ended.stderr.contains(&shown), "{ended:?}");
         assert!(ended.stderr.contains("without a port"), "{ended:?}");
     }
+}
+
+/// A world whose sockets take so many bytes more, and then are broken.
+struct Breaking {
+    world: StdWorld,
+    left: usize,
+}
+
+impl World for Breaking {
+    fn send(&mut self, socket: Socket, bytes: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let sent = self.world.send(socket, &bytes[..bytes.len().min(self.left)])?;
+        self.left -= sent;
+        Ok(sent)
+    }
+
+    fn wait(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<Instant> {
+        self.world.wait(until, ready)
+    }
+
+    fn now(&self) -> Instant {
+        self.world.now()
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.world.unix_time()
+    }
+
+    fn random(&mut self) -> u64 {
+        self.world.random()
+    }
+
+    fn connect(&mut self, to: &Address, timeout: Duration) -> io::Result<Socket> {
+        self.world.connect(to, timeout)
+    }
+
+    fn connected(&mut self, socket: Socket) -> io::Result<bool> {
+        self.world.connected(socket)
+    }
+
+    fn set_owner(&mut self, socket: Socket, owner: u64) {
+        self.world.set_owner(socket, owner);
+    }
+
+    fn recv(&mut self, socket: Socket, into: &mut [u8]) -> io::Result<usize> {
+        self.world.recv(socket, into)
+    }
+
+    fn shut_down(&mut self, socket: Socket) -> io::Result<()> {
+        self.world.shut_down(socket)
+    }
+
+    fn has_ended(&mut self, socket: Socket) -> bool {
+        self.world.has_ended(socket)
+    }
+
+    fn has_taken(&mut self, socket: Socket) -> io::Result<bool> {
+        self.world.has_taken(socket)
+    }
+
+    fn peer(&self, socket: Socket) -> Option<IpAddr> {
+        self.world.peer(socket)
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.world.close(socket);
+    }
+
+    fn close_all(&mut self, owner: u64) {
+        self.world.close_all(owner);
+    }
+
+    fn look_up(&mut self, name: Option<(&str, u16)>, file: Option<(&Path, usize)>) -> Errand {
+        self.world.look_up(name, file)
+    }
+
+    fn looked_up(&mut self, errand: Errand) -> Option<io::Result<Found>> {
+        self.world.looked_up(errand)
+    }
+}
+
+/// A write of which a record has gone out may take effect. If it passed for unsent it would be sent again.
+#[test]
+fn what_a_session_has_taken_is_sent_though_the_connection_breaks_behind_it() {
+    let certificates = Certificates::new("DNS:localhost,IP:127.0.0.1");
+    let (_redis, port) = start(&certificates, &[]);
+    let mut config = Config::new().expect("TLS is in this build");
+    config.trust(Path::new(&certificates.path("ca.pem"))).expect("a certificate");
+    let address = Address::Tcp(port.addr().parse().expect("an address"));
+    // A record has 16 KiB: none of the first, a part of it, the first and a part of the second.
+    for left in [0, 100, 20_000] {
+        let mut world = Breaking { world: StdWorld::default(), left: usize::MAX };
+        let socket = world.connect(&address, Duration::from_secs(10)).expect("Redis listens");
+        let mut session = config.begin("localhost").expect("a name");
+        session.send(&mut world, socket, b"PING\r\n").expect("an open socket");
+        assert_eq!(received(&mut session, &mut world, socket), "+PONG\r\n");
+
+        world.left = left;
+        let taken = session.send(&mut world, socket, &[b'x'; 40_000]);
+        assert!(taken.is_ok_and(|taken| taken > 0), "after {left} bytes");
+        let next = session.send(&mut world, socket, b"x");
+        assert_eq!(next.map_err(|e| e.kind()), Err(io::ErrorKind::BrokenPipe));
+    }
+}
+
+fn received(session: &mut Session, world: &mut Breaking, socket: Socket) -> String {
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut bytes = [0; 64];
+    while Instant::now() < end {
+        match session.recv(world, socket, &mut bytes) {
+            Ok(n) => return String::from_utf8_lossy(&bytes[..n]).into_owned(),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                world.wait(Some(end), &mut Vec::new()).expect("it can wait");
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+    panic!("nothing came");
 }

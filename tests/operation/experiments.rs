@@ -224,3 +224,18 @@ fn fault_7_it_guesses_where_a_body_ends() {
         format!("400 {closed} 400 {closed} 400 {closed} 400 {closed} 201 {closed}")
     );
 }
+
+#[test]
+fn what_is_shown_is_compared_but_for_what_differs() {
+    assert_shown("a 0.1 s\n…c\n", "a 12.75 s\nb\nb c\nd");
+    assert_shown("x…y…z", "x12y3z");
+    assert_shown("x id=12 0ms…", "x id=abc 15ms and more");
+    let fails = |shown: &'static str, printed: &'static str| {
+        assert!(std::panic::catch_unwind(|| assert_shown(shown, printed)).is_err(), "{shown}");
+    };
+    fails("a\nb", "b\na");
+    fails("a", "ab");
+    fails("…a", "ab");
+    fails("a…b", "ab c");
+    fails("200 after 1 s", "404 after 1 s");
+}
