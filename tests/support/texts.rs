@@ -98,6 +98,8 @@ impl Stage {
             .args(["-rn", "bash", "-c", TIDILY])
             .arg(format!("exec 2>&1; ip link set lo up || exit 1\n{script}"))
             .current_dir(&self.folder)
+            // Whoever runs the tests may have settings of kioskd.
+            .env_clear()
             .env("PATH", format!("{folder}/bin:{path}"))
             .env("CURL_HOME", &self.folder)
             .env("TMPDIR", &self.folder)
