@@ -220,6 +220,14 @@ fn metrics_have_an_address_of_their_own() {
         let reply = Client::connect(&at).get("/metrics");
         assert_eq!((reply.status, reply.says_close()), (200, true));
         assert!(reply.text().contains("kioskd_ready 1\n"));
+        // They, too, find their own id in the answer, or one that nobody else has.
+        let id_of = |fields: &[(&str, &str)]| {
+            let reply = Client::connect(&at).request("GET", "/metrics", fields, b"");
+            reply.header("X-Request-Id").expect("an id").to_owned()
+        };
+        assert_eq!(id_of(&[("X-Request-Id", "mine")]), "mine");
+        assert_ne!(id_of(&[]), id_of(&[]));
+        assert_ne!(id_of(&[("X-Request-Id", "not fit")]), "not fit");
         let head = Client::connect(&at).head("/metrics?x=y");
         assert_eq!((head.status, head.body.len()), (200, 0));
         for (method, path, status) in
