@@ -22,7 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
 
@@ -167,6 +167,7 @@ struct Started {
 }
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Result<Started> {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Before anything else: a signal that comes during the start must find its handler.
     let (nudge, nudges) = sync_channel(1);
     let read_again = move || {
@@ -204,7 +205,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
             draining: lifecycle.state() >= State::Draining,
             store_up: all && store.is_up(Instant::now()),
             log_lines_dropped: log.dropped(),
-            others: if all { others(&*store, &limits) } else { Vec::new() },
+            others: if all { others(&*store, &limits, began) } else { Vec::new() },
         }
     });
     let service = match config.access.tokens.clone() {
@@ -249,14 +250,14 @@ fn limits(config: &Config) -> Vec<Sample> {
 }
 
 /// What is measured elsewhere.
-fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
+fn others(store: &dyn Store, limits: &[Sample], began: Duration) -> Vec<Sample> {
     let sample = |Measure { name, help, is_counter, value }: Measure| {
         let kind = if is_counter { "counter" } else { "gauge" };
         Sample { name, help, kind, value: Value::Whole(value) }
     };
     let mut all = limits.to_vec();
     all.extend(store.measures().into_iter().map(sample));
-    all.extend(process::samples());
+    all.extend(process::samples(began));
     all
 }
 

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Client, Kioskd, Redis, eventually, for_each_front};
+use crate::support::{
+    Client, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
+};
 
 /// The value of a series; 0 where there is none.
 fn value(text: &str, series: &str) -> f64 {
@@ -200,6 +202,23 @@ fn a_thousand_inventions_add_no_series() {
         let new: Vec<_> = after.difference(&before).collect();
         assert!(new.is_empty(), "{new:?}");
         assert!(after.len() < 1500, "{}", after.len());
+    });
+}
+
+/// `deploy/kioskd.service` has `ProcSubset=pid`, which hides the host's boot time; an alert, a graph and the status page
+/// ask when the process started.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "/proc is Linux's")]
+fn when_it_started_is_told_where_proc_shows_processes_alone() {
+    needs_namespaces();
+    let no_boot = "mount --bind /dev/null /proc/stat && exec \"$@\"";
+    let hidden = [&IN_A_CONTAINER[..], &[no_boot]].concat();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    for_each_front(|front| {
+        let before = now();
+        let kioskd = Kioskd::start_under(&hidden, &[("FRONT", front)]);
+        let started = value(&scrape(&kioskd), "process_start_time_seconds");
+        assert!((before - 1.0..=now()).contains(&started), "{started}, and it was {before}");
     });
 }
 
