@@ -74,7 +74,9 @@ impl Stage {
         let bin = folder.join("bin");
         fs::create_dir_all(&bin)
             .and_then(|()| fs::write(bin.join("cargo"), cargo))
-            .and_then(|()| fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755)))
+            .and_then(|()| {
+                fs::set_permissions(bin.join("cargo"), fs::Permissions::from_mode(0o755))
+            })
             // No meter where there is no terminal.
             .and_then(|()| fs::write(folder.join(".curlrc"), "silent\nshow-error\n"))
             .unwrap_or_else(|e| panic!("failed to fill {folder:?}: {e}"));
@@ -121,7 +123,9 @@ pub fn script_of(console: &str) -> String {
 
 /// Waits in a script until something listens on `port`.
 pub fn until(port: u16) -> String {
-    format!("until curl -o /dev/null http://localhost:{port}/livez 2>/dev/null; do sleep 0.05; done\n")
+    format!(
+        "until curl -o /dev/null http://localhost:{port}/livez 2>/dev/null; do sleep 0.05; done\n"
+    )
 }
 
 /// Each line of `shown` was printed, in this order, but for what differs each time. `…` stands for anything.
@@ -163,7 +167,8 @@ fn settled(line: &str) -> String {
     for unit in ["ms", " ms", " s"] {
         let mut from = 0;
         while let Some(at) = line[from..].find(unit).map(|at| at + from) {
-            let number = line[..at].trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+            let number =
+                line[..at].trim_end_matches(|c: char| c.is_ascii_digit() || c == '.').len();
             from = at + unit.len();
             if number < at && !line[from..].starts_with(char::is_alphanumeric) {
                 line.replace_range(number..at, "#");
