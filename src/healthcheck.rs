@@ -11,7 +11,7 @@ use kioskd::config::Config;
 use kioskd::front::listen::Listen;
 use kioskd::net::{call_tcp, call_unix};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -62,7 +62,11 @@ fn is_whole(answer: &[u8]) -> bool {
 
 fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
     let host = match place {
-        Place::Tcp(host, port) => format!("{host}:{port}"),
+        // A zone names an interface of this host, and is no part of an address elsewhere.
+        Place::Tcp(host, port) => match host.split_once('%') {
+            Some((address, _)) if host.starts_with('[') => format!("{address}]:{port}"),
+            _ => format!("{host}:{port}"),
+        },
         Place::Unix(_) => "localhost".to_owned(),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
@@ -87,7 +91,14 @@ fn own(listen: Listen) -> Place {
                 IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
                 ip => ip,
             };
-            let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+            let host = match (ip, address) {
+                // Without its zone such an address leads nowhere.
+                (IpAddr::V6(ip), SocketAddr::V6(address)) if ip.is_unicast_link_local() => {
+                    format!("[{ip}%{}]", address.scope_id())
+                }
+                (IpAddr::V6(ip), _) => format!("[{ip}]"),
+                (IpAddr::V4(ip), _) => ip.to_string(),
+            };
             Place::Tcp(host, address.port())
         }
         Listen::Unix(path) => Place::Unix(path),
@@ -159,7 +170,8 @@ mod tests {
             ("0.0.0.0:81", "127.0.0.1"),
             ("[::]:81", "[::1]"),
             ("127.0.0.2:81", "127.0.0.2"),
-            ("[fe80::1]:81", "[fe80::1]"),
+            ("[fe80::1%7]:81", "[fe80::1%7]"),
+            ("[::%7]:81", "[::1]"),
         ] {
             let place = own(Listen::Tcp(listen.parse().unwrap()));
             assert_eq!(place, Place::Tcp(host.to_owned(), 81));

@@ -26,7 +26,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn main() -> ExitCode {
     // First of all: `--help` into a file at its size limit writes, too. Without the handlers these signals kill.
@@ -111,6 +111,7 @@ struct Started {
 }
 
 fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Result<Started> {
+    let began = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Before anything else: a signal that comes during the start must find its handler.
     let (nudge, nudges) = sync_channel(1);
     let read_again = move || {
@@ -148,7 +149,7 @@ fn assemble(config: &Config, lifecycle: &Arc<Lifecycle>, log: &Log) -> io::Resul
             draining: lifecycle.state() >= State::Draining,
             store_up: all && store.is_up(Instant::now()),
             log_lines_dropped: log.dropped(),
-            others: if all { process::others(&*store, &limits) } else { Vec::new() },
+            others: if all { process::others(&*store, &limits, began) } else { Vec::new() },
         }
     });
     let service = match config.access.tokens.clone() {

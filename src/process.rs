@@ -1,12 +1,14 @@
 //! What `/metrics` shows beside the service's own: the limits, what the store measures, and what the operating system
-//! knows of this process, under the names that Prometheus' own clients give it. Linux alone has the files for that;
-//! elsewhere there is nothing.
+//! knows of this process, under the names that Prometheus' own clients give it. Linux alone has the files for that. When
+//! the process started we note ourselves: the boot time, from which others reckon it, is hidden where `/proc` shows
+//! processes alone (systemd's `ProcSubset=pid`).
 
 use kioskd::config::Config;
 use kioskd::front::Front;
 use kioskd::service::metrics::{Sample, Value};
 use kioskd::store::{Measure, Store};
 use std::fs;
+use std::time::Duration;
 
 /// A tick of `/proc`: Linux shows a hundred in a second to every program, whatever its own clock does.
 const TICK_MICROS: usize = 10_000;
@@ -30,20 +32,20 @@ pub fn limits(config: &Config) -> Vec<Sample> {
     limits
 }
 
-/// What is measured elsewhere.
-pub fn others(store: &dyn Store, limits: &[Sample]) -> Vec<Sample> {
+/// What is measured elsewhere; `began` is when the process started, since 1970.
+pub fn others(store: &dyn Store, limits: &[Sample], began: Duration) -> Vec<Sample> {
     let sample = |Measure { name, help, is_counter, value }: Measure| {
         let kind = if is_counter { "counter" } else { "gauge" };
         Sample { name, help, kind, value: Value::Whole(value) }
     };
     let mut all = limits.to_vec();
     all.extend(store.measures().into_iter().map(sample));
-    all.extend(samples());
+    all.extend(samples(began));
     all
 }
 
-/// One sample for each thing that the system tells.
-fn samples() -> Vec<Sample> {
+/// One sample for each thing that is known.
+fn samples(began: Duration) -> Vec<Sample> {
     let stat = read("stat");
     // The name in brackets may hold spaces, and brackets.
     let fields: Vec<&str> =
@@ -56,8 +58,6 @@ fn samples() -> Vec<Sample> {
     };
     let limits = read("limits");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<usize>().ok());
     let open = fs::read_dir("/proc/self/fd").map(|list| list.count().saturating_sub(1));
     let (counter, gauge) = ("counter", "gauge");
     let all = [
@@ -81,7 +81,7 @@ fn samples() -> Vec<Sample> {
             "process_start_time_seconds",
             "When the process started, since 1970.",
             gauge,
-            field(22).zip(boot).map(|(ticks, boot)| boot * 1_000_000 + ticks * TICK_MICROS),
+            Some(began.as_micros() as usize),
         ),
     ];
     let known = all.into_iter().filter_map(|(name, help, kind, value)| {
@@ -105,10 +105,9 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn linux_tells_all_of_it() {
-        let samples = samples();
+        let samples = samples(Duration::from_secs(7));
         assert_eq!(samples.len(), 7);
         let started = samples.iter().find(|sample| sample.name == "process_start_time_seconds");
-        let is_recent = |value| matches!(value, Value::Micros(n) if n > 1_700_000_000_000_000);
-        assert!(started.is_some_and(|sample| is_recent(sample.value)));
+        assert!(started.is_some_and(|sample| sample.value == Value::Micros(7_000_000)));
     }
 }

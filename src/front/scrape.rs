@@ -7,8 +7,10 @@
 use super::listen::{Bound, Listen};
 use crate::http::{self, Cors, DateCache, Head, HeadLimits, Method, Parsed, Printing};
 use crate::lifecycle::Lifecycle;
+use crate::net::Random;
 use crate::service::Service;
 use crate::service::problem::Problem;
+use crate::service::trace::{given_id, made_id};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -39,7 +41,8 @@ pub fn start(
     };
     let under_way = Arc::new(AtomicUsize::new(0));
     let run = move || {
-        loop {
+        let maker = Random::default().draw();
+        for number in 1.. {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 // Where no descriptor is left, asking again at once is of no use.
@@ -58,7 +61,7 @@ pub fn start(
                 let _counted = counted;
                 let set = |left| stream.set_read_timeout(left).and(stream.set_write_timeout(left));
                 // A scraper that has gone costs nothing.
-                let _ = serve(&stream, set, &service);
+                let _ = serve(&stream, set, &service, &made_id(maker, number));
             };
             if let Err(e) = thread::Builder::new().name("scrape".to_owned()).spawn(serve) {
                 log::debug!("failed to start a thread for a scraper: {e}");
@@ -90,6 +93,7 @@ fn serve(
     mut stream: impl Read + Write,
     set_timeouts: impl Fn(Option<Duration>) -> io::Result<()>,
     service: &Service,
+    made_id: &[u8],
 ) -> io::Result<()> {
     let until = Instant::now() + TIME;
     let set = || match until.saturating_duration_since(Instant::now()) {
@@ -123,13 +127,15 @@ fn serve(
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut date = DateCache::default();
     let how = Printing {
-        head_only: head.map_or(http::is_head(&input) == Some(true), |h| h.method() == Method::Head),
+        head_only: head
+            .as_ref()
+            .map_or(http::is_head(&input) == Some(true), |h| h.method() == Method::Head),
         close: true,
         keep_alive_1_0: false,
         date: date.at(unix.as_secs()),
         cors: Cors::Off,
         quota: None,
-        request_id: b"scrape",
+        request_id: head.as_ref().and_then(given_id).unwrap_or(made_id),
     };
     let (mut out, mut buffer) = (Vec::new(), Vec::new());
     match &response {

@@ -10,7 +10,7 @@
 //! Probes want no token, nor do preflights, which browsers send without one. A name is for the log, a secret for nobody.
 
 use super::problem::Problem;
-use crate::http::{Extra, Field, Head, Method};
+use crate::http::{self, Extra, Field, Head, Method};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -224,12 +224,12 @@ impl Proxies {
                 entry.split_once('/').map_or((entry, None), |(a, b)| (a, Some(b)));
             let address: IpAddr = address.parse().map_err(|_| WANTED)?;
             let most = if address.is_ipv4() { 32 } else { 128 };
-            let bits: u8 = bits.map_or(Ok(most), str::parse).map_err(|_| WANTED)?;
+            let bits = bits.map_or(Some(most), |bits| http::decimal(bits.as_bytes()));
             // Peers are compared as IPv4 where they are that.
             let canonical = address.to_canonical();
             let mapped = if canonical == address { 0 } else { 96 };
-            let bits = bits.checked_sub(mapped).filter(|_| bits <= most).ok_or(WANTED)?;
-            proxies.networks.push((canonical, bits));
+            let bits = bits.filter(|bits| *bits <= most).and_then(|bits| bits.checked_sub(mapped));
+            proxies.networks.push((canonical, bits.ok_or(WANTED)? as u8));
         }
         Ok(proxies)
     }
@@ -399,9 +399,16 @@ mod tests {
         for mapped in ["::ffff:203.0.113.9", "::ffff:203.0.113.0/120"] {
             assert!(Proxies::parse(mapped).unwrap().trust("203.0.113.9".parse().ok()), "{mapped}");
         }
-        for bad in
-            ["", "::ffff:10.0.0.0/95", "10.0.0.0/33", "::/129", "10.0.0.0/", "host", "10.0.0.0/8,,"]
-        {
+        for bad in [
+            "",
+            "::ffff:10.0.0.0/95",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "host",
+            "10.0.0.0/8,,",
+        ] {
             assert!(Proxies::parse(bad).is_err(), "{bad}");
         }
         let all = Proxies::parse("0.0.0.0/0,::/0").unwrap();

@@ -11,7 +11,7 @@
 
 use super::access::Token;
 use super::problem::Problem;
-use crate::http::{Extra, Quota};
+use crate::http::{self, Extra, Quota};
 use crate::store::{Answer, Command, Key, Reply};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -35,7 +35,8 @@ impl Rate {
             "h" => 3600,
             _ => return None,
         };
-        let limit = limit.parse().ok().filter(|n| (1..=1_000_000_000).contains(n))?;
+        let limit = http::decimal(limit.as_bytes());
+        let limit = limit.filter(|n| (1..=1_000_000_000).contains(n))?;
         Some(Rate { limit, window: Duration::from_secs(seconds) })
     }
 
@@ -109,6 +110,7 @@ mod tests {
             ("0/s", None),
             ("1000000001/h", None),
             ("-1/s", None),
+            ("+1/s", None),
             ("1/d", None),
             ("1", None),
             ("/s", None),

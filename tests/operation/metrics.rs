@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Client, Kioskd, Redis, eventually, for_each_front};
+use crate::support::{
+    Client, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
+};
 
 /// The value of a series; 0 where there is none.
 fn value(text: &str, series: &str) -> f64 {
@@ -203,6 +205,23 @@ fn a_thousand_inventions_add_no_series() {
     });
 }
 
+/// `deploy/kioskd.service` has `ProcSubset=pid`, which hides the host's boot time; an alert, a graph and the status page
+/// ask when the process started.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "/proc is Linux's")]
+fn when_it_started_is_told_where_proc_shows_processes_alone() {
+    needs_namespaces();
+    let no_boot = "mount --bind /dev/null /proc/stat && exec \"$@\"";
+    let hidden = [&IN_A_CONTAINER[..], &[no_boot]].concat();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    for_each_front(|front| {
+        let before = now();
+        let kioskd = Kioskd::start_under(&hidden, &[("FRONT", front)]);
+        let started = value(&scrape(&kioskd), "process_start_time_seconds");
+        assert!((before - 1.0..=now()).contains(&started), "{started}, and it was {before}");
+    });
+}
+
 /// Scrapers have no token, and come even when all workers are stuck.
 #[test]
 fn metrics_have_an_address_of_their_own() {
@@ -220,6 +239,14 @@ fn metrics_have_an_address_of_their_own() {
         let reply = Client::connect(&at).get("/metrics");
         assert_eq!((reply.status, reply.says_close()), (200, true));
         assert!(reply.text().contains("kioskd_ready 1\n"));
+        // They, too, find their own id in the answer, or one that nobody else has.
+        let id_of = |fields: &[(&str, &str)]| {
+            let reply = Client::connect(&at).request("GET", "/metrics", fields, b"");
+            reply.header("X-Request-Id").expect("an id").to_owned()
+        };
+        assert_eq!(id_of(&[("X-Request-Id", "mine")]), "mine");
+        assert_ne!(id_of(&[]), id_of(&[]));
+        assert_ne!(id_of(&[("X-Request-Id", "not fit")]), "not fit");
         let head = Client::connect(&at).head("/metrics?x=y");
         assert_eq!((head.status, head.body.len()), (200, 0));
         for (method, path, status) in

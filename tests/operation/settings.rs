@@ -107,6 +107,7 @@ fn what_would_start_another_service_is_exit_2() {
         (&[("RATE_LIMIT", "9/s"), ("STORE", "noop")], "RATE_LIMIT=\"9/s\"", "counts nothing"),
         (&[("AUTH_TOKENS", "ci:s3cret:")], "AUTH_TOKENS=\"***\"", "entry 1"),
         (&[("RATE_LIMIT", "9/d")], "RATE_LIMIT=\"9/d\"", "10/s"),
+        (&[("RATE_LIMIT", "+9/s")], "RATE_LIMIT=\"+9/s\"", "10/s"),
         (
             &[("RATE_LIMIT", "9/s"), ("LISTEN", "unix:/run/kioskd-none/s")],
             "RATE_LIMIT=\"9/s\"",
@@ -114,6 +115,7 @@ fn what_would_start_another_service_is_exit_2() {
         ),
         (&[("CORS_ORIGINS", "*")], "CORS_ORIGINS=\"*\"", "not *"),
         (&[("TRUSTED_PROXIES", "10.0.0.0/33")], "TRUSTED_PROXIES=\"10.0.0.0/33\"", "networks"),
+        (&[("TRUSTED_PROXIES", "10.0.0.0/+8")], "TRUSTED_PROXIES=\"10.0.0.0/+8\"", "networks"),
         (&[("METRICS_LISTEN", "9090")], "METRICS_LISTEN=\"9090\"", "an address and a port"),
         (&[("KEY_PREFIX", "a")], "KEY_PREFIX=\"a\"", "then a colon"),
         (&[("KEY_PREFIX", ":")], "KEY_PREFIX=\":\"", "1 to 64"),
