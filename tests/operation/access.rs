@@ -1,7 +1,10 @@
 //! Who may do what, who is told what, and what stands between deployments that share a Redis or a network.
 
-use crate::support::{Client, Cluster, Kioskd, Redis, eventually, for_each_front, temp_dir};
-use std::net::{Ipv6Addr, SocketAddrV6, TcpListener};
+use crate::support::texts::Stage;
+use crate::support::{
+    Client, Cluster, Kioskd, Redis, eventually, for_each_front, needs_namespaces, temp_dir,
+};
+use std::path::Path;
 
 #[test]
 fn two_deployments_share_one_redis_and_see_nothing_of_each_other() {
@@ -67,7 +70,7 @@ fn healthcheck_is_the_probe_from_inside() {
     for_each_front(|front| {
         let directory = temp_dir();
         let socket = format!("unix:{}", directory.join("kioskd.sock").display());
-        for listen in ["127.0.0.1:0", "[::1]:0", &link_local(), &socket] {
+        for listen in ["127.0.0.1:0", "[::1]:0", &socket] {
             let kioskd = Kioskd::start(&[
                 ("FRONT", front),
                 ("LISTEN", listen),
@@ -111,19 +114,21 @@ fn healthcheck_is_the_probe_from_inside() {
     });
 }
 
-/// An address of this host that means something only with its interface: `[fe80::1%2]:0`.
-fn link_local() -> String {
-    let all = std::fs::read_to_string("/proc/net/if_inet6").expect("this host has IPv6");
-    // fe800000000000000042acfffe110002 02 40 20 80 eth0: the address, and the number of the interface.
-    let addresses = all.lines().filter_map(|line| {
-        let (digits, rest) = line.split_once(' ')?;
-        let address = Ipv6Addr::from(u128::from_str_radix(digits, 16).ok()?);
-        let interface = u32::from_str_radix(rest.split(' ').next()?, 16).ok()?;
-        Some(SocketAddrV6::new(address, 0, 0, interface))
+/// An address that means something only with its interface. Not every host has one; a network of our own does.
+#[test]
+fn healthcheck_asks_at_a_link_local_address_too() {
+    needs_namespaces();
+    let kioskd = Path::new(env!("CARGO_BIN_EXE_kioskd"));
+    for_each_front(|front| {
+        let stage = Stage::new(temp_dir(), &[("kioskd", kioskd)]);
+        let said = stage.play(&format!(
+            "ip address add fe80::1/64 dev lo nodad
+             export LISTEN=[fe80::1%1]:8080 FRONT={front}
+             ./kioskd >log & until grep -q listening log; do sleep 0.05; done
+             ./kioskd healthcheck; echo $?; ./kioskd healthcheck http://$LISTEN/livez; echo $?"
+        ));
+        assert_eq!(said, "0\n0\n");
     });
-    let mut usable =
-        addresses.filter(|at| at.ip().is_unicast_link_local() && TcpListener::bind(at).is_ok());
-    usable.next().expect("an interface with a link-local IPv6 address").to_string()
 }
 
 /// All ids, read in pages.
