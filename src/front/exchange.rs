@@ -132,6 +132,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether it asks if the process lives, and nothing else.
+    pub fn is_liveness(&self) -> bool {
+        self.route == Some(Route::Live)
+    }
+
     /// Judges what else the head says, for a request whose body is still to come.
     ///
     /// # Errors

@@ -76,7 +76,7 @@ pub struct Client {
     pub stream: Stream,
     /// Its address; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks, but whether the process lives.
     pub refused: bool,
 }
 

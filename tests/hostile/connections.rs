@@ -201,13 +201,51 @@ fn beyond_the_connection_limit_there_is_a_503_at_once_and_room_again_later() {
     });
 }
 
-/// The method is waited for, though not for long: an answer to HEAD has no body, and there is nothing behind it.
+/// Clients that keep their connections would otherwise have the process restarted, by a supervisor that asks whether it
+/// lives.
+#[test]
+fn who_asks_whether_it_lives_is_answered_beyond_the_connection_limit() {
+    for_each_store(&[("MAX_CONNECTIONS", "1"), ("AUTH_TOKENS", "a:secret0123456789")], |kioskd| {
+        let mut stays = kioskd.connect();
+        assert_eq!(stays.get("/livez").status, 200);
+        for pieces in [
+            &["GET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..],
+            &["GET /live", "z HTTP/1.1\r\nHost: kiosk\r\n", "\r\n"],
+            // The second one is not.
+            &[
+                "GET /healthz HTTP/1.1\r\nHost: kiosk\r\n\r\nGET /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+            ],
+        ] {
+            let mut beyond = kioskd.connect();
+            pieces.iter().for_each(|piece| beyond.send(piece));
+            let reply = beyond.read_response();
+            assert_eq!((reply.status, reply.text().as_str()), (200, "ok"), "{pieces:?}");
+            assert!(reply.says_close(), "{reply:?}");
+            assert!(beyond.is_closed(), "{pieces:?}");
+        }
+        for other in [
+            "GET /readyz HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+            "GET /nowhere HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+            "POST /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n",
+            "GET /livez HTTP/1.1\r\nHost: kiosk\r\nContent-Length: 2\r\n\r\n{}",
+            // Not for long is it waited for the rest.
+            "GET /livez HTTP/1.1\r\n",
+        ] {
+            let mut beyond = kioskd.connect();
+            beyond.send(other);
+            assert_refused(&mut beyond);
+        }
+        assert_eq!(stays.get("/livez").status, 200);
+    });
+}
+
+/// The head is waited for, though not for long: an answer to HEAD has no body, and there is nothing behind it.
 #[test]
 fn a_head_request_beyond_the_connection_limit_is_refused_without_a_body() {
     for_each_store(&[("MAX_CONNECTIONS", "1")], |kioskd| {
         let mut stays = kioskd.connect();
         assert_eq!(stays.get("/livez").status, 200);
-        for pieces in [&["HEAD /livez HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..], &["H", "EAD"]] {
+        for pieces in [&["HEAD /readyz HTTP/1.1\r\nHost: kiosk\r\n\r\n"][..], &["H", "EAD"]] {
             // All that it sends is there before anybody looks.
             kioskd.stop();
             let mut beyond = kioskd.connect();

@@ -37,8 +37,8 @@ use std::time::{Duration, Instant};
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a client above `MAX_CONNECTIONS` may take to begin a request before it is refused: a response to HEAD has
-/// no body, and the first byte tells whether it is one.
+/// How long a client above `MAX_CONNECTIONS` may take to begin a request, and then for its head, before it is refused:
+/// a response to HEAD has no body, and a probe gets its answer.
 const REFUSAL_TIME: Duration = Duration::from_millis(100);
 
 /// Scratch buffers' worth of bytes that are read from one client before the others have their turn.
@@ -51,7 +51,7 @@ pub struct Connection {
     link: Link,
     work: Option<Box<Work>>,
     phase: Phase,
-    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks, but whether the process lives.
     pub refused: bool,
     /// The client has a turn in this tick or the next, whatever its socket says.
     pub queued: bool,
@@ -156,7 +156,7 @@ impl Connection {
             return None;
         }
         Some(match self.phase {
-            Phase::Idle if self.refused => REFUSAL_TIME,
+            Phase::Idle | Phase::Head if self.refused => REFUSAL_TIME,
             Phase::Idle => options.idle_timeout,
             Phase::Head => options.head_timeout,
             Phase::Body => options.body_timeout,
@@ -305,10 +305,6 @@ impl Connection {
             (Phase::Idle | Phase::Head, None) => None,
             // The last response is in doubt.
             (Phase::Idle, Some(work)) if work.exchange.is_some() => None,
-            (Phase::Idle, Some(work)) if self.refused => {
-                let has_begun = !work.input[work.at..].trim_ascii().is_empty();
-                has_begun.then_some(Progress::Refused)
-            }
             (Phase::Idle | Phase::Head, Some(work)) => {
                 match http::parse(&work.input[work.at..], &options.head) {
                     Ok(Parsed::Whole(index)) => {
@@ -473,7 +469,7 @@ impl Connection {
     /// Handles a deadline that has passed: what it means depends on the phase.
     pub fn expired(&mut self) -> Progress {
         match self.phase {
-            Phase::Idle if self.refused => Progress::Refused,
+            Phase::Idle | Phase::Head if self.refused => Progress::Refused,
             Phase::Head | Phase::Body => Progress::TimedOut,
             Phase::Idle | Phase::Writing | Phase::Lingering => Progress::Gone,
             // The worker handles the store's deadline.

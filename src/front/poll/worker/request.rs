@@ -8,7 +8,7 @@
 
 use super::super::connection::Connection;
 use super::super::timers::Linked;
-use super::Worker;
+use super::{TOO_MANY, Worker};
 use crate::front::access_log::End;
 use crate::front::exchange::{Exchange, Printer, guarded};
 use crate::http::{Field, Framing, Head, HeadIndex, Response};
@@ -59,8 +59,15 @@ impl Worker {
         let continues = head.expects_continue();
         let expects = head.first(Field::Expect).is_some();
         let service = &self.service;
+        let refused = client.refused;
         let admitted = guarded(worker, || {
-            request.admit(service, bytes)?;
+            let admitted = request.admit(service, bytes);
+            // No restart cures a crowd of clients, and most of all not one that the supervisor makes for lack of an
+            // answer.
+            if refused && (has_body || !request.is_liveness()) {
+                return Err(TOO_MANY);
+            }
+            admitted?;
             // A request whose body has arrived is judged as a whole; but a client that sent `Expect` may not have sent
             // its body: these bytes may be the next request.
             if has_body && (!body_is_here || expects) {
@@ -79,7 +86,7 @@ impl Worker {
                 false
             }
             Err(problem) => {
-                let keep = client.drop_body(index.framing(), expects);
+                let keep = client.drop_body(index.framing(), expects) && !refused;
                 match request.refuse_counted(&self.service, problem, keep) {
                     None => self.step(world, exchange, now, None, !full),
                     Some(problem) if problem.is_refusal() => {
@@ -168,7 +175,7 @@ impl Worker {
                 }
             }
         };
-        let keep = (may_wait || outcome.is_ok()) && request.keeps();
+        let keep = (may_wait || outcome.is_ok()) && request.keeps() && !client.refused;
         let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, request, client, &outcome, keep);
