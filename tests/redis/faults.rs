@@ -752,7 +752,7 @@ impl Random {
             // The scripts: a page, a look and record, a number.
             (_, 7..30) => {
                 let (found, hashes) = (self.below(4), self.below(3));
-                let mut page = [b"*3\r\n".to_vec(), self.bulk()].concat();
+                let mut page = [b"*4\r\n".to_vec(), self.bulk()].concat();
                 page.extend(format!("*{}\r\n", 2 * found).into_bytes());
                 for _ in 0..found {
                     page.extend([self.bulk(), self.integer()].concat());
@@ -761,6 +761,7 @@ impl Random {
                 for _ in 0..hashes {
                     page.extend(self.bulk());
                 }
+                page.extend(b"$8\r\n0badcafe\r\n");
                 Act::Send(page)
             }
             (_, 30..55) => Act::Send([b"*2\r\n".to_vec(), self.integer(), self.bulk()].concat()),
