@@ -103,8 +103,6 @@ fn every_id_that_is_there_throughout_is_seen_under_concurrent_writes() {
 const FILL: &str = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, '{}', 'EX', 1000) end";
 const UNDO: &str = "for i = 1, ARGV[2] do redis.call('DEL', ARGV[1] .. i) end";
 
-/// A cursor once held the keys of a step that did not fit into the page, and pages of long ids were two to six times too
-/// long, because those did not fit into the cursor either.
 /// In each run Redis hashes its keys anew, so that a position of SCAN from before a restart leads past some of them.
 #[test]
 fn every_id_is_seen_though_redis_is_restarted_between_two_pages() {
@@ -128,6 +126,21 @@ fn every_id_is_seen_though_redis_is_restarted_between_two_pages() {
     assert_eq!(seen.len(), 1000);
 }
 
+/// The name of Redis' run is asked for, and not needed.
+#[test]
+fn a_user_who_may_not_ask_info_gets_a_whole_list() {
+    let redis = Redis::start();
+    assert_eq!(redis.command(&["ACL", "SETUSER", "default", "-info"]), "OK");
+    redis.command(&["EVAL", FILL, "0", "item:", "300"]);
+    let kioskd = Kioskd::start(&[("REDIS_ADDR", &redis.addr())]);
+    let mut client = kioskd.connect();
+    eventually("a page", || client.get("/items?limit=1").status == 200);
+    let (ids, _) = walk(&mut client, "/items?limit=7", 7);
+    assert_eq!((ids.len(), ids.values().max()), (300, Some(&1)));
+}
+
+/// A cursor once held the keys of a step that did not fit into the page, and pages of long ids were two to six times too
+/// long, because those did not fit into the cursor either.
 #[test]
 fn long_ids_make_no_page_longer_and_no_cursor_holds_one() {
     for_each_service(&[], |kioskd| {
