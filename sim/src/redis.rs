@@ -40,8 +40,10 @@ pub type Change = (Vec<u8>, Option<Value>);
 /// See the module's text.
 #[derive(Debug)]
 pub struct Db {
-    /// In the order of their hashes, which is that of SCAN.
+    /// In the order of their hashes, which is that of SCAN, and another in each run.
     items: BTreeMap<(i64, Vec<u8>), Value>,
+    /// How often it has started.
+    starts: u32,
     /// Scripts that are loaded, by their texts.
     loaded: Vec<&'static str>,
     /// See [`Mode`].
@@ -60,7 +62,7 @@ pub struct Db {
     pub written: Vec<(Vec<u8>, Vec<u8>, Option<i64>)>,
     /// What has changed, in order, for its replicas.
     pub changes: Vec<Change>,
-    /// How many keys have come and gone: meanwhile SCAN may give a key twice.
+    /// How many keys have come and gone, and how often it has started: meanwhile SCAN may give a key twice.
     pub moves: u64,
 }
 
@@ -175,7 +177,7 @@ impl Db {
     pub fn new(hello: bool, shebang: bool) -> Db {
         let (items, loaded, written, changes) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
         let (mode, replica, node) = (Mode::Serves, false, None);
-        Db { items, loaded, mode, replica, node, hello, shebang, now: 0, written, changes, moves: 0 }
+        Db { items, starts: 0, loaded, mode, replica, node, hello, shebang, now: 0, written, changes, moves: 0 }
     }
 
     /// Executes a command, on a connection that speaks RESP3 or RESP2.
@@ -187,14 +189,21 @@ impl Db {
     /// It has started again, and knows no script any more; nor any data, if it `loses` that.
     pub fn restart(&mut self, loses: bool) {
         self.loaded.clear();
-        if loses {
-            self.items.clear();
+        self.starts += 1;
+        self.moves += 1;
+        let items = std::mem::take(&mut self.items);
+        if !loses {
+            self.items = items.into_iter().map(|((_, key), value)| (self.place(&key), value)).collect();
         }
+    }
+
+    fn place(&self, key: &[u8]) -> (i64, Vec<u8>) {
+        (hash(&[&self.starts.to_be_bytes(), key].concat()), key.to_vec())
     }
 
     /// What a key holds, unless that has expired.
     pub fn peek(&self, key: &[u8]) -> Option<&Value> {
-        let value = self.items.get(&(hash(key), key.to_vec()));
+        let value = self.items.get(&self.place(key));
         value.filter(|value| value.expires.is_none_or(|at| self.now <= at))
     }
 
@@ -205,7 +214,7 @@ impl Db {
 
     /// Makes a key what it is elsewhere.
     pub fn apply(&mut self, (key, value): &Change) {
-        let place = (hash(key), key.clone());
+        let place = self.place(key);
         match value {
             Some(value) => drop(self.items.insert(place, value.clone())),
             None => drop(self.items.remove(&place)),
@@ -215,11 +224,12 @@ impl Db {
 
     /// Takes over all that another has.
     pub fn copy(&mut self, other: &Db) {
-        self.items.clone_from(&other.items);
+        let items = other.items.iter().map(|((_, key), value)| (self.place(key), value.clone()));
+        self.items = items.collect();
     }
 
     fn note(&mut self, key: &[u8]) {
-        let value = self.items.get(&(hash(key), key.to_vec())).cloned();
+        let value = self.items.get(&self.place(key)).cloned();
         self.changes.push((key.to_vec(), value));
     }
 
@@ -370,6 +380,11 @@ impl Db {
     fn scan(&mut self, args: &[&[u8]]) -> Outcome {
         let (mut position, prefix, want) = (parse(args[0])?, args[2], parse(args[3])? as usize);
         let mut given: Vec<Vec<u8>> = args[4].chunks(16).map(<[u8]>::to_vec).collect();
+        let run = format!("{:08x}", self.starts).into_bytes();
+        if args[5] != run {
+            position = 0;
+            given.clear();
+        }
         let (mut known, mut found, mut whole) = (given.len(), Vec::new(), true);
         let mut elsewhere = false;
         let digits = |key: &[u8]| format!("{:016x}", hash(key)).into_bytes();
@@ -409,7 +424,7 @@ impl Db {
         }
         let given = if whole { vec![] } else { given.into_iter().map(Reply::Bulk).collect() };
         let position = Reply::Bulk(position.to_string().into_bytes());
-        Ok(Reply::Array(vec![position, Reply::Array(found), Reply::Array(given)]))
+        Ok(Reply::Array(vec![position, Reply::Array(found), Reply::Array(given), Reply::Bulk(run)]))
     }
 
     fn set(&mut self, key: &[u8], value: &[u8], options: &[&[u8]]) -> Outcome {
@@ -443,16 +458,16 @@ impl Db {
     }
 
     fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
-        (self.left(key) != -2).then(|| self.items[&(hash(key), key.to_vec())].bytes.clone())
+        (self.left(key) != -2).then(|| self.items[&self.place(key)].bytes.clone())
     }
 
     /// As PTTL. A key that has expired is deleted.
     fn left(&mut self, key: &[u8]) -> i64 {
-        match self.items.get(&(hash(key), key.to_vec())).map(|value| value.expires) {
+        match self.items.get(&self.place(key)).map(|value| value.expires) {
             None => -2,
             Some(None) => -1,
             Some(Some(at)) if self.now > at => {
-                self.items.remove(&(hash(key), key.to_vec()));
+                self.items.remove(&self.place(key));
                 self.moves += 1;
                 -2
             }
@@ -464,20 +479,20 @@ impl Db {
     pub fn put(&mut self, key: &[u8], bytes: Vec<u8>, ttl: Option<i64>) {
         self.written.push((key.to_vec(), bytes.clone(), ttl));
         let expires = ttl.map(|ttl| self.now + ttl);
-        let old = self.items.insert((hash(key), key.to_vec()), Value { bytes, expires });
+        let old = self.items.insert(self.place(key), Value { bytes, expires });
         self.moves += u64::from(old.is_none());
         self.note(key);
     }
 
     fn expire(&mut self, key: &[u8], ttl: i64) {
-        let value = self.items.get_mut(&(hash(key), key.to_vec()));
+        let value = self.items.get_mut(&self.place(key));
         value.into_iter().for_each(|value| value.expires = Some(self.now + ttl));
         self.note(key);
     }
 
     fn remove(&mut self, key: &[u8]) -> i64 {
         let there = self.left(key) != -2;
-        self.items.remove(&(hash(key), key.to_vec()));
+        self.items.remove(&self.place(key));
         self.moves += u64::from(there);
         self.note(key);
         there.into()

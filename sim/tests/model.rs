@@ -258,6 +258,7 @@ fn the_model_walks_as_a_server_does() {
     for limit in ["1", "7", "50", "100", "1000"] {
         let walk = |ask: &mut dyn FnMut(&[Vec<u8>]) -> Reply| {
             let (mut found, mut position, mut given) = (Vec::new(), b"0".to_vec(), Vec::new());
+            let mut run = b"00000000".to_vec();
             loop {
                 let ask_for = words(&[
                     b"EVAL",
@@ -268,9 +269,13 @@ fn the_model_walks_as_a_server_does() {
                     b"item:a",
                     limit.as_bytes(),
                     &given,
+                    &run,
                 ]);
                 let Reply::Array(parts) = ask(&ask_for) else { panic!() };
-                let [Reply::Bulk(next), Reply::Array(keys), Reply::Array(hashes)] = &parts[..] else { panic!() };
+                let [Reply::Bulk(next), Reply::Array(keys), Reply::Array(hashes), Reply::Bulk(is)] = &parts[..] else {
+                    panic!()
+                };
+                run.clone_from(is);
                 found.extend(keys.iter().step_by(2).map(|key| format!("{key:?}")));
                 assert!(keys.iter().skip(1).step_by(2).all(|ttl| *ttl == Reply::Integer(-1)));
                 given = hashes.iter().flat_map(|h| if let Reply::Bulk(h) = h { h.clone() } else { vec![] }).collect();

@@ -36,6 +36,9 @@ const ROLE_EVERY: Duration = Duration::from_secs(5);
 /// The same of one that has said that it is a replica.
 const ROLE_SOON: Duration = Duration::from_secs(1);
 
+/// A server that has hung up on HELLO gets another try after so long: perhaps it had another reason, and it tells its role.
+const TOUCHY_FOR: Duration = Duration::from_secs(60);
+
 /// A connection that says nothing for so long, while commands wait, gets a successor; half of the stall timeout if that
 /// is less.
 const SILENT_AFTER: Duration = Duration::from_millis(800);
@@ -270,6 +273,8 @@ impl Node {
             if now >= self.role_at {
                 self.role_at = now + if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
                 self.renew |= self.connector.has_moved(world, now);
+                self.renew |=
+                    self.is_touchy && now.saturating_duration_since(self.since) >= TOUCHY_FOR;
                 let ask: &[u8] = if self.is_touchy { b"PING" } else { b"ROLE" };
                 self.ask(now, Asker::Role, &[ask]);
                 return self.progress(world, now);

@@ -1,7 +1,7 @@
 //! How the cursors of all stores begin: a version, and a check of what they were made for.
 //!
 //! ```text
-//! 02 | FNV-1a of `item:a`, 8 bytes | the store's own position
+//! 03 | FNV-1a of `item:a`, 8 bytes | the store's own position
 //! ```
 //!
 //! Clients hold cursors and send them back, so a cursor contains no key, and nothing in it is trusted beyond "continue
@@ -10,7 +10,7 @@
 //! of kioskd.
 
 /// Cursors of any other version are refused.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// The beginning of a cursor for keys with `prefix` (the collection's included).
 pub fn begin(prefix: &[u8]) -> Vec<u8> {

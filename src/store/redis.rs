@@ -605,9 +605,10 @@ impl RedisSession {
         while let Some((tag, place, key, removes)) = self.bulks.ask() {
             let (route, part) = (self.client.route_of(key), PARTS + place as u32);
             let ticket = Ticket { tag, part };
-            // To remove twice has the same effect as once, while the request lasts: it may be sent again like any read.
+            // A removal is sent again as little as any write: of two, one may come after the answer, and remove what was
+            // stored since.
             let reply_type = if removes { ReplyType::Count } else { ReplyType::Value };
-            let request = Request { ticket, reply_type, route, read_only: true };
+            let request = Request { ticket, reply_type, route, read_only: !removes };
             let words: [&[u8]; 2] = [b"DEL", key];
             match removes {
                 true => self.client.submit(now, request, Words::plain(&words)),

@@ -752,7 +752,7 @@ impl Random {
             // The scripts: a page, a look and record, a number.
             (_, 7..30) => {
                 let (found, hashes) = (self.below(4), self.below(3));
-                let mut page = [b"*3\r\n".to_vec(), self.bulk()].concat();
+                let mut page = [b"*4\r\n".to_vec(), self.bulk()].concat();
                 page.extend(format!("*{}\r\n", 2 * found).into_bytes());
                 for _ in 0..found {
                     page.extend([self.bulk(), self.integer()].concat());
@@ -761,6 +761,7 @@ impl Random {
                 for _ in 0..hashes {
                     page.extend(self.bulk());
                 }
+                page.extend(b"$8\r\n0badcafe\r\n");
                 Act::Send(page)
             }
             (_, 30..55) => Act::Send([b"*2\r\n".to_vec(), self.integer(), self.bulk()].concat()),
@@ -1230,7 +1231,8 @@ fn a_write_with_an_unknown_outcome_is_never_repeated() {
         });
         let options = Options { stall_timeout: ms(300), ..Options::default() };
         let store = redis_store(&fake.addr(), options);
-        for (n, command) in writes("item:1").into_iter().enumerate() {
+        let removal = Command::DeleteMany { keys: vec![b"item:1".to_vec()] };
+        for (n, command) in writes("item:1").into_iter().chain([removal]).enumerate() {
             let mut line = Line::open(&store, PATIENCE);
             let other = Ok(Answer::Value(None));
             assert_eq!(line.ask(get("item:other")), other);
@@ -1256,6 +1258,28 @@ fn a_write_with_an_unknown_outcome_is_never_repeated() {
         eventually("a connection that works", || client.get("/items?id=other").status == 404);
         assert_eq!(count_writes(&fake), before + 1);
     }
+}
+
+/// A network that holds a removal until the client has its answer, and has stored the session anew. A second removal past
+/// the first would have been answered 200, and the first would then take the new session.
+#[test]
+fn a_late_removal_is_not_done_by_another_meanwhile() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(&redis.addr());
+    let kioskd = start(&proxy.addr(), "2s");
+    let mut client = kioskd.connect();
+    eventually("a write", || client.post("/sess?sid=u42.a", "{}").status == 201);
+    // The script for the page is known, so that only the removal is held.
+    assert_eq!(client.request("DELETE", "/sess?prefix=none", &[], b"").status, 200);
+    proxy.hold_all("\r\nDEL\r\n");
+    let reply = client.request("DELETE", "/sess?prefix=u42.", &[], b"");
+    assert!(proxy.has_held(), "it never left: {reply:?}");
+    let stored = client.post("/sess?sid=u42.a", r#"{"new":1}"#);
+    assert_eq!(stored.status, 201, "{stored:?}");
+    assert_problem(&reply, 504, "store_timeout");
+    proxy.release_all();
+    let removals = || redis.command(&["INFO", "commandstats"]).contains("cmdstat_del:calls=1,");
+    eventually("the removal to arrive, once", removals);
 }
 
 fn count_writes(fake: &FakeRedis) -> usize {

@@ -6,8 +6,8 @@
 //! already returned.
 //!
 //! ```text
-//! cursor = check of the prefix | server | SCAN's position there | servers before it | hashes
-//!          9 bytes               4        8                      2, and 4 each       8 each, 200 at most
+//! cursor = check of the prefix | server | its run | SCAN's position there | servers before it | hashes
+//!          9 bytes               4        4         8                      2, and 4 each       8 each, 200 at most
 //! ```
 //!
 //! There is no key in it: what a client sends back is a position to continue at and hashes to leave out. The hashes are
@@ -16,7 +16,9 @@
 //!
 //! The cursor says which masters were read to their end, by hashes of their names, and not how far we came in some order:
 //! slots that move change every order, and a master that nobody touched would be passed over. When the current master has
-//! been replaced its successor is read from the start, because SCAN's position means nothing to another server. So a key
+//! been replaced its successor is read from the start, because SCAN's position means nothing to another server. Nor does
+//! it after a restart, for Redis then hashes its keys anew; so the cursor says in which run of the server it was made, by
+//! the first digits of the `run_id` that INFO tells. (Where a user may not ask that, a restart is not noticed.) So a key
 //! that exists throughout is returned at least once, whatever fails over; a key that moves from a master not yet read to
 //! one that was can be missed; no scan over several servers can promise more.
 
@@ -34,6 +36,8 @@ const HASHES_MAX: usize = 200;
 /// however many keys there are beside the wanted ones. (10,000 steps of one key took 85 ms.) The page is then short, or
 /// empty, and the next continues from there.
 ///
+/// A position of another run of the server is none, and the script begins with the first.
+///
 /// The prefix itself is read first: a server that would refuse every key does so even when it has no keys. The one
 /// error that is ignored is a cluster's for keys that are moving to or from this node; if no other error came, this
 /// node has lost its slots and does not report it.
@@ -44,7 +48,10 @@ pub static SCAN: Script = Script {
     text: "--!df flags=allow-undeclared-keys
 local position, pattern, prefix, want = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local given, known, elsewhere, found = {}, 0, 0, {}
-for old in string.gmatch(ARGV[5], string.rep('.', 16)) do given[old], known = true, known + 1 end
+local info, hashed = redis.pcall('INFO', 'server'), ARGV[5]
+local run = type(info) == 'string' and string.match(info, 'run_id:(%x%x%x%x%x%x%x%x)') or '00000000'
+if run ~= ARGV[6] then position, hashed = '0', '' end
+for old in string.gmatch(hashed, string.rep('.', 16)) do given[old], known = true, known + 1 end
 local function hash(key) return string.sub(redis.sha1hex(key), 1, 16) end
 local function left(key)
   local ms = redis.pcall('PTTL', key)
@@ -75,15 +82,15 @@ for _ = 1, 40 do
   if not whole then
     local hashes = {}
     for one in pairs(given) do hashes[#hashes + 1] = one end
-    return {position, found, hashes}
+    return {position, found, hashes, run}
   end
   position, given, known = step[1], {}, 0
   if position == '0' or #found / 2 >= want then break end
 end
 if #found == 0 and elsewhere > 0 then return {err = 'CLUSTERDOWN these keys are elsewhere'} end
-return {position, found, {}}",
-    sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
-    plain_sha: "a3b6a7f2127e87c84018a58c3811bd1a88898a02",
+return {position, found, {}, run}",
+    sha: "b38a7a506c833a4df0e2cfce93bb0935b0ab1f41",
+    plain_sha: "b38a7a506c833a4df0e2cfce93bb0935b0ab1f41",
 };
 
 /// How many servers a cursor can say were read: more masters than any cluster should have.
@@ -98,7 +105,8 @@ pub struct Scan {
     /// The servers that were read to their end, and how many there are that were not, besides the current one.
     before: Vec<u32>,
     after: usize,
-    /// Where to begin on that server, and which keys of that step were returned already.
+    /// Where to begin on that server, if it is in this run, and which keys of that step were returned already.
+    run: u32,
     position: u64,
     given: Vec<u64>,
 }
@@ -128,9 +136,9 @@ impl Scan {
         let (here, before) = (hash(master), before.to_vec());
         // The position means nothing to another server.
         let same = cursor.filter(|cursor| cursor.at == here);
-        let (position, given) = same.map(|c| (c.position, c.given)).unwrap_or_default();
+        let (run, position, given) = same.map(|c| (c.run, c.position, c.given)).unwrap_or_default();
         let (prefix, after) = (prefix.to_vec(), left.len() - 1);
-        Some((Scan { prefix, here, before, after, position, given }, master.node))
+        Some((Scan { prefix, here, before, after, run, position, given }, master.node))
     }
 
     /// The command that asks for at most `limit` keys.
@@ -138,8 +146,9 @@ impl Scan {
         let (position, limit) = (Decimal::new(self.position), Decimal::new(limit as u64));
         let given: String = self.given.iter().map(|hash| format!("{hash:016x}")).collect();
         let (pattern, prefix) = (pattern(&self.prefix), self.prefix.clone());
-        let words: [&[u8]; 6] =
-            [b"0", position.as_bytes(), &pattern, &prefix, limit.as_bytes(), given.as_bytes()];
+        let (given, run) = (given.as_bytes(), format!("{:08x}", self.run));
+        let words: [&[u8]; 7] =
+            [b"0", position.as_bytes(), &pattern, &prefix, limit.as_bytes(), given, run.as_bytes()];
         ask(self, Words::script(&SCAN, &words))
     }
 
@@ -149,13 +158,15 @@ impl Scan {
         let Reply::Array(parts) = reply else {
             return None;
         };
-        let [Reply::Bulk(position), Reply::Array(found), Reply::Array(hashes)] =
-            <[Reply; 3]>::try_from(parts).ok()?
+        let [Reply::Bulk(position), Reply::Array(found), Reply::Array(hashes), run] =
+            <[Reply; 4]>::try_from(parts).ok()?
         else {
             return None;
         };
+        let run = u32::try_from(read_digits(&run, 8)?).ok()?;
         let position = std::str::from_utf8(&position).ok()?.parse().ok()?;
-        let given = hashes.iter().map(read_hash).collect::<Option<Vec<u64>>>()?;
+        let given =
+            hashes.iter().map(|hash| read_digits(hash, 16)).collect::<Option<Vec<u64>>>()?;
         if given.len() > HASHES_MAX {
             return None;
         }
@@ -179,16 +190,17 @@ impl Scan {
         } else {
             Some(here)
         };
-        let next = next.map(|at| Cursor { at, position, before, given }.write(&prefix));
+        let next = next.map(|at| Cursor { at, run, position, before, given }.write(&prefix));
         Some(Page { keys, next })
     }
 }
 
-fn read_hash(reply: &Reply) -> Option<u64> {
+/// A number of so many hexadecimal digits.
+fn read_digits(reply: &Reply, many: usize) -> Option<u64> {
     let Reply::Bulk(digits) = reply else {
         return None;
     };
-    if digits.len() != 16 {
+    if digits.len() != many {
         return None;
     }
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -196,6 +208,7 @@ fn read_hash(reply: &Reply) -> Option<u64> {
 
 struct Cursor {
     at: u32,
+    run: u32,
     position: u64,
     before: Vec<u32>,
     /// Hashes of the keys that the step at that position has already returned.
@@ -204,9 +217,10 @@ struct Cursor {
 
 impl Cursor {
     fn write(&self, prefix: &[u8]) -> Vec<u8> {
-        let (at, position) = (self.at.to_be_bytes(), self.position.to_be_bytes());
+        let (at, run) = (self.at.to_be_bytes(), self.run.to_be_bytes());
+        let position = self.position.to_be_bytes();
         let count = (self.before.len() as u16).to_be_bytes();
-        let mut bytes = [&cursor::begin(prefix)[..], &at, &position, &count].concat();
+        let mut bytes = [&cursor::begin(prefix)[..], &at, &run, &position, &count].concat();
         bytes.extend(self.before.iter().flat_map(|server| server.to_be_bytes()));
         bytes.extend(self.given.iter().flat_map(|hash| hash.to_be_bytes()));
         bytes
@@ -215,12 +229,14 @@ impl Cursor {
     fn read(bytes: &[u8], prefix: &[u8]) -> Option<Cursor> {
         let rest = cursor::position(bytes, prefix)?;
         let (at, rest) = rest.split_first_chunk()?;
+        let (run, rest) = rest.split_first_chunk()?;
         let (position, rest) = rest.split_first_chunk()?;
         let (count, rest) = rest.split_first_chunk()?;
         let (before, rest) = rest.split_at_checked(4 * usize::from(u16::from_be_bytes(*count)))?;
         let (given, odd) = rest.as_chunks();
         (odd.is_empty() && given.len() <= HASHES_MAX).then(|| Cursor {
             at: u32::from_be_bytes(*at),
+            run: u32::from_be_bytes(*run),
             position: u64::from_be_bytes(*position),
             before: before.as_chunks().0.iter().map(|server| u32::from_be_bytes(*server)).collect(),
             given: given.iter().map(|hash| u64::from_be_bytes(*hash)).collect(),
@@ -261,6 +277,7 @@ mod tests {
             bulk(&position),
             Reply::Array(pairs.collect()),
             Reply::Array(hashes.iter().map(bulk).collect()),
+            bulk(&"0badcafe"),
         ])
     }
 
@@ -281,13 +298,13 @@ mod tests {
     fn a_step_that_was_given_in_part_comes_again_without_that_part() {
         let one = masters(&[(0, 1)]);
         let (_, words, scan) = asked(None, &one);
-        assert_eq!(words, ["0", "0", "item:a*", "item:a", "2", ""]);
+        assert_eq!(words, ["0", "0", "item:a*", "item:a", "2", "", "00000000"]);
         let hash = "0123456789abcdef";
         let Page { keys, next } =
             scan.end(reply("17", &["item:ab", "item:ac"], &[hash]), 0).unwrap();
         assert_eq!(keys[1], (b"item:ac".to_vec(), Some(Duration::from_secs(1))));
         let (_, words, scan) = asked(next.as_deref(), &one);
-        assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash]);
+        assert_eq!(words[1..], ["17", "item:a*", "item:a", "2", hash, "0badcafe"]);
         // Position 0 is the end, but not while its step has keys left.
         let next = scan.end(reply("0", &["item:ad"], &[hash]), 0).unwrap().next;
         let (_, words, scan) = asked(next.as_deref(), &one);
@@ -373,7 +390,7 @@ mod tests {
         let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
         let cursor = scan.end(reply("1", &["item:abc"], &hashes), 0).unwrap().next;
         let cursor = cursor.unwrap();
-        assert_eq!(cursor.len(), 9 + 4 + 8 + 2 + 8 * HASHES_MAX);
+        assert_eq!(cursor.len(), 9 + 4 + 4 + 8 + 2 + 8 * HASHES_MAX);
         for key in [&b"item"[..], b"abc"] {
             assert!(!cursor.windows(key.len()).any(|part| part == key));
         }
@@ -385,7 +402,7 @@ mod tests {
         let fits = |cursor: &[u8]| Scan::begin(b"item:a", Some(cursor), &one).is_some();
         // So many servers are said to be there, and so many bytes are.
         let good = |servers: u16, bytes: usize| {
-            let fixed = [&[1; 12][..], &servers.to_be_bytes()].concat();
+            let fixed = [&[1; 16][..], &servers.to_be_bytes()].concat();
             [cursor::begin(b"item:a"), fixed, vec![b'1'; bytes]].concat()
         };
         for (servers, bytes, fit) in [
@@ -401,10 +418,10 @@ mod tests {
         ] {
             assert_eq!(fits(&good(servers, bytes)), fit, "{servers} {bytes}");
         }
-        assert!(!fits(&[cursor::begin(b"item:a"), vec![1; 13]].concat()));
+        assert!(!fits(&[cursor::begin(b"item:a"), vec![1; 17]].concat()));
         assert!(!fits(b""));
         assert!(!fits(b"|1|end|item:ab\0item:ac"), "those of version 0.1");
-        let other = [cursor::begin(b"item:"), vec![0; 14]].concat();
+        let other = [cursor::begin(b"item:"), vec![0; 18]].concat();
         assert!(!fits(&other), "of another prefix");
     }
 
@@ -412,18 +429,21 @@ mod tests {
     fn a_reply_that_the_script_cannot_give_is_none() {
         let bulk = |text: &str| Reply::Bulk(text.into());
         let array = |items: &[Reply]| Reply::Array(items.to_vec());
-        let none = || array(&[]);
+        let (none, run) = (|| array(&[]), || bulk("0badcafe"));
+        let many = vec![bulk("0123456789abcdef"); HASHES_MAX + 1];
         for bad in [
             Reply::Null,
             none(),
-            array(&[bulk("0"), none()]),
-            array(&[bulk("-1"), none(), none()]),
-            array(&[bulk("99999999999999999999"), none(), none()]),
-            array(&[bulk("0"), array(&[bulk("item:ab")]), none()]),
-            array(&[bulk("0"), array(&[bulk("item:ab"), bulk("1")]), none()]),
-            array(&[bulk("0"), none(), array(&[Reply::Integer(1)])]),
-            array(&[bulk("0"), none(), array(&[bulk("0123456789abcdef0")])]),
-            array(&[bulk("0"), none(), array(&vec![bulk("0123456789abcdef"); HASHES_MAX + 1])]),
+            array(&[bulk("0"), none(), none()]),
+            array(&[bulk("0"), none(), none(), none()]),
+            array(&[bulk("0"), none(), none(), bulk("0badcaf")]),
+            array(&[bulk("-1"), none(), none(), run()]),
+            array(&[bulk("99999999999999999999"), none(), none(), run()]),
+            array(&[bulk("0"), array(&[bulk("item:ab")]), none(), run()]),
+            array(&[bulk("0"), array(&[bulk("item:ab"), bulk("1")]), none(), run()]),
+            array(&[bulk("0"), none(), array(&[Reply::Integer(1)]), run()]),
+            array(&[bulk("0"), none(), array(&[bulk("0123456789abcdef0")]), run()]),
+            array(&[bulk("0"), none(), array(&many), run()]),
         ] {
             let (_, _, scan) = asked(None, &masters(&[(0, 1)]));
             assert_eq!(scan.end(bad.clone(), 0), None, "{bad:?}");

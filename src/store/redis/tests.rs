@@ -837,6 +837,37 @@ fn a_server_that_says_it_is_a_replica_is_left_for_another_under_its_name() {
     assert!(rig.world.sockets[0].closed);
 }
 
+/// One that hangs up on HELLO is asked for no role. It may have had another reason, a balancer whose server was away: its
+/// readers then stayed with a replica for ever.
+#[test]
+fn a_server_that_has_hung_up_on_hello_is_asked_again_after_a_while() {
+    let ping = "*1\r\n$4\r\nPING\r\n";
+    let mut rig = Rig::new("127.0.0.1", Options::default());
+    rig.turn();
+    rig.turn();
+    assert!(rig.world.heard().contains("HELLO"));
+    rig.world.hang_up_on(0);
+    for _ in 0..3 {
+        rig.turn();
+    }
+    assert_eq!(rig.world.heard(), ping);
+    rig.world.say("+PONG\r\n");
+    rig.turn();
+    for _ in 0..11 {
+        rig.later(5000 * MS);
+        assert_eq!((&*rig.world.heard(), rig.world.sockets.len()), (ping, 2));
+        rig.world.say("+PONG\r\n");
+        rig.turn();
+    }
+    rig.later(5000 * MS);
+    rig.world.say_on(1, "+PONG\r\n");
+    rig.sign_on();
+    assert_eq!(rig.world.sockets.len(), 3);
+    rig.world.heard();
+    rig.later(5000 * MS);
+    assert_eq!(rig.world.heard(), ROLE);
+}
+
 /// A connection that was dropped in silence cost each read its deadline.
 #[test]
 fn a_read_on_a_silent_connection_is_sent_on_another_and_a_write_is_not() {

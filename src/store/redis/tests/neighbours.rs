@@ -326,7 +326,8 @@ fn a_stranger_in_a_masters_place_is_a_reason_for_new_maps() {
             } else {
                 "id-b"
             };
-            node(words, id, &ours).or_else(|| Some("*3\r\n$1\r\n0\r\n*0\r\n*0\r\n".to_owned()))
+            node(words, id, &ours)
+                .or_else(|| Some("*4\r\n$1\r\n0\r\n*0\r\n*0\r\n$8\r\n0badcafe\r\n".to_owned()))
         };
         rig.run(2000 * MS, &mut ask);
         rig.submit(1, Command::Scan { prefix: key(b""), cursor: None, limit: 9 });
