@@ -434,8 +434,9 @@ impl World {
     pub(crate) fn moves(&mut self, at: usize) {
         self.addresses += 1;
         self.names.at.remove(&self.servers[at].at);
-        // Somebody else has the old one.
-        if let Some(foreigner) = self.truth.foreigner.filter(|_| self.net.dice.percent(70)) {
+        // Somebody else has the old one; but who has just started, and has no map yet, would take that cluster for ours.
+        let all_know = self.book.starts.values().all(|start| *start + 2 * SECOND < self.net.now);
+        if let Some(foreigner) = self.truth.foreigner.filter(|_| self.net.dice.percent(70) && all_know) {
             tell!(self.net, "{} is where server {at} was, and of another cluster", self.servers[foreigner].title);
             self.names.at.insert(self.servers[at].at, self.servers[foreigner].host);
         }
