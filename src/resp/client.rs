@@ -29,7 +29,8 @@ use super::counts::Counts;
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
 use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_long};
-use super::node::{Ended, Identity, Node, Nodes};
+use super::node::{Ended, Identity, Node};
+use super::nodes::Nodes;
 use super::options::{Options, Purpose, Target};
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Route, Slot, Ticket};
@@ -137,9 +138,9 @@ impl Client {
             Target::Sentinel { .. } => Purpose::Master,
             Target::Cluster { .. } => Purpose::ClusterNode,
         };
-        let mut nodes = Nodes::new(options, owner);
+        let mut nodes = Nodes::new(options, owner, world.random());
         Client {
-            topology: topology(target, &mut nodes, world, now),
+            topology: topology(target, &mut nodes, now),
             nodes,
             parked: VecDeque::new(),
             parked_bytes: 0,
@@ -173,7 +174,7 @@ impl Client {
 
     /// Every server that has keys of its own. See [`Topology::masters`].
     pub fn masters(&mut self, now: Instant) -> Option<Vec<Master>> {
-        self.topology.masters(now, &self.nodes)
+        self.topology.masters(&mut self.nodes, now)
     }
 
     /// Another node than that of a key, which is known to be away, while others are not.
@@ -183,19 +184,28 @@ impl Client {
         };
         let node = self.topology.route(slot, &self.nodes).and_then(|key| self.nodes.get(key))?;
         node.known_away(now).filter(|_| self.topology.has_slots())?;
-        let mut others = self.nodes.iter();
-        let is_well = |key, node: &Node| node.is_up() && self.topology.is_master(key, &self.nodes);
-        others.find_map(|(key, node)| is_well(key, node).then_some(key))
+        let is_well = |key: &u64| self.nodes.trusted(*key).is_some_and(Node::is_up);
+        self.topology.members().iter().copied().find(is_well)
     }
 
-    /// What keeps requests from being served, and writes from being taken, as far as it is known.
+    /// What keeps requests from being served, and writes from being taken, as far as it is known. A cluster serves as
+    /// long as a part of it does.
     pub fn trouble(&self, now: Instant) -> Option<Failure> {
-        self.topology.trouble(&self.nodes, now)
+        let mut members = self.members();
+        let Some(first) = members.next() else {
+            return self.nodes.why_none(now);
+        };
+        first.trouble(now).filter(|_| members.all(|node| node.trouble(now).is_some()))
     }
 
     /// Servers that are away while others serve what they have, and why.
     pub fn away(&self, now: Instant) -> Vec<(&Endpoint, Failure)> {
-        self.topology.away(&self.nodes, now)
+        let parts = self.members().filter(|_| self.topology.has_slots());
+        parts.filter_map(|node| Some((node.endpoint(), node.trouble(now)?))).collect()
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.topology.members().iter().filter_map(|key| self.nodes.get(*key))
     }
 
     /// Whether no server has a connection, and one is being made.
@@ -272,8 +282,8 @@ impl Client {
             self.look();
         }
         self.drive(world, now, sink);
-        self.topology.tick(&mut self.nodes, world, now);
-        self.place_orphans(now);
+        self.topology.tick(&mut self.nodes, now);
+        self.place_orphans(world, now);
         if !self.parked.is_empty() && now >= self.parked_at {
             self.place_parked(now);
         }
@@ -321,6 +331,7 @@ impl Client {
             // Handling a reply may add nodes, or close them.
             while let Some(key) = self.nodes.key_at(at) {
                 self.hear(world, now, key, sink);
+                self.place_orphans(world, now);
                 self.serve(world, now, key);
                 at += 1;
             }
@@ -349,17 +360,16 @@ impl Client {
                     node.answered(slot.has_written() && !old);
                 }
                 Some(Heard::Push(push)) => {
-                    self.topology.on_push(&mut self.nodes, world, now, &push);
-                    self.place_orphans(now);
+                    self.topology.on_push(&mut self.nodes, now, &push);
                 }
                 Some(Heard::Reply { slot, reply, command }) => match reply.into_reply() {
                     Reply::Error(e) if matches!(slot.asker, Asker::Requester(_)) => {
                         let command = command.to_vec();
-                        self.refused(world, now, key, (slot, command), e, sink);
+                        self.refused(now, key, (slot, command), e, sink);
                     }
                     // What the one before this one says of itself, it says of another server, perhaps.
                     _ if old && slot.asker == Asker::Role => {}
-                    reply => self.answered(world, now, (key, old), slot, reply, sink),
+                    reply => self.answered(now, (key, old), slot, reply, sink),
                 },
             }
         }
@@ -367,7 +377,6 @@ impl Client {
 
     fn answered(
         &mut self,
-        world: &mut dyn World,
         now: Instant,
         (key, old): (u64, bool),
         slot: Slot,
@@ -382,14 +391,13 @@ impl Client {
             }
             Asker::Topology(question) => {
                 let nodes = &mut self.nodes;
-                self.topology.on_answer(nodes, world, now, (key, question), Some(&reply));
+                self.topology.on_answer(nodes, now, (key, question), Some(&reply));
                 // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
                 let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
                 let parked = self.parked.iter_mut();
                 let moved = parked.filter(|parked| parked.error.as_ref().is_some_and(is_lost));
                 moved.for_each(|parked| parked.until = None);
                 self.parked_at = now;
-                self.place_orphans(now);
             }
             Asker::Role => {
                 let role = reply.array().and_then(|parts| parts.first()?.text());
@@ -423,7 +431,7 @@ impl Client {
             };
             let failure = if stalled { Failure::Timeout } else { Failure::Broken(why) };
             for lost in commands {
-                self.lost(world, now, key, lost, again, &failure);
+                self.lost(now, key, lost, again, &failure);
             }
         }
     }
@@ -431,7 +439,6 @@ impl Client {
     /// A command has lost its connection.
     fn lost(
         &mut self,
-        world: &mut dyn World,
         now: Instant,
         key: u64,
         Lost { mut slot, command, sent }: Lost,
@@ -442,7 +449,7 @@ impl Client {
             Asker::Requester(_) => {}
             Asker::Topology(question) => {
                 let nodes = &mut self.nodes;
-                return self.topology.on_answer(nodes, world, now, (key, question), None);
+                return self.topology.on_answer(nodes, now, (key, question), None);
             }
             Asker::Role | Asker::Nobody => return,
         }
@@ -468,16 +475,16 @@ impl Client {
     }
 
     /// The commands of nodes that a topology has closed.
-    fn place_orphans(&mut self, now: Instant) {
-        for Lost { slot, command, sent } in std::mem::take(&mut self.nodes.orphans) {
-            match (slot.asker, sent && !slot.read_only) {
-                (Asker::Requester(_), false) => {
-                    self.place(now, slot, Source::Encoded(&command), None);
+    fn place_orphans(&mut self, world: &mut dyn World, now: Instant) {
+        while let Some(mut node) = self.nodes.closed.pop() {
+            for Lost { slot, command, sent } in node.close(world) {
+                match slot.asker {
+                    Asker::Requester(_) if sent && !slot.read_only => {
+                        self.fail(slot, Failure::Broken("the master was replaced".to_owned()));
+                    }
+                    Asker::Requester(_) => self.place(now, slot, Source::Encoded(&command), None),
+                    _ => {}
                 }
-                (Asker::Requester(_), true) => {
-                    self.fail(slot, Failure::Broken("the master was replaced".to_owned()));
-                }
-                _ => {}
             }
         }
     }
@@ -519,7 +526,7 @@ impl Client {
         };
         let (is_up, away) = (node.is_up(), node.known_away(now).map(Failure::from));
         let is_whole = matches!(slot.route, Route::Node(_));
-        if is_whole && !self.topology.is_master(key, &self.nodes) {
+        if is_whole && !(self.topology.members().contains(&key) && node.is_trusted()) {
             return self.fail(slot, Failure::Left);
         }
         if is_up {
@@ -586,7 +593,7 @@ impl Client {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {
             Route::Node(_) => Some(Failure::Left),
-            Route::Slot(_) if long => self.topology.why_unrouted(&self.nodes, now),
+            Route::Slot(_) if long => self.nodes.why_none(now),
             Route::Slot(_) => None,
         };
         match why {
@@ -630,7 +637,6 @@ impl Client {
     /// A request was answered with an error.
     fn refused(
         &mut self,
-        world: &mut dyn World,
         now: Instant,
         key: u64,
         (mut slot, command): (Slot, Vec<u8>),
@@ -669,13 +675,11 @@ impl Client {
                     && slot.hops < HOPS_MAX
                 {
                     slot.hops += 1;
-                    let from = (key, number);
-                    let to = self.topology.on_redirect(&mut self.nodes, world, now, from, &e);
-                    match to {
-                        Redirect::To { node, asking: true } => {
+                    match self.topology.on_redirect(&mut self.nodes, now, (key, number), &e) {
+                        Redirect::To(node) if action == ErrorAction::Ask => {
                             return self.push(now, node, slot, source, true);
                         }
-                        Redirect::To { .. } => return self.place(now, slot, source, None),
+                        Redirect::To(_) => return self.place(now, slot, source, None),
                         // There are but a few hops, so it need not be paid for.
                         Redirect::Later => {
                             let until = Some(now + AGAIN_CAP);
@@ -739,12 +743,7 @@ impl Source<'_> {
 }
 
 /// Without the feature `poll` there is only one server: the configuration has refused all else.
-fn topology(
-    target: Target,
-    nodes: &mut Nodes,
-    world: &mut dyn World,
-    now: Instant,
-) -> Box<dyn Topology> {
+fn topology(target: Target, nodes: &mut Nodes, now: Instant) -> Box<dyn Topology> {
     let endpoint = match target {
         Target::Single(endpoint) => Some(endpoint),
         #[cfg(feature = "poll")]
@@ -757,13 +756,13 @@ fn topology(
                 purpose: Purpose::Sentinel,
                 ..(*nodes.options).clone()
             });
-            return Box::new(Sentinels::new(name, &seeds, options, nodes, world, now));
+            return Box::new(Sentinels::new(name, &seeds, options, nodes, now));
         }
         #[cfg(feature = "poll")]
-        Target::Cluster { seeds } => return Box::new(Cluster::new(seeds, world, now)),
+        Target::Cluster { seeds } => return Box::new(Cluster::new(seeds, now)),
         #[cfg(not(feature = "poll"))]
         Target::Sentinel { seeds, .. } | Target::Cluster { seeds } => seeds.into_iter().next(),
     };
-    let node = endpoint.and_then(|endpoint| nodes.open(&endpoint, None, world, now));
+    let node = endpoint.and_then(|endpoint| nodes.open(&endpoint, now));
     Box::new(Single(node.unwrap_or(u64::MAX)))
 }

@@ -175,21 +175,19 @@ struct Attempt {
 }
 
 impl Connector {
-    /// One that has not begun. Its sockets belong to `owner`. `good` is an address of the server that is known without
-    /// its name.
+    /// One that has not begun. Its sockets belong to `owner`.
     pub fn new(
         endpoint: Endpoint,
         options: Rc<Options>,
         owner: u64,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
+        random: u64,
         now: Instant,
     ) -> Connector {
         Connector {
             endpoint,
             owner,
             state: State::Idle,
-            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, world.random()),
+            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, random),
             failing: None,
             failures: 0,
             resolving: None,
@@ -198,7 +196,7 @@ impl Connector {
             password: None,
             tls: options.tls.clone().map(Renewal::of),
             begins: false,
-            good,
+            good: None,
             unresolved: None,
             fell_back: false,
             window: WINDOW_FIRST,

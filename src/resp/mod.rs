@@ -35,6 +35,7 @@ pub mod handshake;
 mod header;
 mod limits;
 pub mod node;
+pub mod nodes;
 pub mod options;
 mod protocol_error;
 pub mod renewal;

@@ -1,4 +1,4 @@
-//! The servers of a client: the connection to each, kept up and watched.
+//! One server: the connection to it, kept up and watched.
 //!
 //! ```text
 //! Node ── connector    makes the next connection
@@ -9,9 +9,6 @@
 //! A connection is replaced when it dies; and while it still lives when it says nothing for long, when the server says
 //! that it is no master, or when its name has moved. Then commands that were not sent move to the new one, and so do
 //! reads that wait for a silent server. A write that was sent stays: nobody knows whether it ran.
-//!
-//! There is one node, or a handful, or at most a thousand; they are added and removed rarely, but every request looks one
-//! up and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
 
 use super::codec::ErrorReply;
 use super::command::{Spelling, Words};
@@ -20,7 +17,7 @@ use super::connector::{ConnectError, Connector};
 use super::endpoint::Endpoint;
 use super::options::Options;
 use super::reply_type::ReplyType;
-use super::request::{Asker, Route, Slot};
+use super::request::{Asker, Failure, Route, Slot};
 use crate::net::{Ready, World};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -45,9 +42,6 @@ const TOO_LONG_FOR: Duration = Duration::from_secs(60);
 
 /// No server's limit is lower: that of Redis is a mebibyte at the least.
 const TOO_LONG_MIN: usize = 64 * 1024;
-
-/// Nodes that are remembered; no cluster has more.
-const NODES_MAX: usize = 1024;
 
 /// A server.
 pub struct Node {
@@ -108,6 +102,32 @@ pub struct Ended {
 }
 
 impl Node {
+    /// A server to which there is no connection yet. Its sockets belong to `owner`.
+    pub fn new(
+        endpoint: Endpoint,
+        options: Rc<Options>,
+        owner: u64,
+        random: u64,
+        now: Instant,
+    ) -> Node {
+        Node {
+            stall: options.stall_timeout,
+            connector: Connector::new(endpoint, options, owner, random, now),
+            live: None,
+            old: None,
+            since: now,
+            role_at: now,
+            renew: false,
+            is_replica: false,
+            id: None,
+            is_touchy: false,
+            identity: Identity::Unknown,
+            refusal: None,
+            too_long: None,
+            budget: Budget::new(now),
+        }
+    }
+
     /// The server at the other end.
     pub fn endpoint(&self) -> &Endpoint {
         self.connector.endpoint()
@@ -161,6 +181,20 @@ impl Node {
     /// Whether there is a connection, and how many attempts to make one have failed since there was.
     pub fn state(&self) -> (bool, u32) {
         (self.is_up(), self.connector.failures())
+    }
+
+    /// What keeps it from taking writes.
+    pub fn trouble(&self, now: Instant) -> Option<Failure> {
+        if self.is_replica {
+            let why = format!("READONLY {} says that it is a replica", self.endpoint());
+            return Some(Failure::Refused(ErrorReply::parse(why.as_bytes())));
+        }
+        self.known_away(now).map(Failure::from)
+    }
+
+    /// An address of the server, to be tried when its name does not resolve.
+    pub fn set_good(&mut self, good: SocketAddr) {
+        self.connector.set_good(good);
     }
 
     /// As [`error`](Node::error), but only when it has been so for long, or waiting cannot help.
@@ -374,139 +408,6 @@ impl Live {
         self.connection.flush(world, now)?;
         let due = self.connection.waiting_since().is_some_and(|since| now >= since + stall);
         if due && !self.connection.has_more() { Err(Fault::Stalled(stall)) } else { Ok(()) }
-    }
-}
-
-/// See the module's text.
-pub struct Nodes {
-    list: Vec<(u64, Box<Node>)>,
-    next: u64,
-    /// For the servers that have the data.
-    pub options: Rc<Options>,
-    /// Nodes were added since they were last driven.
-    pub are_new: bool,
-    owner: u64,
-    /// Commands of nodes that were closed.
-    pub orphans: Vec<Lost>,
-}
-
-impl Nodes {
-    /// None yet.
-    pub fn new(options: Options, owner: u64) -> Nodes {
-        Nodes {
-            list: Vec::new(),
-            next: 0,
-            options: Rc::new(options),
-            are_new: false,
-            owner,
-            orphans: Vec::new(),
-        }
-    }
-
-    /// The key of the node at this endpoint, which is added if there is none. `good` is an address of the server that
-    /// is known without its name. `None`: there are too many.
-    pub fn open(
-        &mut self,
-        endpoint: &Endpoint,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
-        now: Instant,
-    ) -> Option<u64> {
-        let Some(key) = self.find(endpoint) else {
-            return self.add(endpoint, Rc::clone(&self.options), good, world, now);
-        };
-        let node = self.get_mut(key).filter(|node| !node.is_up());
-        node.zip(good).into_iter().for_each(|(node, good)| node.connector.set_good(good));
-        Some(key)
-    }
-
-    /// Adds a node, with options of its own.
-    pub fn add(
-        &mut self,
-        endpoint: &Endpoint,
-        options: Rc<Options>,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
-        now: Instant,
-    ) -> Option<u64> {
-        if self.list.len() >= NODES_MAX {
-            return None;
-        }
-        let key = self.next;
-        self.next += 1;
-        let node = Node {
-            stall: options.stall_timeout,
-            connector: Connector::new(endpoint.clone(), options, self.owner, good, world, now),
-            live: None,
-            old: None,
-            since: now,
-            role_at: now,
-            renew: false,
-            is_replica: false,
-            id: None,
-            is_touchy: false,
-            identity: Identity::Unknown,
-            refusal: None,
-            too_long: None,
-            budget: Budget::new(now),
-        };
-        self.list.push((key, Box::new(node)));
-        self.are_new = true;
-        Some(key)
-    }
-
-    /// The node under `key`; `None` when it has been closed.
-    pub fn get(&self, key: u64) -> Option<&Node> {
-        self.list.get(self.place(key)?).map(|(_, node)| &**node)
-    }
-
-    /// As [`get`](Nodes::get), mutable.
-    #[inline]
-    pub fn get_mut(&mut self, key: u64) -> Option<&mut Node> {
-        let place = self.place(key)?;
-        self.list.get_mut(place).map(|(_, node)| &mut **node)
-    }
-
-    /// Closes the node under `key`. Its commands are [orphans](Nodes::orphans) now.
-    pub fn close(&mut self, world: &mut dyn World, key: u64) {
-        if let Some(place) = self.place(key) {
-            let (_, mut node) = self.list.remove(place);
-            self.orphans.extend(node.close(world));
-        }
-    }
-
-    /// The key of the server at `endpoint`.
-    pub fn find(&self, endpoint: &Endpoint) -> Option<u64> {
-        let mut nodes = self.iter();
-        nodes.find_map(|(key, node)| (node.endpoint() == endpoint).then_some(key))
-    }
-
-    /// All nodes, with their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Node)> {
-        self.list.iter().map(|(key, node)| (*key, &**node))
-    }
-
-    /// All nodes, mutable.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
-        self.list.iter_mut().map(|(_, node)| &mut **node)
-    }
-
-    /// How many there are, and the key of the one at this place.
-    pub fn count(&self) -> usize {
-        self.list.len()
-    }
-
-    /// See [`count`](Nodes::count).
-    pub fn key_at(&self, place: usize) -> Option<u64> {
-        self.list.get(place).map(|(key, _)| *key)
-    }
-
-    #[inline]
-    fn place(&self, key: u64) -> Option<usize> {
-        match self.list.first() {
-            Some((first, _)) if *first == key => Some(0),
-            _ => self.list.binary_search_by_key(&key, |(key, _)| *key).ok(),
-        }
     }
 }
 

@@ -531,8 +531,7 @@ fn a_name_that_is_late_fails_once() {
         tcp("redis.example:6379"),
         std::rc::Rc::new(Options::default()),
         OWNER,
-        None,
-        &mut world,
+        1,
         now,
     );
     connector.start(now, true);
