@@ -252,7 +252,7 @@ impl Client {
 
     fn why_parked(&self, parked: &Parked) -> Failure {
         let node = parked.node.and_then(|node| self.nodes.get(node));
-        let error = node.and_then(Node::error).map(Failure::from);
+        let error = node.and_then(Node::error).cloned();
         match &parked.error {
             Some(e) => Failure::Refused(e.clone()),
             // It was sent before, and not answered in time.
@@ -404,8 +404,8 @@ impl Client {
                 let Some(node) = self.nodes.get_mut(key).filter(|_| role.is_some()) else {
                     return;
                 };
-                node.is_replica = role == Some("slave");
-                if node.is_replica {
+                node.server.is_replica = role == Some("slave");
+                if node.server.is_replica {
                     self.topology.on_refusal(&mut self.nodes, now, key);
                 }
             }
@@ -426,10 +426,9 @@ impl Client {
                 self.topology.on_change(&mut self.nodes, now, key);
                 self.place_parked(now);
             }
-            let Some(Ended { commands, again, why, stalled }) = ended else {
+            let Some(Ended { commands, again, failure }) = ended else {
                 return;
             };
-            let failure = if stalled { Failure::Timeout } else { Failure::Broken(why) };
             for lost in commands {
                 self.lost(now, key, lost, again, &failure);
             }
@@ -524,7 +523,7 @@ impl Client {
         let Some((key, node)) = key.and_then(|key| Some((key, self.nodes.get_mut(key)?))) else {
             return self.unrouted(now, slot, source, error);
         };
-        let (is_up, away) = (node.is_up(), node.known_away(now).map(Failure::from));
+        let (is_up, away) = (node.is_up(), node.known_away(now).cloned());
         let is_whole = matches!(slot.route, Route::Node(_));
         if is_whole && !(self.topology.members().contains(&key) && node.is_trusted()) {
             return self.fail(slot, Failure::Left);

@@ -20,11 +20,10 @@
 //! as slices of it.
 
 use super::codec::{
-    Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, ProtocolError, Received,
-    Reply,
+    Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, Received, Reply,
 };
 use super::reply_type::ReplyType;
-use super::request::{Asker, Slot};
+use super::request::{Asker, Failure, Slot};
 use super::tls;
 use crate::net::{Ready, Socket, World};
 use std::collections::VecDeque;
@@ -62,12 +61,10 @@ pub enum Fault {
     Closed,
     /// The operating system reported an error.
     Io(io::Error),
-    /// The server sent something that is not RESP.
-    Protocol(ProtocolError),
-    /// A reply of a type the command cannot have.
-    WrongType(ReplyType),
-    /// A reply, or the beginning of one, with nothing sent that it could answer.
-    Stray,
+    /// The server, or another process in its place, breaks the protocol: bytes that are not RESP, a reply of a type
+    /// that the command cannot have, or one with nothing sent that it could answer. Sending it the same command again
+    /// would only bring the same result.
+    Nonsense(String),
     /// An error when no command was sent that it could answer: a server sends it before it closes the connection, `-ERR
     /// max number of clients reached` for one.
     Dismissed(ErrorReply),
@@ -75,11 +72,13 @@ pub enum Fault {
     Stalled(Duration),
 }
 
-impl Fault {
-    /// Whether the server, or another process in its place, breaks the protocol. Sending it the same command again
-    /// would only bring the same result.
-    pub fn is_nonsense(&self) -> bool {
-        matches!(self, Fault::Protocol(_) | Fault::WrongType(_) | Fault::Stray)
+impl From<Fault> for Failure {
+    /// For a connection that never came to be used: no command is lost with it.
+    fn from(fault: Fault) -> Failure {
+        match fault {
+            Fault::Dismissed(e) => Failure::Refused(e),
+            fault => Failure::Unreachable(fault.to_string()),
+        }
     }
 }
 
@@ -88,9 +87,7 @@ impl fmt::Display for Fault {
         match self {
             Fault::Closed => f.write_str("closed by the server"),
             Fault::Io(e) => write!(f, "{e}"),
-            Fault::Protocol(e) => write!(f, "{e}"),
-            Fault::WrongType(shape) => write!(f, "reply of the wrong type ({shape:?} expected)"),
-            Fault::Stray => f.write_str("a reply that was not asked for"),
+            Fault::Nonsense(what) => f.write_str(what),
             Fault::Dismissed(e) => write!(f, "dismissed by the server: {e}"),
             Fault::Stalled(d) => write!(f, "no reply for {} ms", d.as_millis()),
         }
@@ -275,7 +272,8 @@ impl Connection {
                         };
                     }
                     None => {
-                        let (taken, frame) = self.decoder.decode(input).map_err(Fault::Protocol)?;
+                        let decoded = self.decoder.decode(input);
+                        let (taken, frame) = decoded.map_err(|e| Fault::Nonsense(e.to_string()))?;
                         self.take(taken);
                         if let Some(frame) = frame {
                             return self.heard(now, frame).map(Some);
@@ -353,10 +351,11 @@ impl Connection {
         now: Instant,
         fits: impl Fn(ReplyType) -> bool,
     ) -> Result<(Slot, u64), Fault> {
-        let slot = self.asked().ok_or(Fault::Stray)?;
+        let slot = self.asked().ok_or_else(stray)?;
         // Removed only when its reply is good: otherwise it is lost with the rest.
         if !fits(slot.reply_type) {
-            return Err(Fault::WrongType(slot.reply_type));
+            let why = format!("reply of the wrong type ({:?} expected)", slot.reply_type);
+            return Err(Fault::Nonsense(why));
         }
         self.slots.pop_front();
         self.abandoned = self.abandoned.saturating_sub(1);
@@ -389,7 +388,7 @@ impl Connection {
         let rest = &self.input[self.taken..self.filled];
         let inside =
             !self.is_asked() && self.decoder.is_inside_reply(rest) && rest.first() != Some(&b'-');
-        if inside { Err(Fault::Stray) } else { Ok(()) }
+        if inside { Err(stray()) } else { Ok(()) }
     }
 
     /// Makes room in the input buffer: for all of a reply of `wanted` bytes, if that is known.
@@ -639,6 +638,10 @@ impl Connection {
         });
         lost.collect()
     }
+}
+
+fn stray() -> Fault {
+    Fault::Nonsense("a reply that was not asked for".to_owned())
 }
 
 fn confirms(push: &[Reply]) -> bool {

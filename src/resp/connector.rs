@@ -17,7 +17,7 @@
 
 use super::advice::advice;
 use super::backoff::Backoff;
-use super::codec::{ErrorReply, Protocol, Reply};
+use super::codec::{Protocol, Reply};
 use super::command::{Spelling, Words};
 use super::connection::{Connection, Fault, Heard, WINDOW_FIRST};
 use super::credentials::{PASSWORD_BYTES_MAX, Secret, parse_password};
@@ -68,45 +68,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 const NOT_RESOLVED: &str = "the name is not resolved yet";
 const NO_ADDRESS: &str = "the name has no address";
 
-/// Why there is no connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConnectError {
-    /// No such name, connection refused, no answer, and the like.
-    Unreachable(String),
-    /// It refuses us.
-    Refused(ErrorReply),
-}
-
-impl ConnectError {
-    /// It will be the same next time, if nobody changes our settings or the server's.
-    fn is_final(&self) -> bool {
-        matches!(self, ConnectError::Refused(e) if !is_passing(e))
-    }
-
-    fn reason(&self) -> String {
-        match self {
-            ConnectError::Unreachable(why) => why.clone(),
-            ConnectError::Refused(e) => e.to_string(),
-        }
-    }
-}
-
-impl From<&ConnectError> for Failure {
-    fn from(error: &ConnectError) -> Failure {
-        match error {
-            ConnectError::Unreachable(why) => Failure::Unreachable(why.clone()),
-            ConnectError::Refused(e) => Failure::Refused(e.clone()),
-        }
-    }
-}
-
-impl From<Fault> for ConnectError {
-    fn from(fault: Fault) -> ConnectError {
-        match fault {
-            Fault::Dismissed(e) => ConnectError::Refused(e),
-            fault => ConnectError::Unreachable(fault.to_string()),
-        }
-    }
+/// Whether it will be the same next time, if nobody changes our settings or the server's.
+fn is_final(error: &Failure) -> bool {
+    matches!(error, Failure::Refused(e) if !is_passing(e))
 }
 
 /// See the module's text.
@@ -118,7 +82,7 @@ pub struct Connector {
     state: State,
     backoff: Backoff,
     /// Since when there has been no connection, and why the last attempt failed.
-    failing: Option<(Instant, ConnectError)>,
+    failing: Option<(Instant, Failure)>,
     /// Attempts that have failed since the last connection.
     failures: u32,
     /// The errand for the addresses of the name, and when it began. It cannot be stopped, and no second one is started
@@ -210,7 +174,7 @@ impl Connector {
     }
 
     /// Why the last attempt failed, since the last connection; `None` while all works or nothing is known yet.
-    pub fn error(&self) -> Option<&ConnectError> {
+    pub fn error(&self) -> Option<&Failure> {
         self.failing.as_ref().map(|(_, error)| error)
     }
 
@@ -222,10 +186,10 @@ impl Connector {
     /// As [`error`](Connector::error), but only when the server has been away for longer than [`PATIENCE`], or when
     /// waiting cannot help. Before the first attempt after a loss nothing is known: the wait for it may be as long as
     /// the patience is.
-    pub fn known_away(&self, now: Instant) -> Option<&ConnectError> {
+    pub fn known_away(&self, now: Instant) -> Option<&Failure> {
         let (since, error) = self.failing.as_ref()?;
         let long = now.saturating_duration_since(*since) >= PATIENCE;
-        (long && self.failures > 0 || error.is_final()).then_some(error)
+        (long && self.failures > 0 || is_final(error)).then_some(error)
     }
 
     /// Begins, if it has not begun yet. The first attempt is made at once; if the last connection was of no use for
@@ -243,13 +207,13 @@ impl Connector {
     }
 
     /// A connection that was in use has died. The next has such a window.
-    pub fn lost(&mut self, now: Instant, fault: Fault, window: usize) {
+    pub fn lost(&mut self, now: Instant, fault: &Fault, window: usize) {
         self.window = window;
         // A wait that was set while there was a connection is over.
         if let State::Waiting { .. } = self.state {
             self.state = State::Idle;
         }
-        self.failing = Some((now, ConnectError::Unreachable(fault.to_string())));
+        self.failing = Some((now, Failure::Unreachable(fault.to_string())));
         self.failures = 0;
     }
 
@@ -408,7 +372,7 @@ impl Connector {
                 Err(e) => {
                     let path = self.options.password_file.clone().unwrap_or_default();
                     let why = format!("failed to read the password file {}: {e}", path.display());
-                    self.failed(now, ConnectError::Unreachable(why));
+                    self.failed(now, Failure::Unreachable(why));
                     return true;
                 }
             }
@@ -421,7 +385,7 @@ impl Connector {
                 (Some(Ok(found)), _) => Some(found),
                 (Some(Err(e)), Some(good)) => Some(self.fall_back(good, e)),
                 (Some(Err(e)), None) => {
-                    self.failed(now, ConnectError::Unreachable(e));
+                    self.failed(now, Failure::Unreachable(e));
                     return true;
                 }
                 (None, Some(good)) if now >= until => {
@@ -447,7 +411,7 @@ impl Connector {
                 None => NOT_RESOLVED,
                 Some(_) => "the password file is not read yet",
             };
-            self.note(now, ConnectError::Unreachable(what.to_owned()));
+            self.note(now, Failure::Unreachable(what.to_owned()));
         }
         self.state = State::Resolving { addresses, until, is_late };
         false
@@ -510,7 +474,7 @@ impl Connector {
                         rest.push_back((attempt.address, Protocol::Resp2));
                     }
                     // What one refuses, all do.
-                    if e.is_final() {
+                    if is_final(&e) {
                         rest.clear();
                     }
                     *next = now;
@@ -538,14 +502,14 @@ impl Connector {
                     // It may be connected by now.
                     return self.race(world, now);
                 }
-                Err(e) => error = Some(ConnectError::Unreachable(e.to_string())),
+                Err(e) => error = Some(Failure::Unreachable(e.to_string())),
             }
         }
         if rest.is_empty() && attempts.iter().all(|attempt| attempt.is_spare) {
             if !attempts.is_empty() {
                 return self.won(world, 0);
             }
-            self.failed(now, error.unwrap_or(ConnectError::Unreachable(NO_ADDRESS.to_owned())));
+            self.failed(now, error.unwrap_or(Failure::Unreachable(NO_ADDRESS.to_owned())));
         }
         None
     }
@@ -573,12 +537,12 @@ impl Connector {
     }
 
     /// Notes the failure, and waits.
-    fn failed(&mut self, now: Instant, mut error: ConnectError) {
-        if let (Some(unresolved), ConnectError::Unreachable(why)) = (&self.unresolved, &mut error) {
+    fn failed(&mut self, now: Instant, mut error: Failure) {
+        if let (Some(unresolved), Failure::Unreachable(why)) = (&self.unresolved, &mut error) {
             *why = format!("{unresolved}; at its last address: {why}");
         }
         self.failures = self.failures.saturating_add(1);
-        let refused = error.is_final();
+        let refused = is_final(&error);
         self.note(now, error);
         let wait = self.wait(now) + if refused { REFUSED_WAIT } else { Duration::ZERO };
         self.state = State::Waiting { until: now + wait };
@@ -596,10 +560,10 @@ impl Connector {
         }
     }
 
-    fn note(&mut self, now: Instant, error: ConnectError) {
+    fn note(&mut self, now: Instant, error: Failure) {
         let since = self.failing.as_ref().map_or(now, |(since, _)| *since);
         if self.error() != Some(&error) {
-            let reason = error.reason();
+            let reason = error.to_string();
             let advice =
                 advice(&reason).map_or(String::new(), |advice| format!("; {}", advice.text));
             log::warn!("redis {}: {}{advice}", self.endpoint, reason.trim_end_matches('.'));
@@ -636,10 +600,10 @@ impl Attempt {
         self.handshake.as_ref().is_some_and(|handshake| handshake.server().is_replica)
     }
 
-    fn has_hung_up_on_hello(&self, e: &ConnectError) -> bool {
+    fn has_hung_up_on_hello(&self, e: &Failure) -> bool {
         let in_hello = |h: &Handshake| matches!(h.next(), Some((_, words)) if words[0] == b"HELLO");
         self.handshake.as_ref().is_some_and(in_hello)
-            && matches!(e, ConnectError::Unreachable(why) if *why == Fault::Closed.to_string())
+            && matches!(e, Failure::Unreachable(why) if *why == Fault::Closed.to_string())
     }
 
     /// Connects, and sends one command after the other. True when the last has its answer.
@@ -649,10 +613,10 @@ impl Attempt {
         now: Instant,
         options: &Rc<Options>,
         password: &Option<Secret>,
-    ) -> Result<bool, ConnectError> {
+    ) -> Result<bool, Failure> {
         let silent = |what: &str, timeout: Duration| {
             let why = format!("{what} within {} ms", timeout.as_millis());
-            Err(ConnectError::Unreachable(why))
+            Err(Failure::Unreachable(why))
         };
         let Attempt { connection, protocol, handshake, until, .. } = self;
         let timeout = options.connect_timeout.max(HANDSHAKE_TIMEOUT);
@@ -661,7 +625,7 @@ impl Attempt {
                 Ok(true) => *until = now + timeout,
                 Ok(false) if now < *until => return Ok(false),
                 Ok(false) => return silent("no connection", options.connect_timeout),
-                Err(e) => return Err(ConnectError::Unreachable(e.to_string())),
+                Err(e) => return Err(Failure::Unreachable(e.to_string())),
             }
         }
         let handshake = handshake
@@ -679,7 +643,7 @@ impl Attempt {
                 }
                 return Ok(false);
             };
-            handshake.answered(reply).map_err(ConnectError::Refused)?;
+            handshake.answered(reply).map_err(Failure::Refused)?;
             connection.set_protocol(handshake.protocol());
         }
         // Bytes behind the last answer would be taken for the answer to the next command: they are a fault.

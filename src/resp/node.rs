@@ -13,8 +13,9 @@
 use super::codec::ErrorReply;
 use super::command::{Spelling, Words};
 use super::connection::{Connection, Fault, Heard, Lost};
-use super::connector::{ConnectError, Connector};
+use super::connector::Connector;
 use super::endpoint::Endpoint;
+use super::handshake::Server;
 use super::options::Options;
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Route, Slot};
@@ -54,12 +55,8 @@ pub struct Node {
     stall: Duration,
     /// The connection is of no use for long.
     renew: bool,
-    /// The server has said that it is a replica.
-    pub is_replica: bool,
-    /// The server's name in its cluster.
-    pub id: Option<String>,
-    /// It hangs up on what it does not know.
-    is_touchy: bool,
+    /// What it has told of itself.
+    pub server: Server,
     /// What is known of whether it is the node that was expected at this address.
     pub identity: Identity,
     /// What it refused commands with, since it last answered one.
@@ -95,10 +92,18 @@ pub struct Ended {
     pub commands: Vec<Lost>,
     /// As far as the connection is concerned, they may be sent again even though they have been sent.
     pub again: bool,
-    /// What happened to the connection, and whether it was silence.
-    pub why: String,
-    /// See `why`.
-    pub stalled: bool,
+    /// Why they have no reply.
+    pub failure: Failure,
+}
+
+impl Ended {
+    fn by(fault: &Fault, commands: Vec<Lost>) -> Ended {
+        let failure = match fault {
+            Fault::Stalled(_) => Failure::Timeout,
+            fault => Failure::Broken(fault.to_string()),
+        };
+        Ended { commands, again: !matches!(fault, Fault::Nonsense(_)), failure }
+    }
 }
 
 impl Node {
@@ -118,9 +123,7 @@ impl Node {
             since: now,
             role_at: now,
             renew: false,
-            is_replica: false,
-            id: None,
-            is_touchy: false,
+            server: Server::default(),
             identity: Identity::Unknown,
             refusal: None,
             too_long: None,
@@ -174,7 +177,7 @@ impl Node {
     }
 
     /// Why there is no connection; `None` while there is one, or nothing is known yet.
-    pub fn error(&self) -> Option<&ConnectError> {
+    pub fn error(&self) -> Option<&Failure> {
         self.connector.error().filter(|_| !self.is_up())
     }
 
@@ -185,11 +188,11 @@ impl Node {
 
     /// What keeps it from taking writes.
     pub fn trouble(&self, now: Instant) -> Option<Failure> {
-        if self.is_replica {
+        if self.server.is_replica {
             let why = format!("READONLY {} says that it is a replica", self.endpoint());
             return Some(Failure::Refused(ErrorReply::parse(why.as_bytes())));
         }
-        self.known_away(now).map(Failure::from)
+        self.known_away(now).cloned()
     }
 
     /// An address of the server, to be tried when its name does not resolve.
@@ -198,7 +201,7 @@ impl Node {
     }
 
     /// As [`error`](Node::error), but only when it has been so for long, or waiting cannot help.
-    pub fn known_away(&self, now: Instant) -> Option<&ConnectError> {
+    pub fn known_away(&self, now: Instant) -> Option<&Failure> {
         if self.is_up() { None } else { self.connector.known_away(now) }
     }
 
@@ -233,7 +236,7 @@ impl Node {
     #[inline]
     pub fn answered(&mut self, wrote: bool) {
         self.budget.earn();
-        self.is_replica &= !wrote;
+        self.server.is_replica &= !wrote;
         if self.refusal.is_some() {
             self.refusal = None;
         }
@@ -302,9 +305,9 @@ impl Node {
     pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Option<Ended> {
         if let Some(live) = &mut self.live {
             if now >= self.role_at {
-                self.role_at = now + if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
+                self.role_at = now + self.role_every();
                 self.renew |= self.connector.has_moved(world, now);
-                let ask: &[u8] = if self.is_touchy { b"PING" } else { b"ROLE" };
+                let ask: &[u8] = if self.server.is_touchy { b"PING" } else { b"ROLE" };
                 self.ask(now, Asker::Role, &[ask]);
                 return self.progress(world, now);
             }
@@ -317,10 +320,7 @@ impl Node {
             if outcome.is_err() || old.connection.in_flight() == 0 {
                 let old = self.old.take()?.connection;
                 world.close(old.socket());
-                let stalled = matches!(outcome, Err(Fault::Stalled(_)));
-                let again = outcome.as_ref().err().is_none_or(|fault| !fault.is_nonsense());
-                let why = outcome.err().map_or(String::new(), |fault| fault.to_string());
-                return Some(Ended { commands: old.lost(), again, why, stalled });
+                return Some(Ended::by(&outcome.err().unwrap_or(Fault::Closed), old.lost()));
             }
         }
         let is_due = self.renew || self.is_silent(now);
@@ -330,19 +330,18 @@ impl Node {
         }
         let (connection, server) = self.connector.progress(world, now)?;
         let silent = self.is_silent(now);
-        (self.is_replica, self.is_touchy) = (server.is_replica, server.is_touchy);
+        self.server = server;
         // It is judged anew; who does not tell its name is not trusted before it has told its map.
-        self.id = server.id;
-        if self.identity != Identity::Stranger || self.id.is_none() {
+        if self.identity != Identity::Stranger || self.server.id.is_none() {
             self.identity = Identity::Unknown;
         }
-        let role_in = if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
-        (self.renew, self.since, self.role_at) = (false, now, now + role_in);
+        (self.renew, self.since, self.role_at) = (false, now, now + self.role_every());
         let mut before = self.live.replace(Live { connection, fault: None })?;
         let commands = before.connection.withdraw(silent);
         self.old = Some(before);
-        let why = "the connection was replaced".to_owned();
-        Some(Ended { commands, again: true, why, stalled: silent })
+        let why = || Failure::Broken("the connection was replaced".to_owned());
+        let failure = if silent { Failure::Timeout } else { why() };
+        Some(Ended { commands, again: true, failure })
     }
 
     fn ended(&mut self, world: &mut dyn World, now: Instant, fault: Fault) -> Option<Ended> {
@@ -350,11 +349,9 @@ impl Node {
         world.close(connection.socket());
         let in_flight = connection.in_flight();
         log::warn!("redis {}: {fault}; {in_flight} commands were in flight", self.endpoint());
-        let (why, again) = (fault.to_string(), !fault.is_nonsense());
-        let stalled = matches!(fault, Fault::Stalled(_));
-        self.connector.lost(now, fault, connection.next_window());
+        self.connector.lost(now, &fault, connection.next_window());
         self.connector.start(now, self.was_healthy(now));
-        Some(Ended { commands: connection.lost(), again, why, stalled })
+        Some(Ended::by(&fault, connection.lost()))
     }
 
     /// When `progress` must be called again if nothing becomes ready before.
@@ -387,6 +384,10 @@ impl Node {
 
     fn was_healthy(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.since) >= HEALTHY_AFTER
+    }
+
+    fn role_every(&self) -> Duration {
+        if self.server.is_replica { ROLE_SOON } else { ROLE_EVERY }
     }
 
     fn silent_after(&self) -> Duration {

@@ -114,7 +114,7 @@ impl Nodes {
     pub fn why_none(&self, now: Instant) -> Option<Failure> {
         let refused = |why: &String| Failure::Refused(ErrorReply::parse(why.as_bytes()));
         let errors: Option<Vec<_>> = self.iter().map(|(_, node)| node.known_away(now)).collect();
-        let all_away = || errors?.first().map(|e| Failure::from(*e));
+        let all_away = || errors?.first().copied().cloned();
         self.complaint.as_ref().map(refused).or_else(all_away)
     }
 

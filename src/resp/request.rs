@@ -3,6 +3,7 @@
 use super::codec::ErrorReply;
 use super::command::{Script, Spelling};
 use super::reply_type::ReplyType;
+use std::fmt;
 
 /// A requester's name for a request; comes back with its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl Slot {
     }
 }
 
-/// Why a request has no reply.
+/// Why a request has no reply, or a server no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// It was sent, and its time is over. It may have run.
@@ -108,4 +109,16 @@ pub enum Failure {
     Refused(ErrorReply),
     /// The node that it must go to has no keys any more. It did not run.
     Left,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Timeout => f.write_str("no answer in time"),
+            Failure::Unreachable(why) | Failure::Broken(why) => f.write_str(why),
+            Failure::Overloaded => f.write_str("too many commands wait"),
+            Failure::Refused(e) => e.fmt(f),
+            Failure::Left => f.write_str("the server has left"),
+        }
+    }
 }

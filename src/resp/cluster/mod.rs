@@ -44,7 +44,7 @@ impl Cluster {
     /// Compares the name of a node with that in the map. One that may not tell its name, or is in no map of ours, is asked
     /// for its own: it may be new, or another cluster's.
     fn judge(&self, node: &mut Node, now: Instant) {
-        match (self.names.get(node.endpoint()), &node.id) {
+        match (self.names.get(node.endpoint()), &node.server.id) {
             (Some(named), Some(id)) if named != id => node.estrange(),
             (Some(_), Some(_)) => node.identity = Identity::Ours,
             (None, Some(id)) if self.map.has(id) => node.identity = Identity::Ours,

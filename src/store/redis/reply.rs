@@ -76,7 +76,7 @@ pub(super) fn without_reply(failure: Failure) -> StoreError {
         Failure::Broken(why) => StoreError::Broken(why),
         Failure::Overloaded => StoreError::Overloaded,
         Failure::Refused(e) => error(&e),
-        Failure::Left => StoreError::Unavailable("the server has left".to_owned()),
+        Failure::Left => StoreError::Unavailable(failure.to_string()),
     }
 }
 
