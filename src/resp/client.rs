@@ -20,7 +20,7 @@
 use super::backoff::Backoff;
 #[cfg(feature = "poll")]
 use super::cluster::Cluster;
-use super::codec::{ErrorReply, Received, Reply, Unsendable};
+use super::codec::{ErrorReply, Received, Reply};
 use super::command::{Spelling, Words, words_of};
 use super::connection::{Heard, Lost};
 use super::connector::PATIENCE;
@@ -98,26 +98,6 @@ struct Parked {
     asking: bool,
     /// What it was refused with.
     error: Option<ErrorReply>,
-}
-
-/// How a command may be handled.
-#[derive(Debug, Clone, Copy)]
-pub struct Request {
-    /// The requester's name for it.
-    pub ticket: Ticket,
-    /// The replies it may get.
-    pub reply_type: ReplyType,
-    /// Which server must get it.
-    pub route: Route,
-    /// It changes nothing, so it may be sent again even when its first outcome is unknown.
-    pub read_only: bool,
-}
-
-/// Where the bytes of a command are.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Words(Words<'a>),
-    Encoded(&'a [u8]),
 }
 
 /// Receives the outcomes: whose, the type of the reply, the result; and of a command that was refused, the command.
@@ -216,17 +196,12 @@ impl Client {
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
     #[inline]
-    pub fn submit(&mut self, now: Instant, request: Request, words: Words<'_>) {
-        let Request { ticket, reply_type, route, read_only } = request;
-        let mut slot = Slot::new(Asker::Requester(ticket), reply_type, route, read_only);
-        slot.script = words.script;
-        match words.is_sendable() {
-            true => self.place(now, slot, Source::Words(words), None),
-            false => {
-                let why = ErrorReply::parse(Unsendable.to_string().as_bytes());
-                self.fail(slot, Failure::Refused(why));
-            }
+    pub fn submit(&mut self, now: Instant, slot: Slot, words: Words<'_>) {
+        if !words.is_sendable() {
+            let why = ErrorReply::parse(b"a command of no or too many words or bytes");
+            return self.fail(slot, Failure::Refused(why));
         }
+        self.place(now, Slot { script: words.script, ..slot }, words, None);
     }
 
     /// Abandons a request with this tag, and says why there is no answer; `None` when there is none any more.
@@ -459,7 +434,7 @@ impl Client {
             !sent && slot.tries < TRIES_MAX
         };
         match may {
-            true => self.place(now, slot, Source::Encoded(&command), None),
+            true => self.place(now, slot, Words::again(&command, slot.script), None),
             false if sent => self.fail(slot, failure.clone()),
             false => self.fail(slot, Failure::Unreachable("every connection is lost".to_owned())),
         }
@@ -481,7 +456,9 @@ impl Client {
                     Asker::Requester(_) if sent && !slot.read_only => {
                         self.fail(slot, Failure::Broken("the master was replaced".to_owned()));
                     }
-                    Asker::Requester(_) => self.place(now, slot, Source::Encoded(&command), None),
+                    Asker::Requester(_) => {
+                        self.place(now, slot, Words::again(&command, slot.script), None);
+                    }
                     _ => {}
                 }
             }
@@ -498,14 +475,14 @@ impl Client {
                 true => self.keep(now, parked),
                 false => {
                     let Parked { slot, command, error, node, asking, .. } = parked;
-                    let source = Source::Encoded(&command);
+                    let words = Words::again(&command, slot.script);
                     let there = node.filter(|_| asking);
                     let known = there.and_then(|key| self.nodes.get(key));
                     // It may be another by now.
                     let may_come = |n: &Node| n.is_trusted() && n.known_away(now).is_none();
                     match there.filter(|_| known.is_some_and(may_come)) {
-                        Some(key) => self.push(now, key, slot, source, true),
-                        None => self.place(now, slot, source, error),
+                        Some(key) => self.push(now, key, slot, words, true),
+                        None => self.place(now, slot, words, error),
                     }
                 }
             }
@@ -515,13 +492,13 @@ impl Client {
     /// Finds the node for a command, and gives it to its connection; or parks it, with the `error` that it was refused
     /// with.
     #[inline]
-    fn place(&mut self, now: Instant, slot: Slot, source: Source<'_>, error: Option<ErrorReply>) {
+    fn place(&mut self, now: Instant, slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
         let key = match slot.route {
             Route::Slot(slot) => self.topology.route(slot, &self.nodes),
             Route::Node(key) => Some(key),
         };
         let Some((key, node)) = key.and_then(|key| Some((key, self.nodes.get_mut(key)?))) else {
-            return self.unrouted(now, slot, source, error);
+            return self.unrouted(now, slot, words, error);
         };
         let (is_up, away) = (node.is_up(), node.known_away(now).cloned());
         let is_whole = matches!(slot.route, Route::Node(_));
@@ -531,36 +508,33 @@ impl Client {
         if is_up {
             // What reads a whole node reads slots that are on their way to it as well.
             let asking = is_whole && self.topology.has_slots();
-            return self.push(now, key, slot, source, asking);
+            return self.push(now, key, slot, words, asking);
         }
         self.topology.on_change(&mut self.nodes, now, key);
         match away {
             Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, source, (Some(key), None), false, error),
+            None => self.park(now, slot, words, (Some(key), None), false, error),
         }
     }
 
     /// Gives a command to the connection of a node; behind ASKING if it is `asking`.
     #[inline]
-    fn push(&mut self, now: Instant, key: u64, mut slot: Slot, source: Source<'_>, asking: bool) {
+    fn push(&mut self, now: Instant, key: u64, mut slot: Slot, words: Words<'_>, asking: bool) {
         // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
-        let spelling = Spelling { text: slot.as_text || asking, plain: self.plain_scripts };
-        let before = std::mem::replace(&mut slot.spelling, spelling);
+        slot.spelling.text |= asking;
+        slot.spelling.plain = self.plain_scripts;
         let bytes_max = self.nodes.options.queue_bytes_max;
         let Some(node) = self.nodes.get_mut(key) else {
             return;
         };
-        let (len, longest) = source.sizes();
-        if let Some(e) = node.too_long(now, longest) {
+        if let Some(e) = node.too_long(now, words.longest()) {
             let failure = Failure::Refused(e.clone());
             return self.fail(slot, failure);
         }
         let Some(connection) = node.up() else {
-            // Its bytes are what they were.
-            slot.spelling = before;
-            return self.park(now, slot, source, (Some(key), None), asking, None);
+            return self.park(now, slot, words, (Some(key), None), asking, None);
         };
-        if connection.in_flight() >= COMMANDS_MAX || connection.held() + len > bytes_max {
+        if connection.in_flight() >= COMMANDS_MAX || connection.held() + words.size() > bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
         if asking {
@@ -571,24 +545,12 @@ impl Client {
             });
         }
         slot.tries = slot.tries.saturating_add(1);
-        connection.push(now, slot, |out| match (source, slot.script) {
-            (Source::Words(words), _) => words.write(out, spelling),
-            (Source::Encoded(command), Some(script)) if before != spelling => {
-                script.respell(command, spelling, out);
-            }
-            (Source::Encoded(command), _) => out.extend_from_slice(command),
-        });
+        connection.push(now, slot, |out| words.write(out, slot.spelling));
         self.pushed = true;
     }
 
     /// No node is known for this command: it waits, but not without limit.
-    fn unrouted(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        source: Source<'_>,
-        error: Option<ErrorReply>,
-    ) {
+    fn unrouted(&mut self, now: Instant, slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {
             Route::Node(_) => Some(Failure::Left),
@@ -597,33 +559,26 @@ impl Client {
         };
         match why {
             Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, source, (None, None), false, error),
+            None => self.park(now, slot, words, (None, None), false, error),
         }
     }
 
     fn park(
         &mut self,
         now: Instant,
-        mut slot: Slot,
-        source: Source<'_>,
+        slot: Slot,
+        words: Words<'_>,
         (node, until): (Option<u64>, Option<Instant>),
         asking: bool,
         error: Option<ErrorReply>,
     ) {
         let bytes_max = self.nodes.options.queue_bytes_max;
-        let is_full = self.parked_bytes + source.sizes().0 > bytes_max;
+        let is_full = self.parked_bytes + words.size() > bytes_max;
         if self.parked.len() >= COMMANDS_MAX || is_full {
             return self.fail(slot, Failure::Overloaded);
         }
-        let command = match source {
-            Source::Encoded(command) => command.to_vec(),
-            Source::Words(words) => {
-                slot.spelling = Spelling { text: slot.as_text, plain: self.plain_scripts };
-                let mut command = Vec::new();
-                words.write(&mut command, slot.spelling);
-                command
-            }
-        };
+        let mut command = Vec::new();
+        words.write(&mut command, slot.spelling);
         self.keep(now, Parked { slot, command, until, node, asking, error });
     }
 
@@ -642,7 +597,7 @@ impl Client {
         e: ErrorReply,
         sink: Sink<'_>,
     ) {
-        let source = Source::Encoded(&command);
+        let words = Words::again(&command, slot.script);
         let action = error_action(&e);
         match action {
             // The spelling of this very request counts, for others were sent already when the first came back.
@@ -652,21 +607,21 @@ impl Client {
                         "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
                     );
                 }
-                return self.place(now, slot, source, None);
+                return self.place(now, slot, words, None);
             }
-            ErrorAction::SendScript if !slot.as_text => {
-                slot.as_text = true;
-                return self.place(now, slot, source, None);
+            ErrorAction::SendScript if !slot.spelling.text => {
+                slot.spelling.text = true;
+                return self.place(now, slot, words, None);
             }
             ErrorAction::Report | ErrorAction::SendScript => {}
-            ErrorAction::Wait => return self.try_again(now, key, slot, source, e),
+            ErrorAction::Wait => return self.try_again(now, key, slot, words, e),
             ErrorAction::Rediscover => {
                 self.topology.on_refusal(&mut self.nodes, now, key);
-                return self.try_again(now, key, slot, source, e);
+                return self.try_again(now, key, slot, words, e);
             }
             ErrorAction::Reconnect => {
                 self.nodes.get_mut(key).into_iter().for_each(|node| node.renew_if_old(now));
-                return self.try_again(now, key, slot, source, e);
+                return self.try_again(now, key, slot, words, e);
             }
             ErrorAction::Moved | ErrorAction::Ask => {
                 self.counts.redirects += 1;
@@ -676,22 +631,15 @@ impl Client {
                     slot.hops += 1;
                     match self.topology.on_redirect(&mut self.nodes, now, (key, number), &e) {
                         Redirect::To(node) if action == ErrorAction::Ask => {
-                            return self.push(now, node, slot, source, true);
+                            return self.push(now, node, slot, words, true);
                         }
-                        Redirect::To(_) => return self.place(now, slot, source, None),
+                        Redirect::To(_) => return self.place(now, slot, words, None),
                         // There are but a few hops, so it need not be paid for.
                         Redirect::Later => {
                             let until = Some(now + AGAIN_CAP);
                             let node = self.nodes.get_mut(key).into_iter();
                             node.for_each(|node| node.refusal = Some(e.clone()));
-                            return self.park(
-                                now,
-                                slot,
-                                source,
-                                (Some(key), until),
-                                false,
-                                Some(e),
-                            );
+                            return self.park(now, slot, words, (Some(key), until), false, Some(e));
                         }
                         Redirect::Nowhere => {}
                     }
@@ -711,32 +659,21 @@ impl Client {
 
     /// Tries a refused request again after a wait, if the node's budget allows it. The request did not run, so this is
     /// safe for writes too.
-    fn try_again(&mut self, now: Instant, key: u64, slot: Slot, source: Source<'_>, e: ErrorReply) {
+    fn try_again(&mut self, now: Instant, key: u64, slot: Slot, words: Words<'_>, e: ErrorReply) {
         let until = now + self.backoff.wait_of(slot.tries.into());
         let Some(node) = self.nodes.get_mut(key) else {
-            return self.place(now, slot, source, Some(e));
+            return self.place(now, slot, words, Some(e));
         };
         node.refusal = Some(e.clone());
         if !self.pays(key, now) {
             return self.fail(slot, Failure::Refused(e));
         }
-        self.park(now, slot, source, (Some(key), Some(until)), false, Some(e));
+        self.park(now, slot, words, (Some(key), Some(until)), false, Some(e));
     }
 
     fn fail(&mut self, slot: Slot, failure: Failure) {
         if let Asker::Requester(ticket) = slot.asker {
             self.done.push((ticket, slot.reply_type, failure));
-        }
-    }
-}
-
-impl Source<'_> {
-    /// Its size as counted for the bounds, and the length of its longest word, as far as that matters.
-    #[inline]
-    fn sizes(&self) -> (usize, usize) {
-        match self {
-            Source::Words(words) => (words.len(), words.longest()),
-            Source::Encoded(command) => (command.len(), 0),
         }
     }
 }

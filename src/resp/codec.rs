@@ -27,11 +27,8 @@
 //! # Ok::<(), kioskd::resp::codec::ProtocolError>(())
 //! ```
 //!
-//! The lines and their grammar are in `header`, the values in `value`, commands in `encode`.
+//! The lines and their grammar are in `header`, the values in `value`.
 
-pub use super::encode::{
-    COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Decimal, Unsendable, encode, encode_reply,
-};
 pub use super::limits::{Limits, Protocol};
 pub use super::protocol_error::ProtocolError;
 pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Reply};

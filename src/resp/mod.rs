@@ -26,7 +26,6 @@ pub mod connection;
 pub mod connector;
 pub mod counts;
 pub mod credentials;
-mod encode;
 pub mod endpoint;
 pub mod error_action;
 #[cfg(test)]

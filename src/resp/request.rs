@@ -47,12 +47,10 @@ pub struct Slot {
     pub route: Route,
     /// It changes nothing, so it may be sent again even when its first outcome is unknown.
     pub read_only: bool,
-    /// It calls this script, and its bytes are spelled in this way.
+    /// It calls this script, spelled in this way: with its text once the server has not known it.
     pub script: Option<&'static Script>,
     /// See `script`.
     pub spelling: Spelling,
-    /// The server does not know the script: its text has to be sent.
-    pub as_text: bool,
     /// How often it was given to a connection; how often it was sent whole, and lost; how many redirects it followed.
     pub tries: u8,
     /// See `tries`.
@@ -73,7 +71,6 @@ impl Slot {
             read_only,
             script: None,
             spelling: Spelling::default(),
-            as_text: false,
             tries: 0,
             lost: 0,
             hops: 0,
