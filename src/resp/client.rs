@@ -326,47 +326,34 @@ impl Client {
             match node.hear(world, now, old) {
                 None if old => return,
                 None => old = true,
-                Some(Heard::Reply {
-                    slot: slot @ Slot { asker: Asker::Requester(ticket), .. },
-                    reply: reply @ (Received::Bulk(_) | Received::Ok),
-                    ..
-                }) => {
-                    sink(ticket, slot.reply_type, Ok(reply), &[]);
-                    node.answered(slot.has_written() && !old);
-                }
                 Some(Heard::Push(push)) => {
                     self.topology.on_push(&mut self.nodes, now, &push);
                 }
-                Some(Heard::Reply { slot, reply, command }) => match reply.into_reply() {
-                    Reply::Error(e) if matches!(slot.asker, Asker::Requester(_)) => {
+                Some(Heard::Reply { slot, reply, command }) => match (slot.asker, reply) {
+                    (Asker::Requester(_), Received::Other(Reply::Error(e))) => {
                         let command = command.to_vec();
                         self.refused(now, key, (slot, command), e, sink);
                     }
+                    (Asker::Requester(ticket), reply) => {
+                        sink(ticket, slot.reply_type, Ok(reply), &[]);
+                        node.answered(slot.has_written() && !old);
+                    }
                     // What the one before this one says of itself, it says of another server, perhaps.
-                    _ if old && slot.asker == Asker::Role => {}
-                    reply => self.answered(now, (key, old), slot, reply, sink),
+                    (Asker::Role, _) if old => {}
+                    (asker, reply) => {
+                        let reply = reply.into_reply();
+                        self.told(now, key, asker, &reply);
+                    }
                 },
             }
         }
     }
 
-    fn answered(
-        &mut self,
-        now: Instant,
-        (key, old): (u64, bool),
-        slot: Slot,
-        reply: Reply,
-        sink: Sink<'_>,
-    ) {
-        match slot.asker {
-            Asker::Requester(ticket) => {
-                let node = self.nodes.get_mut(key).into_iter();
-                node.for_each(|node| node.answered(slot.has_written() && !old));
-                sink(ticket, slot.reply_type, Ok(Received::Other(reply)), &[]);
-            }
+    /// Takes the answer to a question of our own.
+    fn told(&mut self, now: Instant, key: u64, asker: Asker, reply: &Reply) {
+        match asker {
             Asker::Topology(question) => {
-                let nodes = &mut self.nodes;
-                self.topology.on_answer(nodes, now, (key, question), Some(&reply));
+                self.topology.on_answer(&mut self.nodes, now, (key, question), Some(reply));
                 // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
                 let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
                 let parked = self.parked.iter_mut();
@@ -384,7 +371,7 @@ impl Client {
                     self.topology.on_refusal(&mut self.nodes, now, key);
                 }
             }
-            Asker::Nobody => {}
+            Asker::Requester(_) | Asker::Nobody => {}
         }
     }
 

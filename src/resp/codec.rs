@@ -94,14 +94,12 @@ enum Part {
 }
 
 /// A plain reply, by its place in the input; see [`Decoder::plain_reply`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Plain {
     /// A bulk string: these bytes of the input.
     Bulk(Range<usize>),
-    /// `+OK`
-    Ok,
-    /// `_` or `$-1`
-    Null,
+    /// `+OK` or null.
+    Line(Reply),
     /// Part of a bulk string that will take this many bytes of input in all.
     Growing(usize),
 }
@@ -218,9 +216,9 @@ impl Decoder {
                     None => Some((0, Plain::Growing(whole))),
                 }
             }
-            [b'+', b'O', b'K', b'\r', b'\n', ..] => Some((5, Plain::Ok)),
-            [b'_', b'\r', b'\n', ..] => Some((3, Plain::Null)),
-            [b'$', b'-', b'1', b'\r', b'\n', ..] => Some((5, Plain::Null)),
+            [b'+', b'O', b'K', b'\r', b'\n', ..] => Some((5, Plain::Line(Reply::Ok))),
+            [b'_', b'\r', b'\n', ..] => Some((3, Plain::Line(Reply::Null))),
+            [b'$', b'-', b'1', b'\r', b'\n', ..] => Some((5, Plain::Line(Reply::Null))),
             _ => None,
         }
     }

@@ -258,25 +258,28 @@ impl Connection {
         world: &mut dyn World,
         now: Instant,
     ) -> Result<Option<Heard<'_>>, Fault> {
-        let plain = loop {
+        let at = loop {
             let mut wanted = 0;
             if self.taken < self.filled {
                 let (from, input) = (self.taken, &self.input[self.taken..self.filled]);
                 match self.decoder.plain_reply(input) {
                     Some((_, Plain::Growing(whole))) => wanted = whole,
-                    Some((taken, plain)) => {
+                    Some((taken, Plain::Bulk(at))) => {
                         self.take(taken);
-                        break match plain {
-                            Plain::Bulk(at) => Plain::Bulk(from + at.start..from + at.end),
-                            plain => plain,
-                        };
+                        break from + at.start..from + at.end;
+                    }
+                    Some((taken, Plain::Line(reply))) => {
+                        self.take(taken);
+                        return self.reply(now, reply).map(Some);
                     }
                     None => {
                         let decoded = self.decoder.decode(input);
                         let (taken, frame) = decoded.map_err(|e| Fault::Nonsense(e.to_string()))?;
                         self.take(taken);
-                        if let Some(frame) = frame {
-                            return self.heard(now, frame).map(Some);
+                        match frame {
+                            Some(Frame::Reply(reply)) => return self.reply(now, reply).map(Some),
+                            Some(Frame::Push(push)) => return self.push_frame(now, push).map(Some),
+                            None => {}
                         }
                     }
                 }
@@ -290,17 +293,8 @@ impl Connection {
             self.make_room(wanted);
             self.read(world, now)?;
         };
-        let (slot, from) = self.answer(now, |shape| match plain {
-            Plain::Bulk(_) => shape.may_be_bulk(),
-            Plain::Ok => shape.may_be_ok(),
-            Plain::Null | Plain::Growing(_) => shape.may_be_null(),
-        })?;
-        let reply = match plain {
-            Plain::Bulk(at) => Received::Bulk(&self.input[at]),
-            Plain::Ok => Received::Ok,
-            Plain::Null | Plain::Growing(_) => Received::Other(Reply::Null),
-        };
-        let command = self.command_of(from, slot.end);
+        let (slot, from) = self.answer(now, ReplyType::may_be_bulk)?;
+        let (reply, command) = (Received::Bulk(&self.input[at]), self.command_of(from, slot.end));
         Ok(Some(Heard::Reply { slot, reply, command }))
     }
 
@@ -309,26 +303,23 @@ impl Connection {
         self.reply_bytes += bytes;
     }
 
-    fn heard(&mut self, now: Instant, frame: Frame) -> Result<Heard<'_>, Fault> {
-        let reply = match frame {
-            Frame::Push(push) => {
-                let asked = self.asked().is_some_and(|slot| slot.reply_type == ReplyType::Pushed);
-                if !asked || !confirms(&push) {
-                    return Ok(Heard::Push(push));
-                }
-                let (slot, _) = self.answer(now, |_| true)?;
-                return Ok(Heard::Reply {
-                    slot,
-                    reply: Received::Other(Reply::Null),
-                    command: &[],
-                });
+    /// A push answers one command, SUBSCRIBE, and only if it says that it does.
+    fn push_frame(&mut self, now: Instant, push: Vec<Reply>) -> Result<Heard<'_>, Fault> {
+        let asked = self.asked().is_some_and(|slot| slot.reply_type == ReplyType::Pushed);
+        if !asked || push.first().and_then(Reply::text) != Some("subscribe") {
+            return Ok(Heard::Push(push));
+        }
+        let (slot, _) = self.answer(now, |_| true)?;
+        Ok(Heard::Reply { slot, reply: Received::Other(Reply::Null), command: &[] })
+    }
+
+    fn reply(&mut self, now: Instant, reply: Reply) -> Result<Heard<'_>, Fault> {
+        if let Reply::Error(e) = &reply {
+            if !self.is_asked() {
+                return Err(Fault::Dismissed(e.clone()));
             }
-            Frame::Reply(Reply::Error(e)) if !self.is_asked() => {
-                return Err(Fault::Dismissed(e));
-            }
-            Frame::Reply(reply) => reply,
-        };
-        self.is_deaf |= matches!(&reply, Reply::Error(e) if e.message.starts_with(PROTOCOL_ERROR));
+            self.is_deaf |= e.message.starts_with(PROTOCOL_ERROR);
+        }
         let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
         let command = self.command_of(from, slot.end);
         Ok(Heard::Reply { slot, reply: Received::Other(reply), command })
@@ -642,10 +633,6 @@ impl Connection {
 
 fn stray() -> Fault {
     Fault::Nonsense("a reply that was not asked for".to_owned())
-}
-
-fn confirms(push: &[Reply]) -> bool {
-    matches!(push.first(), Some(Reply::Bulk(kind) | Reply::Simple(kind)) if kind == b"subscribe")
 }
 
 #[cfg(test)]

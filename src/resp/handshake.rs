@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn ok() -> Reply {
-        Reply::Simple(b"OK".to_vec())
+        Reply::Ok
     }
 
     /// Acts as the server: gives the answers in turn; returns the commands it was sent.

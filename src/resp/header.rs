@@ -106,6 +106,7 @@ pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError>
         b'%' => aggregate(AggregateKind::Array, 2),
         b'>' => aggregate(AggregateKind::Push, 1),
         b'|' => aggregate(AggregateKind::Attribute, 2),
+        b'+' if text == b"OK" => value(Some(Reply::Ok)),
         b'+' | b',' | b'(' | b'#' => {
             let kept = text.len().min(ERROR_MESSAGE_BYTES_MAX);
             value(Some(Reply::Simple(text[..kept].to_vec())))

@@ -118,7 +118,7 @@ fn assert_is_bounded(frame: &Frame, wire: &[u8], limits: &Limits) {
                 open.extend(items);
                 (0, items.capacity() * ELEMENT_BYTES)
             }
-            Reply::Integer(_) | Reply::Null | Reply::TooLarge(_) => (0, 0),
+            Reply::Ok | Reply::Integer(_) | Reply::Null | Reply::TooLarge(_) => (0, 0),
         };
         payload += kept;
         memory += room;
@@ -152,6 +152,7 @@ fn print(out: &mut Vec<u8>, reply: &Reply) {
         out.extend([payload, b"\r\n"].concat());
     };
     match reply {
+        Reply::Ok => line(out, b'+', b"OK"),
         Reply::Simple(text) => line(out, b'+', text),
         Reply::Error(e) if e.message.iter().any(|byte| b"\r\n".contains(byte)) => {
             bulk(out, b'!', &e.message)

@@ -97,7 +97,7 @@ fn every_type() -> Vec<(&'static [u8], Reply)> {
     use Reply::{Array, Integer, Null, Simple};
     let text = |text: &str| Simple(text.into());
     vec![
-        (b"+OK\r\n", Simple(b"OK".to_vec())),
+        (b"+OK\r\n", Reply::Ok),
         (b"+\r\n", Simple(vec![])),
         (b"-ERR no\r\n", error("ERR no")),
         (b"-\r\n", error("")),
@@ -619,6 +619,7 @@ fn print(out: &mut Vec<u8>, reply: &Reply) {
         out.extend([payload, b"\r\n"].concat());
     };
     match reply {
+        Reply::Ok => line(out, b'+', b"OK"),
         Reply::Simple(text) => line(out, b'+', text),
         Reply::Error(e) if e.message.iter().any(|byte| b"\r\n".contains(byte)) => {
             bulk(out, b'!', &e.message)
@@ -769,8 +770,8 @@ fn a_plain_reply_is_what_would_have_been_decoded() {
                     plain += 1;
                     let reply = match found {
                         Plain::Bulk(at) => Reply::Bulk(input[at].to_vec()),
-                        Plain::Ok => Reply::Simple(b"OK".to_vec()),
-                        Plain::Null | Plain::Growing(_) => Reply::Null,
+                        Plain::Line(reply) => reply,
+                        Plain::Growing(_) => unreachable!(),
                     };
                     assert_eq!(decoded, Ok((taken, Some(Frame::Reply(reply)))), "{text:?} {end}");
                 }
