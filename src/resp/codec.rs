@@ -35,11 +35,12 @@ pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Rep
 
 use super::header::{
     AggregateKind, BulkKind, Header, find_line_end, is_bulk_ended, parse_line, text_bytes_max,
+    unknown_type,
 };
 use std::ops::Range;
 
 /// Turns the bytes of one connection into frames.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     limits: Limits,
     protocol: Protocol,
@@ -111,18 +112,7 @@ const FIRST_ELEMENTS_MAX: usize = 1024;
 impl Decoder {
     /// A decoder for a new connection, in RESP2.
     pub fn new(limits: Limits) -> Self {
-        Decoder {
-            limits,
-            protocol: Protocol::default(),
-            open: Vec::new(),
-            bulk: None,
-            scanned: 0,
-            attributed: false,
-            spent: Spent::default(),
-            out_of_band: 0,
-            spoke_resp: false,
-            failed: None,
-        }
+        Decoder { limits, ..Decoder::default() }
     }
 
     /// Changes the protocol from the next frame on. The time to do so is after the reply to `HELLO 3` (any earlier is
@@ -249,13 +239,17 @@ impl Decoder {
             return Ok(UNFINISHED);
         };
         let Some(text_bytes_max) = text_bytes_max(kind, self.limits.line_bytes_max) else {
-            return Err(match self.spoke_resp {
-                true => ProtocolError::UnknownType { byte: kind },
-                false => ProtocolError::NotRedis { byte: kind },
-            });
+            if self.spoke_resp {
+                return Err(unknown_type(kind));
+            }
+            // Most likely another kind of server listens there: HTTP (`H`), TLS (0x15), SSH (`S`).
+            let byte = kind.escape_ascii();
+            let why = format!("first byte is `{byte}`, which begins no reply: not Redis?");
+            return Err(ProtocolError(why));
         };
         if kind == b'>' && (self.protocol == Protocol::Resp2 || !self.open.is_empty()) {
-            return Err(ProtocolError::UnexpectedPush);
+            let why = "saw a push frame where none may be (RESP2, or inside another frame)";
+            return Err(ProtocolError(why.to_owned()));
         }
         let Some(length) = find_line_end(input, &mut self.scanned, kind, text_bytes_max)? else {
             return Ok(UNFINISHED);
@@ -409,7 +403,7 @@ fn line_bytes(value: &Reply) -> usize {
 fn within(count: u64, limit: usize, what: &'static str) -> Result<usize, ProtocolError> {
     match usize::try_from(count) {
         Ok(count) if count <= limit => Ok(count),
-        _ => Err(ProtocolError::OverLimit { what, limit }),
+        _ => Err(ProtocolError(format!("saw more than {limit} {what}"))),
     }
 }
 
