@@ -32,6 +32,7 @@ use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_
 use super::node::{Ended, Identity, Node};
 use super::nodes::Nodes;
 use super::options::{Options, Purpose, Target};
+use super::parked::{Parked, ParkedList};
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Route, Slot, Ticket};
 #[cfg(feature = "poll")]
@@ -39,7 +40,6 @@ use super::sentinel::Sentinels;
 use super::slot::slot;
 use super::topology::{Master, Redirect, Single, Topology};
 use crate::net::{Ready, World};
-use std::collections::VecDeque;
 #[cfg(feature = "poll")]
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -63,18 +63,11 @@ const AGAIN_FLOOR: Duration = Duration::from_millis(2);
 const AGAIN_BASE: Duration = Duration::from_millis(10);
 const AGAIN_CAP: Duration = Duration::from_millis(200);
 
-/// Commands that are parked for want of a connection are looked at this often: it may be known by now that there will be
-/// none.
-const PARKED_EVERY: Duration = Duration::from_millis(100);
-
 /// See the module's text.
 pub struct Client {
     nodes: Nodes,
     topology: Box<dyn Topology>,
-    parked: VecDeque<Parked>,
-    parked_bytes: usize,
-    /// When they are looked at next.
-    parked_at: Instant,
+    parked: ParkedList,
     began: Instant,
     /// A command was pushed into a connection since the nodes were last driven.
     pushed: bool,
@@ -85,19 +78,6 @@ pub struct Client {
     done: Vec<(Ticket, ReplyType, Failure)>,
     /// As of the last turn: when the next one has something to do.
     next: Option<Instant>,
-}
-
-/// A command that no connection has.
-struct Parked {
-    slot: Slot,
-    command: Vec<u8>,
-    /// It is not tried before. `None`: it waits for a connection.
-    until: Option<Instant>,
-    /// The node that it waits for; it must go there and nowhere else, behind ASKING, if it is `asking`.
-    node: Option<u64>,
-    asking: bool,
-    /// What it was refused with.
-    error: Option<ErrorReply>,
 }
 
 /// Receives the outcomes: whose, the type of the reply, the result; and of a command that was refused, the command.
@@ -122,9 +102,7 @@ impl Client {
         Client {
             topology: topology(target, &mut nodes, now),
             nodes,
-            parked: VecDeque::new(),
-            parked_bytes: 0,
-            parked_at: now,
+            parked: ParkedList::new(now),
             began: now,
             pushed: false,
             backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP, world.random()),
@@ -138,7 +116,7 @@ impl Client {
     /// How many commands have no outcome yet, and how many bytes are counted for those that are parked.
     pub fn waiting(&self) -> (usize, usize) {
         let requests: usize = self.nodes.iter().map(|(_, node)| node.requests()).sum();
-        (requests + self.parked.len() + self.done.len(), self.parked_bytes)
+        (requests + self.parked.list.len() + self.done.len(), self.parked.bytes)
     }
 
     /// What has been counted so far.
@@ -159,10 +137,7 @@ impl Client {
 
     /// Another node than that of a key, which is known to be away, while others are not.
     pub fn instead_of(&self, now: Instant, key: &[u8]) -> Option<u64> {
-        let Route::Slot(slot) = self.route_of(key) else {
-            return None;
-        };
-        let node = self.topology.route(slot, &self.nodes).and_then(|key| self.nodes.get(key))?;
+        let node = self.node_of(self.route_of(key)).and_then(|key| self.nodes.get(key))?;
         node.known_away(now).filter(|_| self.topology.has_slots())?;
         let is_well = |key: &u64| self.nodes.trusted(*key).is_some_and(Node::is_up);
         self.topology.members().iter().copied().find(is_well)
@@ -209,9 +184,7 @@ impl Client {
     /// A request that no connection has gets the reason for its wait: it certainly did not run. So does a read that is
     /// being tried again: for a server that answers LOADING now and then, LOADING is the better answer than a timeout.
     pub fn abandon(&mut self, tag: u64) -> Option<Failure> {
-        if let Some(at) = self.parked.iter().position(|parked| parked.slot.is_for(tag)) {
-            let parked = self.parked.remove(at)?;
-            self.parked_bytes -= parked.command.len();
+        if let Some(parked) = self.parked.remove(tag) {
             return Some(self.why_parked(&parked));
         }
         for node in self.nodes.iter_mut() {
@@ -226,7 +199,7 @@ impl Client {
     }
 
     fn why_parked(&self, parked: &Parked) -> Failure {
-        let node = parked.node.and_then(|node| self.nodes.get(node));
+        let node = self.node_of(parked.slot.route).and_then(|key| self.nodes.get(key));
         let error = node.and_then(Node::error).cloned();
         match &parked.error {
             Some(e) => Failure::Refused(e.clone()),
@@ -259,7 +232,7 @@ impl Client {
         self.drive(world, now, sink);
         self.topology.tick(&mut self.nodes, now);
         self.place_orphans(world, now);
-        if !self.parked.is_empty() && now >= self.parked_at {
+        if self.parked.next().is_some_and(|at| now >= at) {
             self.place_parked(now);
         }
         if self.pushed || self.nodes.are_new || self.topology.next_deadline().is_some() {
@@ -286,16 +259,12 @@ impl Client {
         if !self.done.is_empty() {
             return Some(self.began);
         }
-        self.next.into_iter().chain(self.parked_next()).min()
+        self.next.into_iter().chain(self.parked.next()).min()
     }
 
     fn earliest(&self) -> Option<Instant> {
         let nodes = self.nodes.iter().filter_map(|(_, node)| node.next_deadline());
-        nodes.chain(self.topology.next_deadline()).chain(self.parked_next()).min()
-    }
-
-    fn parked_next(&self) -> Option<Instant> {
-        (!self.parked.is_empty()).then_some(self.parked_at)
+        nodes.chain(self.topology.next_deadline()).chain(self.parked.next()).min()
     }
 
     /// Drives every node until none has anything new to send.
@@ -356,10 +325,10 @@ impl Client {
                 self.topology.on_answer(&mut self.nodes, now, (key, question), Some(reply));
                 // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
                 let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
-                let parked = self.parked.iter_mut();
+                let parked = self.parked.list.iter_mut();
                 let moved = parked.filter(|parked| parked.error.as_ref().is_some_and(is_lost));
                 moved.for_each(|parked| parked.until = None);
-                self.parked_at = now;
+                self.parked.hurry(now);
             }
             Asker::Role => {
                 let role = reply.array().and_then(|parts| parts.first()?.text());
@@ -383,8 +352,7 @@ impl Client {
             self.pushed |= ended.is_none() && node.hears_first();
             if before != node.state() || ended.is_some() {
                 self.counts.connected += u64::from(before != node.state() && node.is_up());
-                // What is parked may be sent now, or go elsewhere.
-                self.parked_at = now;
+                self.parked.hurry(now);
                 self.topology.on_change(&mut self.nodes, now, key);
                 self.place_parked(now);
             }
@@ -437,94 +405,88 @@ impl Client {
 
     /// The commands of nodes that a topology has closed.
     fn place_orphans(&mut self, world: &mut dyn World, now: Instant) {
-        while let Some(mut node) = self.nodes.closed.pop() {
-            for Lost { slot, command, sent } in node.close(world) {
-                match slot.asker {
-                    Asker::Requester(_) if sent && !slot.read_only => {
-                        self.fail(slot, Failure::Broken("the master was replaced".to_owned()));
-                    }
-                    Asker::Requester(_) => {
-                        self.place(now, slot, Words::again(&command, slot.script), None);
-                    }
-                    _ => {}
-                }
+        while let Some((key, mut node)) = self.nodes.closed.pop() {
+            let failure = Failure::Broken("the master was replaced".to_owned());
+            for lost in node.close(world) {
+                self.lost(now, key, lost, true, &failure);
             }
         }
     }
 
     fn place_parked(&mut self, now: Instant) {
-        self.parked_at = now + PARKED_EVERY;
-        self.parked_bytes = 0;
-        for parked in std::mem::take(&mut self.parked) {
-            let node = parked.node.filter(|_| parked.asking).and_then(|key| self.nodes.get(key));
-            let is_asked = node.is_some_and(|node| node.identity == Identity::Asked);
-            match is_asked || parked.until.is_some_and(|until| until > now) {
-                true => self.keep(now, parked),
-                false => {
-                    let Parked { slot, command, error, node, asking, .. } = parked;
-                    let words = Words::again(&command, slot.script);
-                    let there = node.filter(|_| asking);
-                    let known = there.and_then(|key| self.nodes.get(key));
-                    // It may be another by now.
-                    let may_come = |n: &Node| n.is_trusted() && n.known_away(now).is_none();
-                    match there.filter(|_| known.is_some_and(may_come)) {
-                        Some(key) => self.push(now, key, slot, words, true),
-                        None => self.place(now, slot, words, error),
-                    }
-                }
+        for parked in self.parked.take(now) {
+            let is_asked =
+                |node| self.nodes.get(node).is_some_and(|n| n.identity == Identity::Asked);
+            let waits = matches!(parked.slot.route, Route::Ask { node, .. } if is_asked(node));
+            if waits || parked.until.is_some_and(|until| until > now) {
+                self.parked.push(now, parked);
+            } else {
+                let words = Words::again(&parked.command, parked.slot.script);
+                self.place(now, parked.slot, words, parked.error);
             }
+        }
+    }
+
+    /// The node that a command must go to; `None` while it is not known.
+    #[inline]
+    fn node_of(&self, route: Route) -> Option<u64> {
+        match route {
+            Route::Slot(slot) => self.topology.route(slot, &self.nodes),
+            Route::Node(node) | Route::Ask { node, .. } => Some(node),
         }
     }
 
     /// Finds the node for a command, and gives it to its connection; or parks it, with the `error` that it was refused
     /// with.
     #[inline]
-    fn place(&mut self, now: Instant, slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
-        let key = match slot.route {
-            Route::Slot(slot) => self.topology.route(slot, &self.nodes),
-            Route::Node(key) => Some(key),
-        };
+    fn place(&mut self, now: Instant, mut slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
+        if let Route::Ask { node, slot: number } = slot.route
+            && self.nodes.trusted(node).is_none_or(|node| node.known_away(now).is_some())
+        {
+            slot.route = Route::Slot(number);
+        }
+        let (key, bytes_max) = (self.node_of(slot.route), self.nodes.options.queue_bytes_max);
         let Some((key, node)) = key.and_then(|key| Some((key, self.nodes.get_mut(key)?))) else {
             return self.unrouted(now, slot, words, error);
         };
-        let (is_up, away) = (node.is_up(), node.known_away(now).cloned());
         let is_whole = matches!(slot.route, Route::Node(_));
         if is_whole && !(self.topology.members().contains(&key) && node.is_trusted()) {
             return self.fail(slot, Failure::Left);
         }
-        if is_up {
-            // What reads a whole node reads slots that are on their way to it as well.
-            let asking = is_whole && self.topology.has_slots();
-            return self.push(now, key, slot, words, asking);
+        if !node.is_up() {
+            let away = node.known_away(now).cloned();
+            // Where a slot goes is no reason to doubt where it is.
+            if !matches!(slot.route, Route::Ask { .. }) {
+                self.topology.on_change(&mut self.nodes, now, key);
+            }
+            return match away {
+                Some(failure) => self.fail(slot, failure),
+                None => self.park(now, slot, words, None, error),
+            };
         }
-        self.topology.on_change(&mut self.nodes, now, key);
-        match away {
-            Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, words, (Some(key), None), false, error),
-        }
-    }
-
-    /// Gives a command to the connection of a node; behind ASKING if it is `asking`.
-    #[inline]
-    fn push(&mut self, now: Instant, key: u64, mut slot: Slot, words: Words<'_>, asking: bool) {
-        // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
-        slot.spelling.text |= asking;
-        slot.spelling.plain = self.plain_scripts;
-        let bytes_max = self.nodes.options.queue_bytes_max;
-        let Some(node) = self.nodes.get_mut(key) else {
-            return;
-        };
         if let Some(e) = node.too_long(now, words.longest()) {
             let failure = Failure::Refused(e.clone());
             return self.fail(slot, failure);
         }
         let Some(connection) = node.up() else {
-            return self.park(now, slot, words, (Some(key), None), asking, None);
+            return;
         };
         if connection.in_flight() >= COMMANDS_MAX || connection.held() + words.size() > bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
+        slot.spelling.plain = self.plain_scripts;
+        let asking = match slot.route {
+            Route::Slot(_) => false,
+            // What reads a whole node reads slots that are on their way to it as well.
+            Route::Node(_) => self.topology.has_slots(),
+            Route::Ask { slot: number, .. } => {
+                slot.route = Route::Slot(number);
+                true
+            }
+        };
         if asking {
+            // Never EVALSHA: its NOSCRIPT would use the ASKING up.
+            slot.spelling.text = true;
             // Adjacent: ASKING applies to the very next command only.
             let asking = Slot::new(Asker::Nobody, ReplyType::Any, Route::Node(key), true);
             connection.push(now, asking, |out| {
@@ -541,12 +503,12 @@ impl Client {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {
             Route::Node(_) => Some(Failure::Left),
-            Route::Slot(_) if long => self.nodes.why_none(now),
-            Route::Slot(_) => None,
+            _ if long => self.nodes.why_none(now),
+            _ => None,
         };
         match why {
             Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, words, (None, None), false, error),
+            None => self.park(now, slot, words, None, error),
         }
     }
 
@@ -555,24 +517,16 @@ impl Client {
         now: Instant,
         slot: Slot,
         words: Words<'_>,
-        (node, until): (Option<u64>, Option<Instant>),
-        asking: bool,
+        until: Option<Instant>,
         error: Option<ErrorReply>,
     ) {
-        let bytes_max = self.nodes.options.queue_bytes_max;
-        let is_full = self.parked_bytes + words.size() > bytes_max;
-        if self.parked.len() >= COMMANDS_MAX || is_full {
+        let bytes = self.parked.bytes + words.size();
+        if self.parked.list.len() >= COMMANDS_MAX || bytes > self.nodes.options.queue_bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
         let mut command = Vec::new();
         words.write(&mut command, slot.spelling);
-        self.keep(now, Parked { slot, command, until, node, asking, error });
-    }
-
-    fn keep(&mut self, now: Instant, parked: Parked) {
-        self.parked_bytes += parked.command.len();
-        self.parked_at = self.parked_at.min(parked.until.unwrap_or(now + PARKED_EVERY));
-        self.parked.push_back(parked);
+        self.parked.push(now, Parked { slot, command, until, error });
     }
 
     /// A request was answered with an error.
@@ -618,7 +572,11 @@ impl Client {
                     slot.hops += 1;
                     match self.topology.on_redirect(&mut self.nodes, now, (key, number), &e) {
                         Redirect::To(node) if action == ErrorAction::Ask => {
-                            return self.push(now, node, slot, words, true);
+                            slot.route = Route::Ask { node, slot: number };
+                            return match self.nodes.get(node).is_some_and(Node::is_up) {
+                                true => self.place(now, slot, words, None),
+                                false => self.park(now, slot, words, None, None),
+                            };
                         }
                         Redirect::To(_) => return self.place(now, slot, words, None),
                         // There are but a few hops, so it need not be paid for.
@@ -626,7 +584,7 @@ impl Client {
                             let until = Some(now + AGAIN_CAP);
                             let node = self.nodes.get_mut(key).into_iter();
                             node.for_each(|node| node.refusal = Some(e.clone()));
-                            return self.park(now, slot, words, (Some(key), until), false, Some(e));
+                            return self.park(now, slot, words, until, Some(e));
                         }
                         Redirect::Nowhere => {}
                     }
@@ -655,7 +613,7 @@ impl Client {
         if !self.pays(key, now) {
             return self.fail(slot, Failure::Refused(e));
         }
-        self.park(now, slot, words, (Some(key), Some(until)), false, Some(e));
+        self.park(now, slot, words, Some(until), Some(e));
     }
 
     fn fail(&mut self, slot: Slot, failure: Failure) {

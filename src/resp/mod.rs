@@ -36,6 +36,7 @@ mod limits;
 pub mod node;
 pub mod nodes;
 pub mod options;
+mod parked;
 mod protocol_error;
 pub mod renewal;
 pub mod reply_type;

@@ -30,7 +30,7 @@ pub struct Nodes {
     /// Nodes were added since they were last driven.
     pub are_new: bool,
     /// Those that were closed, with their sockets and commands.
-    pub closed: Vec<Box<Node>>,
+    pub closed: Vec<(u64, Box<Node>)>,
     /// What a server has said that should know where the data is, and does not.
     pub complaint: Option<String>,
 }
@@ -90,7 +90,7 @@ impl Nodes {
     /// Closes the node under `key`.
     pub fn close(&mut self, key: u64) {
         if let Some(place) = self.place(key) {
-            self.closed.push(self.list.remove(place).1);
+            self.closed.push(self.list.remove(place));
         }
     }
 

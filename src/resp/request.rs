@@ -34,6 +34,13 @@ pub enum Route {
     Slot(u16),
     /// This node of the client's only: the command continues something that was begun there.
     Node(u64),
+    /// This node, once, behind ASKING; if it is none of ours by now, as for the slot.
+    Ask {
+        /// The node.
+        node: u64,
+        /// The slot.
+        slot: u16,
+    },
 }
 
 /// A command whose reply is awaited: the one entry that it has.
