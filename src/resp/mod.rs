@@ -16,6 +16,7 @@
 //! [`backoff`]. The others do their I/O through the world.
 
 pub mod advice;
+mod attempt;
 pub mod backoff;
 pub mod client;
 #[cfg(feature = "poll")]

@@ -325,7 +325,7 @@ impl Node {
         }
         let is_due = self.renew || self.is_silent(now);
         match self.live.is_none() || self.old.is_none() && is_due {
-            true => self.connector.start(now, self.was_healthy(now)),
+            true => self.connector.start(world, now, self.was_healthy(now)),
             false => self.connector.rest(),
         }
         let (connection, server) = self.connector.progress(world, now)?;
@@ -350,7 +350,7 @@ impl Node {
         let in_flight = connection.in_flight();
         log::warn!("redis {}: {fault}; {in_flight} commands were in flight", self.endpoint());
         self.connector.lost(now, &fault, connection.next_window());
-        self.connector.start(now, self.was_healthy(now));
+        self.connector.start(world, now, self.was_healthy(now));
         Some(Ended::by(&fault, connection.lost()))
     }
 

@@ -534,7 +534,7 @@ fn a_name_that_is_late_fails_once() {
         1,
         now,
     );
-    connector.start(now, true);
+    connector.start(&mut world, now, true);
     assert!(connector.progress(&mut world, now).is_none());
     for _ in 0..50 {
         assert!(connector.progress(&mut world, now + 500 * MS).is_none());
