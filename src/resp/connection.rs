@@ -124,7 +124,7 @@ pub struct Lost {
 /// See the module's text.
 pub struct Connection {
     socket: Socket,
-    tls: Option<tls::Session>,
+    tls: Option<Box<dyn tls::Session>>,
     readable: bool,
     writable: bool,
     /// The peer has closed, or the socket has an error: read on until the end of the stream.
@@ -167,7 +167,7 @@ impl Connection {
     /// Takes over a socket, connected or still connecting.
     pub fn new(
         socket: Socket,
-        tls: Option<tls::Session>,
+        tls: Option<Box<dyn tls::Session>>,
         limits: Limits,
         now: Instant,
     ) -> Connection {

@@ -9,6 +9,9 @@
 //!
 //! No error says what is in the file of the key, not even in part.
 
+use crate::net::{Socket, World};
+use std::io;
+
 /// Of a file of certificates, or of a key; the rest is not read.
 pub const CERTIFICATES_BYTES_MAX: usize = 1024 * 1024;
 
@@ -26,15 +29,37 @@ pub enum File {
 /// What is in the files now, by [`File`]: `None` where there is none, or where it was not read.
 pub type Contents = [Option<Vec<u8>>; 3];
 
+/// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket takes
+/// now, and a short read does not mean that the socket is drained.
+pub trait Session {
+    /// As [`World::recv`].
+    ///
+    /// # Errors
+    /// As there; or the peer does not speak TLS, or the server's certificate is not valid.
+    fn recv(&mut self, world: &mut dyn World, at: Socket, into: &mut [u8]) -> io::Result<usize>;
+
+    /// As [`World::send`].
+    ///
+    /// # Errors
+    /// As there.
+    fn send(&mut self, world: &mut dyn World, at: Socket, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Sends the records that are queued, as far as the socket takes them.
+    ///
+    /// # Errors
+    /// The connection is dead.
+    fn flush(&mut self, world: &mut dyn World, at: Socket) -> io::Result<()>;
+}
+
 #[cfg(feature = "tls")]
-pub use with_rustls::{Config, Session};
+pub use with_rustls::Config;
 
 #[cfg(not(feature = "tls"))]
-pub use without::{Config, Session};
+pub use without::Config;
 
 #[cfg(feature = "tls")]
 mod with_rustls {
-    use super::{CERTIFICATES_BYTES_MAX, Contents, File};
+    use super::{CERTIFICATES_BYTES_MAX, Contents, File, Session};
     use crate::net::{Socket, World, read_file};
     use rustls::client::ResolvesClientCert;
     use rustls::pki_types::pem::PemObject;
@@ -151,14 +176,14 @@ mod with_rustls {
         ///
         /// # Errors
         /// `host` is neither a name nor an address.
-        pub fn begin(&self, host: &str) -> io::Result<Session> {
+        pub fn begin(&self, host: &str) -> io::Result<Box<dyn Session>> {
             let name = match &self.0.name {
                 Some(name) => name.clone(),
                 None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
             };
             let session = ClientConnection::new(Arc::clone(&self.0.rustls), name)
                 .map_err(io::Error::other)?;
-            Ok(Session(Box::new(session)))
+            Ok(Box::new(session))
         }
     }
 
@@ -222,36 +247,27 @@ mod with_rustls {
         key.map_err(|_| "it is no PEM, or is cut off".to_owned())
     }
 
-    /// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket
-    /// takes now, and a short read does not mean that the socket is drained.
-    #[derive(Debug)]
-    pub struct Session(Box<ClientConnection>);
-
-    impl Session {
-        /// As [`World::recv`].
-        ///
-        /// # Errors
-        /// As there; or the peer does not speak TLS, or the server's certificate is not valid.
-        pub fn recv(
+    impl Session for ClientConnection {
+        fn recv(
             &mut self,
             world: &mut dyn World,
             socket: Socket,
             into: &mut [u8],
         ) -> io::Result<usize> {
             loop {
-                match self.0.reader().read(into) {
+                match self.reader().read(into) {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
                 // An alert or an answer of the handshake may have to be sent before more can be received. If that
                 // fails, the server may still have said why it has closed.
                 let sent = self.flush(world, socket);
-                match (self.0.read_tls(&mut Records { world, socket }), sent) {
+                match (self.read_tls(&mut Records { world, socket }), sent) {
                     (Ok(0), _) => return Ok(0),
                     (Ok(_), _) => {}
                     (Err(e), Ok(())) | (Err(_), Err(e)) => return Err(e),
                 }
-                if let Err(e) = self.0.process_new_packets() {
+                if let Err(e) = self.process_new_packets() {
                     // The server gets the reason as an alert, if it still reads.
                     let _ = self.flush(world, socket);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, e));
@@ -259,18 +275,14 @@ mod with_rustls {
             }
         }
 
-        /// As [`World::send`].
-        ///
-        /// # Errors
-        /// As there.
-        pub fn send(
+        fn send(
             &mut self,
             world: &mut dyn World,
             socket: Socket,
             bytes: &[u8],
         ) -> io::Result<usize> {
             self.flush(world, socket)?;
-            let taken = self.0.writer().write(bytes)?;
+            let taken = self.writer().write(bytes)?;
             let flushed = self.flush(world, socket);
             // What was taken may have gone out, in part or whole: an error behind that is for the next call to report. A
             // command that was called unsent would be sent again.
@@ -282,13 +294,9 @@ mod with_rustls {
             Err(io::ErrorKind::WouldBlock.into())
         }
 
-        /// Sends the records that are queued, as far as the socket takes them.
-        ///
-        /// # Errors
-        /// The connection is dead.
-        pub fn flush(&mut self, world: &mut dyn World, socket: Socket) -> io::Result<()> {
-            while self.0.wants_write() {
-                match self.0.write_tls(&mut Records { world, socket }) {
+        fn flush(&mut self, world: &mut dyn World, socket: Socket) -> io::Result<()> {
+            while self.wants_write() {
+                match self.write_tls(&mut Records { world, socket }) {
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     Err(e) => return Err(e),
@@ -323,8 +331,7 @@ mod with_rustls {
 
 #[cfg(not(feature = "tls"))]
 mod without {
-    use super::{Contents, File};
-    use crate::net::{Socket, World};
+    use super::{Contents, File, Session};
     use std::io;
     use std::path::Path;
 
@@ -379,37 +386,7 @@ mod without {
         ///
         /// # Errors
         /// None.
-        pub fn begin(&self, _: &str) -> io::Result<Session> {
-            match *self {}
-        }
-    }
-
-    /// There is no session in this build.
-    #[derive(Debug)]
-    pub enum Session {}
-
-    impl Session {
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn recv(&mut self, _: &mut dyn World, _: Socket, _: &mut [u8]) -> io::Result<usize> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn send(&mut self, _: &mut dyn World, _: Socket, _: &[u8]) -> io::Result<usize> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn flush(&mut self, _: &mut dyn World, _: Socket) -> io::Result<()> {
+        pub fn begin(&self, _: &str) -> io::Result<Box<dyn Session>> {
             match *self {}
         }
     }
