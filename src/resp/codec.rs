@@ -54,8 +54,6 @@ pub struct Decoder {
     attributed: bool,
     /// What has been spent since the last reply, on pushes, attributes and the next reply so far.
     spent: Spent,
-    /// Pushes and attributes since the last reply.
-    out_of_band: usize,
     /// A line has been parsed: the peer speaks RESP.
     spoke_resp: bool,
     failed: Option<ProtocolError>,
@@ -83,6 +81,8 @@ struct Spent {
     elements: usize,
     bytes: usize,
     discarded: usize,
+    /// Pushes and attributes.
+    out_of_band: usize,
 }
 
 /// What part of a value the input contained.
@@ -168,7 +168,7 @@ impl Decoder {
         if taken > 0 {
             self.scanned = 0;
             self.spoke_resp = true;
-            self.reply_ended();
+            self.spent = Spent::default();
         }
         Some((taken, plain))
     }
@@ -313,8 +313,8 @@ impl Decoder {
         within(elements, self.limits.elements_total_max, "elements in a reply")?;
         within(self.open.len() as u64 + 1, self.limits.depth_max, "levels of nesting")?;
         if matches!(kind, AggregateKind::Push | AggregateKind::Attribute) {
-            self.out_of_band += 1;
-            let in_a_row = self.out_of_band as u64;
+            self.spent.out_of_band += 1;
+            let in_a_row = self.spent.out_of_band as u64;
             within(in_a_row, self.limits.out_of_band_max, "pushes and attributes in a row")?;
         }
         let items = Vec::with_capacity(length.min(FIRST_ELEMENTS_MAX));
@@ -333,37 +333,27 @@ impl Decoder {
         }
     }
 
-    /// Closes every aggregate that has all its elements, innermost first.
+    /// Closes the innermost aggregate, if it has all its elements, and thereby perhaps those around it. These are no more
+    /// than the limit of nesting.
     fn close_full(&mut self) -> Option<Frame> {
-        while let Some(full) = self.open.pop_if(|last| last.items.len() == last.length) {
-            let value = match full.kind {
-                AggregateKind::Array => Reply::Array(full.items),
-                AggregateKind::Push => return Some(self.finish(Frame::Push(full.items))),
-                AggregateKind::Attribute => {
-                    self.attributed = true;
-                    return None;
-                }
-            };
-            match self.open.last_mut() {
-                Some(parent) => parent.items.push(value),
-                None => return Some(self.finish(Frame::Reply(value))),
+        let full = self.open.pop_if(|last| last.items.len() == last.length)?;
+        match full.kind {
+            AggregateKind::Array => self.place(Reply::Array(full.items)),
+            AggregateKind::Push => Some(self.finish(Frame::Push(full.items))),
+            AggregateKind::Attribute => {
+                self.attributed = true;
+                None
             }
         }
-        None
     }
 
     fn finish(&mut self, frame: Frame) -> Frame {
         self.attributed = false;
         // Pushes count until there is a reply: a thousand of the largest would be 16 GB.
         if matches!(frame, Frame::Reply(_)) {
-            self.reply_ended();
+            self.spent = Spent::default();
         }
         frame
-    }
-
-    fn reply_ended(&mut self) {
-        self.spent = Spent::default();
-        self.out_of_band = 0;
     }
 
     fn spend_bytes(&mut self, bytes: usize) -> Result<(), ProtocolError> {

@@ -594,8 +594,7 @@ impl Connection {
     pub fn withdraw(&mut self, silent: bool) -> Vec<Lost> {
         let from = self.sent.max(self.answered_to);
         let mut lost = Vec::new();
-        let mut begin = self.answered_to;
-        for at in 0..self.slots.len() {
+        for (at, begin) in self.begins().into_iter().enumerate() {
             let slot = self.slots[at];
             let unsent = begin >= from;
             if unsent || silent && slot.read_only && slot.end <= self.sent {
@@ -603,14 +602,10 @@ impl Connection {
                 lost.push(Lost { slot, command, sent: !unsent });
                 self.slots[at].asker = Asker::Nobody;
             }
-            begin = slot.end;
         }
         // A command that the kernel has a part of stays.
-        while let Some(last) = self.slots.len().checked_sub(1)
-            && last.checked_sub(1).map_or(self.answered_to, |before| self.slots[before].end) >= from
-        {
-            self.slots.pop_back();
-        }
+        let kept = self.begins().partition_point(|begin| *begin < from);
+        self.slots.truncate(kept);
         self.admitted = self.admitted.min(self.slots.len());
         self.abandoned = 0;
         self.reads = self.slots.iter().take(self.admitted).filter(|slot| slot.read_only).count();
@@ -621,13 +616,17 @@ impl Connection {
 
     /// The commands of a connection that is dead.
     pub fn lost(&self) -> Vec<Lost> {
-        let mut begin = self.answered_to;
-        let lost = self.slots.iter().map(|slot| {
+        let lost = self.begins().into_iter().zip(&self.slots).map(|(begin, slot)| {
             let command = self.command_of(begin, slot.end).to_vec();
-            begin = slot.end;
             Lost { slot: *slot, command, sent: slot.end <= self.sent && !self.is_deaf }
         });
         lost.collect()
+    }
+
+    /// Where in the stream each command begins whose reply has not come.
+    fn begins(&self) -> Vec<u64> {
+        let ends = self.slots.iter().map(|slot| slot.end);
+        std::iter::once(self.answered_to).chain(ends).take(self.slots.len()).collect()
     }
 }
 
