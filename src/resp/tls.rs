@@ -26,6 +26,11 @@ pub enum File {
     Key,
 }
 
+impl File {
+    /// In the order of [`Contents`].
+    pub const ALL: [File; 3] = [File::Authorities, File::Certificate, File::Key];
+}
+
 /// What is in the files now, by [`File`]: `None` where there is none, or where it was not read.
 pub type Contents = [Option<Vec<u8>>; 3];
 
@@ -100,36 +105,18 @@ mod with_rustls {
             Ok(Config(Box::new(Parts { rustls, paths, roots, pair: None, name: None })))
         }
 
-        /// Trusts the certificates in this file (PEM) instead.
-        ///
-        /// # Errors
-        /// It cannot be read, or holds no certificate.
-        pub fn trust(&mut self, path: &Path) -> Result<(), String> {
-            let roots = read(path).and_then(|pem| read_roots(&pem));
-            self.0.roots = Arc::new(roots.map_err(|e| wrong("certificates", path, &e))?);
-            self.0.paths[File::Authorities as usize] = Some(path.to_owned());
-            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
-            Ok(())
-        }
-
-        /// Shows the certificate in one file to servers that ask for one, and proves it with the key in the other.
-        ///
-        /// # Errors
-        /// Which file cannot be used, and why.
-        pub fn identify(&mut self, certificate: &Path, key: &Path) -> Result<(), (File, String)> {
-            let read =
-                |file, what, path: &Path| read(path).map_err(|e| (file, wrong(what, path, &e)));
-            let chain = read(File::Certificate, "a certificate", certificate)?;
-            let secret = read(File::Key, "a private key", key)?;
-            let pair = pair(&chain, &secret).map_err(|(file, e)| match file {
-                File::Key => (file, wrong("a private key", key, &e)),
-                _ => (file, wrong("a certificate", certificate, &e)),
+        /// Trusts the authorities in one file (PEM) instead; shows the certificate in another to servers that ask for one,
+        /// and proves it with the key in the third. By [`File`]. Gives which of them cannot be used, and why.
+        pub fn read(&mut self, paths: [Option<PathBuf>; 3]) -> Vec<(File, String)> {
+            self.0.paths = paths;
+            let mut unusable = Vec::new();
+            let contents = File::ALL.map(|file| {
+                let pem = read_file(self.path(file)?, CERTIFICATES_BYTES_MAX);
+                pem.map_err(|e| unusable.push((file, e.to_string()))).ok()
             });
-            self.0.pair = Some(pair?);
-            self.0.paths[File::Certificate as usize] = Some(certificate.to_owned());
-            self.0.paths[File::Key as usize] = Some(key.to_owned());
-            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
-            Ok(())
+            unusable.extend(self.take(contents));
+            let say = |(file, e)| (file, format!("failed to read {}: {e}", self.described(file)));
+            unusable.into_iter().map(say).collect()
         }
 
         /// Wants servers to prove that they are `name`, whatever their address is.
@@ -150,26 +137,40 @@ mod with_rustls {
 
         /// Takes what is in the files now. What cannot be used stays as it was; gives why.
         pub fn renew(&mut self, contents: Contents) -> Vec<String> {
-            let [authorities, certificate, key] = contents;
+            let unusable = self.take(contents).into_iter();
+            let path = |file| self.path(file).unwrap_or(Path::new("")).display();
+            unusable.map(|(file, e)| format!("{}: {e}", path(file))).collect()
+        }
+
+        fn take(&mut self, [authorities, certificate, key]: Contents) -> Vec<(File, String)> {
             let mut unusable = Vec::new();
-            let mut note = |file: File, e: String| {
-                let path = self.0.paths[file as usize].as_deref().unwrap_or(Path::new(""));
-                unusable.push(format!("{}: {e}", path.display()));
-            };
             match authorities.map(|pem| read_roots(&pem)) {
                 Some(Ok(roots)) => self.0.roots = Arc::new(roots),
-                Some(Err(e)) => note(File::Authorities, e),
+                Some(Err(e)) => unusable.push((File::Authorities, e)),
                 None => {}
             }
             if let (Some(certificate), Some(key)) = (certificate, key) {
                 match pair(&certificate, &key) {
                     Ok(pair) => self.0.pair = Some(pair),
-                    Err((file, e)) => note(file, e),
+                    Err(e) => unusable.push(e),
                 }
             }
             // A new one each time: it remembers no session, and a resumed one would show no certificate.
             self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
             unusable
+        }
+
+        fn path(&self, file: File) -> Option<&Path> {
+            self.0.paths[file as usize].as_deref()
+        }
+
+        fn described(&self, file: File) -> String {
+            let what = match file {
+                File::Authorities => "certificates",
+                File::Certificate => "a certificate",
+                File::Key => "a private key",
+            };
+            format!("{what} from {}", self.path(file).unwrap_or(Path::new("")).display())
         }
 
         /// A session with a server that must prove that it is `host`, or who it was [expected](Config::expect) to be.
@@ -193,14 +194,6 @@ mod with_rustls {
             None => builder.with_no_client_auth(),
             Some(pair) => builder.with_client_cert_resolver(pair as Arc<dyn ResolvesClientCert>),
         }
-    }
-
-    fn read(path: &Path) -> Result<Vec<u8>, String> {
-        read_file(path, CERTIFICATES_BYTES_MAX).map_err(|e| e.to_string())
-    }
-
-    fn wrong(what: &str, path: &Path, why: &str) -> String {
-        format!("failed to read {what} from {}: {why}", path.display())
     }
 
     fn read_roots(pem: &[u8]) -> Result<RootCertStore, String> {
@@ -333,7 +326,7 @@ mod with_rustls {
 mod without {
     use super::{Contents, File, Session};
     use std::io;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     /// There is no configuration in this build.
     #[derive(Debug, Clone)]
@@ -349,18 +342,7 @@ mod without {
         }
 
         /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn trust(&mut self, _: &Path) -> Result<(), String> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn identify(&mut self, _: &Path, _: &Path) -> Result<(), (File, String)> {
+        pub fn read(&mut self, _: [Option<PathBuf>; 3]) -> Vec<(File, String)> {
             match *self {}
         }
 
