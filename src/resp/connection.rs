@@ -22,6 +22,7 @@
 use super::codec::{
     Decoder, ErrorReply, FIRST_BYTES_MAX, Frame, Limits, Plain, Protocol, Received, Reply,
 };
+use super::output::{KEPT_BYTES, Output};
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Slot};
 use super::tls;
@@ -33,9 +34,6 @@ use std::time::{Duration, Instant};
 
 /// Replies are read in pieces of this size. Low idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
-
-/// A buffer that has become larger than this is freed after a while.
-const KEPT_BYTES: usize = 64 * 1024;
 
 /// This long after it was emptied: at once would mean to allocate it again for each of many large values.
 const KEPT_FOR: Duration = Duration::from_secs(1);
@@ -129,13 +127,7 @@ pub struct Connection {
     writable: bool,
     /// The peer has closed, or the socket has an error: read on until the end of the stream.
     ended: bool,
-    /// The stream of commands from `base` to `queued`.
-    out: Vec<u8>,
-    base: u64,
-    /// Where in the stream the most recently answered command ends.
-    answered_to: u64,
-    sent: u64,
-    queued: u64,
+    out: Output,
     /// Bytes that were read and not taken yet: those between these two.
     input: Vec<u8>,
     taken: usize,
@@ -177,11 +169,7 @@ impl Connection {
             readable: true,
             writable: false,
             ended: false,
-            out: Vec::new(),
-            base: 0,
-            answered_to: 0,
-            sent: 0,
-            queued: 0,
+            out: Output::default(),
             input: vec![0; READ_BYTES],
             taken: 0,
             filled: 0,
@@ -223,10 +211,7 @@ impl Connection {
         if self.slots.is_empty() {
             self.wake_up(now);
         }
-        let before = self.out.len();
-        write(&mut self.out);
-        self.queued += (self.out.len() - before) as u64;
-        slot.end = self.queued;
+        slot.end = self.out.push(write);
         self.slots.push_back(slot);
     }
 
@@ -294,7 +279,7 @@ impl Connection {
             self.read(world, now)?;
         };
         let (slot, from) = self.answer(now, ReplyType::may_be_bulk)?;
-        let (reply, command) = (Received::Bulk(&self.input[at]), self.command_of(from, slot.end));
+        let (reply, command) = (Received::Bulk(&self.input[at]), self.out.between(from, slot.end));
         Ok(Some(Heard::Reply { slot, reply, command }))
     }
 
@@ -321,19 +306,19 @@ impl Connection {
             self.is_deaf |= e.message.starts_with(PROTOCOL_ERROR);
         }
         let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
-        let command = self.command_of(from, slot.end);
+        let command = self.out.between(from, slot.end);
         Ok(Heard::Reply { slot, reply: Received::Other(reply), command })
     }
 
     /// Whether a reply may come.
     #[inline]
     fn is_asked(&self) -> bool {
-        self.slots.front().is_some_and(|slot| slot.end <= self.sent)
+        self.slots.front().is_some_and(|slot| slot.end <= self.out.sent)
     }
 
     /// The oldest command whose reply has not come, if all of it has gone out.
     fn asked(&self) -> Option<Slot> {
-        self.slots.front().filter(|slot| slot.end <= self.sent).copied()
+        self.slots.front().filter(|slot| slot.end <= self.out.sent).copied()
     }
 
     /// Finds the command that a reply answers, and where in the stream it begins.
@@ -354,7 +339,7 @@ impl Connection {
         self.reads -= usize::from(slot.read_only);
         self.answered = now;
         self.adapt_window();
-        Ok((slot, std::mem::replace(&mut self.answered_to, slot.end)))
+        Ok((slot, std::mem::replace(&mut self.out.answered_to, slot.end)))
     }
 
     /// Large replies narrow the window at once; while they are small, it is widened by each that makes room for another.
@@ -366,11 +351,6 @@ impl Connection {
         } else if self.window < most && self.admitted < self.slots.len() {
             self.window += 1;
         }
-    }
-
-    fn command_of(&self, from: u64, end: u64) -> &[u8] {
-        let place = |at: u64| at.saturating_sub(self.base) as usize;
-        self.out.get(place(from)..place(end)).unwrap_or_default()
     }
 
     /// Half a reply to no command is as bad as a whole one: its other half would come after our next command. Half an
@@ -438,20 +418,20 @@ impl Connection {
     /// As for [`hear`](Connection::hear).
     pub fn flush(&mut self, world: &mut dyn World, now: Instant) -> Result<(), Fault> {
         self.left = READ_BYTES_AT_A_TIME;
-        let until = if self.may_send() { self.admit() } else { self.sent };
-        if self.writable && self.sent < until && self.sent <= self.answered_to {
+        let until = if self.may_send() { self.admit() } else { self.out.sent };
+        if self.writable && self.out.sent < until && self.out.sent <= self.out.answered_to {
             // It is silent from here on: a process may stand still between two steps.
             (self.answered, self.heard) = (now, now);
         }
-        while self.writable && self.sent < until {
-            let rest = &self.out[(self.sent - self.base) as usize..(until - self.base) as usize];
+        while self.writable && self.out.sent < until {
+            let rest = self.out.between(self.out.sent, until);
             let outcome = match &mut self.tls {
                 None => world.send(self.socket, rest),
                 Some(tls) => tls.send(world, self.socket, rest),
             };
             match outcome {
                 Ok(0) => return Err(Fault::Closed),
-                Ok(n) => self.sent += n as u64,
+                Ok(n) => self.out.sent += n as u64,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 // What it has sent before its end may tell why, and which commands it has answered.
                 Err(_) => (self.writable, self.readable, self.ended) = (false, true, true),
@@ -463,7 +443,7 @@ impl Connection {
         {
             (self.writable, self.readable, self.ended) = (false, true, true);
         }
-        self.drop_answered();
+        self.out.drop_answered();
         if self.trim_at.is_some()
             || self.input.len() > KEPT_BYTES
             || self.out.capacity() > KEPT_BYTES
@@ -482,7 +462,7 @@ impl Connection {
     /// Whether commands wait until the socket has been read.
     #[inline]
     pub fn hears_first(&self) -> bool {
-        self.readable && self.sent < self.queued && !self.is_asked()
+        self.readable && self.out.sent < self.out.queued && !self.is_asked()
     }
 
     /// Where in the stream the first command begins that must wait.
@@ -490,25 +470,12 @@ impl Connection {
         while let Some(slot) = self.slots.get(self.admitted) {
             if slot.read_only && self.reads >= self.window {
                 let before = self.admitted.checked_sub(1).map(|before| self.slots[before].end);
-                return before.unwrap_or(self.answered_to);
+                return before.unwrap_or(self.out.answered_to);
             }
             self.admitted += 1;
             self.reads += usize::from(slot.read_only);
         }
-        self.queued
-    }
-
-    fn drop_answered(&mut self) {
-        let done = (self.answered_to - self.base) as usize;
-        if self.answered_to == self.queued {
-            self.out.clear();
-            self.base = self.queued;
-        } else if done > KEPT_BYTES.max(self.out.len() / 2) {
-            // Under steady load the buffer is never empty, and would only ever grow. Each byte is moved at most once
-            // for each byte that was answered.
-            self.out.drain(..done);
-            self.base = self.answered_to;
-        }
+        self.out.queued
     }
 
     #[cold]
@@ -522,7 +489,7 @@ impl Connection {
             self.input.truncate(READ_BYTES);
             self.input.shrink_to_fit();
         }
-        self.out.shrink_to(KEPT_BYTES);
+        self.out.shrink();
     }
 
     /// When [`flush`](Connection::flush) has something to do even if nothing becomes ready.
@@ -563,7 +530,7 @@ impl Connection {
 
     /// How many bytes of commands are held: those the kernel has not taken yet, and those whose replies have not come.
     pub fn held(&self) -> usize {
-        (self.queued - self.answered_to) as usize
+        self.out.held()
     }
 
     /// When commands wait: since when none has been answered. Bytes that move are no answer: the kernel takes our
@@ -592,13 +559,13 @@ impl Connection {
     /// Takes out the commands that another connection is to have: those that were not sent, and, if this one is
     /// `silent`, the reads that were. The replies to these are dropped if they come.
     pub fn withdraw(&mut self, silent: bool) -> Vec<Lost> {
-        let from = self.sent.max(self.answered_to);
+        let from = self.out.sent.max(self.out.answered_to);
         let mut lost = Vec::new();
         for (at, begin) in self.begins().into_iter().enumerate() {
             let slot = self.slots[at];
             let unsent = begin >= from;
-            if unsent || silent && slot.read_only && slot.end <= self.sent {
-                let command = self.command_of(begin, slot.end).to_vec();
+            if unsent || silent && slot.read_only && slot.end <= self.out.sent {
+                let command = self.out.between(begin, slot.end).to_vec();
                 lost.push(Lost { slot, command, sent: !unsent });
                 self.slots[at].asker = Asker::Nobody;
             }
@@ -609,16 +576,17 @@ impl Connection {
         self.admitted = self.admitted.min(self.slots.len());
         self.abandoned = 0;
         self.reads = self.slots.iter().take(self.admitted).filter(|slot| slot.read_only).count();
-        self.queued = self.slots.back().map_or(self.answered_to, |last| last.end).max(self.sent);
-        self.out.truncate((self.queued - self.base) as usize);
+        let queued =
+            self.slots.back().map_or(self.out.answered_to, |last| last.end).max(self.out.sent);
+        self.out.cut(queued);
         lost
     }
 
     /// The commands of a connection that is dead.
     pub fn lost(&self) -> Vec<Lost> {
         let lost = self.begins().into_iter().zip(&self.slots).map(|(begin, slot)| {
-            let command = self.command_of(begin, slot.end).to_vec();
-            Lost { slot: *slot, command, sent: slot.end <= self.sent && !self.is_deaf }
+            let command = self.out.between(begin, slot.end).to_vec();
+            Lost { slot: *slot, command, sent: slot.end <= self.out.sent && !self.is_deaf }
         });
         lost.collect()
     }
@@ -626,7 +594,7 @@ impl Connection {
     /// Where in the stream each command begins whose reply has not come.
     fn begins(&self) -> Vec<u64> {
         let ends = self.slots.iter().map(|slot| slot.end);
-        std::iter::once(self.answered_to).chain(ends).take(self.slots.len()).collect()
+        std::iter::once(self.out.answered_to).chain(ends).take(self.slots.len()).collect()
     }
 }
 
@@ -747,7 +715,10 @@ mod tests {
             assert!(connection.lost().into_iter().all(whole));
             connection.flush(&mut world, now).unwrap();
         }
-        assert_eq!((connection.held(), connection.out.len()), (0, 0));
+        assert_eq!(
+            (connection.held(), connection.out.between(0, connection.out.queued).len()),
+            (0, 0)
+        );
         connection.flush(&mut world, now + KEPT_FOR).unwrap();
         assert!(connection.out.capacity() <= KEPT_BYTES);
     }

@@ -37,6 +37,7 @@ mod limits;
 pub mod node;
 pub mod nodes;
 pub mod options;
+mod output;
 mod parked;
 mod protocol_error;
 pub mod renewal;
