@@ -474,7 +474,6 @@ impl Client {
         if connection.in_flight() >= COMMANDS_MAX || connection.held() + words.size() > bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
-        slot.spelling.plain = self.plain_scripts;
         let asking = match slot.route {
             Route::Slot(_) => false,
             // What reads a whole node reads slots that are on their way to it as well.
@@ -484,9 +483,9 @@ impl Client {
                 true
             }
         };
+        // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
+        slot.spelling = Spelling { text: slot.spelling.text || asking, plain: self.plain_scripts };
         if asking {
-            // Never EVALSHA: its NOSCRIPT would use the ASKING up.
-            slot.spelling.text = true;
             // Adjacent: ASKING applies to the very next command only.
             let asking = Slot::new(Asker::Nobody, ReplyType::Any, Route::Node(key), true);
             connection.push(now, asking, |out| {
