@@ -16,19 +16,23 @@
 //! unknown whether it ran. After the first two any command may be tried again; after the third only a read. Deadlines are
 //! the requester's: at its deadline it [abandons](Client::abandon) a request. One that is parked is forgotten then; of
 //! one on a connection the slot stays, and its reply is dropped in its turn.
+//!
+//! Where a command goes is here; what becomes of one that was refused or lost is in `again`.
+
+mod again;
 
 use super::backoff::Backoff;
 #[cfg(feature = "poll")]
 use super::cluster::Cluster;
 use super::codec::{ErrorReply, Received, Reply};
-use super::command::{Spelling, Words, words_of};
-use super::connection::{Heard, Lost};
+use super::command::{Spelling, Words};
+use super::connection::Heard;
 use super::connector::PATIENCE;
 use super::counts::Counts;
 #[cfg(feature = "poll")]
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_long};
+use super::error_action::{ErrorAction, error_action};
 use super::node::{Ended, Identity, Node};
 use super::nodes::Nodes;
 use super::options::{Options, Purpose, Target};
@@ -38,7 +42,7 @@ use super::request::{Asker, Failure, Route, Slot, Ticket};
 #[cfg(feature = "poll")]
 use super::sentinel::Sentinels;
 use super::slot::slot;
-use super::topology::{Master, Redirect, Single, Topology};
+use super::topology::{Master, Single, Topology};
 use crate::net::{Ready, World};
 #[cfg(feature = "poll")]
 use std::rc::Rc;
@@ -47,16 +51,6 @@ use std::time::{Duration, Instant};
 /// Commands that may be under way on one connection, and as many that may be parked; one more is refused. Abandoned
 /// requests whose replies a connection still awaits count as well.
 pub const COMMANDS_MAX: usize = 10_000;
-
-/// How often one request is given to a connection at the most, if each is lost before it was sent. (A request that is
-/// refused is tried again until it is abandoned, or until its node's budget is spent.)
-const TRIES_MAX: u8 = 16;
-
-/// How often a read is sent: it may be what ends the connection, and with it what others have there.
-const SENT_MAX: u8 = 3;
-
-/// Redirects that one request follows; a sound cluster needs one or two.
-const HOPS_MAX: u8 = 5;
 
 /// Waits before another try of a request that was refused.
 const AGAIN_FLOOR: Duration = Duration::from_millis(2);
@@ -365,44 +359,6 @@ impl Client {
         }
     }
 
-    /// A command has lost its connection.
-    fn lost(
-        &mut self,
-        now: Instant,
-        key: u64,
-        Lost { mut slot, command, sent }: Lost,
-        again: bool,
-        failure: &Failure,
-    ) {
-        match slot.asker {
-            Asker::Requester(_) => {}
-            Asker::Topology(question) => {
-                let nodes = &mut self.nodes;
-                return self.topology.on_answer(nodes, now, (key, question), None);
-            }
-            Asker::Role | Asker::Nobody => return,
-        }
-        slot.lost = slot.lost.saturating_add(sent.into());
-        let may = if sent && again && slot.read_only && slot.lost < SENT_MAX {
-            self.pays(key, now)
-        } else {
-            !sent && slot.tries < TRIES_MAX
-        };
-        match may {
-            true => self.place(now, slot, Words::again(&command, slot.script), None),
-            false if sent => self.fail(slot, failure.clone()),
-            false => self.fail(slot, Failure::Unreachable("every connection is lost".to_owned())),
-        }
-    }
-
-    /// Whether another try at a node can be paid for.
-    fn pays(&mut self, key: u64, now: Instant) -> bool {
-        let pays = self.nodes.get_mut(key).is_none_or(|node| node.budget.spend(now));
-        self.counts.retries += u64::from(pays);
-        self.counts.unpaid += u64::from(!pays);
-        pays
-    }
-
     /// The commands of nodes that a topology has closed.
     fn place_orphans(&mut self, world: &mut dyn World, now: Instant) {
         while let Some((key, mut node)) = self.nodes.closed.pop() {
@@ -526,93 +482,6 @@ impl Client {
         let mut command = Vec::new();
         words.write(&mut command, slot.spelling);
         self.parked.push(now, Parked { slot, command, until, error });
-    }
-
-    /// A request was answered with an error.
-    fn refused(
-        &mut self,
-        now: Instant,
-        key: u64,
-        (mut slot, command): (Slot, Vec<u8>),
-        e: ErrorReply,
-        sink: Sink<'_>,
-    ) {
-        let words = Words::again(&command, slot.script);
-        let action = error_action(&e);
-        match action {
-            // The spelling of this very request counts, for others were sent already when the first came back.
-            ErrorAction::Report if is_shebang_unknown(&e) && !slot.spelling.plain => {
-                if !std::mem::replace(&mut self.plain_scripts, true) {
-                    log::warn!(
-                        "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
-                    );
-                }
-                return self.place(now, slot, words, None);
-            }
-            ErrorAction::SendScript if !slot.spelling.text => {
-                slot.spelling.text = true;
-                return self.place(now, slot, words, None);
-            }
-            ErrorAction::Report | ErrorAction::SendScript => {}
-            ErrorAction::Wait => return self.try_again(now, key, slot, words, e),
-            ErrorAction::Rediscover => {
-                self.topology.on_refusal(&mut self.nodes, now, key);
-                return self.try_again(now, key, slot, words, e);
-            }
-            ErrorAction::Reconnect => {
-                self.nodes.get_mut(key).into_iter().for_each(|node| node.renew_if_old(now));
-                return self.try_again(now, key, slot, words, e);
-            }
-            ErrorAction::Moved | ErrorAction::Ask => {
-                self.counts.redirects += 1;
-                if let Route::Slot(number) = slot.route
-                    && slot.hops < HOPS_MAX
-                {
-                    slot.hops += 1;
-                    match self.topology.on_redirect(&mut self.nodes, now, (key, number), &e) {
-                        Redirect::To(node) if action == ErrorAction::Ask => {
-                            slot.route = Route::Ask { node, slot: number };
-                            return match self.nodes.get(node).is_some_and(Node::is_up) {
-                                true => self.place(now, slot, words, None),
-                                false => self.park(now, slot, words, None, None),
-                            };
-                        }
-                        Redirect::To(_) => return self.place(now, slot, words, None),
-                        // There are but a few hops, so it need not be paid for.
-                        Redirect::Later => {
-                            let until = Some(now + AGAIN_CAP);
-                            let node = self.nodes.get_mut(key).into_iter();
-                            node.for_each(|node| node.refusal = Some(e.clone()));
-                            return self.park(now, slot, words, until, Some(e));
-                        }
-                        Redirect::Nowhere => {}
-                    }
-                }
-            }
-        }
-        if is_too_long(&e)
-            && let Some(node) = self.nodes.get_mut(key)
-        {
-            let longest = words_of(&command).into_iter().map(<[u8]>::len).max();
-            node.note_too_long(now, longest.unwrap_or(0), e.clone());
-        }
-        if let Asker::Requester(ticket) = slot.asker {
-            sink(ticket, slot.reply_type, Ok(Received::Other(Reply::Error(e))), &command);
-        }
-    }
-
-    /// Tries a refused request again after a wait, if the node's budget allows it. The request did not run, so this is
-    /// safe for writes too.
-    fn try_again(&mut self, now: Instant, key: u64, slot: Slot, words: Words<'_>, e: ErrorReply) {
-        let until = now + self.backoff.wait_of(slot.tries.into());
-        let Some(node) = self.nodes.get_mut(key) else {
-            return self.place(now, slot, words, Some(e));
-        };
-        node.refusal = Some(e.clone());
-        if !self.pays(key, now) {
-            return self.fail(slot, Failure::Refused(e));
-        }
-        self.park(now, slot, words, Some(until), Some(e));
     }
 
     fn fail(&mut self, slot: Slot, failure: Failure) {

@@ -3,10 +3,13 @@
 //! ```text
 //! client             requests, and which may be sent again      one for each worker
 //!   ├ topology       which server to ask                          one server | sentinel | cluster
-//!   └ node           one server: its connection, watched
-//!       ├ connector  resolve, connect, handshake, back off        makes the next connection
+//!   └ nodes          the servers
+//!     └ node         one server: its connection, watched
+//!       ├ connector  resolve, race, back off                     makes the next connection
+//!       │ └ attempt  one address: connect, handshake
 //!       └ connection one socket                                  replies matched by position
-//!           └ codec  bytes and replies                           RESP2 and RESP3, within limits
+//!         ├ output   the stream of commands
+//!         └ codec    bytes and replies                           RESP2 and RESP3, within limits
 //! ```
 //!
 //! Who wants to know how one server is spoken to reads [`codec`], [`command`], [`connection`], [`handshake`],
