@@ -409,7 +409,8 @@ impl Client {
         if is_whole && !(self.topology.members().contains(&key) && node.is_trusted()) {
             return self.fail(slot, Failure::Left);
         }
-        if !node.is_up() {
+        let too_long = node.too_long(now, words.longest()).cloned();
+        let Some(connection) = node.up() else {
             let away = node.known_away(now).cloned();
             // Where a slot goes is no reason to doubt where it is.
             if !matches!(slot.route, Route::Ask { .. }) {
@@ -419,14 +420,10 @@ impl Client {
                 Some(failure) => self.fail(slot, failure),
                 None => self.park(now, slot, words, None, error),
             };
-        }
-        if let Some(e) = node.too_long(now, words.longest()) {
-            let failure = Failure::Refused(e.clone());
-            return self.fail(slot, failure);
-        }
-        let Some(connection) = node.up() else {
-            return;
         };
+        if let Some(e) = too_long {
+            return self.fail(slot, Failure::Refused(e));
+        }
         if connection.in_flight() >= COMMANDS_MAX || connection.held() + words.size() > bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
