@@ -28,6 +28,9 @@ pub enum StoreChoice {
     Redis(Target, Box<options::Options>),
 }
 
+/// The files of TLS, in the order of [`tls::File`].
+const TLS_FILES: [&str; 3] = ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"];
+
 /// Settings of TLS.
 const FOR_TLS: [&str; 4] =
     ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE", "REDIS_SERVER_NAME"];
@@ -150,27 +153,24 @@ fn tls(env: &mut Env) -> Option<tls::Config> {
             return None;
         }
     };
-    let path = |env: &Env, name| env.text(name).map(PathBuf::from);
-    for name in ["REDIS_CA_FILE", "REDIS_CERT_FILE", "REDIS_KEY_FILE"] {
+    for name in TLS_FILES {
         if env.text(name).is_some_and(|text| is_key(&text)) {
             env.wrong(name, "the path of a file, not what is in it");
             return None;
         }
     }
-    if let Some(Err(e)) = path(env, "REDIS_CA_FILE").map(|path| config.trust(&path)) {
-        env.wrong("REDIS_CA_FILE", &e);
-    }
-    match (path(env, "REDIS_CERT_FILE"), path(env, "REDIS_KEY_FILE")) {
-        (None, None) => {}
-        (Some(_), None) => env.wrong("REDIS_CERT_FILE", "its key is missing: set REDIS_KEY_FILE"),
-        (None, Some(_)) => {
+    let paths = TLS_FILES.map(|name| env.text(name).map(PathBuf::from));
+    match &paths {
+        [_, Some(_), None] => {
+            env.wrong("REDIS_CERT_FILE", "its key is missing: set REDIS_KEY_FILE");
+        }
+        [_, None, Some(_)] => {
             env.wrong("REDIS_KEY_FILE", "its certificate is missing: set REDIS_CERT_FILE");
         }
-        (Some(certificate), Some(key)) => match config.identify(&certificate, &key) {
-            Ok(()) => {}
-            Err((tls::File::Key, e)) => env.wrong("REDIS_KEY_FILE", &e),
-            Err((_, e)) => env.wrong("REDIS_CERT_FILE", &e),
-        },
+        _ => {}
+    }
+    for (file, e) in config.read(paths) {
+        env.wrong(TLS_FILES[file as usize], &e);
     }
     if let Some(Err(e)) = env.text("REDIS_SERVER_NAME").map(|name| config.expect(&name)) {
         env.wrong("REDIS_SERVER_NAME", &e);

@@ -16,29 +16,34 @@
 //! unknown whether it ran. After the first two any command may be tried again; after the third only a read. Deadlines are
 //! the requester's: at its deadline it [abandons](Client::abandon) a request. One that is parked is forgotten then; of
 //! one on a connection the slot stays, and its reply is dropped in its turn.
+//!
+//! Where a command goes is here; what becomes of one that was refused or lost is in `again`.
+
+mod again;
 
 use super::backoff::Backoff;
 #[cfg(feature = "poll")]
 use super::cluster::Cluster;
-use super::codec::{ErrorReply, Received, Reply, Unsendable};
-use super::command::{Spelling, Words, words_of};
-use super::connection::{Heard, Lost};
+use super::codec::{ErrorReply, Received, Reply};
+use super::command::{Spelling, Words};
+use super::connection::Heard;
 use super::connector::PATIENCE;
 use super::counts::Counts;
 #[cfg(feature = "poll")]
 use super::credentials::Credentials;
 use super::endpoint::Endpoint;
-use super::error_action::{ErrorAction, error_action, is_shebang_unknown, is_too_long};
-use super::node::{Ended, Identity, Node, Nodes};
+use super::error_action::{ErrorAction, error_action};
+use super::node::{Ended, Identity, Node};
+use super::nodes::Nodes;
 use super::options::{Options, Purpose, Target};
+use super::parked::{Parked, ParkedList};
 use super::reply_type::ReplyType;
 use super::request::{Asker, Failure, Route, Slot, Ticket};
 #[cfg(feature = "poll")]
 use super::sentinel::Sentinels;
 use super::slot::slot;
-use super::topology::{Master, Redirect, Single, Topology};
+use super::topology::{Master, Single, Topology};
 use crate::net::{Ready, World};
-use std::collections::VecDeque;
 #[cfg(feature = "poll")]
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -47,33 +52,16 @@ use std::time::{Duration, Instant};
 /// requests whose replies a connection still awaits count as well.
 pub const COMMANDS_MAX: usize = 10_000;
 
-/// How often one request is given to a connection at the most, if each is lost before it was sent. (A request that is
-/// refused is tried again until it is abandoned, or until its node's budget is spent.)
-const TRIES_MAX: u8 = 16;
-
-/// How often a read is sent: it may be what ends the connection, and with it what others have there.
-const SENT_MAX: u8 = 3;
-
-/// Redirects that one request follows; a sound cluster needs one or two.
-const HOPS_MAX: u8 = 5;
-
 /// Waits before another try of a request that was refused.
 const AGAIN_FLOOR: Duration = Duration::from_millis(2);
 const AGAIN_BASE: Duration = Duration::from_millis(10);
 const AGAIN_CAP: Duration = Duration::from_millis(200);
 
-/// Commands that are parked for want of a connection are looked at this often: it may be known by now that there will be
-/// none.
-const PARKED_EVERY: Duration = Duration::from_millis(100);
-
 /// See the module's text.
 pub struct Client {
     nodes: Nodes,
     topology: Box<dyn Topology>,
-    parked: VecDeque<Parked>,
-    parked_bytes: usize,
-    /// When they are looked at next.
-    parked_at: Instant,
+    parked: ParkedList,
     began: Instant,
     /// A command was pushed into a connection since the nodes were last driven.
     pushed: bool,
@@ -84,39 +72,6 @@ pub struct Client {
     done: Vec<(Ticket, ReplyType, Failure)>,
     /// As of the last turn: when the next one has something to do.
     next: Option<Instant>,
-}
-
-/// A command that no connection has.
-struct Parked {
-    slot: Slot,
-    command: Vec<u8>,
-    /// It is not tried before. `None`: it waits for a connection.
-    until: Option<Instant>,
-    /// The node that it waits for; it must go there and nowhere else, behind ASKING, if it is `asking`.
-    node: Option<u64>,
-    asking: bool,
-    /// What it was refused with.
-    error: Option<ErrorReply>,
-}
-
-/// How a command may be handled.
-#[derive(Debug, Clone, Copy)]
-pub struct Request {
-    /// The requester's name for it.
-    pub ticket: Ticket,
-    /// The replies it may get.
-    pub reply_type: ReplyType,
-    /// Which server must get it.
-    pub route: Route,
-    /// It changes nothing, so it may be sent again even when its first outcome is unknown.
-    pub read_only: bool,
-}
-
-/// Where the bytes of a command are.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Words(Words<'a>),
-    Encoded(&'a [u8]),
 }
 
 /// Receives the outcomes: whose, the type of the reply, the result; and of a command that was refused, the command.
@@ -137,13 +92,11 @@ impl Client {
             Target::Sentinel { .. } => Purpose::Master,
             Target::Cluster { .. } => Purpose::ClusterNode,
         };
-        let mut nodes = Nodes::new(options, owner);
+        let mut nodes = Nodes::new(options, owner, world.random());
         Client {
-            topology: topology(target, &mut nodes, world, now),
+            topology: topology(target, &mut nodes, now),
             nodes,
-            parked: VecDeque::new(),
-            parked_bytes: 0,
-            parked_at: now,
+            parked: ParkedList::new(now),
             began: now,
             pushed: false,
             backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP, world.random()),
@@ -157,7 +110,7 @@ impl Client {
     /// How many commands have no outcome yet, and how many bytes are counted for those that are parked.
     pub fn waiting(&self) -> (usize, usize) {
         let requests: usize = self.nodes.iter().map(|(_, node)| node.requests()).sum();
-        (requests + self.parked.len() + self.done.len(), self.parked_bytes)
+        (requests + self.parked.list.len() + self.done.len(), self.parked.bytes)
     }
 
     /// What has been counted so far.
@@ -173,29 +126,35 @@ impl Client {
 
     /// Every server that has keys of its own. See [`Topology::masters`].
     pub fn masters(&mut self, now: Instant) -> Option<Vec<Master>> {
-        self.topology.masters(now, &self.nodes)
+        self.topology.masters(&mut self.nodes, now)
     }
 
     /// Another node than that of a key, which is known to be away, while others are not.
     pub fn instead_of(&self, now: Instant, key: &[u8]) -> Option<u64> {
-        let Route::Slot(slot) = self.route_of(key) else {
-            return None;
-        };
-        let node = self.topology.route(slot, &self.nodes).and_then(|key| self.nodes.get(key))?;
+        let node = self.node_of(self.route_of(key)).and_then(|key| self.nodes.get(key))?;
         node.known_away(now).filter(|_| self.topology.has_slots())?;
-        let mut others = self.nodes.iter();
-        let is_well = |key, node: &Node| node.is_up() && self.topology.is_master(key, &self.nodes);
-        others.find_map(|(key, node)| is_well(key, node).then_some(key))
+        let is_well = |key: &u64| self.nodes.trusted(*key).is_some_and(Node::is_up);
+        self.topology.members().iter().copied().find(is_well)
     }
 
-    /// What keeps requests from being served, and writes from being taken, as far as it is known.
+    /// What keeps requests from being served, and writes from being taken, as far as it is known. A cluster serves as
+    /// long as a part of it does.
     pub fn trouble(&self, now: Instant) -> Option<Failure> {
-        self.topology.trouble(&self.nodes, now)
+        let mut members = self.members();
+        let Some(first) = members.next() else {
+            return self.nodes.why_none(now);
+        };
+        first.trouble(now).filter(|_| members.all(|node| node.trouble(now).is_some()))
     }
 
     /// Servers that are away while others serve what they have, and why.
     pub fn away(&self, now: Instant) -> Vec<(&Endpoint, Failure)> {
-        self.topology.away(&self.nodes, now)
+        let parts = self.members().filter(|_| self.topology.has_slots());
+        parts.filter_map(|node| Some((node.endpoint(), node.trouble(now)?))).collect()
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Node> {
+        self.topology.members().iter().filter_map(|key| self.nodes.get(*key))
     }
 
     /// Whether no server has a connection, and one is being made.
@@ -206,17 +165,12 @@ impl Client {
 
     /// Takes a request; its outcome comes from [`progress`](Client::progress).
     #[inline]
-    pub fn submit(&mut self, now: Instant, request: Request, words: Words<'_>) {
-        let Request { ticket, reply_type, route, read_only } = request;
-        let mut slot = Slot::new(Asker::Requester(ticket), reply_type, route, read_only);
-        slot.script = words.script;
-        match words.is_sendable() {
-            true => self.place(now, slot, Source::Words(words), None),
-            false => {
-                let why = ErrorReply::parse(Unsendable.to_string().as_bytes());
-                self.fail(slot, Failure::Refused(why));
-            }
+    pub fn submit(&mut self, now: Instant, slot: Slot, words: Words<'_>) {
+        if !words.is_sendable() {
+            let why = ErrorReply::parse(b"a command of no or too many words or bytes");
+            return self.fail(slot, Failure::Refused(why));
         }
+        self.place(now, Slot { script: words.script, ..slot }, words, None);
     }
 
     /// Abandons a request with this tag, and says why there is no answer; `None` when there is none any more.
@@ -224,9 +178,7 @@ impl Client {
     /// A request that no connection has gets the reason for its wait: it certainly did not run. So does a read that is
     /// being tried again: for a server that answers LOADING now and then, LOADING is the better answer than a timeout.
     pub fn abandon(&mut self, tag: u64) -> Option<Failure> {
-        if let Some(at) = self.parked.iter().position(|parked| parked.slot.is_for(tag)) {
-            let parked = self.parked.remove(at)?;
-            self.parked_bytes -= parked.command.len();
+        if let Some(parked) = self.parked.remove(tag) {
             return Some(self.why_parked(&parked));
         }
         for node in self.nodes.iter_mut() {
@@ -241,8 +193,8 @@ impl Client {
     }
 
     fn why_parked(&self, parked: &Parked) -> Failure {
-        let node = parked.node.and_then(|node| self.nodes.get(node));
-        let error = node.and_then(Node::error).map(Failure::from);
+        let node = self.node_of(parked.slot.route).and_then(|key| self.nodes.get(key));
+        let error = node.and_then(Node::error).cloned();
         match &parked.error {
             Some(e) => Failure::Refused(e.clone()),
             // It was sent before, and not answered in time.
@@ -272,9 +224,9 @@ impl Client {
             self.look();
         }
         self.drive(world, now, sink);
-        self.topology.tick(&mut self.nodes, world, now);
-        self.place_orphans(now);
-        if !self.parked.is_empty() && now >= self.parked_at {
+        self.topology.tick(&mut self.nodes, now);
+        self.place_orphans(world, now);
+        if self.parked.next().is_some_and(|at| now >= at) {
             self.place_parked(now);
         }
         if self.pushed || self.nodes.are_new || self.topology.next_deadline().is_some() {
@@ -301,16 +253,12 @@ impl Client {
         if !self.done.is_empty() {
             return Some(self.began);
         }
-        self.next.into_iter().chain(self.parked_next()).min()
+        self.next.into_iter().chain(self.parked.next()).min()
     }
 
     fn earliest(&self) -> Option<Instant> {
         let nodes = self.nodes.iter().filter_map(|(_, node)| node.next_deadline());
-        nodes.chain(self.topology.next_deadline()).chain(self.parked_next()).min()
-    }
-
-    fn parked_next(&self) -> Option<Instant> {
-        (!self.parked.is_empty()).then_some(self.parked_at)
+        nodes.chain(self.topology.next_deadline()).chain(self.parked.next()).min()
     }
 
     /// Drives every node until none has anything new to send.
@@ -321,6 +269,7 @@ impl Client {
             // Handling a reply may add nodes, or close them.
             while let Some(key) = self.nodes.key_at(at) {
                 self.hear(world, now, key, sink);
+                self.place_orphans(world, now);
                 self.serve(world, now, key);
                 at += 1;
             }
@@ -340,68 +289,52 @@ impl Client {
             match node.hear(world, now, old) {
                 None if old => return,
                 None => old = true,
-                Some(Heard::Reply {
-                    slot: slot @ Slot { asker: Asker::Requester(ticket), .. },
-                    reply: reply @ (Received::Bulk(_) | Received::Ok),
-                    ..
-                }) => {
-                    sink(ticket, slot.reply_type, Ok(reply), &[]);
-                    node.answered(slot.has_written() && !old);
-                }
                 Some(Heard::Push(push)) => {
-                    self.topology.on_push(&mut self.nodes, world, now, &push);
-                    self.place_orphans(now);
+                    self.topology.on_push(&mut self.nodes, now, &push);
                 }
-                Some(Heard::Reply { slot, reply, command }) => match reply.into_reply() {
-                    Reply::Error(e) if matches!(slot.asker, Asker::Requester(_)) => {
+                Some(Heard::Reply { slot, reply, command }) => match (slot.asker, reply) {
+                    (Asker::Requester(_), Received::Other(Reply::Error(e))) => {
                         let command = command.to_vec();
-                        self.refused(world, now, key, (slot, command), e, sink);
+                        self.refused(now, key, (slot, command), e, sink);
+                    }
+                    (Asker::Requester(ticket), reply) => {
+                        sink(ticket, slot.reply_type, Ok(reply), &[]);
+                        node.answered(slot.has_written() && !old);
                     }
                     // What the one before this one says of itself, it says of another server, perhaps.
-                    _ if old && slot.asker == Asker::Role => {}
-                    reply => self.answered(world, now, (key, old), slot, reply, sink),
+                    (Asker::Role, _) if old => {}
+                    (asker, reply) => {
+                        let reply = reply.into_reply();
+                        self.told(now, key, asker, &reply);
+                    }
                 },
             }
         }
     }
 
-    fn answered(
-        &mut self,
-        world: &mut dyn World,
-        now: Instant,
-        (key, old): (u64, bool),
-        slot: Slot,
-        reply: Reply,
-        sink: Sink<'_>,
-    ) {
-        match slot.asker {
-            Asker::Requester(ticket) => {
-                let node = self.nodes.get_mut(key).into_iter();
-                node.for_each(|node| node.answered(slot.has_written() && !old));
-                sink(ticket, slot.reply_type, Ok(Received::Other(reply)), &[]);
-            }
+    /// Takes the answer to a question of our own.
+    fn told(&mut self, now: Instant, key: u64, asker: Asker, reply: &Reply) {
+        match asker {
             Asker::Topology(question) => {
-                let nodes = &mut self.nodes;
-                self.topology.on_answer(nodes, world, now, (key, question), Some(&reply));
+                self.topology.on_answer(&mut self.nodes, now, (key, question), Some(reply));
                 // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
                 let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
-                let parked = self.parked.iter_mut();
+                let parked = self.parked.list.iter_mut();
                 let moved = parked.filter(|parked| parked.error.as_ref().is_some_and(is_lost));
                 moved.for_each(|parked| parked.until = None);
-                self.parked_at = now;
-                self.place_orphans(now);
+                self.parked.hurry(now);
             }
             Asker::Role => {
                 let role = reply.array().and_then(|parts| parts.first()?.text());
                 let Some(node) = self.nodes.get_mut(key).filter(|_| role.is_some()) else {
                     return;
                 };
-                node.is_replica = role == Some("slave");
-                if node.is_replica {
+                node.server.is_replica = role == Some("slave");
+                if node.server.is_replica {
                     self.topology.on_refusal(&mut self.nodes, now, key);
                 }
             }
-            Asker::Nobody => {}
+            Asker::Requester(_) | Asker::Nobody => {}
         }
     }
 
@@ -413,150 +346,98 @@ impl Client {
             self.pushed |= ended.is_none() && node.hears_first();
             if before != node.state() || ended.is_some() {
                 self.counts.connected += u64::from(before != node.state() && node.is_up());
-                // What is parked may be sent now, or go elsewhere.
-                self.parked_at = now;
+                self.parked.hurry(now);
                 self.topology.on_change(&mut self.nodes, now, key);
                 self.place_parked(now);
             }
-            let Some(Ended { commands, again, why, stalled }) = ended else {
+            let Some(Ended { commands, again, failure }) = ended else {
                 return;
             };
-            let failure = if stalled { Failure::Timeout } else { Failure::Broken(why) };
             for lost in commands {
-                self.lost(world, now, key, lost, again, &failure);
+                self.lost(now, key, lost, again, &failure);
             }
         }
-    }
-
-    /// A command has lost its connection.
-    fn lost(
-        &mut self,
-        world: &mut dyn World,
-        now: Instant,
-        key: u64,
-        Lost { mut slot, command, sent }: Lost,
-        again: bool,
-        failure: &Failure,
-    ) {
-        match slot.asker {
-            Asker::Requester(_) => {}
-            Asker::Topology(question) => {
-                let nodes = &mut self.nodes;
-                return self.topology.on_answer(nodes, world, now, (key, question), None);
-            }
-            Asker::Role | Asker::Nobody => return,
-        }
-        slot.lost = slot.lost.saturating_add(sent.into());
-        let may = if sent && again && slot.read_only && slot.lost < SENT_MAX {
-            self.pays(key, now)
-        } else {
-            !sent && slot.tries < TRIES_MAX
-        };
-        match may {
-            true => self.place(now, slot, Source::Encoded(&command), None),
-            false if sent => self.fail(slot, failure.clone()),
-            false => self.fail(slot, Failure::Unreachable("every connection is lost".to_owned())),
-        }
-    }
-
-    /// Whether another try at a node can be paid for.
-    fn pays(&mut self, key: u64, now: Instant) -> bool {
-        let pays = self.nodes.get_mut(key).is_none_or(|node| node.budget.spend(now));
-        self.counts.retries += u64::from(pays);
-        self.counts.unpaid += u64::from(!pays);
-        pays
     }
 
     /// The commands of nodes that a topology has closed.
-    fn place_orphans(&mut self, now: Instant) {
-        for Lost { slot, command, sent } in std::mem::take(&mut self.nodes.orphans) {
-            match (slot.asker, sent && !slot.read_only) {
-                (Asker::Requester(_), false) => {
-                    self.place(now, slot, Source::Encoded(&command), None);
-                }
-                (Asker::Requester(_), true) => {
-                    self.fail(slot, Failure::Broken("the master was replaced".to_owned()));
-                }
-                _ => {}
+    fn place_orphans(&mut self, world: &mut dyn World, now: Instant) {
+        while let Some((key, mut node)) = self.nodes.closed.pop() {
+            let failure = Failure::Broken("the master was replaced".to_owned());
+            for lost in node.close(world) {
+                self.lost(now, key, lost, true, &failure);
             }
         }
     }
 
     fn place_parked(&mut self, now: Instant) {
-        self.parked_at = now + PARKED_EVERY;
-        self.parked_bytes = 0;
-        for parked in std::mem::take(&mut self.parked) {
-            let node = parked.node.filter(|_| parked.asking).and_then(|key| self.nodes.get(key));
-            let is_asked = node.is_some_and(|node| node.identity == Identity::Asked);
-            match is_asked || parked.until.is_some_and(|until| until > now) {
-                true => self.keep(now, parked),
-                false => {
-                    let Parked { slot, command, error, node, asking, .. } = parked;
-                    let source = Source::Encoded(&command);
-                    let there = node.filter(|_| asking);
-                    let known = there.and_then(|key| self.nodes.get(key));
-                    // It may be another by now.
-                    let may_come = |n: &Node| n.is_trusted() && n.known_away(now).is_none();
-                    match there.filter(|_| known.is_some_and(may_come)) {
-                        Some(key) => self.push(now, key, slot, source, true),
-                        None => self.place(now, slot, source, error),
-                    }
-                }
+        for parked in self.parked.take(now) {
+            let is_asked =
+                |node| self.nodes.get(node).is_some_and(|n| n.identity == Identity::Asked);
+            let waits = matches!(parked.slot.route, Route::Ask { node, .. } if is_asked(node));
+            if waits || parked.until.is_some_and(|until| until > now) {
+                self.parked.push(now, parked);
+            } else {
+                let words = Words::again(&parked.command, parked.slot.script);
+                self.place(now, parked.slot, words, parked.error);
             }
+        }
+    }
+
+    /// The node that a command must go to; `None` while it is not known.
+    #[inline]
+    fn node_of(&self, route: Route) -> Option<u64> {
+        match route {
+            Route::Slot(slot) => self.topology.route(slot, &self.nodes),
+            Route::Node(node) | Route::Ask { node, .. } => Some(node),
         }
     }
 
     /// Finds the node for a command, and gives it to its connection; or parks it, with the `error` that it was refused
     /// with.
     #[inline]
-    fn place(&mut self, now: Instant, slot: Slot, source: Source<'_>, error: Option<ErrorReply>) {
-        let key = match slot.route {
-            Route::Slot(slot) => self.topology.route(slot, &self.nodes),
-            Route::Node(key) => Some(key),
-        };
+    fn place(&mut self, now: Instant, mut slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
+        if let Route::Ask { node, slot: number } = slot.route
+            && self.nodes.trusted(node).is_none_or(|node| node.known_away(now).is_some())
+        {
+            slot.route = Route::Slot(number);
+        }
+        let (key, bytes_max) = (self.node_of(slot.route), self.nodes.options.queue_bytes_max);
         let Some((key, node)) = key.and_then(|key| Some((key, self.nodes.get_mut(key)?))) else {
-            return self.unrouted(now, slot, source, error);
+            return self.unrouted(now, slot, words, error);
         };
-        let (is_up, away) = (node.is_up(), node.known_away(now).map(Failure::from));
         let is_whole = matches!(slot.route, Route::Node(_));
-        if is_whole && !self.topology.is_master(key, &self.nodes) {
+        if is_whole && !(self.topology.members().contains(&key) && node.is_trusted()) {
             return self.fail(slot, Failure::Left);
         }
-        if is_up {
-            // What reads a whole node reads slots that are on their way to it as well.
-            let asking = is_whole && self.topology.has_slots();
-            return self.push(now, key, slot, source, asking);
-        }
-        self.topology.on_change(&mut self.nodes, now, key);
-        match away {
-            Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, source, (Some(key), None), false, error),
-        }
-    }
-
-    /// Gives a command to the connection of a node; behind ASKING if it is `asking`.
-    #[inline]
-    fn push(&mut self, now: Instant, key: u64, mut slot: Slot, source: Source<'_>, asking: bool) {
-        // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
-        let spelling = Spelling { text: slot.as_text || asking, plain: self.plain_scripts };
-        let before = std::mem::replace(&mut slot.spelling, spelling);
-        let bytes_max = self.nodes.options.queue_bytes_max;
-        let Some(node) = self.nodes.get_mut(key) else {
-            return;
-        };
-        let (len, longest) = source.sizes();
-        if let Some(e) = node.too_long(now, longest) {
-            let failure = Failure::Refused(e.clone());
-            return self.fail(slot, failure);
-        }
+        let too_long = node.too_long(now, words.longest()).cloned();
         let Some(connection) = node.up() else {
-            // Its bytes are what they were.
-            slot.spelling = before;
-            return self.park(now, slot, source, (Some(key), None), asking, None);
+            let away = node.known_away(now).cloned();
+            // Where a slot goes is no reason to doubt where it is.
+            if !matches!(slot.route, Route::Ask { .. }) {
+                self.topology.on_change(&mut self.nodes, now, key);
+            }
+            return match away {
+                Some(failure) => self.fail(slot, failure),
+                None => self.park(now, slot, words, None, error),
+            };
         };
-        if connection.in_flight() >= COMMANDS_MAX || connection.held() + len > bytes_max {
+        if let Some(e) = too_long {
+            return self.fail(slot, Failure::Refused(e));
+        }
+        if connection.in_flight() >= COMMANDS_MAX || connection.held() + words.size() > bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
+        let asking = match slot.route {
+            Route::Slot(_) => false,
+            // What reads a whole node reads slots that are on their way to it as well.
+            Route::Node(_) => self.topology.has_slots(),
+            Route::Ask { slot: number, .. } => {
+                slot.route = Route::Slot(number);
+                true
+            }
+        };
+        // Behind ASKING never EVALSHA: its NOSCRIPT would use the ASKING up.
+        slot.spelling = Spelling { text: slot.spelling.text || asking, plain: self.plain_scripts };
         if asking {
             // Adjacent: ASKING applies to the very next command only.
             let asking = Slot::new(Asker::Nobody, ReplyType::Any, Route::Node(key), true);
@@ -565,159 +446,39 @@ impl Client {
             });
         }
         slot.tries = slot.tries.saturating_add(1);
-        connection.push(now, slot, |out| match (source, slot.script) {
-            (Source::Words(words), _) => words.write(out, spelling),
-            (Source::Encoded(command), Some(script)) if before != spelling => {
-                script.respell(command, spelling, out);
-            }
-            (Source::Encoded(command), _) => out.extend_from_slice(command),
-        });
+        connection.push(now, slot, |out| words.write(out, slot.spelling));
         self.pushed = true;
     }
 
     /// No node is known for this command: it waits, but not without limit.
-    fn unrouted(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        source: Source<'_>,
-        error: Option<ErrorReply>,
-    ) {
+    fn unrouted(&mut self, now: Instant, slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {
             Route::Node(_) => Some(Failure::Left),
-            Route::Slot(_) if long => self.topology.why_unrouted(&self.nodes, now),
-            Route::Slot(_) => None,
+            _ if long => self.nodes.why_none(now),
+            _ => None,
         };
         match why {
             Some(failure) => self.fail(slot, failure),
-            None => self.park(now, slot, source, (None, None), false, error),
+            None => self.park(now, slot, words, None, error),
         }
     }
 
     fn park(
         &mut self,
         now: Instant,
-        mut slot: Slot,
-        source: Source<'_>,
-        (node, until): (Option<u64>, Option<Instant>),
-        asking: bool,
+        slot: Slot,
+        words: Words<'_>,
+        until: Option<Instant>,
         error: Option<ErrorReply>,
     ) {
-        let bytes_max = self.nodes.options.queue_bytes_max;
-        let is_full = self.parked_bytes + source.sizes().0 > bytes_max;
-        if self.parked.len() >= COMMANDS_MAX || is_full {
+        let bytes = self.parked.bytes + words.size();
+        if self.parked.list.len() >= COMMANDS_MAX || bytes > self.nodes.options.queue_bytes_max {
             return self.fail(slot, Failure::Overloaded);
         }
-        let command = match source {
-            Source::Encoded(command) => command.to_vec(),
-            Source::Words(words) => {
-                slot.spelling = Spelling { text: slot.as_text, plain: self.plain_scripts };
-                let mut command = Vec::new();
-                words.write(&mut command, slot.spelling);
-                command
-            }
-        };
-        self.keep(now, Parked { slot, command, until, node, asking, error });
-    }
-
-    fn keep(&mut self, now: Instant, parked: Parked) {
-        self.parked_bytes += parked.command.len();
-        self.parked_at = self.parked_at.min(parked.until.unwrap_or(now + PARKED_EVERY));
-        self.parked.push_back(parked);
-    }
-
-    /// A request was answered with an error.
-    fn refused(
-        &mut self,
-        world: &mut dyn World,
-        now: Instant,
-        key: u64,
-        (mut slot, command): (Slot, Vec<u8>),
-        e: ErrorReply,
-        sink: Sink<'_>,
-    ) {
-        let source = Source::Encoded(&command);
-        let action = error_action(&e);
-        match action {
-            // The spelling of this very request counts, for others were sent already when the first came back.
-            ErrorAction::Report if is_shebang_unknown(&e) && !slot.spelling.plain => {
-                if !std::mem::replace(&mut self.plain_scripts, true) {
-                    log::warn!(
-                        "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
-                    );
-                }
-                return self.place(now, slot, source, None);
-            }
-            ErrorAction::SendScript if !slot.as_text => {
-                slot.as_text = true;
-                return self.place(now, slot, source, None);
-            }
-            ErrorAction::Report | ErrorAction::SendScript => {}
-            ErrorAction::Wait => return self.try_again(now, key, slot, source, e),
-            ErrorAction::Rediscover => {
-                self.topology.on_refusal(&mut self.nodes, now, key);
-                return self.try_again(now, key, slot, source, e);
-            }
-            ErrorAction::Reconnect => {
-                self.nodes.get_mut(key).into_iter().for_each(|node| node.renew_if_old(now));
-                return self.try_again(now, key, slot, source, e);
-            }
-            ErrorAction::Moved | ErrorAction::Ask => {
-                self.counts.redirects += 1;
-                if let Route::Slot(number) = slot.route
-                    && slot.hops < HOPS_MAX
-                {
-                    slot.hops += 1;
-                    let from = (key, number);
-                    let to = self.topology.on_redirect(&mut self.nodes, world, now, from, &e);
-                    match to {
-                        Redirect::To { node, asking: true } => {
-                            return self.push(now, node, slot, source, true);
-                        }
-                        Redirect::To { .. } => return self.place(now, slot, source, None),
-                        // There are but a few hops, so it need not be paid for.
-                        Redirect::Later => {
-                            let until = Some(now + AGAIN_CAP);
-                            let node = self.nodes.get_mut(key).into_iter();
-                            node.for_each(|node| node.refusal = Some(e.clone()));
-                            return self.park(
-                                now,
-                                slot,
-                                source,
-                                (Some(key), until),
-                                false,
-                                Some(e),
-                            );
-                        }
-                        Redirect::Nowhere => {}
-                    }
-                }
-            }
-        }
-        if is_too_long(&e)
-            && let Some(node) = self.nodes.get_mut(key)
-        {
-            let longest = words_of(&command).into_iter().map(<[u8]>::len).max();
-            node.note_too_long(now, longest.unwrap_or(0), e.clone());
-        }
-        if let Asker::Requester(ticket) = slot.asker {
-            sink(ticket, slot.reply_type, Ok(Received::Other(Reply::Error(e))), &command);
-        }
-    }
-
-    /// Tries a refused request again after a wait, if the node's budget allows it. The request did not run, so this is
-    /// safe for writes too.
-    fn try_again(&mut self, now: Instant, key: u64, slot: Slot, source: Source<'_>, e: ErrorReply) {
-        let until = now + self.backoff.wait_of(slot.tries.into());
-        let Some(node) = self.nodes.get_mut(key) else {
-            return self.place(now, slot, source, Some(e));
-        };
-        node.refusal = Some(e.clone());
-        if !self.pays(key, now) {
-            return self.fail(slot, Failure::Refused(e));
-        }
-        self.park(now, slot, source, (Some(key), Some(until)), false, Some(e));
+        let mut command = Vec::new();
+        words.write(&mut command, slot.spelling);
+        self.parked.push(now, Parked { slot, command, until, error });
     }
 
     fn fail(&mut self, slot: Slot, failure: Failure) {
@@ -727,24 +488,8 @@ impl Client {
     }
 }
 
-impl Source<'_> {
-    /// Its size as counted for the bounds, and the length of its longest word, as far as that matters.
-    #[inline]
-    fn sizes(&self) -> (usize, usize) {
-        match self {
-            Source::Words(words) => (words.len(), words.longest()),
-            Source::Encoded(command) => (command.len(), 0),
-        }
-    }
-}
-
 /// Without the feature `poll` there is only one server: the configuration has refused all else.
-fn topology(
-    target: Target,
-    nodes: &mut Nodes,
-    world: &mut dyn World,
-    now: Instant,
-) -> Box<dyn Topology> {
+fn topology(target: Target, nodes: &mut Nodes, now: Instant) -> Box<dyn Topology> {
     let endpoint = match target {
         Target::Single(endpoint) => Some(endpoint),
         #[cfg(feature = "poll")]
@@ -757,13 +502,13 @@ fn topology(
                 purpose: Purpose::Sentinel,
                 ..(*nodes.options).clone()
             });
-            return Box::new(Sentinels::new(name, &seeds, options, nodes, world, now));
+            return Box::new(Sentinels::new(name, &seeds, options, nodes, now));
         }
         #[cfg(feature = "poll")]
-        Target::Cluster { seeds } => return Box::new(Cluster::new(seeds, world, now)),
+        Target::Cluster { seeds } => return Box::new(Cluster::new(seeds, now)),
         #[cfg(not(feature = "poll"))]
         Target::Sentinel { seeds, .. } | Target::Cluster { seeds } => seeds.into_iter().next(),
     };
-    let node = endpoint.and_then(|endpoint| nodes.open(&endpoint, None, world, now));
+    let node = endpoint.and_then(|endpoint| nodes.open(&endpoint, now));
     Box::new(Single(node.unwrap_or(u64::MAX)))
 }

@@ -27,22 +27,20 @@
 //! # Ok::<(), kioskd::resp::codec::ProtocolError>(())
 //! ```
 //!
-//! The lines and their grammar are in `header`, the values in `value`, commands in `encode`.
+//! The lines and their grammar are in `header`, the values in `value`.
 
-pub use super::encode::{
-    COMMAND_BYTES_MAX, COMMAND_WORDS_MAX, Decimal, Unsendable, encode, encode_reply,
-};
 pub use super::limits::{Limits, Protocol};
 pub use super::protocol_error::ProtocolError;
 pub use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Frame, Received, Reply};
 
 use super::header::{
     AggregateKind, BulkKind, Header, find_line_end, is_bulk_ended, parse_line, text_bytes_max,
+    unknown_type,
 };
 use std::ops::Range;
 
 /// Turns the bytes of one connection into frames.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Decoder {
     limits: Limits,
     protocol: Protocol,
@@ -56,8 +54,6 @@ pub struct Decoder {
     attributed: bool,
     /// What has been spent since the last reply, on pushes, attributes and the next reply so far.
     spent: Spent,
-    /// Pushes and attributes since the last reply.
-    out_of_band: usize,
     /// A line has been parsed: the peer speaks RESP.
     spoke_resp: bool,
     failed: Option<ProtocolError>,
@@ -85,6 +81,8 @@ struct Spent {
     elements: usize,
     bytes: usize,
     discarded: usize,
+    /// Pushes and attributes.
+    out_of_band: usize,
 }
 
 /// What part of a value the input contained.
@@ -97,14 +95,12 @@ enum Part {
 }
 
 /// A plain reply, by its place in the input; see [`Decoder::plain_reply`].
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum Plain {
     /// A bulk string: these bytes of the input.
     Bulk(Range<usize>),
-    /// `+OK`
-    Ok,
-    /// `_` or `$-1`
-    Null,
+    /// `+OK` or null.
+    Line(Reply),
     /// Part of a bulk string that will take this many bytes of input in all.
     Growing(usize),
 }
@@ -116,18 +112,7 @@ const FIRST_ELEMENTS_MAX: usize = 1024;
 impl Decoder {
     /// A decoder for a new connection, in RESP2.
     pub fn new(limits: Limits) -> Self {
-        Decoder {
-            limits,
-            protocol: Protocol::default(),
-            open: Vec::new(),
-            bulk: None,
-            scanned: 0,
-            attributed: false,
-            spent: Spent::default(),
-            out_of_band: 0,
-            spoke_resp: false,
-            failed: None,
-        }
+        Decoder { limits, ..Decoder::default() }
     }
 
     /// Changes the protocol from the next frame on. The time to do so is after the reply to `HELLO 3` (any earlier is
@@ -183,7 +168,7 @@ impl Decoder {
         if taken > 0 {
             self.scanned = 0;
             self.spoke_resp = true;
-            self.reply_ended();
+            self.spent = Spent::default();
         }
         Some((taken, plain))
     }
@@ -221,9 +206,9 @@ impl Decoder {
                     None => Some((0, Plain::Growing(whole))),
                 }
             }
-            [b'+', b'O', b'K', b'\r', b'\n', ..] => Some((5, Plain::Ok)),
-            [b'_', b'\r', b'\n', ..] => Some((3, Plain::Null)),
-            [b'$', b'-', b'1', b'\r', b'\n', ..] => Some((5, Plain::Null)),
+            [b'+', b'O', b'K', b'\r', b'\n', ..] => Some((5, Plain::Line(Reply::Ok))),
+            [b'_', b'\r', b'\n', ..] => Some((3, Plain::Line(Reply::Null))),
+            [b'$', b'-', b'1', b'\r', b'\n', ..] => Some((5, Plain::Line(Reply::Null))),
             _ => None,
         }
     }
@@ -254,13 +239,17 @@ impl Decoder {
             return Ok(UNFINISHED);
         };
         let Some(text_bytes_max) = text_bytes_max(kind, self.limits.line_bytes_max) else {
-            return Err(match self.spoke_resp {
-                true => ProtocolError::UnknownType { byte: kind },
-                false => ProtocolError::NotRedis { byte: kind },
-            });
+            if self.spoke_resp {
+                return Err(unknown_type(kind));
+            }
+            // Most likely another kind of server listens there: HTTP (`H`), TLS (0x15), SSH (`S`).
+            let byte = kind.escape_ascii();
+            let why = format!("first byte is `{byte}`, which begins no reply: not Redis?");
+            return Err(ProtocolError(why));
         };
         if kind == b'>' && (self.protocol == Protocol::Resp2 || !self.open.is_empty()) {
-            return Err(ProtocolError::UnexpectedPush);
+            let why = "saw a push frame where none may be (RESP2, or inside another frame)";
+            return Err(ProtocolError(why.to_owned()));
         }
         let Some(length) = find_line_end(input, &mut self.scanned, kind, text_bytes_max)? else {
             return Ok(UNFINISHED);
@@ -324,8 +313,8 @@ impl Decoder {
         within(elements, self.limits.elements_total_max, "elements in a reply")?;
         within(self.open.len() as u64 + 1, self.limits.depth_max, "levels of nesting")?;
         if matches!(kind, AggregateKind::Push | AggregateKind::Attribute) {
-            self.out_of_band += 1;
-            let in_a_row = self.out_of_band as u64;
+            self.spent.out_of_band += 1;
+            let in_a_row = self.spent.out_of_band as u64;
             within(in_a_row, self.limits.out_of_band_max, "pushes and attributes in a row")?;
         }
         let items = Vec::with_capacity(length.min(FIRST_ELEMENTS_MAX));
@@ -344,37 +333,27 @@ impl Decoder {
         }
     }
 
-    /// Closes every aggregate that has all its elements, innermost first.
+    /// Closes the innermost aggregate, if it has all its elements, and thereby perhaps those around it. These are no more
+    /// than the limit of nesting.
     fn close_full(&mut self) -> Option<Frame> {
-        while let Some(full) = self.open.pop_if(|last| last.items.len() == last.length) {
-            let value = match full.kind {
-                AggregateKind::Array => Reply::Array(full.items),
-                AggregateKind::Push => return Some(self.finish(Frame::Push(full.items))),
-                AggregateKind::Attribute => {
-                    self.attributed = true;
-                    return None;
-                }
-            };
-            match self.open.last_mut() {
-                Some(parent) => parent.items.push(value),
-                None => return Some(self.finish(Frame::Reply(value))),
+        let full = self.open.pop_if(|last| last.items.len() == last.length)?;
+        match full.kind {
+            AggregateKind::Array => self.place(Reply::Array(full.items)),
+            AggregateKind::Push => Some(self.finish(Frame::Push(full.items))),
+            AggregateKind::Attribute => {
+                self.attributed = true;
+                None
             }
         }
-        None
     }
 
     fn finish(&mut self, frame: Frame) -> Frame {
         self.attributed = false;
         // Pushes count until there is a reply: a thousand of the largest would be 16 GB.
         if matches!(frame, Frame::Reply(_)) {
-            self.reply_ended();
+            self.spent = Spent::default();
         }
         frame
-    }
-
-    fn reply_ended(&mut self) {
-        self.spent = Spent::default();
-        self.out_of_band = 0;
     }
 
     fn spend_bytes(&mut self, bytes: usize) -> Result<(), ProtocolError> {
@@ -414,7 +393,7 @@ fn line_bytes(value: &Reply) -> usize {
 fn within(count: u64, limit: usize, what: &'static str) -> Result<usize, ProtocolError> {
     match usize::try_from(count) {
         Ok(count) if count <= limit => Ok(count),
-        _ => Err(ProtocolError::OverLimit { what, limit }),
+        _ => Err(ProtocolError(format!("saw more than {limit} {what}"))),
     }
 }
 

@@ -16,18 +16,17 @@
 //! name is looked up now and then while all is well: it may stand for another server by now.
 
 use super::advice::advice;
+use super::attempt::Attempt;
 use super::backoff::Backoff;
-use super::codec::{ErrorReply, Protocol, Reply};
-use super::command::{Spelling, Words};
-use super::connection::{Connection, Fault, Heard, WINDOW_FIRST};
+use super::codec::Protocol;
+use super::connection::{Connection, Fault, WINDOW_FIRST};
 use super::credentials::{PASSWORD_BYTES_MAX, Secret, parse_password};
 use super::endpoint::Endpoint;
 use super::error_action::is_passing;
 use super::handshake::{Handshake, Server};
 use super::options::Options;
 use super::renewal::Renewal;
-use super::request::{Asker, Failure, Route, Slot};
-use super::tls;
+use super::request::Failure;
 use crate::net::{Address, Errand, Found, Ready, World};
 use std::collections::VecDeque;
 use std::io;
@@ -61,52 +60,12 @@ const RACE: Duration = Duration::from_millis(250);
 /// A name is looked up this often while a connection to it is in use.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(45);
 
-/// The whole of the handshake, however many commands it takes; longer where connecting may take longer, because the
-/// server is far away or slow.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
-
 const NOT_RESOLVED: &str = "the name is not resolved yet";
 const NO_ADDRESS: &str = "the name has no address";
 
-/// Why there is no connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ConnectError {
-    /// No such name, connection refused, no answer, and the like.
-    Unreachable(String),
-    /// It refuses us.
-    Refused(ErrorReply),
-}
-
-impl ConnectError {
-    /// It will be the same next time, if nobody changes our settings or the server's.
-    fn is_final(&self) -> bool {
-        matches!(self, ConnectError::Refused(e) if !is_passing(e))
-    }
-
-    fn reason(&self) -> String {
-        match self {
-            ConnectError::Unreachable(why) => why.clone(),
-            ConnectError::Refused(e) => e.to_string(),
-        }
-    }
-}
-
-impl From<&ConnectError> for Failure {
-    fn from(error: &ConnectError) -> Failure {
-        match error {
-            ConnectError::Unreachable(why) => Failure::Unreachable(why.clone()),
-            ConnectError::Refused(e) => Failure::Refused(e.clone()),
-        }
-    }
-}
-
-impl From<Fault> for ConnectError {
-    fn from(fault: Fault) -> ConnectError {
-        match fault {
-            Fault::Dismissed(e) => ConnectError::Refused(e),
-            fault => ConnectError::Unreachable(fault.to_string()),
-        }
-    }
+/// Whether it will be the same next time, if nobody changes our settings or the server's.
+fn is_final(error: &Failure) -> bool {
+    matches!(error, Failure::Refused(e) if !is_passing(e))
 }
 
 /// See the module's text.
@@ -116,9 +75,14 @@ pub struct Connector {
     /// The owner of the sockets, for the world.
     owner: u64,
     state: State,
+    /// Addresses that are to be tried, with the protocol to begin in; the next at that time.
+    rest: VecDeque<(Address, Protocol)>,
+    next: Instant,
+    /// Those that are being tried.
+    attempts: Vec<Attempt>,
     backoff: Backoff,
     /// Since when there has been no connection, and why the last attempt failed.
-    failing: Option<(Instant, ConnectError)>,
+    failing: Option<(Instant, Failure)>,
     /// Attempts that have failed since the last connection.
     failures: u32,
     /// The errand for the addresses of the name, and when it began. It cannot be stopped, and no second one is started
@@ -131,8 +95,6 @@ pub struct Connector {
     password: Option<Secret>,
     /// The certificates, and the errands for them, likewise.
     tls: Option<Renewal>,
-    /// What errands have brought before now was for an attempt that was given up.
-    begins: bool,
     /// The address that was connected last.
     good: Option<SocketAddr>,
     /// Why that address is tried although the name is not resolved.
@@ -143,53 +105,37 @@ pub struct Connector {
     window: usize,
 }
 
+#[derive(Clone, Copy)]
 enum State {
     Idle,
     Waiting {
         until: Instant,
     },
     Resolving {
-        addresses: Option<VecDeque<Address>>,
         until: Instant,
         /// That it is late was noted.
         is_late: bool,
     },
-    /// Addresses that are to be tried, with the protocol to begin in; the next at that time.
-    Racing {
-        rest: VecDeque<(Address, Protocol)>,
-        next: Instant,
-        attempts: Vec<Attempt>,
-    },
-}
-
-/// One address in a race.
-struct Attempt {
-    address: Address,
-    connection: Connection,
-    protocol: Protocol,
-    /// Once it is connected.
-    handshake: Option<Handshake>,
-    until: Instant,
-    /// The handshake is over: it is a replica, and others may do better.
-    is_spare: bool,
+    Racing,
 }
 
 impl Connector {
-    /// One that has not begun. Its sockets belong to `owner`. `good` is an address of the server that is known without
-    /// its name.
+    /// One that has not begun. Its sockets belong to `owner`.
     pub fn new(
         endpoint: Endpoint,
         options: Rc<Options>,
         owner: u64,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
+        random: u64,
         now: Instant,
     ) -> Connector {
         Connector {
             endpoint,
             owner,
             state: State::Idle,
-            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, world.random()),
+            rest: VecDeque::new(),
+            next: now,
+            attempts: Vec::new(),
+            backoff: Backoff::new(RETRY_FLOOR, RETRY_BASE, RETRY_CAP, random),
             failing: None,
             failures: 0,
             resolving: None,
@@ -197,8 +143,7 @@ impl Connector {
             reading: None,
             password: None,
             tls: options.tls.clone().map(Renewal::of),
-            begins: false,
-            good,
+            good: None,
             unresolved: None,
             fell_back: false,
             window: WINDOW_FIRST,
@@ -212,7 +157,7 @@ impl Connector {
     }
 
     /// Why the last attempt failed, since the last connection; `None` while all works or nothing is known yet.
-    pub fn error(&self) -> Option<&ConnectError> {
+    pub fn error(&self) -> Option<&Failure> {
         self.failing.as_ref().map(|(_, error)| error)
     }
 
@@ -224,34 +169,40 @@ impl Connector {
     /// As [`error`](Connector::error), but only when the server has been away for longer than [`PATIENCE`], or when
     /// waiting cannot help. Before the first attempt after a loss nothing is known: the wait for it may be as long as
     /// the patience is.
-    pub fn known_away(&self, now: Instant) -> Option<&ConnectError> {
+    pub fn known_away(&self, now: Instant) -> Option<&Failure> {
         let (since, error) = self.failing.as_ref()?;
         let long = now.saturating_duration_since(*since) >= PATIENCE;
-        (long && self.failures > 0 || error.is_final()).then_some(error)
+        (long && self.failures > 0 || is_final(error)).then_some(error)
     }
 
     /// Begins, if it has not begun yet. The first attempt is made at once; if the last connection was of no use for
     /// long, after a while.
-    pub fn start(&mut self, now: Instant, last_was_good: bool) {
-        if let State::Idle = self.state {
-            if last_was_good {
-                self.backoff.reset();
-            }
-            let at_once = self.backoff.tries() == 0 && self.failing.is_none();
-            let wait = self.wait(now);
-            self.state = State::Waiting { until: if at_once { now } else { now + wait } };
-            self.begins = true;
+    pub fn start(&mut self, world: &mut dyn World, now: Instant, last_was_good: bool) {
+        if !self.is_idle() {
+            return;
+        }
+        if last_was_good {
+            self.backoff.reset();
+        }
+        let at_once = self.backoff.tries() == 0 && self.failing.is_none();
+        let wait = self.wait(now);
+        self.state = State::Waiting { until: if at_once { now } else { now + wait } };
+        // What errands have brought before now was for an attempt that was given up.
+        self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
+        self.resolving = self.resolving.filter(|(errand, _)| world.looked_up(*errand).is_none());
+        if let Some(tls) = &mut self.tls {
+            tls.forget(world);
         }
     }
 
     /// A connection that was in use has died. The next has such a window.
-    pub fn lost(&mut self, now: Instant, fault: Fault, window: usize) {
+    pub fn lost(&mut self, now: Instant, fault: &Fault, window: usize) {
         self.window = window;
         // A wait that was set while there was a connection is over.
         if let State::Waiting { .. } = self.state {
             self.state = State::Idle;
         }
-        self.failing = Some((now, ConnectError::Unreachable(fault.to_string())));
+        self.failing = Some((now, Failure::Unreachable(fault.to_string())));
         self.failures = 0;
     }
 
@@ -262,19 +213,15 @@ impl Connector {
 
     /// The socket of an attempt is ready.
     pub fn ready(&mut self, ready: Ready) {
-        if let State::Racing { attempts, .. } = &mut self.state {
-            let mut attempts = attempts.iter_mut().map(|attempt| &mut attempt.connection);
-            if let Some(connection) = attempts.find(|c| c.socket() == ready.socket) {
-                connection.ready(ready);
-            }
+        let mut attempts = self.attempts.iter_mut().map(|attempt| &mut attempt.connection);
+        if let Some(connection) = attempts.find(|c| c.socket() == ready.socket) {
+            connection.ready(ready);
         }
     }
 
     /// Makes the next [`progress`](Connector::progress) read from the sockets themselves.
     pub fn look(&mut self) {
-        if let State::Racing { attempts, .. } = &mut self.state {
-            attempts.iter_mut().for_each(|attempt| attempt.connection.look());
-        }
+        self.attempts.iter_mut().for_each(|attempt| attempt.connection.look());
     }
 
     /// Whether the name does not stand any more for the address that is in use. Looks it up now and then.
@@ -287,12 +234,9 @@ impl Connector {
             self.look_up_at = now + LOOK_UP_EVERY;
             self.resolving = Some((world.look_up(Some((host, *port)), None), now));
         }
-        let Some(found) = self.resolving.and_then(|(errand, _)| world.looked_up(errand)) else {
-            return false;
-        };
-        self.resolving = None;
-        let found = found.map(|found| found.addresses).unwrap_or_default();
-        !found.is_empty() && self.good.is_some_and(|good| !found.contains(&good))
+        let found = self.take_addresses(world).and_then(Result::ok);
+        let good = self.good.map(Address::Tcp);
+        found.zip(good).is_some_and(|(found, good)| !found.contains(&good))
     }
 
     /// Goes as far as it can without waiting. Gives a connection that can be used, once.
@@ -303,45 +247,45 @@ impl Connector {
     ) -> Option<(Connection, Server)> {
         // Each step waits (and returns) or moves to the next state; a failure ends in Waiting.
         loop {
-            match &mut self.state {
+            match self.state {
                 State::Idle => return None,
-                State::Waiting { until } if now < *until => return None,
+                State::Waiting { until } if now < until => return None,
                 State::Waiting { .. } => self.look_up(world, now),
-                State::Resolving { .. } => {
-                    if !self.resolve(world, now) {
+                State::Resolving { until, is_late } => {
+                    if !self.resolve(world, now, until, is_late) {
                         return None;
                     }
                 }
-                State::Racing { .. } => return self.race(world, now),
+                State::Racing => return self.race(world, now),
             }
         }
     }
 
     /// When `progress` must be called again if nothing becomes ready before.
     pub fn next_deadline(&self) -> Option<Instant> {
-        match &self.state {
+        match self.state {
             State::Idle => None,
-            State::Waiting { until } => Some(*until),
+            State::Waiting { until } => Some(until),
             // The errand's end wakes the loop; this deadline only fails waiting requests, or starts the try of the last
             // address.
-            State::Resolving { addresses, until, .. } => {
-                let falls_back = match addresses {
-                    None => self.good.is_some(),
-                    Some(_) => self.reading.is_none(),
+            State::Resolving { until, .. } => {
+                let falls_back = match self.rest.is_empty() {
+                    true => self.good.is_some(),
+                    false => self.reading.is_none(),
                 };
-                (self.failing.is_none() || falls_back).then_some(*until)
+                (self.failing.is_none() || falls_back).then_some(until)
             }
-            State::Racing { rest, next, attempts } => {
-                let next = (!rest.is_empty()).then_some(*next);
-                let untils = attempts.iter().filter(|a| !a.is_spare).map(|attempt| attempt.until);
-                untils.chain(next).min()
+            State::Racing => {
+                let next = (!self.rest.is_empty()).then_some(self.next);
+                let attempts = self.attempts.iter().filter(|attempt| !attempt.is_spare);
+                attempts.map(|attempt| attempt.until).chain(next).min()
             }
         }
     }
 
     /// Whether an attempt is under way.
     pub fn is_connecting(&self) -> bool {
-        matches!(self.state, State::Resolving { .. } | State::Racing { .. })
+        matches!(self.state, State::Resolving { .. } | State::Racing)
     }
 
     /// Whether no attempt is under way, or to come.
@@ -351,29 +295,20 @@ impl Connector {
 
     /// No connection is needed any more. A race that has begun goes on.
     pub fn rest(&mut self) {
-        if !matches!(self.state, State::Racing { .. }) {
+        if !matches!(self.state, State::Racing) {
             self.state = State::Idle;
         }
     }
 
     /// Closes what is open.
     pub fn close(&mut self, world: &mut dyn World) {
-        if let State::Racing { attempts, .. } = std::mem::replace(&mut self.state, State::Idle) {
-            attempts.iter().for_each(|attempt| world.close(attempt.connection.socket()));
-        }
+        self.state = State::Idle;
+        self.attempts.drain(..).for_each(|attempt| world.close(attempt.connection.socket()));
     }
 
     /// Starts the errands for what must be known first: the addresses of the name, the password, the certificates.
     fn look_up(&mut self, world: &mut dyn World, now: Instant) {
         self.unresolved = None;
-        if std::mem::take(&mut self.begins) {
-            self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
-            if let Some(tls) = &mut self.tls {
-                tls.forget(world);
-            }
-            let found = self.resolving.and_then(|(errand, _)| world.looked_up(errand));
-            self.resolving = self.resolving.filter(|_| found.is_none());
-        }
         self.password = self.options.credentials.password.clone();
         if let (Some(path), None) = (&self.options.password_file, self.reading) {
             self.reading = Some(world.look_up(None, Some((path, PASSWORD_BYTES_MAX + 1))));
@@ -381,28 +316,36 @@ impl Connector {
         if let Some(tls) = &mut self.tls {
             tls.begin(world);
         }
-        let addresses = match &self.endpoint {
-            Endpoint::Unix(path) => Some([Address::Unix(path.clone())].into()),
+        self.rest.clear();
+        let mut since = now;
+        match &self.endpoint {
+            Endpoint::Unix(path) => self.add([Address::Unix(path.clone())]),
             Endpoint::Tcp { host, port } => match host.parse::<IpAddr>() {
-                Ok(ip) => Some([Address::Tcp(SocketAddr::new(ip, *port))].into()),
+                Ok(ip) => self.add([Address::Tcp(SocketAddr::new(ip, *port))]),
                 Err(_) => {
                     let errand = || (world.look_up(Some((host, *port)), None), now);
-                    self.resolving.get_or_insert_with(errand);
-                    None
+                    since = self.resolving.get_or_insert_with(errand).1;
                 }
             },
-        };
-        let since = self.resolving.map_or(now, |(_, since)| since);
+        }
         let until = since + self.options.connect_timeout;
-        self.state = State::Resolving { addresses, until, is_late: false };
+        self.state = State::Resolving { until, is_late: false };
+    }
+
+    /// Addresses to be tried.
+    fn add(&mut self, addresses: impl IntoIterator<Item = Address>) {
+        let protocol = self.options.protocol;
+        self.rest.extend(addresses.into_iter().map(|address| (address, protocol)));
     }
 
     /// Takes what the errands have brought. False while there is more to come.
-    fn resolve(&mut self, world: &mut dyn World, now: Instant) -> bool {
-        let State::Resolving { addresses, until, is_late } = &mut self.state else {
-            return true;
-        };
-        let (mut addresses, until, was_late) = (addresses.take(), *until, *is_late);
+    fn resolve(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        until: Instant,
+        was_late: bool,
+    ) -> bool {
         if let Some(found) = self.reading.and_then(|errand| world.looked_up(errand)) {
             self.reading = None;
             match read_password(found) {
@@ -410,7 +353,7 @@ impl Connector {
                 Err(e) => {
                     let path = self.options.password_file.clone().unwrap_or_default();
                     let why = format!("failed to read the password file {}: {e}", path.display());
-                    self.failed(now, ConnectError::Unreachable(why));
+                    self.failed(now, Failure::Unreachable(why));
                     return true;
                 }
             }
@@ -418,48 +361,38 @@ impl Connector {
         if let Some(tls) = &mut self.tls {
             tls.take(world, &self.endpoint);
         }
-        if addresses.is_none() {
-            addresses = match (self.take_addresses(world), self.good) {
-                (Some(Ok(found)), _) => Some(found),
-                (Some(Err(e)), Some(good)) => Some(self.fall_back(good, e)),
+        if self.rest.is_empty() {
+            match (self.take_addresses(world), self.good) {
+                (Some(Ok(found)), _) => self.add(found),
+                (Some(Err(e)), Some(good)) => self.fall_back(good, e),
                 (Some(Err(e)), None) => {
-                    self.failed(now, ConnectError::Unreachable(e));
+                    self.failed(now, Failure::Unreachable(e));
                     return true;
                 }
-                (None, Some(good)) if now >= until => {
-                    Some(self.fall_back(good, NOT_RESOLVED.to_owned()))
-                }
-                (None, _) => None,
-            };
+                (None, Some(good)) if now >= until => self.fall_back(good, NOT_RESOLVED.to_owned()),
+                (None, _) => {}
+            }
         }
         // Certificates that were read before are better than none.
-        if self.reading.is_none()
-            && (!self.tls.as_ref().is_some_and(Renewal::is_under_way) || now >= until)
-            && let Some(addresses) = addresses.take()
-        {
-            let protocol = self.options.protocol;
-            let rest = addresses.into_iter().map(|address| (address, protocol)).collect();
-            self.state = State::Racing { rest, next: now, attempts: Vec::new() };
+        let reads_tls = self.tls.as_ref().is_some_and(Renewal::is_under_way) && now < until;
+        if self.reading.is_none() && !reads_tls && !self.rest.is_empty() {
+            (self.state, self.next) = (State::Racing, now);
             return true;
         }
-        let is_late = now >= until;
-        if is_late && !was_late {
+        if now >= until && !was_late {
             self.failures = self.failures.saturating_add(1);
-            let what = match addresses {
-                None => NOT_RESOLVED,
-                Some(_) => "the password file is not read yet",
+            let what = match self.rest.is_empty() {
+                true => NOT_RESOLVED,
+                false => "the password file is not read yet",
             };
-            self.note(now, ConnectError::Unreachable(what.to_owned()));
+            self.note(now, Failure::Unreachable(what.to_owned()));
+            self.state = State::Resolving { until, is_late: true };
         }
-        self.state = State::Resolving { addresses, until, is_late };
         false
     }
 
     /// The addresses of the name, once the errand has ended.
-    fn take_addresses(
-        &mut self,
-        world: &mut dyn World,
-    ) -> Option<Result<VecDeque<Address>, String>> {
+    fn take_addresses(&mut self, world: &mut dyn World) -> Option<Result<Vec<Address>, String>> {
         let found = world.looked_up(self.resolving?.0)?;
         self.resolving = None;
         Some(match found.map(|found| found.addresses) {
@@ -472,94 +405,94 @@ impl Connector {
         })
     }
 
-    fn fall_back(&mut self, good: SocketAddr, why: String) -> VecDeque<Address> {
+    fn fall_back(&mut self, good: SocketAddr, why: String) {
         if !std::mem::replace(&mut self.fell_back, true) {
             log::warn!("redis {}: {why}; its last address, {good}, is tried", self.endpoint);
         }
         self.unresolved = Some(why);
-        [Address::Tcp(good)].into()
+        self.add([Address::Tcp(good)]);
     }
 
     fn race(&mut self, world: &mut dyn World, now: Instant) -> Option<(Connection, Server)> {
         // The name is resolved after its last address was tried: the new ones come next.
-        let late = self.take_addresses(world).and_then(Result::ok);
-        let State::Racing { rest, next, attempts } = &mut self.state else {
-            return None;
-        };
-        let protocol = self.options.protocol;
-        rest.extend(late.into_iter().flatten().map(|address| (address, protocol)));
+        if let Some(Ok(late)) = self.take_addresses(world) {
+            self.add(late);
+        }
         let mut error = None;
         let mut at = 0;
-        while let Some(attempt) = attempts.get_mut(at) {
-            let answer = match attempt.is_spare {
-                true => Ok(false),
-                false => attempt.progress(world, now, &self.options, &self.password),
-            };
-            let others = attempts.len() > 1 || !rest.is_empty();
+        while let Some(attempt) = self.attempts.get_mut(at) {
+            let answer = if attempt.is_spare { Ok(false) } else { attempt.progress(world, now) };
+            let is_replica = attempt.handshake.server().is_replica;
+            let others = self.attempts.len() > 1 || !self.rest.is_empty();
             match answer {
-                Ok(true) if !attempts[at].is_replica() || !others => return self.won(world, at),
+                Ok(true) if !is_replica || !others => return Some(self.won(world, at)),
                 Ok(true) => {
-                    attempts[at].is_spare = true;
-                    *next = now;
+                    self.attempts[at].is_spare = true;
+                    self.next = now;
                     at += 1;
                 }
                 Ok(false) => at += 1,
                 Err(e) => {
-                    let attempt = attempts.swap_remove(at);
+                    let attempt = self.attempts.swap_remove(at);
                     world.close(attempt.connection.socket());
                     // Some proxies hang up on commands that they do not know.
                     if attempt.has_hung_up_on_hello(&e) {
-                        rest.push_back((attempt.address, Protocol::Resp2));
+                        self.rest.push_back((attempt.address, Protocol::Resp2));
                     }
                     // What one refuses, all do.
-                    if e.is_final() {
-                        rest.clear();
+                    if is_final(&e) {
+                        self.rest.clear();
                     }
-                    *next = now;
+                    self.next = now;
                     error = Some(e);
                 }
             }
         }
-        while now >= *next
-            && let Some((address, protocol)) = rest.pop_front()
+        while now >= self.next
+            && let Some((address, protocol)) = self.rest.pop_front()
         {
-            let begun = Attempt::begin(
-                world,
-                now,
-                (address, protocol),
-                &self.endpoint,
-                self.tls.as_ref().map(Renewal::config),
-                &self.options,
-            );
-            match begun {
-                Ok(mut attempt) => {
-                    world.set_owner(attempt.connection.socket(), self.owner);
-                    attempt.connection.narrow(self.window);
-                    attempts.push(attempt);
-                    *next = now + RACE;
+            match self.attempt(world, now, address, protocol) {
+                Ok(attempt) => {
+                    self.attempts.push(attempt);
+                    self.next = now + RACE;
                     // It may be connected by now.
                     return self.race(world, now);
                 }
-                Err(e) => error = Some(ConnectError::Unreachable(e.to_string())),
+                Err(e) => error = Some(Failure::Unreachable(e.to_string())),
             }
         }
-        if rest.is_empty() && attempts.iter().all(|attempt| attempt.is_spare) {
-            if !attempts.is_empty() {
-                return self.won(world, 0);
+        if self.rest.is_empty() && self.attempts.iter().all(|attempt| attempt.is_spare) {
+            if !self.attempts.is_empty() {
+                return Some(self.won(world, 0));
             }
-            self.failed(now, error.unwrap_or(ConnectError::Unreachable(NO_ADDRESS.to_owned())));
+            self.failed(now, error.unwrap_or(Failure::Unreachable(NO_ADDRESS.to_owned())));
         }
         None
     }
 
-    /// An attempt has a connection that can be used: the others end.
-    fn won(&mut self, world: &mut dyn World, at: usize) -> Option<(Connection, Server)> {
-        let State::Racing { mut attempts, .. } = std::mem::replace(&mut self.state, State::Idle)
-        else {
-            return None;
+    fn attempt(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        address: Address,
+        protocol: Protocol,
+    ) -> io::Result<Attempt> {
+        let tls = match (&self.tls, &self.endpoint) {
+            (Some(tls), Endpoint::Tcp { host, .. }) => Some(tls.config().begin(host)?),
+            _ => None,
         };
-        let Attempt { address, connection, handshake, .. } = attempts.swap_remove(at);
-        attempts.iter().for_each(|other| world.close(other.connection.socket()));
+        let socket = world.connect(&address, self.options.connect_timeout)?;
+        world.set_owner(socket, self.owner);
+        let mut connection = Connection::new(socket, tls, self.options.limits.clone(), now);
+        connection.narrow(self.window);
+        let handshake = Handshake::new(Rc::clone(&self.options), self.password.clone(), protocol);
+        Ok(Attempt::new(address, connection, handshake, self.options.connect_timeout, now))
+    }
+
+    /// An attempt has a connection that can be used: the others end.
+    fn won(&mut self, world: &mut dyn World, at: usize) -> (Connection, Server) {
+        let Attempt { address, connection, handshake, .. } = self.attempts.swap_remove(at);
+        self.close(world);
         if let Address::Tcp(address) = address {
             self.good = Some(address);
         }
@@ -571,16 +504,16 @@ impl Connector {
         self.unresolved = None;
         self.failing = None;
         self.failures = 0;
-        Some((connection, handshake?.server().clone()))
+        (connection, handshake.server().clone())
     }
 
     /// Notes the failure, and waits.
-    fn failed(&mut self, now: Instant, mut error: ConnectError) {
-        if let (Some(unresolved), ConnectError::Unreachable(why)) = (&self.unresolved, &mut error) {
+    fn failed(&mut self, now: Instant, mut error: Failure) {
+        if let (Some(unresolved), Failure::Unreachable(why)) = (&self.unresolved, &mut error) {
             *why = format!("{unresolved}; at its last address: {why}");
         }
         self.failures = self.failures.saturating_add(1);
-        let refused = error.is_final();
+        let refused = is_final(&error);
         self.note(now, error);
         let wait = self.wait(now) + if refused { REFUSED_WAIT } else { Duration::ZERO };
         self.state = State::Waiting { until: now + wait };
@@ -598,10 +531,10 @@ impl Connector {
         }
     }
 
-    fn note(&mut self, now: Instant, error: ConnectError) {
+    fn note(&mut self, now: Instant, error: Failure) {
         let since = self.failing.as_ref().map_or(now, |(since, _)| *since);
         if self.error() != Some(&error) {
-            let reason = error.reason();
+            let reason = error.to_string();
             let advice =
                 advice(&reason).map_or(String::new(), |advice| format!("; {}", advice.text));
             log::warn!("redis {}: {}{advice}", self.endpoint, reason.trim_end_matches('.'));
@@ -613,94 +546,4 @@ impl Connector {
 fn read_password(found: io::Result<Found>) -> Result<Secret, String> {
     let file = found.map_err(|e| e.to_string())?.file.unwrap_or_default();
     Ok(parse_password(&file)?)
-}
-
-impl Attempt {
-    fn begin(
-        world: &mut dyn World,
-        now: Instant,
-        (address, protocol): (Address, Protocol),
-        endpoint: &Endpoint,
-        tls: Option<&tls::Config>,
-        options: &Options,
-    ) -> io::Result<Attempt> {
-        let tls = match (tls, endpoint) {
-            (Some(tls), Endpoint::Tcp { host, .. }) => Some(tls.begin(host)?),
-            _ => None,
-        };
-        let socket = world.connect(&address, options.connect_timeout)?;
-        let connection = Connection::new(socket, tls, options.limits.clone(), now);
-        let until = now + options.connect_timeout;
-        Ok(Attempt { address, connection, protocol, handshake: None, until, is_spare: false })
-    }
-
-    fn is_replica(&self) -> bool {
-        self.handshake.as_ref().is_some_and(|handshake| handshake.server().is_replica)
-    }
-
-    fn has_hung_up_on_hello(&self, e: &ConnectError) -> bool {
-        let in_hello = |h: &Handshake| matches!(h.next(), Some((_, words)) if words[0] == b"HELLO");
-        self.handshake.as_ref().is_some_and(in_hello)
-            && matches!(e, ConnectError::Unreachable(why) if *why == Fault::Closed.to_string())
-    }
-
-    /// Connects, and sends one command after the other. True when the last has its answer.
-    fn progress(
-        &mut self,
-        world: &mut dyn World,
-        now: Instant,
-        options: &Rc<Options>,
-        password: &Option<Secret>,
-    ) -> Result<bool, ConnectError> {
-        let silent = |what: &str, timeout: Duration| {
-            let why = format!("{what} within {} ms", timeout.as_millis());
-            Err(ConnectError::Unreachable(why))
-        };
-        let Attempt { connection, protocol, handshake, until, .. } = self;
-        let timeout = options.connect_timeout.max(HANDSHAKE_TIMEOUT);
-        if handshake.is_none() {
-            match world.connected(connection.socket()) {
-                Ok(true) => *until = now + timeout,
-                Ok(false) if now < *until => return Ok(false),
-                Ok(false) => return silent("no connection", options.connect_timeout),
-                Err(e) => return Err(ConnectError::Unreachable(e.to_string())),
-            }
-        }
-        let handshake = handshake
-            .get_or_insert_with(|| Handshake::new(Rc::clone(options), password.clone(), *protocol));
-        while let Some((reply_type, words)) = handshake.next() {
-            if connection.in_flight() == 0 {
-                let slot = Slot::new(Asker::Nobody, reply_type, Route::Slot(0), false);
-                connection
-                    .push(now, slot, |out| Words::plain(&words).write(out, Spelling::default()));
-            }
-            let Some(reply) = next_reply(connection, world, now)? else {
-                connection.flush(world, now)?;
-                if now >= *until {
-                    return silent("no answer to the handshake", timeout);
-                }
-                return Ok(false);
-            };
-            handshake.answered(reply).map_err(ConnectError::Refused)?;
-            connection.set_protocol(handshake.protocol());
-        }
-        // Bytes behind the last answer would be taken for the answer to the next command: they are a fault.
-        next_reply(connection, world, now)?;
-        Ok(true)
-    }
-}
-
-/// The next reply, skipping pushes.
-fn next_reply(
-    connection: &mut Connection,
-    world: &mut dyn World,
-    now: Instant,
-) -> Result<Option<Reply>, Fault> {
-    loop {
-        match connection.hear(world, now)? {
-            Some(Heard::Reply { reply, .. }) => return Ok(Some(reply.into_reply())),
-            Some(Heard::Push(_)) => {}
-            None => return Ok(None),
-        }
-    }
 }

@@ -27,7 +27,8 @@ pub struct Handshake {
     options: Rc<Options>,
     password: Option<Secret>,
     database: String,
-    stage: Stage,
+    /// The command that is answered next; `None` when the server has accepted us.
+    stage: Option<Stage>,
     protocol: Protocol,
     server: Server,
 }
@@ -43,7 +44,8 @@ pub struct Server {
     pub is_touchy: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The commands, in their order; see [`Handshake::is_needed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 enum Stage {
     Hello,
     Auth,
@@ -53,22 +55,24 @@ enum Stage {
     MyId,
     Ping,
     Subscribe,
-    Done,
 }
+
+const STAGES: [Stage; 8] = {
+    use Stage::*;
+    [Hello, Auth, SetName, Role, Select, MyId, Ping, Subscribe]
+};
 
 impl Handshake {
     /// Before the first command, which is in `protocol`.
     pub fn new(options: Rc<Options>, password: Option<Secret>, protocol: Protocol) -> Handshake {
-        let stage = match protocol {
-            Protocol::Resp3 => Stage::Hello,
-            Protocol::Resp2 => Stage::Auth,
-        };
-        let is_touchy = protocol != options.protocol;
-        let server = Server { is_touchy, ..Server::default() };
-        let protocol = Protocol::Resp2;
+        let server = Server { is_touchy: protocol != options.protocol, ..Server::default() };
         let database = options.database.to_string();
+        let stage = Some(Stage::Hello).filter(|_| protocol == Protocol::Resp3);
+        let protocol = Protocol::Resp2;
         let mut handshake = Handshake { options, password, database, stage, protocol, server };
-        handshake.skip_needless();
+        if stage.is_none() {
+            handshake.stage = handshake.needed_after(Stage::Hello);
+        }
         handshake
     }
 
@@ -77,7 +81,7 @@ impl Handshake {
         let Options { credentials, client_name, .. } = &*self.options;
         let password = self.password.as_ref().map_or("", |p| p.expose()).as_bytes();
         let (name, user) = (client_name.as_bytes(), credentials.user.as_deref());
-        Some(match self.stage {
+        Some(match self.stage? {
             Stage::Hello => {
                 let mut words: Vec<&[u8]> = vec![b"HELLO", b"3"];
                 if self.password.is_some() {
@@ -98,7 +102,6 @@ impl Handshake {
             Stage::MyId => (ReplyType::Any, vec![b"CLUSTER", b"MYID"]),
             Stage::Ping => (ReplyType::Any, vec![b"PING"]),
             Stage::Subscribe => (ReplyType::Pushed, vec![b"SUBSCRIBE", b"+switch-master"]),
-            Stage::Done => return None,
         })
     }
 
@@ -107,41 +110,61 @@ impl Handshake {
     /// # Errors
     /// Why the server refuses us, or is of no use.
     pub fn answered(&mut self, reply: Reply) -> Result<(), ErrorReply> {
-        match (self.stage, reply) {
-            (Stage::Hello, Reply::Error(e)) => self.hello_failed(e)?,
+        let Some(stage) = self.stage else {
+            return Ok(());
+        };
+        match (stage, reply) {
+            (Stage::Hello, Reply::Error(e)) if is_final(&e) => return Err(e),
+            (Stage::Hello, Reply::Error(_)) => {}
             (Stage::Hello, reply) => {
                 self.protocol = Protocol::Resp3;
                 self.judge(reply.field(b"mode"), reply.field(b"role"))?;
-                self.stage = Stage::Select;
             }
             (Stage::Auth | Stage::Select, Reply::Error(e)) => return Err(e),
-            (Stage::Auth, _) => self.stage = Stage::SetName,
-            // Optional: a user may not be allowed to, an old server may not know it.
-            (Stage::SetName, _) => self.stage = Stage::Role,
             (Stage::Role, reply) => {
                 let role = reply.array().and_then(|parts| parts.first()?.text());
                 self.judge(None, role)?;
-                self.stage = Stage::Select;
             }
-            (Stage::Select, _) => self.stage = Stage::MyId,
             // Who it is cannot be told yet, and it may be another cluster's.
             (Stage::MyId, Reply::Error(e)) if error_action::is_passing(&e) => return Err(e),
-            (Stage::MyId, reply) => {
-                self.server.id = reply.text().map(str::to_owned);
-                self.stage = Stage::Ping;
-            }
-            // The server requires a password, and we have none; or has no place for us.
+            (Stage::MyId, reply) => self.server.id = reply.text().map(str::to_owned),
+            // The server requires a password, and we have none; or has no place for us. But that it is loading, busy, or
+            // cut off from its master are states that pass, and no reason to disconnect.
             (Stage::Ping, Reply::Error(e))
                 if e.code == "NOAUTH" || error_action::is_max_clients(&e) =>
             {
                 return Err(e);
             }
-            // Loading, busy, cut off from its master: states that pass, and no reason to disconnect.
-            (Stage::Ping, _) => self.stage = Stage::Subscribe,
-            (Stage::Subscribe | Stage::Done, _) => self.stage = Stage::Done,
+            // SETNAME is optional: a user may not be allowed to, an old server may not know it.
+            (Stage::Auth | Stage::SetName | Stage::Select | Stage::Ping | Stage::Subscribe, _) => {}
         }
-        self.skip_needless();
+        self.stage = self.needed_after(stage);
         Ok(())
+    }
+
+    fn needed_after(&self, stage: Stage) -> Option<Stage> {
+        STAGES.into_iter().find(|next| *next > stage && self.is_needed(*next))
+    }
+
+    /// Whether a command is sent, if what stands before it was answered well.
+    fn is_needed(&self, stage: Stage) -> bool {
+        let Options { database, purpose, .. } = &*self.options;
+        let (resp2, is_touchy) = (self.protocol == Protocol::Resp2, self.server.is_touchy);
+        match stage {
+            Stage::Auth => resp2 && self.password.is_some(),
+            Stage::SetName => resp2 && *purpose != Purpose::Sentinel && !is_touchy,
+            // In RESP3 HELLO has told it.
+            Stage::Role => match purpose {
+                Purpose::Master => resp2,
+                Purpose::Single => resp2 && !is_touchy,
+                // A cluster tells by its map who is a master.
+                Purpose::ClusterNode | Purpose::Sentinel => false,
+            },
+            Stage::Select => *database != 0 && *purpose != Purpose::Sentinel,
+            Stage::MyId => *purpose == Purpose::ClusterNode,
+            Stage::Hello | Stage::Ping => true,
+            Stage::Subscribe => *purpose == Purpose::Sentinel && !resp2,
+        }
     }
 
     /// The protocol that was agreed on.
@@ -152,46 +175,6 @@ impl Handshake {
     /// What the server has told.
     pub fn server(&self) -> &Server {
         &self.server
-    }
-
-    fn skip_needless(&mut self) {
-        let Options { database, purpose, .. } = &*self.options;
-        loop {
-            self.stage = match self.stage {
-                Stage::Auth if self.password.is_none() => Stage::SetName,
-                Stage::SetName if *purpose == Purpose::Sentinel => Stage::Select,
-                Stage::SetName if self.server.is_touchy => Stage::Role,
-                // A cluster tells by its map who is a master.
-                Stage::Role if *purpose == Purpose::ClusterNode => Stage::Select,
-                Stage::Role if *purpose == Purpose::Single && self.server.is_touchy => {
-                    Stage::Select
-                }
-                Stage::Select if *database == 0 || *purpose == Purpose::Sentinel => Stage::MyId,
-                Stage::MyId if *purpose != Purpose::ClusterNode => Stage::Ping,
-                Stage::Subscribe
-                    if *purpose != Purpose::Sentinel || self.protocol == Protocol::Resp2 =>
-                {
-                    Stage::Done
-                }
-                _ => return,
-            };
-        }
-    }
-
-    /// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our
-    /// user, may let all else pass. But what is said of passwords would be said again, and a full server is full.
-    fn hello_failed(&mut self, e: ErrorReply) -> Result<(), ErrorReply> {
-        // Redis before 6 repeats the words it does not know, the password among them.
-        let text = e.to_string();
-        let is_final = matches!(e.code.as_str(), "WRONGPASS" | "NOAUTH")
-            || text.contains("password")
-            || error_action::is_max_clients(&e)
-            || error_action::is_passing(&e);
-        if is_final && !text.contains("unknown command") {
-            return Err(e);
-        }
-        self.stage = Stage::Auth;
-        Ok(())
     }
 
     fn judge(&mut self, mode: Option<&str>, role: Option<&str>) -> Result<(), ErrorReply> {
@@ -213,6 +196,18 @@ impl Handshake {
         };
         Err(ErrorReply::parse(wrong.as_bytes()))
     }
+}
+
+/// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our user, may
+/// let all else pass. But what is said of passwords would be said again, and a full server is full.
+fn is_final(e: &ErrorReply) -> bool {
+    // Redis before 6 repeats the words it does not know, the password among them.
+    let text = e.to_string();
+    let is_final = matches!(e.code.as_str(), "WRONGPASS" | "NOAUTH")
+        || text.contains("password")
+        || error_action::is_max_clients(e)
+        || error_action::is_passing(e);
+    is_final && !text.contains("unknown command")
 }
 
 #[cfg(test)]
@@ -237,7 +232,7 @@ mod tests {
     }
 
     fn ok() -> Reply {
-        Reply::Simple(b"OK".to_vec())
+        Reply::Ok
     }
 
     /// Acts as the server: gives the answers in turn; returns the commands it was sent.

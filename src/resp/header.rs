@@ -16,7 +16,7 @@
 //! Types: <https://redis.io/docs/latest/develop/reference/protocol-spec/>. What the values mean for a reply, and all
 //! limits on the reply as a whole, are in `codec`.
 
-use super::protocol_error::{ProtocolError, excerpt};
+use super::protocol_error::ProtocolError;
 use super::value::{ERROR_MESSAGE_BYTES_MAX, ErrorReply, Reply};
 
 /// The content of one line.
@@ -68,23 +68,27 @@ pub(super) fn find_line_end(
     text_bytes_max: usize,
 ) -> Result<Option<usize>, ProtocolError> {
     const AFTER_KIND: usize = 1;
+    let shown = || kind.escape_ascii();
+    let bare =
+        || Err(ProtocolError(format!("saw a CR or LF that is no CRLF in a `{}` line", shown())));
     let from = (*scanned).max(AFTER_KIND).min(input.len());
     // The byte after the longest text must be the CR, so there is no reason to look further.
     let window = &input[from..input.len().min(AFTER_KIND + text_bytes_max + 1)];
     match window.iter().position(|byte| matches!(byte, b'\r' | b'\n')) {
-        Some(offset) if window[offset] == b'\n' => Err(ProtocolError::BareLineBreak { kind }),
+        Some(offset) if window[offset] == b'\n' => bare(),
         Some(offset) => {
             let cr = from + offset;
             *scanned = cr;
             match input.get(cr + 1) {
                 Some(b'\n') => Ok(Some(cr - AFTER_KIND)),
-                Some(_) => Err(ProtocolError::BareLineBreak { kind }),
+                Some(_) => bare(),
                 None => Ok(None),
             }
         }
-        None if input.len() > AFTER_KIND + text_bytes_max => {
-            Err(ProtocolError::LineTooLong { kind, limit: text_bytes_max })
-        }
+        None if input.len() > AFTER_KIND + text_bytes_max => Err(ProtocolError(format!(
+            "saw a `{}` line of more than {text_bytes_max} bytes",
+            shown()
+        ))),
         None => {
             *scanned = input.len();
             Ok(None)
@@ -94,7 +98,10 @@ pub(super) fn find_line_end(
 
 /// Parses a whole line.
 pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError> {
-    let bad = || ProtocolError::BadLine { kind, text: excerpt(text) };
+    let bad = || {
+        let (text, kind) = (text[..text.len().min(16)].escape_ascii(), kind.escape_ascii());
+        ProtocolError(format!("saw `{text}`, which a `{kind}` line cannot say"))
+    };
     let length = || parse_integer(text).and_then(|n| u64::try_from(n).ok()).ok_or_else(bad);
     let aggregate = |kind, each: u64| Ok(Header::Aggregate(kind, length()?.saturating_mul(each)));
     let value = |reply: Option<Reply>| reply.map(Header::Value).ok_or_else(bad);
@@ -106,6 +113,7 @@ pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError>
         b'%' => aggregate(AggregateKind::Array, 2),
         b'>' => aggregate(AggregateKind::Push, 1),
         b'|' => aggregate(AggregateKind::Attribute, 2),
+        b'+' if text == b"OK" => value(Some(Reply::Ok)),
         b'+' | b',' | b'(' | b'#' => {
             let kept = text.len().min(ERROR_MESSAGE_BYTES_MAX);
             value(Some(Reply::Simple(text[..kept].to_vec())))
@@ -113,8 +121,14 @@ pub(super) fn parse_line(kind: u8, text: &[u8]) -> Result<Header, ProtocolError>
         b'-' => value(Some(Reply::Error(ErrorReply::parse(text)))),
         b':' => value(parse_integer(text).map(Reply::Integer)),
         b'_' => value(text.is_empty().then_some(Reply::Null)),
-        byte => Err(ProtocolError::UnknownType { byte }),
+        byte => Err(unknown_type(byte)),
     }
+}
+
+/// A byte that should have begun a value, and does not.
+pub(super) fn unknown_type(byte: u8) -> ProtocolError {
+    let byte = byte.escape_ascii();
+    ProtocolError(format!("expected a reply and saw `{byte}`, which begins none"))
 }
 
 /// Whether the CRLF after a bulk has arrived. A wrong byte is refused as soon as it arrives.
@@ -122,7 +136,10 @@ pub(super) fn is_bulk_ended(after: &[u8]) -> Result<bool, ProtocolError> {
     match after {
         [] | [b'\r'] => Ok(false),
         [b'\r', b'\n', ..] => Ok(true),
-        [b'\r', byte, ..] | [byte, ..] => Err(ProtocolError::UnterminatedBulk { byte: *byte }),
+        [b'\r', byte, ..] | [byte, ..] => {
+            let byte = byte.escape_ascii();
+            Err(ProtocolError(format!("expected CRLF after a bulk and saw `{byte}`")))
+        }
     }
 }
 
@@ -202,6 +219,12 @@ mod tests {
     }
 
     #[test]
+    fn errors_say_what_was_seen_and_little_of_it() {
+        let error = parse_line(b'$', b"\x1b[31m and a long rest").unwrap_err();
+        assert_eq!(error.to_string(), r"saw `\x1b[31m and a long`, which a `$` line cannot say");
+    }
+
+    #[test]
     fn reads_numbers_at_the_edges() {
         for number in [0, 1, -1, 9, 10, i64::MAX, i64::MIN, i64::MAX - 1, i64::MIN + 1] {
             assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
@@ -213,7 +236,7 @@ mod tests {
         let known: Vec<u8> = (0..=255).filter(|&byte| text_bytes_max(byte, 1).is_some()).collect();
         assert_eq!(known, b"!#$%(*+,-:=>_|~");
         for byte in 0..=255 {
-            let refused = parse_line(byte, b"") == Err(ProtocolError::UnknownType { byte });
+            let refused = parse_line(byte, b"") == Err(unknown_type(byte));
             assert_eq!(refused, !known.contains(&byte), "{byte}");
         }
     }
@@ -230,7 +253,9 @@ mod tests {
                 assert_eq!(find_line_end(cut, &mut 0, kind, limit), Ok(None));
             }
             let long = vec![b'1'; limit + 2];
-            let refused = ProtocolError::LineTooLong { kind, limit };
+            let kind_shown = char::from(kind);
+            let refused =
+                ProtocolError(format!("saw a `{kind_shown}` line of more than {limit} bytes"));
             assert_eq!(find_line_end(&long, &mut 0, kind, limit), Err(refused));
         }
     }

@@ -3,10 +3,13 @@
 //! ```text
 //! client             requests, and which may be sent again      one for each worker
 //!   ├ topology       which server to ask                          one server | sentinel | cluster
-//!   └ node           one server: its connection, watched
-//!       ├ connector  resolve, connect, handshake, back off        makes the next connection
+//!   └ nodes          the servers
+//!     └ node         one server: its connection, watched
+//!       ├ connector  resolve, race, back off                     makes the next connection
+//!       │ └ attempt  one address: connect, handshake
 //!       └ connection one socket                                  replies matched by position
-//!           └ codec  bytes and replies                           RESP2 and RESP3, within limits
+//!         ├ output   the stream of commands
+//!         └ codec    bytes and replies                           RESP2 and RESP3, within limits
 //! ```
 //!
 //! Who wants to know how one server is spoken to reads [`codec`], [`command`], [`connection`], [`handshake`],
@@ -16,6 +19,7 @@
 //! [`backoff`]. The others do their I/O through the world.
 
 pub mod advice;
+mod attempt;
 pub mod backoff;
 pub mod client;
 #[cfg(feature = "poll")]
@@ -26,7 +30,6 @@ pub mod connection;
 pub mod connector;
 pub mod counts;
 pub mod credentials;
-mod encode;
 pub mod endpoint;
 pub mod error_action;
 #[cfg(test)]
@@ -35,7 +38,10 @@ pub mod handshake;
 mod header;
 mod limits;
 pub mod node;
+pub mod nodes;
 pub mod options;
+mod output;
+mod parked;
 mod protocol_error;
 pub mod renewal;
 pub mod reply_type;

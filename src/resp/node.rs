@@ -1,4 +1,4 @@
-//! The servers of a client: the connection to each, kept up and watched.
+//! One server: the connection to it, kept up and watched.
 //!
 //! ```text
 //! Node ── connector    makes the next connection
@@ -9,18 +9,16 @@
 //! A connection is replaced when it dies; and while it still lives when it says nothing for long, when the server says
 //! that it is no master, or when its name has moved. Then commands that were not sent move to the new one, and so do
 //! reads that wait for a silent server. A write that was sent stays: nobody knows whether it ran.
-//!
-//! There is one node, or a handful, or at most a thousand; they are added and removed rarely, but every request looks one
-//! up and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
 
 use super::codec::ErrorReply;
 use super::command::{Spelling, Words};
 use super::connection::{Connection, Fault, Heard, Lost};
-use super::connector::{ConnectError, Connector};
+use super::connector::Connector;
 use super::endpoint::Endpoint;
+use super::handshake::Server;
 use super::options::Options;
 use super::reply_type::ReplyType;
-use super::request::{Asker, Route, Slot};
+use super::request::{Asker, Failure, Route, Slot};
 use crate::net::{Ready, World};
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -49,9 +47,6 @@ const TOO_LONG_FOR: Duration = Duration::from_secs(60);
 /// No server's limit is lower: that of Redis is a mebibyte at the least.
 const TOO_LONG_MIN: usize = 64 * 1024;
 
-/// Nodes that are remembered; no cluster has more.
-const NODES_MAX: usize = 1024;
-
 /// A server.
 pub struct Node {
     connector: Connector,
@@ -63,12 +58,8 @@ pub struct Node {
     stall: Duration,
     /// The connection is of no use for long.
     renew: bool,
-    /// The server has said that it is a replica.
-    pub is_replica: bool,
-    /// The server's name in its cluster.
-    pub id: Option<String>,
-    /// It hangs up on what it does not know.
-    is_touchy: bool,
+    /// What it has told of itself.
+    pub server: Server,
     /// What is known of whether it is the node that was expected at this address.
     pub identity: Identity,
     /// What it refused commands with, since it last answered one.
@@ -104,13 +95,45 @@ pub struct Ended {
     pub commands: Vec<Lost>,
     /// As far as the connection is concerned, they may be sent again even though they have been sent.
     pub again: bool,
-    /// What happened to the connection, and whether it was silence.
-    pub why: String,
-    /// See `why`.
-    pub stalled: bool,
+    /// Why they have no reply.
+    pub failure: Failure,
+}
+
+impl Ended {
+    fn by(fault: &Fault, commands: Vec<Lost>) -> Ended {
+        let failure = match fault {
+            Fault::Stalled(_) => Failure::Timeout,
+            fault => Failure::Broken(fault.to_string()),
+        };
+        Ended { commands, again: !matches!(fault, Fault::Nonsense(_)), failure }
+    }
 }
 
 impl Node {
+    /// A server to which there is no connection yet. Its sockets belong to `owner`.
+    pub fn new(
+        endpoint: Endpoint,
+        options: Rc<Options>,
+        owner: u64,
+        random: u64,
+        now: Instant,
+    ) -> Node {
+        Node {
+            stall: options.stall_timeout,
+            connector: Connector::new(endpoint, options, owner, random, now),
+            live: None,
+            old: None,
+            since: now,
+            role_at: now,
+            renew: false,
+            server: Server::default(),
+            identity: Identity::Unknown,
+            refusal: None,
+            too_long: None,
+            budget: Budget::new(now),
+        }
+    }
+
     /// The server at the other end.
     pub fn endpoint(&self) -> &Endpoint {
         self.connector.endpoint()
@@ -157,7 +180,7 @@ impl Node {
     }
 
     /// Why there is no connection; `None` while there is one, or nothing is known yet.
-    pub fn error(&self) -> Option<&ConnectError> {
+    pub fn error(&self) -> Option<&Failure> {
         self.connector.error().filter(|_| !self.is_up())
     }
 
@@ -166,8 +189,22 @@ impl Node {
         (self.is_up(), self.connector.failures())
     }
 
+    /// What keeps it from taking writes.
+    pub fn trouble(&self, now: Instant) -> Option<Failure> {
+        if self.server.is_replica {
+            let why = format!("READONLY {} says that it is a replica", self.endpoint());
+            return Some(Failure::Refused(ErrorReply::parse(why.as_bytes())));
+        }
+        self.known_away(now).cloned()
+    }
+
+    /// An address of the server, to be tried when its name does not resolve.
+    pub fn set_good(&mut self, good: SocketAddr) {
+        self.connector.set_good(good);
+    }
+
     /// As [`error`](Node::error), but only when it has been so for long, or waiting cannot help.
-    pub fn known_away(&self, now: Instant) -> Option<&ConnectError> {
+    pub fn known_away(&self, now: Instant) -> Option<&Failure> {
         if self.is_up() { None } else { self.connector.known_away(now) }
     }
 
@@ -202,7 +239,7 @@ impl Node {
     #[inline]
     pub fn answered(&mut self, wrote: bool) {
         self.budget.earn();
-        self.is_replica &= !wrote;
+        self.server.is_replica &= !wrote;
         if self.refusal.is_some() {
             self.refusal = None;
         }
@@ -271,11 +308,11 @@ impl Node {
     pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Option<Ended> {
         if let Some(live) = &mut self.live {
             if now >= self.role_at {
-                self.role_at = now + if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
+                self.role_at = now + self.role_every();
                 self.renew |= self.connector.has_moved(world, now);
-                self.renew |=
-                    self.is_touchy && now.saturating_duration_since(self.since) >= TOUCHY_FOR;
-                let ask: &[u8] = if self.is_touchy { b"PING" } else { b"ROLE" };
+                self.renew |= self.server.is_touchy
+                    && now.saturating_duration_since(self.since) >= TOUCHY_FOR;
+                let ask: &[u8] = if self.server.is_touchy { b"PING" } else { b"ROLE" };
                 self.ask(now, Asker::Role, &[ask]);
                 return self.progress(world, now);
             }
@@ -288,32 +325,28 @@ impl Node {
             if outcome.is_err() || old.connection.in_flight() == 0 {
                 let old = self.old.take()?.connection;
                 world.close(old.socket());
-                let stalled = matches!(outcome, Err(Fault::Stalled(_)));
-                let again = outcome.as_ref().err().is_none_or(|fault| !fault.is_nonsense());
-                let why = outcome.err().map_or(String::new(), |fault| fault.to_string());
-                return Some(Ended { commands: old.lost(), again, why, stalled });
+                return Some(Ended::by(&outcome.err().unwrap_or(Fault::Closed), old.lost()));
             }
         }
         let is_due = self.renew || self.is_silent(now);
         match self.live.is_none() || self.old.is_none() && is_due {
-            true => self.connector.start(now, self.was_healthy(now)),
+            true => self.connector.start(world, now, self.was_healthy(now)),
             false => self.connector.rest(),
         }
         let (connection, server) = self.connector.progress(world, now)?;
         let silent = self.is_silent(now);
-        (self.is_replica, self.is_touchy) = (server.is_replica, server.is_touchy);
+        self.server = server;
         // It is judged anew; who does not tell its name is not trusted before it has told its map.
-        self.id = server.id;
-        if self.identity != Identity::Stranger || self.id.is_none() {
+        if self.identity != Identity::Stranger || self.server.id.is_none() {
             self.identity = Identity::Unknown;
         }
-        let role_in = if self.is_replica { ROLE_SOON } else { ROLE_EVERY };
-        (self.renew, self.since, self.role_at) = (false, now, now + role_in);
+        (self.renew, self.since, self.role_at) = (false, now, now + self.role_every());
         let mut before = self.live.replace(Live { connection, fault: None })?;
         let commands = before.connection.withdraw(silent);
         self.old = Some(before);
-        let why = "the connection was replaced".to_owned();
-        Some(Ended { commands, again: true, why, stalled: silent })
+        let why = || Failure::Broken("the connection was replaced".to_owned());
+        let failure = if silent { Failure::Timeout } else { why() };
+        Some(Ended { commands, again: true, failure })
     }
 
     fn ended(&mut self, world: &mut dyn World, now: Instant, fault: Fault) -> Option<Ended> {
@@ -321,11 +354,9 @@ impl Node {
         world.close(connection.socket());
         let in_flight = connection.in_flight();
         log::warn!("redis {}: {fault}; {in_flight} commands were in flight", self.endpoint());
-        let (why, again) = (fault.to_string(), !fault.is_nonsense());
-        let stalled = matches!(fault, Fault::Stalled(_));
-        self.connector.lost(now, fault, connection.next_window());
-        self.connector.start(now, self.was_healthy(now));
-        Some(Ended { commands: connection.lost(), again, why, stalled })
+        self.connector.lost(now, &fault, connection.next_window());
+        self.connector.start(world, now, self.was_healthy(now));
+        Some(Ended::by(&fault, connection.lost()))
     }
 
     /// When `progress` must be called again if nothing becomes ready before.
@@ -360,6 +391,10 @@ impl Node {
         now.saturating_duration_since(self.since) >= HEALTHY_AFTER
     }
 
+    fn role_every(&self) -> Duration {
+        if self.server.is_replica { ROLE_SOON } else { ROLE_EVERY }
+    }
+
     fn silent_after(&self) -> Duration {
         SILENT_AFTER.min(self.stall / 2)
     }
@@ -379,139 +414,6 @@ impl Live {
         self.connection.flush(world, now)?;
         let due = self.connection.waiting_since().is_some_and(|since| now >= since + stall);
         if due && !self.connection.has_more() { Err(Fault::Stalled(stall)) } else { Ok(()) }
-    }
-}
-
-/// See the module's text.
-pub struct Nodes {
-    list: Vec<(u64, Box<Node>)>,
-    next: u64,
-    /// For the servers that have the data.
-    pub options: Rc<Options>,
-    /// Nodes were added since they were last driven.
-    pub are_new: bool,
-    owner: u64,
-    /// Commands of nodes that were closed.
-    pub orphans: Vec<Lost>,
-}
-
-impl Nodes {
-    /// None yet.
-    pub fn new(options: Options, owner: u64) -> Nodes {
-        Nodes {
-            list: Vec::new(),
-            next: 0,
-            options: Rc::new(options),
-            are_new: false,
-            owner,
-            orphans: Vec::new(),
-        }
-    }
-
-    /// The key of the node at this endpoint, which is added if there is none. `good` is an address of the server that
-    /// is known without its name. `None`: there are too many.
-    pub fn open(
-        &mut self,
-        endpoint: &Endpoint,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
-        now: Instant,
-    ) -> Option<u64> {
-        let Some(key) = self.find(endpoint) else {
-            return self.add(endpoint, Rc::clone(&self.options), good, world, now);
-        };
-        let node = self.get_mut(key).filter(|node| !node.is_up());
-        node.zip(good).into_iter().for_each(|(node, good)| node.connector.set_good(good));
-        Some(key)
-    }
-
-    /// Adds a node, with options of its own.
-    pub fn add(
-        &mut self,
-        endpoint: &Endpoint,
-        options: Rc<Options>,
-        good: Option<SocketAddr>,
-        world: &mut dyn World,
-        now: Instant,
-    ) -> Option<u64> {
-        if self.list.len() >= NODES_MAX {
-            return None;
-        }
-        let key = self.next;
-        self.next += 1;
-        let node = Node {
-            stall: options.stall_timeout,
-            connector: Connector::new(endpoint.clone(), options, self.owner, good, world, now),
-            live: None,
-            old: None,
-            since: now,
-            role_at: now,
-            renew: false,
-            is_replica: false,
-            id: None,
-            is_touchy: false,
-            identity: Identity::Unknown,
-            refusal: None,
-            too_long: None,
-            budget: Budget::new(now),
-        };
-        self.list.push((key, Box::new(node)));
-        self.are_new = true;
-        Some(key)
-    }
-
-    /// The node under `key`; `None` when it has been closed.
-    pub fn get(&self, key: u64) -> Option<&Node> {
-        self.list.get(self.place(key)?).map(|(_, node)| &**node)
-    }
-
-    /// As [`get`](Nodes::get), mutable.
-    #[inline]
-    pub fn get_mut(&mut self, key: u64) -> Option<&mut Node> {
-        let place = self.place(key)?;
-        self.list.get_mut(place).map(|(_, node)| &mut **node)
-    }
-
-    /// Closes the node under `key`. Its commands are [orphans](Nodes::orphans) now.
-    pub fn close(&mut self, world: &mut dyn World, key: u64) {
-        if let Some(place) = self.place(key) {
-            let (_, mut node) = self.list.remove(place);
-            self.orphans.extend(node.close(world));
-        }
-    }
-
-    /// The key of the server at `endpoint`.
-    pub fn find(&self, endpoint: &Endpoint) -> Option<u64> {
-        let mut nodes = self.iter();
-        nodes.find_map(|(key, node)| (node.endpoint() == endpoint).then_some(key))
-    }
-
-    /// All nodes, with their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &Node)> {
-        self.list.iter().map(|(key, node)| (*key, &**node))
-    }
-
-    /// All nodes, mutable.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Node> {
-        self.list.iter_mut().map(|(_, node)| &mut **node)
-    }
-
-    /// How many there are, and the key of the one at this place.
-    pub fn count(&self) -> usize {
-        self.list.len()
-    }
-
-    /// See [`count`](Nodes::count).
-    pub fn key_at(&self, place: usize) -> Option<u64> {
-        self.list.get(place).map(|(key, _)| *key)
-    }
-
-    #[inline]
-    fn place(&self, key: u64) -> Option<usize> {
-        match self.list.first() {
-            Some((first, _)) if *first == key => Some(0),
-            _ => self.list.binary_search_by_key(&key, |(key, _)| *key).ok(),
-        }
     }
 }
 

@@ -35,44 +35,30 @@ impl ReplyType {
     /// Whether the command may have this reply.
     pub fn fits(self, reply: &Reply) -> bool {
         match reply {
+            _ if self == Self::Any => true,
             Reply::Error(_) => true,
             Reply::Bulk(_) | Reply::TooLarge(_) => self.may_be_bulk(),
-            Reply::Null => self.may_be_null(),
-            Reply::Simple(text) if text == b"OK" => self.may_be_ok(),
-            reply => self.fits_otherwise(reply),
+            Reply::Null => matches!(self, Self::Value | Self::Stored | Self::Probe),
+            Reply::Ok => matches!(self, Self::Stored | Self::Probe | Self::Ok),
+            Reply::Simple(text) => self == Self::Probe && text == b"PONG",
+            Reply::Integer(n) => match self {
+                Self::StoredFlag | Self::DeletedFlag | Self::Once => (-1..=1).contains(n),
+                Self::Count => *n >= 0,
+                _ => false,
+            },
+            Reply::Array(parts) => matches!(
+                (self, &parts[..]),
+                (
+                    Self::Look,
+                    [Reply::Integer(0), Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)]
+                ) | (Self::Look, [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)])
+                    | (Self::Pair, [Reply::Integer(_), Reply::Integer(_)])
+            ),
         }
     }
 
     /// Whether it may be a bulk string.
     pub fn may_be_bulk(self) -> bool {
-        matches!(self, ReplyType::Value | ReplyType::Once | ReplyType::Any)
-    }
-
-    /// Whether it may be null.
-    pub fn may_be_null(self) -> bool {
-        matches!(self, Self::Value | Self::Stored | Self::Probe | Self::Any)
-    }
-
-    /// Whether it may be `+OK`.
-    pub fn may_be_ok(self) -> bool {
-        matches!(self, Self::Stored | Self::Probe | Self::Ok | Self::Any)
-    }
-
-    fn fits_otherwise(self, reply: &Reply) -> bool {
-        match (self, reply) {
-            (Self::Any, _) => true,
-            (Self::StoredFlag | Self::DeletedFlag | Self::Once, Reply::Integer(-1..=1)) => true,
-            (Self::Look, Reply::Array(parts)) => matches!(
-                parts[..],
-                [Reply::Integer(0), Reply::Bulk(_) | Reply::Null | Reply::TooLarge(_)]
-                    | [Reply::Integer(1), Reply::Bulk(_) | Reply::TooLarge(_)]
-            ),
-            (Self::Count, Reply::Integer(0..)) => true,
-            (Self::Probe, Reply::Simple(text)) => text == b"PONG",
-            (Self::Pair, Reply::Array(items)) => {
-                matches!(items[..], [Reply::Integer(_), Reply::Integer(_)])
-            }
-            _ => false,
-        }
+        matches!(self, Self::Value | Self::Once | Self::Any)
     }
 }

@@ -3,6 +3,7 @@
 use super::codec::ErrorReply;
 use super::command::{Script, Spelling};
 use super::reply_type::ReplyType;
+use std::fmt;
 
 /// A requester's name for a request; comes back with its outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub enum Route {
     Slot(u16),
     /// This node of the client's only: the command continues something that was begun there.
     Node(u64),
+    /// This node, once, behind ASKING; if it is none of ours by now, as for the slot.
+    Ask {
+        /// The node.
+        node: u64,
+        /// The slot.
+        slot: u16,
+    },
 }
 
 /// A command whose reply is awaited: the one entry that it has.
@@ -46,12 +54,10 @@ pub struct Slot {
     pub route: Route,
     /// It changes nothing, so it may be sent again even when its first outcome is unknown.
     pub read_only: bool,
-    /// It calls this script, and its bytes are spelled in this way.
+    /// It calls this script, spelled in this way: with its text once the server has not known it.
     pub script: Option<&'static Script>,
     /// See `script`.
     pub spelling: Spelling,
-    /// The server does not know the script: its text has to be sent.
-    pub as_text: bool,
     /// How often it was given to a connection; how often it was sent whole, and lost; how many redirects it followed.
     pub tries: u8,
     /// See `tries`.
@@ -72,7 +78,6 @@ impl Slot {
             read_only,
             script: None,
             spelling: Spelling::default(),
-            as_text: false,
             tries: 0,
             lost: 0,
             hops: 0,
@@ -93,7 +98,7 @@ impl Slot {
     }
 }
 
-/// Why a request has no reply.
+/// Why a request has no reply, or a server no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// It was sent, and its time is over. It may have run.
@@ -108,4 +113,16 @@ pub enum Failure {
     Refused(ErrorReply),
     /// The node that it must go to has no keys any more. It did not run.
     Left,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Timeout => f.write_str("no answer in time"),
+            Failure::Unreachable(why) | Failure::Broken(why) => f.write_str(why),
+            Failure::Overloaded => f.write_str("too many commands wait"),
+            Failure::Refused(e) => e.fmt(f),
+            Failure::Left => f.write_str("the server has left"),
+        }
+    }
 }

@@ -9,6 +9,9 @@
 //!
 //! No error says what is in the file of the key, not even in part.
 
+use crate::net::{Socket, World};
+use std::io;
+
 /// Of a file of certificates, or of a key; the rest is not read.
 pub const CERTIFICATES_BYTES_MAX: usize = 1024 * 1024;
 
@@ -23,18 +26,45 @@ pub enum File {
     Key,
 }
 
+impl File {
+    /// In the order of [`Contents`].
+    pub const ALL: [File; 3] = [File::Authorities, File::Certificate, File::Key];
+}
+
 /// What is in the files now, by [`File`]: `None` where there is none, or where it was not read.
 pub type Contents = [Option<Vec<u8>>; 3];
 
+/// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket takes
+/// now, and a short read does not mean that the socket is drained.
+pub trait Session {
+    /// As [`World::recv`].
+    ///
+    /// # Errors
+    /// As there; or the peer does not speak TLS, or the server's certificate is not valid.
+    fn recv(&mut self, world: &mut dyn World, at: Socket, into: &mut [u8]) -> io::Result<usize>;
+
+    /// As [`World::send`].
+    ///
+    /// # Errors
+    /// As there.
+    fn send(&mut self, world: &mut dyn World, at: Socket, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Sends the records that are queued, as far as the socket takes them.
+    ///
+    /// # Errors
+    /// The connection is dead.
+    fn flush(&mut self, world: &mut dyn World, at: Socket) -> io::Result<()>;
+}
+
 #[cfg(feature = "tls")]
-pub use with_rustls::{Config, Session};
+pub use with_rustls::Config;
 
 #[cfg(not(feature = "tls"))]
-pub use without::{Config, Session};
+pub use without::Config;
 
 #[cfg(feature = "tls")]
 mod with_rustls {
-    use super::{CERTIFICATES_BYTES_MAX, Contents, File};
+    use super::{CERTIFICATES_BYTES_MAX, Contents, File, Session};
     use crate::net::{Socket, World, read_file};
     use rustls::client::ResolvesClientCert;
     use rustls::pki_types::pem::PemObject;
@@ -75,36 +105,18 @@ mod with_rustls {
             Ok(Config(Box::new(Parts { rustls, paths, roots, pair: None, name: None })))
         }
 
-        /// Trusts the certificates in this file (PEM) instead.
-        ///
-        /// # Errors
-        /// It cannot be read, or holds no certificate.
-        pub fn trust(&mut self, path: &Path) -> Result<(), String> {
-            let roots = read(path).and_then(|pem| read_roots(&pem));
-            self.0.roots = Arc::new(roots.map_err(|e| wrong("certificates", path, &e))?);
-            self.0.paths[File::Authorities as usize] = Some(path.to_owned());
-            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
-            Ok(())
-        }
-
-        /// Shows the certificate in one file to servers that ask for one, and proves it with the key in the other.
-        ///
-        /// # Errors
-        /// Which file cannot be used, and why.
-        pub fn identify(&mut self, certificate: &Path, key: &Path) -> Result<(), (File, String)> {
-            let read =
-                |file, what, path: &Path| read(path).map_err(|e| (file, wrong(what, path, &e)));
-            let chain = read(File::Certificate, "a certificate", certificate)?;
-            let secret = read(File::Key, "a private key", key)?;
-            let pair = pair(&chain, &secret).map_err(|(file, e)| match file {
-                File::Key => (file, wrong("a private key", key, &e)),
-                _ => (file, wrong("a certificate", certificate, &e)),
+        /// Trusts the authorities in one file (PEM) instead; shows the certificate in another to servers that ask for one,
+        /// and proves it with the key in the third. By [`File`]. Gives which of them cannot be used, and why.
+        pub fn read(&mut self, paths: [Option<PathBuf>; 3]) -> Vec<(File, String)> {
+            self.0.paths = paths;
+            let mut unusable = Vec::new();
+            let contents = File::ALL.map(|file| {
+                let pem = read_file(self.path(file)?, CERTIFICATES_BYTES_MAX);
+                pem.map_err(|e| unusable.push((file, e.to_string()))).ok()
             });
-            self.0.pair = Some(pair?);
-            self.0.paths[File::Certificate as usize] = Some(certificate.to_owned());
-            self.0.paths[File::Key as usize] = Some(key.to_owned());
-            self.0.rustls = Arc::new(build(&self.0.roots, self.0.pair.clone()));
-            Ok(())
+            unusable.extend(self.take(contents));
+            let say = |(file, e)| (file, format!("failed to read {}: {e}", self.described(file)));
+            unusable.into_iter().map(say).collect()
         }
 
         /// Wants servers to prove that they are `name`, whatever their address is.
@@ -125,21 +137,22 @@ mod with_rustls {
 
         /// Takes what is in the files now. What cannot be used stays as it was; gives why.
         pub fn renew(&mut self, contents: Contents) -> Vec<String> {
-            let [authorities, certificate, key] = contents;
+            let unusable = self.take(contents).into_iter();
+            let path = |file| self.path(file).unwrap_or(Path::new("")).display();
+            unusable.map(|(file, e)| format!("{}: {e}", path(file))).collect()
+        }
+
+        fn take(&mut self, [authorities, certificate, key]: Contents) -> Vec<(File, String)> {
             let mut unusable = Vec::new();
-            let mut note = |file: File, e: String| {
-                let path = self.0.paths[file as usize].as_deref().unwrap_or(Path::new(""));
-                unusable.push(format!("{}: {e}", path.display()));
-            };
             match authorities.map(|pem| read_roots(&pem)) {
                 Some(Ok(roots)) => self.0.roots = Arc::new(roots),
-                Some(Err(e)) => note(File::Authorities, e),
+                Some(Err(e)) => unusable.push((File::Authorities, e)),
                 None => {}
             }
             if let (Some(certificate), Some(key)) = (certificate, key) {
                 match pair(&certificate, &key) {
                     Ok(pair) => self.0.pair = Some(pair),
-                    Err((file, e)) => note(file, e),
+                    Err(e) => unusable.push(e),
                 }
             }
             // A new one each time: it remembers no session, and a resumed one would show no certificate.
@@ -147,18 +160,31 @@ mod with_rustls {
             unusable
         }
 
+        fn path(&self, file: File) -> Option<&Path> {
+            self.0.paths[file as usize].as_deref()
+        }
+
+        fn described(&self, file: File) -> String {
+            let what = match file {
+                File::Authorities => "certificates",
+                File::Certificate => "a certificate",
+                File::Key => "a private key",
+            };
+            format!("{what} from {}", self.path(file).unwrap_or(Path::new("")).display())
+        }
+
         /// A session with a server that must prove that it is `host`, or who it was [expected](Config::expect) to be.
         ///
         /// # Errors
         /// `host` is neither a name nor an address.
-        pub fn begin(&self, host: &str) -> io::Result<Session> {
+        pub fn begin(&self, host: &str) -> io::Result<Box<dyn Session>> {
             let name = match &self.0.name {
                 Some(name) => name.clone(),
                 None => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
             };
             let session = ClientConnection::new(Arc::clone(&self.0.rustls), name)
                 .map_err(io::Error::other)?;
-            Ok(Session(Box::new(session)))
+            Ok(Box::new(session))
         }
     }
 
@@ -168,14 +194,6 @@ mod with_rustls {
             None => builder.with_no_client_auth(),
             Some(pair) => builder.with_client_cert_resolver(pair as Arc<dyn ResolvesClientCert>),
         }
-    }
-
-    fn read(path: &Path) -> Result<Vec<u8>, String> {
-        read_file(path, CERTIFICATES_BYTES_MAX).map_err(|e| e.to_string())
-    }
-
-    fn wrong(what: &str, path: &Path, why: &str) -> String {
-        format!("failed to read {what} from {}: {why}", path.display())
     }
 
     fn read_roots(pem: &[u8]) -> Result<RootCertStore, String> {
@@ -222,36 +240,27 @@ mod with_rustls {
         key.map_err(|_| "it is no PEM, or is cut off".to_owned())
     }
 
-    /// TLS above one socket. It may hold bytes back in both directions: [`flush`](Session::flush) sends what the socket
-    /// takes now, and a short read does not mean that the socket is drained.
-    #[derive(Debug)]
-    pub struct Session(Box<ClientConnection>);
-
-    impl Session {
-        /// As [`World::recv`].
-        ///
-        /// # Errors
-        /// As there; or the peer does not speak TLS, or the server's certificate is not valid.
-        pub fn recv(
+    impl Session for ClientConnection {
+        fn recv(
             &mut self,
             world: &mut dyn World,
             socket: Socket,
             into: &mut [u8],
         ) -> io::Result<usize> {
             loop {
-                match self.0.reader().read(into) {
+                match self.reader().read(into) {
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     done => return done,
                 }
                 // An alert or an answer of the handshake may have to be sent before more can be received. If that
                 // fails, the server may still have said why it has closed.
                 let sent = self.flush(world, socket);
-                match (self.0.read_tls(&mut Records { world, socket }), sent) {
+                match (self.read_tls(&mut Records { world, socket }), sent) {
                     (Ok(0), _) => return Ok(0),
                     (Ok(_), _) => {}
                     (Err(e), Ok(())) | (Err(_), Err(e)) => return Err(e),
                 }
-                if let Err(e) = self.0.process_new_packets() {
+                if let Err(e) = self.process_new_packets() {
                     // The server gets the reason as an alert, if it still reads.
                     let _ = self.flush(world, socket);
                     return Err(io::Error::new(io::ErrorKind::InvalidData, e));
@@ -259,18 +268,14 @@ mod with_rustls {
             }
         }
 
-        /// As [`World::send`].
-        ///
-        /// # Errors
-        /// As there.
-        pub fn send(
+        fn send(
             &mut self,
             world: &mut dyn World,
             socket: Socket,
             bytes: &[u8],
         ) -> io::Result<usize> {
             self.flush(world, socket)?;
-            let taken = self.0.writer().write(bytes)?;
+            let taken = self.writer().write(bytes)?;
             let flushed = self.flush(world, socket);
             // What was taken may have gone out, in part or whole: an error behind that is for the next call to report. A
             // command that was called unsent would be sent again.
@@ -282,13 +287,9 @@ mod with_rustls {
             Err(io::ErrorKind::WouldBlock.into())
         }
 
-        /// Sends the records that are queued, as far as the socket takes them.
-        ///
-        /// # Errors
-        /// The connection is dead.
-        pub fn flush(&mut self, world: &mut dyn World, socket: Socket) -> io::Result<()> {
-            while self.0.wants_write() {
-                match self.0.write_tls(&mut Records { world, socket }) {
+        fn flush(&mut self, world: &mut dyn World, socket: Socket) -> io::Result<()> {
+            while self.wants_write() {
+                match self.write_tls(&mut Records { world, socket }) {
                     Ok(_) => {}
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                     Err(e) => return Err(e),
@@ -323,10 +324,9 @@ mod with_rustls {
 
 #[cfg(not(feature = "tls"))]
 mod without {
-    use super::{Contents, File};
-    use crate::net::{Socket, World};
+    use super::{Contents, File, Session};
     use std::io;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     /// There is no configuration in this build.
     #[derive(Debug, Clone)]
@@ -342,18 +342,7 @@ mod without {
         }
 
         /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn trust(&mut self, _: &Path) -> Result<(), String> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn identify(&mut self, _: &Path, _: &Path) -> Result<(), (File, String)> {
+        pub fn read(&mut self, _: [Option<PathBuf>; 3]) -> Vec<(File, String)> {
             match *self {}
         }
 
@@ -379,37 +368,7 @@ mod without {
         ///
         /// # Errors
         /// None.
-        pub fn begin(&self, _: &str) -> io::Result<Session> {
-            match *self {}
-        }
-    }
-
-    /// There is no session in this build.
-    #[derive(Debug)]
-    pub enum Session {}
-
-    impl Session {
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn recv(&mut self, _: &mut dyn World, _: Socket, _: &mut [u8]) -> io::Result<usize> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn send(&mut self, _: &mut dyn World, _: Socket, _: &[u8]) -> io::Result<usize> {
-            match *self {}
-        }
-
-        /// Cannot be called.
-        ///
-        /// # Errors
-        /// None.
-        pub fn flush(&mut self, _: &mut dyn World, _: Socket) -> io::Result<()> {
+        pub fn begin(&self, _: &str) -> io::Result<Box<dyn Session>> {
             match *self {}
         }
     }

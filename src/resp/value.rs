@@ -27,8 +27,10 @@ pub enum Frame {
 /// The reply to one command, or a part of one.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reply {
-    /// `+OK`, and any other type that is a text in a line. Only the first 256 bytes are kept; no status we ask for comes
-    /// near.
+    /// `+OK`
+    Ok,
+    /// Another status, and any other type that is a text in a line. Only the first 256 bytes are kept; no status we ask
+    /// for comes near.
     Simple(Vec<u8>),
     /// `-ERR …` or its bulk form `!`. Inside an aggregate it is a value like any other: a failed
     /// command of a transaction does not fail its neighbours.
@@ -76,9 +78,7 @@ impl Reply {
 pub enum Received<'a> {
     /// A bulk string.
     Bulk(&'a [u8]),
-    /// `+OK`
-    Ok,
-    /// Anything else. (A bulk string and `+OK` may come so, too.)
+    /// Anything else. (A bulk string may come so, too.)
     Other(Reply),
 }
 
@@ -87,7 +87,6 @@ impl Received<'_> {
     pub fn into_reply(self) -> Reply {
         match self {
             Received::Bulk(bytes) => Reply::Bulk(bytes.to_vec()),
-            Received::Ok => Reply::Simple(b"OK".to_vec()),
             Received::Other(reply) => reply,
         }
     }

@@ -30,13 +30,13 @@ use super::{
     Answer, Command, Measure, OWNER, Once, Replies, Session, Store, StoreError, Tag, Ttl, When,
 };
 use crate::net::{Ready, World};
-use crate::resp::client::{Client, Request};
-use crate::resp::codec::{Decimal, ErrorReply, Received, Reply};
-use crate::resp::command::{Script, Words, words_of};
+use crate::resp::client::Client;
+use crate::resp::codec::{ErrorReply, Received, Reply};
+use crate::resp::command::{Decimal, Script, Words, words_of};
 use crate::resp::error_action::is_full;
 use crate::resp::options::{Options, Target};
 use crate::resp::reply_type::ReplyType;
-use crate::resp::request::{Failure, Route, Ticket};
+use crate::resp::request::{Asker, Failure, Route, Slot, Ticket};
 use bulk::Bulks;
 use health::{Health, Voice};
 use record::record_key;
@@ -545,8 +545,8 @@ impl RedisSession {
     ) {
         use ReplyType::{Any, Look, Probe, Value};
         let read_only = matches!(reply_type, Value | Look | Probe | Any);
-        let ticket = Ticket { tag, part };
-        self.client.submit(now, Request { ticket, reply_type, route, read_only }, words);
+        let asker = Asker::Requester(Ticket { tag, part });
+        self.client.submit(now, Slot::new(asker, reply_type, route, read_only), words);
     }
 
     /// Sends the second requests of writes that were refused because memory is full; whether there are any. Redis has
@@ -604,15 +604,15 @@ impl RedisSession {
         let mut asked = false;
         while let Some((tag, place, key, removes)) = self.bulks.ask() {
             let (route, part) = (self.client.route_of(key), PARTS + place as u32);
-            let ticket = Ticket { tag, part };
+            let asker = Asker::Requester(Ticket { tag, part });
             // A removal is sent again as little as any write: of two, one may come after the answer, and remove what was
             // stored since.
             let reply_type = if removes { ReplyType::Count } else { ReplyType::Value };
-            let request = Request { ticket, reply_type, route, read_only: !removes };
+            let slot = Slot::new(asker, reply_type, route, !removes);
             let words: [&[u8]; 2] = [b"DEL", key];
             match removes {
-                true => self.client.submit(now, request, Words::plain(&words)),
-                false => self.client.submit(now, request, Words::get(&[key])),
+                true => self.client.submit(now, slot, Words::plain(&words)),
+                false => self.client.submit(now, slot, Words::get(&[key])),
             }
             self.bulks.asked(tag);
             asked = true;

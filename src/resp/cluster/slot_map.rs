@@ -36,7 +36,7 @@ pub struct SlotMap {
     pub seeds: Vec<Endpoint>,
     /// Nodes that may take the place of a member. They have no slots, but when all members are gone they know the new
     /// ones.
-    replicas: Vec<ClusterNode>,
+    replicas: Vec<Endpoint>,
     /// The names of all nodes of the map, and since when maps have come that have none of them.
     ids: BTreeSet<String>,
     strange_since: Option<Instant>,
@@ -99,8 +99,7 @@ impl SlotMap {
 
     /// Where to ask for the slots when no known node can be asked: every node that was ever named.
     pub fn sources(&self) -> Vec<Endpoint> {
-        let replicas = self.replicas.iter().map(|replica| replica.endpoint.clone());
-        self.seeds.iter().cloned().chain(replicas).collect()
+        self.seeds.iter().chain(&self.replicas).cloned().collect()
     }
 
     /// Whether a map is one of our cluster.
@@ -137,12 +136,9 @@ impl SlotMap {
         self.owners.fill(NONE);
         self.ids = rows.iter().flat_map(Row::nodes).map(|node| node.id.clone()).collect();
         self.ids.remove("");
-        let mut replicas: Vec<ClusterNode> =
-            rows.iter().flat_map(|row| &row.replicas).take(NAMED_MAX).cloned().collect();
-        replicas.sort_unstable();
-        replicas.dedup();
-        replicas.truncate(REPLICAS_MAX);
-        self.replicas = replicas;
+        let named = rows.iter().flat_map(|row| &row.replicas).take(NAMED_MAX);
+        let replicas: BTreeSet<&Endpoint> = named.map(|node| &node.endpoint).collect();
+        self.replicas = replicas.into_iter().take(REPLICAS_MAX).cloned().collect();
         for row in rows {
             let place = self.place(key(&row.master));
             for slot in row.slots.clone() {

@@ -15,11 +15,10 @@ pub mod reply;
 
 use super::codec::Reply;
 use super::endpoint::Endpoint;
-use super::node::Nodes;
+use super::nodes::Nodes;
 use super::options::Options;
-use super::request::{Asker, Failure};
-use super::topology::{Complaint, Topology};
-use crate::net::World;
+use super::request::Asker;
+use super::topology::Topology;
 use monitor::{SentinelMonitor, Standing, Wish};
 use reply::{Master, read_address, read_master, read_others, read_switch};
 use std::rc::Rc;
@@ -48,8 +47,6 @@ pub struct Sentinels {
     /// The other sentinels, as one of them has reported. When all that we ask have gone, these are asked.
     others: Vec<Endpoint>,
     next_others: Instant,
-    /// What a sentinel has said that knows no master.
-    complaint: Complaint,
 }
 
 impl Sentinels {
@@ -59,10 +56,9 @@ impl Sentinels {
         seeds: &[Endpoint],
         options: Rc<Options>,
         nodes: &mut Nodes,
-        world: &mut dyn World,
         now: Instant,
     ) -> Sentinels {
-        let mut open = |seed| nodes.add(seed, Rc::clone(&options), None, world, now);
+        let mut open = |seed| nodes.add(seed, Rc::clone(&options), now);
         let sentinels = seeds.iter().filter_map(&mut open).collect();
         Sentinels {
             monitor: SentinelMonitor::new(name.clone(), sentinels, now),
@@ -72,7 +68,6 @@ impl Sentinels {
             said: Vec::new(),
             others: Vec::new(),
             next_others: now,
-            complaint: Complaint::default(),
         }
     }
 
@@ -94,7 +89,7 @@ impl Sentinels {
     }
 
     /// When every sentinel that we ask is away, the others that they have named are asked, too.
-    fn join_others(&mut self, nodes: &mut Nodes, world: &mut dyn World, now: Instant) {
+    fn join_others(&mut self, nodes: &mut Nodes, now: Instant) {
         let is_away = |s: &u64| nodes.get(*s).is_none_or(|node| node.error().is_some());
         if self.others.is_empty() || !self.monitor.sentinels.iter().all(is_away) {
             return;
@@ -102,32 +97,31 @@ impl Sentinels {
         for other in std::mem::take(&mut self.others) {
             let is_new = nodes.find(&other).is_none();
             if is_new && self.monitor.sentinels.len() < SENTINELS_MAX {
-                let node = nodes.add(&other, Rc::clone(&self.options), None, world, now);
+                let node = nodes.add(&other, Rc::clone(&self.options), now);
                 self.monitor.sentinels.extend(node);
             }
         }
     }
 
-    fn follow(&mut self, nodes: &mut Nodes, world: &mut dyn World, now: Instant, at: Endpoint) {
+    fn follow(&mut self, nodes: &mut Nodes, now: Instant, at: Endpoint) {
         let old = self.master;
         if old.and_then(|old| nodes.get(old)).is_some_and(|node| *node.endpoint() == at) {
             return;
         }
         log::info!("redis: the master of {:?} is {at}", self.name);
-        self.complaint = Complaint::default();
-        let options = Rc::clone(&nodes.options);
-        self.master = nodes.add(&at, options, None, world, now);
-        old.into_iter().for_each(|old| nodes.close(world, old));
+        nodes.complaint = None;
+        self.master = nodes.add(&at, Rc::clone(&nodes.options), now);
+        old.into_iter().for_each(|old| nodes.close(old));
     }
 }
 
 impl Topology for Sentinels {
-    fn route(&self, _slot: u16, _nodes: &Nodes) -> Option<u64> {
-        self.master
+    fn members(&self) -> &[u64] {
+        self.master.as_slice()
     }
 
-    fn tick(&mut self, nodes: &mut Nodes, world: &mut dyn World, now: Instant) {
-        self.join_others(nodes, world, now);
+    fn tick(&mut self, nodes: &mut Nodes, now: Instant) {
+        self.join_others(nodes, now);
         loop {
             let standing = match self.master.and_then(|m| nodes.get(m)) {
                 Some(node) if node.is_up() => Standing::Up,
@@ -144,7 +138,7 @@ impl Topology for Sentinels {
             match self.monitor.step(now, standing, state) {
                 None => return,
                 Some(Wish::Ask(sentinel)) => self.ask(nodes, now, sentinel),
-                Some(Wish::Follow(endpoint)) => self.follow(nodes, world, now, endpoint),
+                Some(Wish::Follow(endpoint)) => self.follow(nodes, now, endpoint),
             }
         }
     }
@@ -155,18 +149,17 @@ impl Topology for Sentinels {
 
     /// That our master was replaced is believed at once: the old one may resume this very moment and say OK to commands
     /// that it should refuse. A round follows, for the epoch.
-    fn on_push(&mut self, nodes: &mut Nodes, world: &mut dyn World, now: Instant, push: &[Reply]) {
+    fn on_push(&mut self, nodes: &mut Nodes, now: Instant, push: &[Reply]) {
         if let Some((old, new)) = read_switch(push, &self.name)
             && self.monitor.switched(now, &old, &new)
         {
-            self.follow(nodes, world, now, new);
+            self.follow(nodes, now, new);
         }
     }
 
     fn on_answer(
         &mut self,
         nodes: &mut Nodes,
-        _world: &mut dyn World,
         _now: Instant,
         (sentinel, question): (u64, u8),
         answer: Option<&Reply>,
@@ -179,9 +172,9 @@ impl Topology for Sentinels {
             (ADDRESS, Some(answer)) => {
                 let said = self.said.iter().find(|(of, _)| *of == sentinel);
                 let address = read_address(answer);
-                if let (None, None, Some(node)) = (&address, self.master, nodes.get(sentinel)) {
+                if address.is_none() && self.master.is_none() {
                     let what = format!("no sentinel names a master {:?}", self.name);
-                    self.complaint.note(&what, node, answer);
+                    nodes.complain(&what, sentinel, answer);
                 }
                 self.monitor.heard(sentinel, address, said.map(|(_, master)| master));
             }
@@ -195,9 +188,5 @@ impl Topology for Sentinels {
             true => self.monitor.refused(now),
             false => self.monitor.hurry_soon(now),
         }
-    }
-
-    fn why_unrouted(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
-        self.complaint.failure(nodes, now)
     }
 }

@@ -7,13 +7,10 @@
 //! ```
 //!
 //! A topology does its own asking: it opens and closes nodes, and sends them questions. The client hands in the answers
-//! and tells what became of nodes and requests. What a topology does not care for has a default.
+//! and tells what became of nodes and requests. What a topology does not care for has a default. It does no I/O itself.
 
 use super::codec::{ErrorReply, Reply};
-use super::endpoint::Endpoint;
-use super::node::{Node, Nodes};
-use super::request::Failure;
-use crate::net::World;
+use super::nodes::Nodes;
 use std::time::Instant;
 
 /// A server that has keys of its own.
@@ -30,13 +27,8 @@ pub struct Master {
 /// Where a redirect leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Redirect {
-    /// To this node; once only, and behind ASKING, if it is `asking`.
-    To {
-        /// The node.
-        node: u64,
-        /// See above.
-        asking: bool,
-    },
+    /// To this node.
+    To(u64),
     /// Nobody knows yet: try again later.
     Later,
     /// It makes no sense here.
@@ -45,14 +37,18 @@ pub enum Redirect {
 
 /// See the module's text.
 pub trait Topology {
+    /// The nodes that have keys of their own, as far as they are known.
+    fn members(&self) -> &[u64];
+
     /// The node that a slot is at; `None` while it is not known.
-    fn route(&self, slot: u16, nodes: &Nodes) -> Option<u64>;
+    fn route(&self, _slot: u16, _nodes: &Nodes) -> Option<u64> {
+        self.members().first().copied()
+    }
 
     /// Every server that has keys of its own, in the order of their lowest slots. `None` while they are not all known:
     /// a scan over only some of them would be incomplete.
-    fn masters(&mut self, now: Instant, nodes: &Nodes) -> Option<Vec<Master>> {
-        let _ = now;
-        let node = self.route(0, nodes)?;
+    fn masters(&mut self, nodes: &mut Nodes, _now: Instant) -> Option<Vec<Master>> {
+        let node = *self.members().first()?;
         let name = nodes.get(node)?.endpoint().to_string();
         Some(vec![Master { slot: 0, node, name }])
     }
@@ -62,13 +58,8 @@ pub trait Topology {
         false
     }
 
-    /// Whether a node has keys of its own, as far as it is known.
-    fn is_master(&self, _node: u64, _nodes: &Nodes) -> bool {
-        true
-    }
-
     /// Asks what has to be asked now.
-    fn tick(&mut self, _nodes: &mut Nodes, _world: &mut dyn World, _now: Instant) {}
+    fn tick(&mut self, _nodes: &mut Nodes, _now: Instant) {}
 
     /// When there is something to ask.
     fn next_deadline(&self) -> Option<Instant> {
@@ -76,13 +67,12 @@ pub trait Topology {
     }
 
     /// A message that answers no command.
-    fn on_push(&mut self, _nodes: &mut Nodes, _world: &mut dyn World, _now: Instant, _: &[Reply]) {}
+    fn on_push(&mut self, _nodes: &mut Nodes, _now: Instant, _push: &[Reply]) {}
 
     /// The answer of a node to a question; `None` if there will be none.
     fn on_answer(
         &mut self,
         _nodes: &mut Nodes,
-        _world: &mut dyn World,
         _now: Instant,
         _asked: (u64, u8),
         _answer: Option<&Reply>,
@@ -100,77 +90,23 @@ pub trait Topology {
     /// A node has a connection, or has lost it, or there is none for a request.
     fn on_change(&mut self, _nodes: &mut Nodes, _now: Instant, _node: u64) {}
 
-    /// A node says that a key is elsewhere.
+    /// A node says that the key of a command for this slot is elsewhere.
     fn on_redirect(
         &mut self,
         _nodes: &mut Nodes,
-        _world: &mut dyn World,
         _now: Instant,
         _from: (u64, u16),
         _e: &ErrorReply,
     ) -> Redirect {
         Redirect::Nowhere
     }
-
-    /// Why no node is known for a request, if that is no matter of a moment.
-    fn why_unrouted(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
-        Complaint::default().failure(nodes, now)
-    }
-
-    /// Nodes that keep only a part of the requests from being served, and why.
-    fn away<'a>(&self, _nodes: &'a Nodes, _now: Instant) -> Vec<(&'a Endpoint, Failure)> {
-        Vec::new()
-    }
-
-    /// What keeps requests from being served, and writes from being taken.
-    fn trouble(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
-        match self.route(0, nodes).and_then(|key| nodes.get(key)) {
-            Some(node) => trouble_of(node, now),
-            None => self.why_unrouted(nodes, now),
-        }
-    }
-}
-
-/// What a server has said that should know where the data is, and does not.
-#[derive(Debug, Default)]
-pub struct Complaint(Option<String>);
-
-impl Complaint {
-    /// Notes such an answer, and logs it, once, though each server may send its own.
-    pub fn note(&mut self, what: &str, node: &Node, answer: &Reply) {
-        let said = match answer {
-            Reply::Error(e) => e.to_string(),
-            _ => "no such thing".to_owned(),
-        };
-        let why = format!("{what}: {} says {said}", node.endpoint());
-        if self.0.replace(why.clone()).is_none() {
-            log::warn!("redis: {why}");
-        }
-    }
-
-    /// Why there is no node: this, or because all servers are away.
-    pub fn failure(&self, nodes: &Nodes, now: Instant) -> Option<Failure> {
-        let refused = |why: &String| Failure::Refused(ErrorReply::parse(why.as_bytes()));
-        let errors: Option<Vec<_>> = nodes.iter().map(|(_, node)| node.known_away(now)).collect();
-        let all_away = || Some(Failure::from(*errors?.first()?));
-        self.0.as_ref().map(refused).or_else(all_away)
-    }
-}
-
-/// What keeps this node from taking writes.
-pub fn trouble_of(node: &Node, now: Instant) -> Option<Failure> {
-    if node.is_replica {
-        let why = format!("READONLY {} says that it is a replica", node.endpoint());
-        return Some(Failure::Refused(ErrorReply::parse(why.as_bytes())));
-    }
-    node.known_away(now).map(Failure::from)
 }
 
 /// One server.
 pub struct Single(pub u64);
 
 impl Topology for Single {
-    fn route(&self, _slot: u16, _nodes: &Nodes) -> Option<u64> {
-        Some(self.0)
+    fn members(&self) -> &[u64] {
+        std::slice::from_ref(&self.0)
     }
 }

@@ -12,9 +12,7 @@ pub(super) fn answer<'a>(reply_type: ReplyType, received: &'a Received<'_>) -> s
     let reply = match (reply_type, received) {
         (ReplyType::Value, Received::Bulk(value)) => return Ok(Answer::Value(Some(value))),
         (ReplyType::Once, Received::Bulk(record)) => return Ok(Answer::Recorded(record)),
-        (ReplyType::Stored, Received::Ok) => return Ok(Answer::Stored),
-        (ReplyType::Probe, Received::Ok) => return Ok(Answer::Pong),
-        (_, Received::Bulk(_) | Received::Ok) => return Err(wrong_type()),
+        (_, Received::Bulk(_)) => return Err(wrong_type()),
         (_, Received::Other(reply)) => reply,
     };
     Ok(match (reply_type, reply) {
@@ -25,7 +23,7 @@ pub(super) fn answer<'a>(reply_type: ReplyType, received: &'a Received<'_>) -> s
         (ReplyType::StoredFlag | ReplyType::DeletedFlag | ReplyType::Once, Reply::Integer(-1)) => {
             Answer::Unmet
         }
-        (ReplyType::Stored, Reply::Simple(_)) | (ReplyType::StoredFlag, Reply::Integer(_)) => {
+        (ReplyType::Stored, Reply::Ok) | (ReplyType::StoredFlag, Reply::Integer(_)) => {
             Answer::Stored
         }
         (ReplyType::DeletedFlag | ReplyType::Count, Reply::Integer(n)) => Answer::Deleted(*n > 0),
@@ -45,7 +43,7 @@ pub(super) fn answer<'a>(reply_type: ReplyType, received: &'a Received<'_>) -> s
             },
             _ => return Err(wrong_type()),
         },
-        (ReplyType::Probe, Reply::Simple(_) | Reply::Null) => Answer::Pong,
+        (ReplyType::Probe, Reply::Ok | Reply::Simple(_) | Reply::Null) => Answer::Pong,
         _ => return Err(wrong_type()),
     })
 }
@@ -76,7 +74,7 @@ pub(super) fn without_reply(failure: Failure) -> StoreError {
         Failure::Broken(why) => StoreError::Broken(why),
         Failure::Overloaded => StoreError::Overloaded,
         Failure::Refused(e) => error(&e),
-        Failure::Left => StoreError::Unavailable("the server has left".to_owned()),
+        Failure::Left => StoreError::Unavailable(failure.to_string()),
     }
 }
 

@@ -22,8 +22,8 @@
 //! that exists throughout is returned at least once, whatever fails over; a key that moves from a master not yet read to
 //! one that was can be missed; no scan over several servers can promise more.
 
-use crate::resp::codec::{Decimal, Reply};
-use crate::resp::command::{Script, Words};
+use crate::resp::codec::Reply;
+use crate::resp::command::{Decimal, Script, Words};
 use crate::resp::topology::Master;
 use crate::store::{Page, cursor};
 use std::time::Duration;

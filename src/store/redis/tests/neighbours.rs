@@ -532,11 +532,10 @@ fn a_name_that_is_late_fails_once() {
         tcp("redis.example:6379"),
         std::rc::Rc::new(Options::default()),
         OWNER,
-        None,
-        &mut world,
+        1,
         now,
     );
-    connector.start(now, true);
+    connector.start(&mut world, now, true);
     assert!(connector.progress(&mut world, now).is_none());
     for _ in 0..50 {
         assert!(connector.progress(&mut world, now + 500 * MS).is_none());
