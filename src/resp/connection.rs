@@ -419,10 +419,7 @@ impl Connection {
     pub fn flush(&mut self, world: &mut dyn World, now: Instant) -> Result<(), Fault> {
         self.left = READ_BYTES_AT_A_TIME;
         let until = if self.may_send() { self.admit() } else { self.out.sent };
-        if self.writable && self.out.sent < until && self.out.sent <= self.out.answered_to {
-            // It is silent from here on: a process may stand still between two steps.
-            (self.answered, self.heard) = (now, now);
-        }
+        let (from, oldest) = (self.out.sent, self.slots.front().map_or(0, |slot| slot.end));
         while self.writable && self.out.sent < until {
             let rest = self.out.between(self.out.sent, until);
             let outcome = match &mut self.tls {
@@ -436,6 +433,11 @@ impl Connection {
                 // What it has sent before its end may tell why, and which commands it has answered.
                 Err(_) => (self.writable, self.readable, self.ended) = (false, true, true),
             }
+        }
+        if from < oldest && from < self.out.sent {
+            // It has not had all of the command that it would answer next, so its silence begins here at the earliest: a
+            // process may stand still between two steps, or two pieces.
+            (self.answered, self.heard) = (now, now);
         }
         if let Some(tls) = &mut self.tls
             && self.writable
@@ -533,8 +535,8 @@ impl Connection {
         self.out.held()
     }
 
-    /// When commands wait: since when none has been answered. Bytes that move are no answer: the kernel takes our
-    /// commands long after the server is gone, and a reply that trickles in for longer than any request waits for it is
+    /// When commands wait: since when none has been answered. Bytes that move are no answer, but for those of the oldest
+    /// command: the kernel takes our commands long after the server is gone, and a reply that trickles in for longer than any request waits for it is
     /// of no use either.
     pub fn waiting_since(&self) -> Option<Instant> {
         (!self.slots.is_empty()).then_some(self.answered)

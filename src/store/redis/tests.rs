@@ -217,6 +217,31 @@ fn a_command_that_was_not_sent_before_a_standstill_is_not_unanswered() {
     assert_eq!(rig.done(), one(1, "1"));
 }
 
+/// Nor that of one which stands still in the middle of a command; but a server that takes half of one and no more is as
+/// silent as any.
+#[test]
+fn a_command_that_was_half_sent_before_a_standstill_is_not_unanswered() {
+    for takes_the_rest in [true, false] {
+        let mut rig = Rig::up();
+        rig.world.give_room(Some(10));
+        rig.get(1);
+        rig.turn();
+        assert_eq!(rig.world.heard(), get_words(1)[..10]);
+        rig.world.now += 10_000 * MS;
+        if takes_the_rest {
+            rig.world.give_room(None);
+        }
+        rig.turn();
+        assert_eq!(rig.world.sockets[0].closed, !takes_the_rest);
+        if takes_the_rest {
+            assert_eq!(rig.world.heard(), format!("{}{ROLE}", &get_words(1)[10..]));
+            rig.world.say("$1\r\n1\r\n");
+            rig.turn();
+            assert_eq!(rig.done(), one(1, "1"));
+        }
+    }
+}
+
 /// The leak of 2023: the reply to an abandoned request must not go to another.
 #[test]
 fn the_reply_to_an_abandoned_request_is_dropped_in_its_turn() {
