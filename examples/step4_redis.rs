@@ -12,7 +12,7 @@
 //! Each connection still costs a thread of tiny_http, which still lets pass what our parser refused. Step 5 mends that.
 //! And a worker waits for as long as Redis is silent, so four requests stop everybody: that is for step 6.
 //!
-//! In src/: `resp/encode.rs`, `resp/codec.rs`, and `store/redis.rs` for `command` and `outcome`.
+//! In src/: `resp/command.rs`, `resp/codec.rs`, and `store/redis.rs` for `command` and `outcome`.
 
 #[allow(dead_code, reason = "its main is not ours")]
 #[path = "step3_threads.rs"]
