@@ -419,7 +419,7 @@ impl Db {
                 break;
             }
         }
-        if found.is_empty() && elsewhere {
+        if found.is_empty() && elsewhere && self.node.as_ref().is_some_and(|node| !node.owns(args[6])) {
             return Err("CLUSTERDOWN these keys are elsewhere");
         }
         let given = if whole { vec![] } else { given.into_iter().map(Reply::Bulk).collect() };

@@ -219,7 +219,7 @@ impl World {
                 let reply = self.execute(at, end, &mut conn, &words);
                 if self.net.story.is_some() {
                     let words: Vec<_> = words.iter().map(|word| String::from_utf8_lossy(word)).collect();
-                    let words = words.join(" ").replace('\n', " ");
+                    let words = words.join(" ").replace(char::is_control, " ");
                     let title = self.servers[at].title.trim_start_matches("the ");
                     tell!(self.net, "{title}, connection {end}: {words:.200} -> {:.100}", reply.shown());
                 }

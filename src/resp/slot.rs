@@ -29,6 +29,12 @@ pub fn hash_tag(key: &[u8]) -> Option<&[u8]> {
     (close > 0).then(|| &inside[..close])
 }
 
+/// A key in this slot: of two bytes there is one for each value of the CRC, which is found by dividing backwards.
+pub fn key_in(slot: u16) -> [u8; 2] {
+    let back = |crc: u16| if crc & 1 == 0 { crc >> 1 } else { (crc ^ 0x1021) >> 1 | 0x8000 };
+    (0..16).fold(slot, |crc, _| back(crc)).to_be_bytes()
+}
+
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         let index = (crc >> 8) as u8 ^ byte;
@@ -83,6 +89,11 @@ mod tests {
         ] {
             assert_eq!(slot(key), expected, "{}", key.escape_ascii());
         }
+    }
+
+    #[test]
+    fn every_slot_has_a_key() {
+        assert!((0..SLOTS).all(|at| slot(&key_in(at)) == at));
     }
 
     // The check value of CRC-16/XMODEM in the catalogue of CRC algorithms.
