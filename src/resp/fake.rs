@@ -87,7 +87,6 @@ impl Fake {
     }
 
     /// The server closes another socket.
-    #[cfg(feature = "poll")]
     pub(crate) fn hang_up_on(&mut self, socket: usize) {
         self.sockets[socket].ended = true;
         let (owner, socket) = (self.sockets[socket].owner, Socket(socket as u64));
