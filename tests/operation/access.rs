@@ -124,7 +124,7 @@ fn healthcheck_asks_at_a_link_local_address_too() {
         let said = stage.play(&format!(
             "ip address add fe80::1/64 dev lo nodad
              export LISTEN=[fe80::1%1]:8080 FRONT={front}
-             ./kioskd >log & until grep -q listening log; do sleep 0.05; done
+             ./kioskd >log & until grep -qs listening log; do sleep 0.05; done
              ./kioskd healthcheck; echo $?; ./kioskd healthcheck http://$LISTEN/livez; echo $?"
         ));
         assert_eq!(said, "0\n0\n");
