@@ -299,7 +299,8 @@ impl Client {
         }
         let calm = book.is_calm(conn.to, from, left, need);
         // Who loses against other writers again and again has no time left at last; nor has a process that stood still for
-        // the second step of a write, for a script that was forgotten, or while it had still to connect.
+        // the second step of a write, for a script that was forgotten, or while it had still to connect, as it has with
+        // a node of a cluster that it hears of from a redirect: then it is sure that nothing was done, and says 502.
         let young = book.starts[&conn.to] + 10 * SECOND > from;
         let contends = text.starts_with("PATCH") || text.contains("If-Match");
         let hasty =
@@ -312,7 +313,7 @@ impl Client {
             book.docs.iter().any(|doc| doc.len() > 1500 && doc.contains(&it))
         };
         let large = matches!(&ask.what, What::Item(op) if status == 504 && paused > 0 && large(op.key));
-        let unconnected = paused > 0 && young && status == 502;
+        let unconnected = paused > 0 && (young || plan.cluster) && status == 502;
         let late = hasty
             || unconnected
             || status == 504
