@@ -31,10 +31,8 @@ use std::time::{Duration, Instant};
 pub struct Exchange {
     /// Where each part of the head is; `None` when the head could not be parsed.
     index: Option<HeadIndex>,
-    /// The client connection that sent the request, as the front names it.
-    pub connection: u64,
-    /// The worker's request count, for the request id that is made when the client sent none.
-    number: u64,
+    /// The worker's request count, also for the request id that is made when the client sent none.
+    pub number: u64,
     /// When the head was complete.
     began: Instant,
     /// When the store must have answered: the store's time begins when the request is complete.
@@ -79,16 +77,9 @@ enum Count {
 impl Exchange {
     /// Begins the exchange of a request whose head has been read, or (without an index) of bytes that are not a valid
     /// request and still have to be answered.
-    pub fn begin(
-        index: Option<HeadIndex>,
-        connection: u64,
-        number: u64,
-        now: Instant,
-        time: Duration,
-    ) -> Exchange {
+    pub fn begin(index: Option<HeadIndex>, number: u64, now: Instant, time: Duration) -> Exchange {
         Exchange {
             index,
-            connection,
             number,
             began: now,
             deadline: now + time,

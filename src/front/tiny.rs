@@ -148,7 +148,7 @@ impl Worker {
         let bytes = print_head(&request);
         let read = read_head(&bytes, &self.options.head);
         let time = self.options.request_timeout;
-        let exchange = &mut Exchange::begin(read.as_ref().ok().copied(), 0, number, now, time);
+        let exchange = &mut Exchange::begin(read.as_ref().ok().copied(), number, now, time);
         let index = match read {
             Ok(index) => index,
             Err(e) => {

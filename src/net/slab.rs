@@ -1,15 +1,14 @@
 //! A table of values that come and go, each under a key that is never given out twice.
 //!
-//! A worker identifies its connections, and the Redis client its requests, by such keys. Places are used again; keys
-//! are not, because a key contains a number that is incremented at every insertion:
+//! A worker identifies its clients, and the network their sockets, by such keys. Places are used again; keys are not,
+//! because a key contains a number that is incremented at every insertion:
 //!
 //! ```text
 //! key = generation (32 bits) | place (32 bits)
 //! ```
 //!
-//! So a reply that comes for a client that has gone finds nothing, instead of the client that has its place now. This
-//! is the whole protection against handing one user's data to another. (A key does come again after four billion
-//! insertions in between; keys are kept for seconds.)
+//! So an event that comes for a client that has gone finds nothing, instead of the client that has its place now. (A
+//! key does come again after four billion insertions in between; keys are kept for seconds.)
 //!
 //! Places are in chunks of 64, and the lowest free one is taken. A chunk that has become empty is freed, except for one
 //! spare, so that a client that comes and goes at the edge of a chunk does not cost an allocation each time:
@@ -108,16 +107,6 @@ impl<T> Slab<T> {
         let value = self.place_of(key)?.value.take()?;
         self.free(key);
         Some(value)
-    }
-
-    /// As [`remove`](Slab::remove), but drops the value.
-    pub fn discard(&mut self, key: u64) {
-        if let Some(place) = self.place_of(key)
-            && place.value.is_some()
-        {
-            place.value = None;
-            self.free(key);
-        }
     }
 
     fn place_of(&mut self, key: u64) -> Option<&mut Place<T>> {

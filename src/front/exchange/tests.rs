@@ -30,9 +30,9 @@ impl Played {
         let exchange = match http::parse(&bytes, &HeadLimits::default()) {
             Ok(Parsed::Whole(index)) => {
                 service.metrics().worker(0).request_began();
-                Exchange::begin(Some(index), 0, number, now, Duration::from_secs(2))
+                Exchange::begin(Some(index), number, now, Duration::from_secs(2))
             }
-            _ => Exchange::begin(None, 0, number, now, Duration::ZERO),
+            _ => Exchange::begin(None, number, now, Duration::ZERO),
         };
         Played { service, printer, bytes, exchange, now }
     }
@@ -122,7 +122,7 @@ fn made_request_ids_differ_between_requests_and_between_workers() {
     for _ in 0..2 {
         for printer in &mut workers {
             let number = printer.next_number();
-            let exchange = Exchange::begin(None, 0, number, Instant::now(), Duration::ZERO);
+            let exchange = Exchange::begin(None, number, Instant::now(), Duration::ZERO);
             let mut out = Vec::new();
             printer.print(
                 service_with(|| true),

@@ -26,6 +26,7 @@
 
 use super::pool::{Body, Pool, Work};
 use super::timers::{Link, Linked};
+use crate::front::exchange::Exchange;
 use crate::front::options::Options;
 use crate::front::pace;
 use crate::http::{self, Framing, HeadIndex, ParseError, Parsed};
@@ -194,13 +195,18 @@ impl Connection {
     }
 
     /// The exchange whose response is not out, or not known to have arrived.
-    pub fn exchange(&self) -> Option<u64> {
-        self.work.as_ref()?.exchange
+    pub fn exchange(&self) -> Option<&Exchange> {
+        self.work.as_ref()?.exchange.as_ref()
     }
 
-    /// Records that this exchange serves its request from now on.
-    pub fn set_exchange(&mut self, exchange: u64, pool: &mut Pool) {
+    /// Its next request begins.
+    pub fn begin(&mut self, exchange: Exchange, pool: &mut Pool) {
         self.work(pool).exchange = Some(exchange);
+    }
+
+    /// The request in hand, the bytes of its message from the first byte of its head, and those of its body.
+    pub fn request(&mut self) -> Option<(&mut Exchange, &[u8], &[u8])> {
+        self.work.as_mut()?.request()
     }
 
     /// Drops what the client has sent behind the request that is being answered, which is then its last.
@@ -229,11 +235,6 @@ impl Connection {
     /// Whether it was opened a moment ago, perhaps, and not used yet.
     pub fn is_new(&self) -> bool {
         self.age != Age::Used && !self.ended && !self.broken && self.awaits_head()
-    }
-
-    /// The bytes of the message in hand, from the first byte of its head, and those of its body.
-    pub fn message(&self) -> (&[u8], &[u8]) {
-        self.work.as_ref().map_or((b"", b""), |work| work.message())
     }
 
     /// Reads and parses until there is something for the worker to do.

@@ -4,6 +4,7 @@
 //! that were not needed since the one before. So a steady load allocates nothing, and after a burst the memory is given
 //! back.
 
+use crate::front::exchange::Exchange;
 use crate::http::{ChunkedDecoder, ParseError};
 use std::time::Instant;
 
@@ -13,8 +14,7 @@ const KEPT_BYTES: usize = 8 * 1024;
 /// Nor is this much spare capacity, beyond the bytes in the buffer.
 const FIT_BYTES: usize = 8 * 1024;
 
-/// The buffers of one client.
-#[derive(Debug)]
+/// The request of one client, and its buffers.
 pub struct Work {
     /// Bytes from the client that are still needed; the message in hand begins at `at`, with its head.
     pub input: Vec<u8>,
@@ -33,7 +33,7 @@ pub struct Work {
     /// When it last moved.
     pub moved: Instant,
     /// The exchange whose response is not out, or in doubt.
-    pub exchange: Option<u64>,
+    pub exchange: Option<Exchange>,
     /// Bytes that the worker has counted for this client.
     pub counted: usize,
     /// The connection closes after the response.
@@ -87,14 +87,15 @@ impl Work {
         }
     }
 
-    /// The message in hand, and its body.
-    pub fn message(&self) -> (&[u8], &[u8]) {
+    /// The request in hand, the bytes of its message, and those of its body.
+    pub fn request(&mut self) -> Option<(&mut Exchange, &[u8], &[u8])> {
+        let exchange = self.exchange.as_mut()?;
         let bytes = self.input.get(self.at..).unwrap_or_default();
         let body = match &self.body {
             Body::Length(n) => bytes.get(self.head_len..self.head_len + n).unwrap_or_default(),
             Body::Chunked(chunked) => &chunked.bytes,
         };
-        (bytes, body)
+        Some((exchange, bytes, body))
     }
 
     /// What has arrived behind the head in hand.
@@ -190,7 +191,6 @@ impl Work {
 }
 
 /// See the module's text.
-#[derive(Debug)]
 pub struct Pool {
     #[expect(clippy::vec_box, reason = "they go to connections, which hold a pointer each")]
     free: Vec<Box<Work>>,

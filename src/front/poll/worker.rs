@@ -21,7 +21,7 @@ use super::connection::{Connection, Progress};
 use super::pool::Pool;
 use super::timers::{Ages, Timers};
 use crate::front::access_log::End;
-use crate::front::exchange::{Exchange, Printer};
+use crate::front::exchange::Printer;
 use crate::front::guard::{Guarded, broken};
 use crate::front::options::Options;
 use crate::lifecycle::{Lifecycle, State};
@@ -65,7 +65,6 @@ pub struct Worker {
     lifecycle: Arc<Lifecycle>,
     session: Guarded,
     clients: Slab<Connection>,
-    exchanges: Slab<Exchange>,
     timers: Timers,
     ages: Ages,
     pool: Pool,
@@ -154,7 +153,6 @@ impl Worker {
             store,
             lifecycle,
             clients: Slab::default(),
-            exchanges: Slab::default(),
             pool: Pool::new(now),
             trim_at: None,
             held: 0,
@@ -174,7 +172,11 @@ impl Worker {
     pub fn left(&self) -> Left {
         Left {
             clients: self.clients.len(),
-            exchanges: self.exchanges.len(),
+            exchanges: self
+                .clients
+                .iter()
+                .filter(|(_, client)| client.exchange().is_some())
+                .count(),
             bytes: self.held,
             turns: self.again.len() + self.late.len(),
         }
@@ -245,11 +247,11 @@ impl Worker {
     fn replace_session(&mut self, world: &mut dyn World, now: Instant) {
         self.service.metrics().worker(self.n).panicked();
         self.session.replace(&*self.store, world, now);
-        for key in self.exchanges.keys() {
-            let waits = self.exchanges.get(key).filter(|exchange| exchange.next.is_some());
-            if let Some(client) = waits.map(|exchange| exchange.connection) {
+        for key in self.clients.keys() {
+            let exchange = self.clients.get(key).and_then(Connection::exchange);
+            if exchange.is_some_and(|exchange| exchange.next.is_some()) {
                 self.step(world, key, now, Some(Err(broken())), true);
-                self.note(world, client, now);
+                self.note(world, key, now);
             }
         }
     }
@@ -258,11 +260,10 @@ impl Worker {
     fn follow_store(&mut self, world: &mut dyn World, now: Instant) {
         loop {
             let replies = self.session.progress(world, now);
-            for (key, reply) in replies.iter() {
-                let client = self.exchanges.get(key).map(|exchange| exchange.connection);
-                self.step(world, key, now, Some(reply), true);
-                if let Some(client) = client {
-                    self.note(world, client, now);
+            for (tag, reply) in replies.iter() {
+                if let Some(key) = self.waiting(tag) {
+                    self.step(world, key, now, Some(reply), true);
+                    self.note(world, key, now);
                 }
             }
             let is_empty = replies.is_empty();
@@ -324,12 +325,10 @@ impl Worker {
                     }
                 }
                 Progress::Whole => {
-                    if let Some(exchange) = client.exchange() {
-                        if let Some(exchange) = self.exchanges.get_mut(exchange) {
-                            exchange.deadline = now + self.options.request_timeout;
-                        }
-                        self.step(world, exchange, now, None, true);
+                    if let Some((exchange, ..)) = client.request() {
+                        exchange.deadline = now + self.options.request_timeout;
                     }
+                    self.step(world, key, now, None, true);
                     break;
                 }
                 Progress::Malformed(e) => {

@@ -2,6 +2,7 @@
 
 use super::super::connection::{Connection, Progress};
 use super::super::timers::Linked;
+use super::request::tag;
 use super::{TOO_MANY, TOO_SLOW, Worker};
 use crate::front::access_log::End;
 use crate::net::World;
@@ -94,8 +95,8 @@ impl Worker {
                 continue;
             }
             let Some(exchange) = client.exchange() else { continue };
-            let error = self.session.abandon(now, exchange);
-            self.step(world, exchange, now, Some(Err(error)), true);
+            let error = self.session.abandon(now, tag(key, exchange.number));
+            self.step(world, key, now, Some(Err(error)), true);
             self.note(world, key, now);
         }
     }

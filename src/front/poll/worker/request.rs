@@ -13,12 +13,12 @@ use crate::front::access_log::End;
 use crate::front::exchange::{Exchange, Printer, guarded};
 use crate::http::{Field, Framing, Head, HeadIndex, Response};
 use crate::lifecycle::{Lifecycle, State};
-use crate::net::World;
+use crate::net::{Slab, World};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::step::Step;
 use crate::service::traffic::Kind;
-use crate::store::{Reply, StoreError};
+use crate::store::{Reply, StoreError, Tag};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,9 +44,7 @@ impl Worker {
         worker.request_began();
         let number = self.printer.next_number();
         let time = self.options.request_timeout;
-        let exchange = self.exchanges.insert(Exchange::begin(Some(index), key, number, now, time));
-        client.set_exchange(exchange, &mut self.pool);
-        let Some(request) = self.exchanges.get_mut(exchange) else { return false };
+        client.begin(Exchange::begin(Some(index), number, now, time), &mut self.pool);
 
         let has_body = index.framing() != Framing::Length(0);
         let body_is_here = client.has_body(index.framing());
@@ -54,12 +52,12 @@ impl Worker {
         // is refused when the buffers are full; but a single client is never refused for that.
         let held = client.held();
         let full = self.held + held > self.held_max.max(held);
-        let (bytes, _) = client.message();
+        let refused = client.refused;
+        let Some((request, bytes, _)) = client.request() else { return false };
         let head = Head::new(&index, bytes);
         let continues = head.expects_continue();
         let expects = head.first(Field::Expect).is_some();
         let service = &self.service;
-        let refused = client.refused;
         let admitted = guarded(worker, || {
             let admitted = request.admit(service, bytes);
             // No restart cures a crowd of clients, and most of all not one that the supervisor makes for lack of an
@@ -82,24 +80,25 @@ impl Worker {
                 true
             }
             Ok(()) => {
-                self.step(world, exchange, now, None, !full);
+                self.step(world, key, now, None, !full);
                 false
             }
             Err(problem) => {
                 let keep = client.drop_body(index.framing(), expects) && !refused;
+                let Some((request, ..)) = client.request() else { return false };
                 match request.refuse_counted(&self.service, problem, keep) {
-                    None => self.step(world, exchange, now, None, !full),
+                    None => self.step(world, key, now, None, !full),
                     Some(problem) if problem.is_refusal() => {
                         self.refuse(world, key, problem, keep, now);
                     }
-                    Some(problem) => self.end(world, exchange, Err(problem), keep, now),
+                    Some(problem) => self.end(world, key, Err(problem), keep, now),
                 }
                 false
             }
         }
     }
 
-    /// Takes a request one step further: begins it, or continues it with the store's `reply`.
+    /// Takes a client's request one step further: begins it, or continues it with the store's `reply`.
     pub(super) fn step(
         &mut self,
         world: &mut dyn World,
@@ -123,12 +122,13 @@ impl Worker {
         reply: Option<Reply<'_>>,
         may_wait: bool,
     ) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let connection = exchange.connection;
-        let Some(client) = self.clients.get_mut(connection) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let socket = client.socket;
+        let ends = client.refused || client.has_forgotten() || self.ages.is_old(client.old_at());
+        let Some((exchange, bytes, body)) = client.request() else { return };
+        let tag = tag(key, exchange.number);
         let next = exchange.next.take();
         let service = &*self.service;
-        let (bytes, body) = client.message();
         let worker = service.metrics().worker(self.n);
         let mut counted = false;
         if let (Some(reply), Some(_)) = (&reply, &next) {
@@ -143,7 +143,7 @@ impl Worker {
             }
             // It has been answered without this reply.
             (Some(_), None) => return,
-            _ => request.perform(service, (bytes, body), || world.peer(client.socket), now),
+            _ => request.perform(service, (bytes, body), || world.peer(socket), now),
         };
         let outcome = loop {
             match step {
@@ -152,18 +152,15 @@ impl Worker {
                 Ok(Step::Ask(..)) if !may_wait => break Err(TOO_MANY_WAIT),
                 Ok(Step::Ask(command, next)) if now < request.deadline => {
                     let kind = Kind::of(&command);
-                    let left = request.deadline - now;
-                    if self.session.submit(now, key, command) {
-                        if let Some(exchange) = self.exchanges.get_mut(key) {
-                            exchange.asked(kind, next, now);
-                        }
+                    if self.session.submit(now, tag, command) {
+                        exchange.asked(kind, next, now);
                         // A store that cannot count must not stop who it could serve.
-                        if kind == Kind::TAKE {
-                            self.wait(connection, left / COUNT_PART);
-                        } else if counted {
-                            self.wait(connection, left);
-                        }
-                        return;
+                        let time = match kind {
+                            Kind::TAKE => (exchange.deadline - now) / COUNT_PART,
+                            _ if counted => exchange.deadline - now,
+                            _ => return,
+                        };
+                        return self.wait(key, time);
                     }
                     break Err(Problem::INTERNAL);
                 }
@@ -175,15 +172,21 @@ impl Worker {
                 }
             }
         };
-        let keep = (may_wait || outcome.is_ok()) && request.keeps() && !client.refused;
-        let keep = keep && !self.ages.is_old(client.old_at());
+        let keep = (may_wait || outcome.is_ok()) && request.keeps() && !ends;
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
-        let (status, close) = print(printing, request, client, &outcome, keep);
+        let (status, close) = print(printing, request, bytes, &outcome, keep);
         if matches!(&outcome, Ok(response) if response.replayed) {
             worker.replayed();
         }
         drop(outcome);
         self.send(world, key, status, close, now);
+    }
+
+    /// The client whose request has this tag, if that still waits for the store.
+    pub(super) fn waiting(&self, tag: Tag) -> Option<u64> {
+        let (key, client) = self.clients.at(Slab::<Connection>::place(tag))?;
+        let exchange = client.exchange().filter(|exchange| exchange.next.is_some())?;
+        (self::tag(key, exchange.number) == tag).then_some(key)
     }
 
     /// Sets the deadline of a client whose request waits for the store.
@@ -205,24 +208,18 @@ impl Worker {
         now: Instant,
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let exchange = match client.exchange() {
-            Some(exchange) => exchange,
-            None => {
-                let number = self.printer.next_number();
-                let exchange =
-                    self.exchanges.insert(Exchange::begin(None, key, number, now, Duration::ZERO));
-                client.set_exchange(exchange, &mut self.pool);
-                exchange
-            }
-        };
-        if let Some(exchange) = self.exchanges.get_mut(exchange) {
+        if client.exchange().is_none() {
+            let number = self.printer.next_number();
+            client.begin(Exchange::begin(None, number, now, Duration::ZERO), &mut self.pool);
+        }
+        if let Some((exchange, ..)) = client.request() {
             exchange.refused(self.service.metrics().worker(self.n), &problem);
         }
-        self.end(world, exchange, Err(problem), keep, now);
+        self.end(world, key, Err(problem), keep, now);
         self.note(world, key, now);
     }
 
-    /// Answers a request without running it further.
+    /// Answers a client's request without running it further.
     fn end(
         &mut self,
         world: &mut dyn World,
@@ -231,38 +228,29 @@ impl Worker {
         keep: bool,
         now: Instant,
     ) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        let Some(client) = self.clients.get_mut(exchange.connection) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        let keep = keep && !client.has_forgotten() && !self.ages.is_old(client.old_at());
+        let Some((exchange, bytes, _)) = client.request() else { return };
         exchange.next = None;
-        let keep = keep && !self.ages.is_old(client.old_at());
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
-        let (status, close) = print(printing, exchange, client, &outcome, keep);
+        let (status, close) = print(printing, exchange, bytes, &outcome, keep);
         self.send(world, key, status, close, now);
     }
 
     /// Sends what has been printed.
     fn send(&mut self, world: &mut dyn World, key: u64, status: u16, close: bool, now: Instant) {
-        let Some(exchange) = self.exchanges.get_mut(key) else { return };
-        exchange.answered(status, self.printed.len());
-        let connection = exchange.connection;
-        let Some(client) = self.clients.get_mut(connection) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if let Some((exchange, ..)) = client.request() {
+            exchange.answered(status, self.printed.len());
+        }
         if !client.respond(world, &self.printed, close, now, &mut self.pool) {
-            return self.remove(world, connection, End::Gone, now);
+            return self.remove(world, key, End::Gone, now);
         }
         if client.is_answered() {
-            exchange.account(
-                End::Answered,
-                (&*self.service, self.service.metrics().worker(self.n)),
-                self.options.access_log,
-                (self.printer.maker(), client.message().0),
-                || world.peer(client.socket),
-                now,
-            );
-            client.finish();
-            self.exchanges.discard(key);
+            self.close_account(world, key, End::Answered, now);
         }
-        if client.has_more() && !std::mem::replace(&mut client.queued, true) {
-            self.again.push(connection);
+        if self.clients.get(key).is_some_and(Connection::has_more) {
+            self.queue(key);
         }
     }
 
@@ -275,34 +263,39 @@ impl Worker {
         now: Instant,
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        if let Some(key) = client.exchange()
-            && let Some(exchange) = self.exchanges.get(key)
-        {
+        let socket = client.socket;
+        if let Some((exchange, bytes, _)) = client.request() {
             exchange.account(
                 end,
                 (&*self.service, self.service.metrics().worker(self.n)),
                 self.options.access_log,
-                (self.printer.maker(), client.message().0),
-                || world.peer(client.socket),
+                (self.printer.maker(), bytes),
+                || world.peer(socket),
                 now,
             );
-            self.exchanges.discard(key);
         }
         client.finish();
     }
+}
+
+/// The tag of a request in the store: the place of its client, and its number, which no other request of this worker
+/// has (until four billion of them later). So a reply that comes when its request is over finds nothing: neither the
+/// client's next request, nor the client that has its place now. This is the whole protection against handing one
+/// user's data to another.
+pub(super) fn tag(key: u64, number: u64) -> Tag {
+    number << 32 | Slab::<Connection>::place(key) as u64
 }
 
 /// Prints the response to a client's request; gives its status, and whether the connection closes after it.
 fn print(
     (printer, printed, lifecycle, service): (&mut Printer, &mut Vec<u8>, &Lifecycle, &Service),
     exchange: &Exchange,
-    client: &Connection,
+    bytes: &[u8],
     outcome: &Result<Response<'_>, Problem>,
     keep: bool,
 ) -> (u16, bool) {
-    let (bytes, _) = client.message();
     let keep = keep && exchange.head(bytes).is_some_and(|head| head.keep_alive());
-    let close = !keep || client.has_forgotten() || lifecycle.state() >= State::Draining;
+    let close = !keep || lifecycle.state() >= State::Draining;
     printed.clear();
     printed.shrink_to(PRINTED_KEPT_BYTES);
     (printer.print(service, exchange, bytes, outcome, close, printed), close)
