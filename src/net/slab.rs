@@ -97,11 +97,6 @@ impl<T> Slab<T> {
         self.at(Self::place(key)).filter(|(found, _)| *found == key).map(|(_, value)| value)
     }
 
-    /// Whether there is a value under `key`.
-    pub fn contains(&self, key: u64) -> bool {
-        self.get(key).is_some()
-    }
-
     /// Removes and returns the value under `key`.
     pub fn remove(&mut self, key: u64) -> Option<T> {
         let value = self.place_of(key)?.value.take()?;
@@ -314,7 +309,7 @@ mod tests {
         }
         assert!(map.iter().all(|(key, n)| slab.get(*key) == Some(n)));
         assert!(slab.iter().all(|(key, n)| map.get(&key) == Some(n)));
-        assert!(gone.iter().all(|key| !slab.contains(*key)));
+        assert!(gone.iter().all(|key| slab.get(*key).is_none()));
         assert!(chunks_held(&slab) <= map.len() + 1);
     }
 }
