@@ -12,7 +12,9 @@ use super::access_log::End;
 use super::exchange::{Exchange, Printer, guarded};
 use super::listen::{Bound, Listen, SocketFile};
 use super::options::{Options, Server};
-use crate::http::{self, ChunkedDecoder, Framing, Head, HeadIndex, HeadLimits, ParseError, Parsed};
+use crate::http::{
+    self, ChunkedDecoder, Framing, Head, HeadIndex, HeadLimits, ParseError, Parsed, Response,
+};
 use crate::lifecycle::{Lifecycle, State};
 use crate::service::Service;
 use crate::service::metrics;
@@ -146,80 +148,90 @@ impl Worker {
         self.printer.set_time(unix_time);
         let number = self.printer.next_number();
         let bytes = print_head(&request);
-        let read = read_head(&bytes, &self.options.head);
+        let head = read_head(&bytes, &self.options.head);
         let time = self.options.request_timeout;
-        let exchange = &mut Exchange::begin(read.as_ref().ok().copied(), number, now, time);
-        let index = match read {
-            Ok(index) => index,
-            Err(e) => {
-                let problem = self.service.malformed(e);
-                return self.refuse(request, exchange, &bytes, problem);
+        let exchange = &mut Exchange::begin(head.as_ref().ok().copied(), number, now, time);
+        let received = self.receive(&mut request, head, exchange, &bytes);
+        let close = self.closes(&request, exchange, &bytes);
+        let (status, printed) = match received {
+            Ok(body) => {
+                // The store's time begins when the request is complete.
+                exchange.deadline = Instant::now() + time;
+                let peer = peer_of(&request);
+                self.run_to_its_end(exchange, (&bytes, &body), peer, close, session)
             }
+            Err(problem) => self.print(exchange, &bytes, &Err(problem), close),
         };
-        self.metrics().request_began();
-        let head = Head::new(&index, &bytes);
-        let admitted = guarded(self.metrics(), || exchange.admit(&self.service, &bytes));
-        if let Err(problem) = admitted.and_then(|admitted| admitted) {
-            skip_body(&mut request, &head);
-            return match exchange.refuse_counted(&self.service, problem, true) {
-                None => self.run_to_its_end(request, exchange, (&bytes, b""), session),
-                Some(problem) if problem.is_refusal() => {
-                    self.refuse(request, exchange, &bytes, problem);
-                }
-                Some(problem) => self.respond(request, exchange, &bytes, problem),
-            };
-        }
-        if head.framing() != Framing::Length(0)
-            && let Err(problem) = guarded(self.metrics(), || exchange.check(&self.service, &bytes))
-                .and_then(|checked| checked)
-        {
-            skip_body(&mut request, &head);
-            return match exchange.refuse_counted(&self.service, problem, true) {
-                None => self.run_to_its_end(request, exchange, (&bytes, b""), session),
-                Some(problem) => self.respond(request, exchange, &bytes, problem),
-            };
-        }
-        let body = match read_body(&mut request, &head, self.options.body_bytes_max) {
-            Ok(body) => body,
-            Err(e) => {
-                let problem = self.service.malformed(e);
-                return self.refuse(request, exchange, &bytes, problem);
-            }
-        };
-        // The store's time begins when the request is complete.
-        exchange.deadline = Instant::now() + time;
-        self.run_to_its_end(request, exchange, (&bytes, &body), session);
+        exchange.answered(status, printed.len());
+        self.send(request, exchange, &bytes, &printed);
     }
 
-    /// Sends the store the commands that the rules need, until they have a response; then sends that.
+    /// Judges the head, and reads the body. One that is not needed is empty: that of a request which is refused, but has
+    /// to be counted first.
+    fn receive(
+        &self,
+        request: &mut tiny_http::Request,
+        head: Result<HeadIndex, ParseError>,
+        exchange: &mut Exchange,
+        bytes: &[u8],
+    ) -> Result<Vec<u8>, Problem> {
+        let (service, worker) = (&*self.service, self.metrics());
+        let refuse = |exchange: &mut Exchange, problem| {
+            exchange.refused(worker, &problem);
+            problem
+        };
+        let index = head.map_err(|e| refuse(exchange, service.malformed(e)))?;
+        worker.request_began();
+        let head = Head::new(&index, bytes);
+        let admitted = guarded(worker, || {
+            exchange.admit(service, bytes)?;
+            if head.framing() == Framing::Length(0) {
+                Ok(())
+            } else {
+                exchange.check(service, bytes)
+            }
+        });
+        if let Err(problem) = admitted.and_then(|admitted| admitted) {
+            skip_body(request, &head);
+            return match exchange.refuse_counted(service, problem, true) {
+                None => Ok(Vec::new()),
+                Some(problem) if problem.is_refusal() => Err(refuse(exchange, problem)),
+                Some(problem) => Err(problem),
+            };
+        }
+        read_body(request, &head, self.options.body_bytes_max)
+            .map_err(|e| refuse(exchange, service.malformed(e)))
+    }
+
+    /// Sends the store the commands that the rules need, until they have a response, and prints that.
     fn run_to_its_end(
         &mut self,
-        request: tiny_http::Request,
         exchange: &mut Exchange,
         (bytes, body): (&[u8], &[u8]),
+        peer: Option<IpAddr>,
+        close: bool,
         session: &mut Blocking,
-    ) {
+    ) -> (u16, Vec<u8>) {
         let service = Arc::clone(&self.service);
         let worker = service.metrics().worker(self.n);
-        let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
         // What a response borrows from the store's answer is kept until it is printed.
         let mut replies = Replies::default();
-        let (now, peer) = (Instant::now(), || peer_of(&request));
-        let mut step = guarded(worker, || exchange.perform(&service, (bytes, body), peer, now));
+        let mut now = Instant::now();
+        let mut step = guarded(worker, || exchange.perform(&service, (bytes, body), || peer, now));
         let outcome = loop {
             let (command, next) = match step {
                 Ok(Ok(Step::Ask(command, next))) => (command, next),
                 Ok(Ok(Step::Done(response))) => break Ok(response),
                 Ok(Err(problem)) | Err(problem) => break Err(problem),
             };
-            let now = Instant::now();
+            now = Instant::now();
             let is_late = now >= exchange.deadline + Duration::from_millis(1);
-            // A store that cannot count must not stop who it could serve.
             let kind = Kind::of(&command);
-            let part =
-                if kind == Kind::TAKE { self.options.request_timeout / 10 } else { Duration::MAX };
-            let deadline =
-                now.checked_add(part).map_or(exchange.deadline, |t| t.min(exchange.deadline));
+            let deadline = match kind {
+                // A store that cannot count must not stop who it could serve.
+                Kind::TAKE => exchange.deadline.min(now + self.options.request_timeout / 10),
+                _ => exchange.deadline,
+            };
             let asked = guarded(worker, || {
                 if is_late {
                     return Ok(Replies::of(Err(StoreError::Timeout)));
@@ -235,50 +247,33 @@ impl Worker {
             let reply = replies.iter().next().map_or(Err(StoreError::Timeout), |(_, reply)| reply);
             exchange.asked(kind, next, now);
             exchange.replied(worker, &reply, Instant::now());
-            step = match (exchange.counted(&service, worker, &reply), exchange.next.take()) {
-                (false, Some(next)) => {
-                    guarded(worker, || exchange.resume(&service, bytes, body, next, reply))
-                }
-                _ => guarded(worker, || {
-                    exchange.perform(&service, (bytes, body), || peer_of(&request), now)
-                }),
-            };
+            let is_count = exchange.counted(&service, worker, &reply);
+            let next = exchange.next.take().filter(|_| !is_count);
+            step = guarded(worker, || match next {
+                Some(next) => exchange.resume(&service, bytes, body, next, reply),
+                None => exchange.perform(&service, (bytes, body), || peer, now),
+            });
         };
-        let status = self.printer.print(&service, exchange, bytes, &outcome, close, &mut printed);
+        let printed = self.print(exchange, bytes, &outcome, close);
         if matches!(&outcome, Ok(response) if response.replayed) {
             worker.replayed();
         }
         drop(outcome);
         session.give_back(replies);
-        exchange.answered(status, printed.len());
-        self.send(request, exchange, bytes, &printed);
+        printed
     }
 
-    /// Answers a request that broke the protocol or exceeded its limits.
-    fn refuse(
+    /// Gives the status and the bytes of a response.
+    fn print(
         &mut self,
-        request: tiny_http::Request,
-        exchange: &mut Exchange,
+        exchange: &Exchange,
         bytes: &[u8],
-        problem: Problem,
-    ) {
-        exchange.refused(self.metrics(), &problem);
-        self.respond(request, exchange, bytes, problem);
-    }
-
-    fn respond(
-        &mut self,
-        request: tiny_http::Request,
-        exchange: &mut Exchange,
-        bytes: &[u8],
-        problem: Problem,
-    ) {
-        let (close, mut printed) = (self.closes(&request, exchange, bytes), Vec::new());
+        outcome: &Result<Response<'_>, Problem>,
+        close: bool,
+    ) -> (u16, Vec<u8>) {
+        let mut printed = Vec::new();
         let service = &self.service;
-        let status =
-            self.printer.print(service, exchange, bytes, &Err(problem), close, &mut printed);
-        exchange.answered(status, printed.len());
-        self.send(request, exchange, bytes, &printed);
+        (self.printer.print(service, exchange, bytes, outcome, close, &mut printed), printed)
     }
 
     /// Whether the response says `Connection: close`. tiny_http keeps the connection open in any case.
