@@ -211,7 +211,11 @@ impl Topology for Cluster {
             self.map.doubt(now, if node.is_some() { nodes.random.unit() } else { 0.0 });
         }
         let Some(node) = node else {
-            return Redirect::Later;
+            // A newer map may have come while this reply was on its way.
+            let known = self.map.node(slot).filter(|key| *key != from && !asking);
+            return known
+                .filter(|key| nodes.trusted(*key).is_some())
+                .map_or(Redirect::Later, Redirect::To);
         };
         if !asking {
             self.map.moved(slot, node);

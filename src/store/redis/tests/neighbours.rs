@@ -419,6 +419,49 @@ fn a_redirect_to_nowhere_waits_for_the_map_and_no_longer() {
     assert_eq!(rig.done(), one(there, "there"));
 }
 
+/// As above, of two requests; the second is told so only when the map has come.
+#[test]
+fn a_redirect_to_nowhere_does_not_wait_when_the_map_has_come() {
+    let (a, b) = ("10.0.0.1:7000", "10.0.0.2:7000");
+    let with = |last| {
+        let (first, second) = ("10.0.0.1", "10.0.0.2");
+        map(&[(0, last, first, 7000, "id-a", ""), (last + 1, 16_383, second, 7000, "id-b", "")])
+    };
+    let (before, after) = (with(16_000), with(100));
+    let mut rig = Rig::cluster(&[a, b]);
+    let first = tag_at(|slot| (101..16_000).contains(&slot));
+    let second =
+        (first + 1..).find(|tag| (101..16_000).contains(&slot(format!("item:{tag}").as_bytes())));
+    let second = second.unwrap();
+    let mut told = Vec::new();
+    let mut ask = |at: &str, words: &[String]| {
+        let id = if at == a { "id-a" } else { "id-b" };
+        let now = if told.is_empty() { &before } else { &after };
+        if let Some(said) = node(words, id, now) {
+            assert!(told.is_empty() || at == b || words[0] != "CLUSTER", "the other one is asked");
+            return Some(said);
+        }
+        if at == b {
+            return Some(bulk("there"));
+        }
+        told.push(slot(words[1].as_bytes()));
+        // The second reply is late.
+        (told.len() == 1).then(|| format!("-MOVED {} ?:7000\r\n", told[0]))
+    };
+    rig.run(500 * MS, &mut ask);
+    rig.get(first);
+    rig.get(second);
+    rig.run(50 * MS, &mut ask);
+    assert_eq!(rig.done(), one(first, "there"));
+    let socket = rig.world.sockets.iter().position(|peer| {
+        matches!(&peer.address, Some(Address::Tcp(at)) if at.to_string() == a) && !peer.closed
+    });
+    let moved = slot(format!("item:{second}").as_bytes());
+    rig.world.say_on(socket.unwrap(), format!("-MOVED {moved} ?:7000\r\n"));
+    rig.run(50 * MS, &mut ask);
+    assert_eq!(rig.done(), one(second, "there"));
+}
+
 /// A name in a redirect, then a map that tells its address: "a row whose host name does not resolve is reached by its ip".
 #[test]
 fn a_node_known_by_a_redirect_is_reached_by_the_address_in_the_map() {
