@@ -13,6 +13,7 @@ use std::time::Instant;
 pub struct Guarded {
     session: Option<Box<dyn Session>>,
     is_immediate: bool,
+    has_submitted: bool,
 }
 
 impl Guarded {
@@ -20,7 +21,8 @@ impl Guarded {
     /// ends the process.
     pub fn open(store: &dyn Store, world: &mut dyn World, now: Instant) -> Guarded {
         let session = store.session(world, now);
-        Guarded { is_immediate: session.is_immediate(), session: Some(session) }
+        let is_immediate = session.is_immediate();
+        Guarded { session: Some(session), is_immediate, has_submitted: false }
     }
 
     /// Whether the session has panicked; then it answers no more commands.
@@ -37,8 +39,14 @@ impl Guarded {
     /// As [`Session::submit`]; false if this very command made it panic.
     pub fn submit(&mut self, now: Instant, tag: Tag, command: Command<'_>) -> bool {
         let was_broken = self.is_broken();
+        self.has_submitted = true;
         self.call(|session| session.submit(now, tag, command));
         was_broken || !self.is_broken()
+    }
+
+    /// Whether a command was submitted since the last [`progress`](Guarded::progress), which is to be sent.
+    pub fn has_submitted(&self) -> bool {
+        self.has_submitted
     }
 
     /// As [`Session::ready`].
@@ -53,6 +61,7 @@ impl Guarded {
 
     /// As [`Session::progress`].
     pub fn progress(&mut self, world: &mut dyn World, now: Instant) -> Replies {
+        self.has_submitted = false;
         self.call(|session| session.progress(world, now)).unwrap_or_default()
     }
 

@@ -107,7 +107,13 @@ impl Client {
         }
     }
 
-    /// How many commands have no outcome yet, and how many bytes are counted for those that are parked.
+    /// How many commands have no outcome yet, questions of our own included.
+    pub fn in_flight(&self) -> usize {
+        let sent: usize = self.nodes.iter().map(|(_, node)| node.in_flight()).sum();
+        sent + self.parked.list.len() + self.done.len()
+    }
+
+    /// How many requests have no outcome yet, and how many bytes are counted for those that are parked. It looks at each.
     pub fn waiting(&self) -> (usize, usize) {
         let requests: usize = self.nodes.iter().map(|(_, node)| node.requests()).sum();
         (requests + self.parked.list.len() + self.done.len(), self.parked.bytes)

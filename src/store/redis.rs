@@ -344,7 +344,7 @@ impl Session for RedisSession {
             // the other cannot keep a worker from its other clients.
             self.client.send(world, now);
         }
-        self.voice.count(self.client.counts(), self.client.waiting().0);
+        self.voice.count(self.client.counts(), self.client.in_flight());
         self.voice.say(now, self.client.trouble(now).map(without_reply));
         self.trouble.hear(now, &self.replies);
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {

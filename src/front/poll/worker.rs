@@ -266,9 +266,8 @@ impl Worker {
                     self.note(world, key, now);
                 }
             }
-            let is_empty = replies.is_empty();
             self.session.give_back(replies);
-            if is_empty {
+            if !self.session.has_submitted() {
                 return;
             }
         }
