@@ -78,7 +78,7 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// One server without a password, in the newest protocol, and the times of API.md.
+    /// One server without a password, in the newest protocol, and the default times of docs/configuration.md.
     fn default() -> Options {
         Options {
             connect_timeout: Duration::from_millis(500),

@@ -1,4 +1,4 @@
-//! Items and sessions: JSON objects under an id, with a time to live (API.md, "Items").
+//! Items and sessions: JSON objects under an id, with a time to live (docs/api.md).
 //!
 //! ```text
 //! POST /items?id=7&ttl=60  {"name":"Bob"}   ─▶ Set item:7 … for 60 s       ─▶ 201, Location, ETag
