@@ -36,7 +36,7 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("BODY_TIMEOUT", "30s", "how long a body may pause; beyond that time it must average 1 KiB/s: else 408"),
     ("IDLE_TIMEOUT", "75s", "how long a connection may stay open without a request"),
     ("KEEPALIVE_TIME", "1h", "the age, give or take a tenth, at which a connection ends with its next response (poll)"),
-    ("WRITE_TIMEOUT", "10s", "likewise for a client that takes its response: else it is closed"),
+    ("WRITE_TIMEOUT", "10s", "how long a client may take no byte of its response; beyond that time it must average 1 KiB/s: else it is closed"),
     ("MAX_CONNECTIONS", "10000", "at most what the limit on open files allows; beyond it 503"),
     ("MAX_BUFFERED_BYTES", "268435456", "bodies and responses of all clients in memory; unset, a quarter of the memory limit at most; beyond it 503"),
     ("AUTH_TOKENS", "unset", "who may use the service: name:secret[:ro][:PREFIX*], with commas or lines between them"),
