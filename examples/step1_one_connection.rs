@@ -8,7 +8,7 @@
 //! next client can wait, and that there is one item. The first of these is false even with honest clients: TCP carries
 //! bytes, not messages. Step 2 mends that.
 //!
-//! In src/: `main.rs` and `front/listen.rs` have become of `main`, and `front/exchange.rs` of `answer`.
+//! In src/: what `main` does here is in `main.rs` and `front/listen.rs`, what `answer` does in `front/exchange.rs`.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};

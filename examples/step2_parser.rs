@@ -23,12 +23,12 @@ const ITEMS_MAX: usize = 1000;
 
 type Items = HashMap<String, Vec<u8>>;
 
-/// A whole one.
+/// A request that has arrived whole.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) body: Vec<u8>,
-    /// The client wants no other answer on this connection.
+    /// The connection closes after the answer to this request.
     pub(crate) close: bool,
 }
 
@@ -95,7 +95,7 @@ fn handle(request: &Request, items: &mut Items) -> (u16, Vec<u8>) {
     (status, Vec::new())
 }
 
-/// Of `/items/ID`; an id is a plain word here.
+/// The ID in `/items/ID`, which has to be a plain word here.
 pub(crate) fn item_id(path: &str) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let id = path.strip_prefix("/items/")?;
@@ -107,13 +107,13 @@ pub(crate) fn is_object(body: &[u8]) -> bool {
 }
 
 impl Request {
-    /// In the place of one that could not be read: its answer is the last.
+    /// Stands for a request that could not be read; the connection closes after its answer.
     pub(crate) fn broken() -> Request {
         Request { method: String::new(), path: String::new(), body: Vec::new(), close: true }
     }
 }
 
-/// The first request, and its length; `None`: read more. An error is the status of the answer.
+/// The first request in `input`, and its length; `None`: read more. An error is the status of the answer.
 pub(crate) fn parse(input: &[u8]) -> Result<Option<(Request, usize)>, u16> {
     let Some(end) = input.windows(4).position(|four| four == b"\r\n\r\n") else {
         return if input.len() > HEAD_MAX { Err(431) } else { Ok(None) };

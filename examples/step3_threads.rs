@@ -97,7 +97,7 @@ fn handle(method: &Method, path: &str, body: Vec<u8>, items: &mut Items) -> (u16
     (status, Vec::new())
 }
 
-/// Of `/items/ID`; an id is a plain word here.
+/// The ID in `/items/ID`, which has to be a plain word here.
 pub(crate) fn item_id(path: &str) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let id = path.strip_prefix("/items/")?;

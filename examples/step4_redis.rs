@@ -109,7 +109,7 @@ pub(crate) fn redis_address() -> String {
     std::env::var("REDIS_ADDR").unwrap_or("127.0.0.1:6379".to_owned())
 }
 
-/// What to send to Redis; or the status, where the request has an answer without it.
+/// The command to send to Redis, or the status of the answer, if the request needs no Redis.
 pub(crate) fn command(method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, u16> {
     let key = format!("item:{}", item_id(path).ok_or(404_u16)?);
     let words: &[&[u8]] = match method {
@@ -123,7 +123,7 @@ pub(crate) fn command(method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>, 
     Ok(encode(words))
 }
 
-/// What a reply means for who asked.
+/// The answer, status and body, that a reply of Redis leads to.
 pub(crate) fn outcome(method: &str, reply: Reply) -> (u16, Vec<u8>) {
     match (method, reply) {
         ("GET" | "HEAD", Reply::Bulk(item)) => (200, item),

@@ -98,8 +98,8 @@ pub(crate) fn wait(poll: &mut Poll, events: &mut Events) -> io::Result<()> {
     }
 }
 
-/// Accepts all who have come: readiness is told once, not again for those who were left. (After an error, such as no
-/// more open files, they are left until somebody else comes; the real thing tries again by itself.)
+/// Accepts all clients that wait: readiness is reported once, and not again for those that were left. (After an error,
+/// such as no more open files, they are left until another client comes; kioskd tries again by itself.)
 pub(crate) fn accept(
     listener: &TcpListener,
     poll: &Poll,
@@ -120,13 +120,13 @@ pub(crate) fn accept(
 
 pub(crate) struct Client {
     stream: TcpStream,
-    /// What has come and is not parsed.
+    /// Bytes that were read and not parsed yet.
     pub(crate) input: Vec<u8>,
-    /// What was answered and is not taken.
+    /// Answers that the kernel has not taken yet.
     pub(crate) output: Vec<u8>,
     /// Nothing more is read: the client has ended its side, or sent what we do not trust.
     last: bool,
-    /// More may have come than was read.
+    /// The kernel may have more bytes than were read.
     more: bool,
 }
 
@@ -151,15 +151,15 @@ impl Client {
         true
     }
 
-    /// Has the rest of what came told once more, behind the other clients: readiness is told when it begins. False when
-    /// that failed. While an answer is not taken, the news that it is will do.
+    /// If bytes are left in the kernel, has readiness reported once more, after the other clients (it is reported only
+    /// when it begins). False when that failed. While an answer is not taken, the event for that will do.
     pub(crate) fn look_again(&mut self, poll: &Poll, token: Token) -> bool {
         let both = Interest::READABLE | Interest::WRITABLE;
         let wanted = std::mem::take(&mut self.more) && self.output.is_empty();
         !wanted || poll.registry().reregister(&mut self.stream, token, both).is_ok()
     }
 
-    /// The next request, if it is whole. One that is none is answered here.
+    /// The next request, if it is whole. Bytes that are no request are answered here.
     pub(crate) fn next_request(&mut self) -> Option<Request> {
         match parse(&self.input) {
             Ok(None) => None,
@@ -186,7 +186,7 @@ impl Client {
         send(&mut self.stream, &mut self.output)
     }
 
-    /// Whether nothing can come any more, and all has been taken. A half of a request is never made whole then.
+    /// Whether nothing more is read and all answers are taken: half a request that is left will never be whole.
     pub(crate) fn is_done(&self) -> bool {
         self.last && self.output.is_empty()
     }

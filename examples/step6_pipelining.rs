@@ -108,7 +108,7 @@ impl Server {
         }
     }
 
-    /// What was asked may have run or not. Nobody can say, and those who asked learn that.
+    /// Commands on their way may have run or not, and nobody can say: so those who asked are answered with an error.
     fn lose_redis(&mut self, status: u16) {
         for token in std::mem::take(&mut self.redis).waiting {
             if let Some(request) = self.asked.remove(&token) {

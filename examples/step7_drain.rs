@@ -30,11 +30,11 @@ use step6::step5::step4::{command, decode, outcome};
 use step6::step5::{Client, accept, listen};
 use step6::{LISTENER, REDIS, Redis};
 
-/// The loop looks at its deadlines so often.
+/// How often the loop looks at the deadlines.
 const TICK: Duration = Duration::from_millis(100);
 const DRAIN_TIME: Duration = Duration::from_secs(10);
 
-/// With the seconds that each may last. Short ones, so that you can watch them pass.
+/// A client's phases, each with the seconds that it may last. Some are short, so that you can watch them pass.
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
     Idle = 75,
@@ -149,7 +149,7 @@ impl Server {
         self.asked.remove(&token);
     }
 
-    /// Looks at every client. There are a thousand at most; the real thing has lists of those who are due.
+    /// Looks at every client: there are a thousand at most. (kioskd has lists of those that may be due.)
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         for token in self.clients.keys().copied().collect::<Vec<_>>() {

@@ -19,13 +19,14 @@
 //!   They move bytes and keep deadlines, and know no rule. They reach the operating system through [`net::World`].
 //! - **Assembly**: [`config`], [`lifecycle`], [`mod@log`], and `main`.
 //!
-//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, some 320 lines of code),
+//! To read it, follow one `GET /items?id=7`: [`front::tiny`] (the plain front, some 350 lines of code),
 //! [`http::parse`], [`front::exchange`], [`service::step`], [`service`], [`service::items`], [`store`],
-//! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, except for Redis. Then the same
-//! again through the front that faces a network: `front::poll::worker`, `front::poll::connection`, [`store::redis`],
-//! [`resp::client`], [`resp::node`], [`resp::connection`], [`resp::codec`].
+//! [`store::memory`], [`http::print`]. That is the build without the feature `poll`, but for its Redis client. Then
+//! follow it through the front that faces a network: `front::poll::worker`, `front::poll::connection`,
+//! [`store::redis`], [`resp::client`], [`resp::node`], [`resp::connection`], [`resp::codec`].
 //!
 //! `docs/tour.md` has that GET function by function, a picture of a connection's states, and what each file teaches.
+//! `docs/ladder.md` builds up to it in seven small programs.
 //!
 //! The layers, and which other layers each may use, are a table in `tests/layers`, which is a test.
 

@@ -8,8 +8,8 @@
 //!             └ accepts and answers
 //! ```
 //!
-//! No other signal that has a use ends the process: at SIGHUP tokens are read again, SIGUSR1, SIGUSR2 and SIGXFSZ (a log file at its
-//! size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
+//! No other signal that has a use ends the process: at SIGHUP tokens are read again, SIGUSR1, SIGUSR2 and SIGXFSZ (a
+//! log file at its size limit) do nothing. SIGPIPE is ignored by Rust's runtime already.
 //!
 //! The state is one byte that every thread may read and only `main` changes. Threads are started here so that their
 //! end, wanted or not, arrives as an event in the same queue as the signals: a worker that dies ends the process

@@ -4,15 +4,15 @@
 //! key | expiry, value | name, expiry, record | name, expiry, record …       each piece with its length before it
 //! ```
 //!
-//! An expiry is in nanoseconds since 1970. Nothing of the value is left but its records once it is deleted or expired,
-//! and the file goes with the last of them. There is no checksum: a file is whole or is not there, and what a disk
-//! changes by itself is not found out.
+//! An expiry is in nanoseconds since 1970. When the value is deleted or has expired, its records stay, and the file
+//! goes with the last of them. There is no checksum: a file is whole or is not there, but a bit that a disk changes by
+//! itself is not found out.
 
 use kioskd::store::{Once, When};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Until when, and what.
+/// An expiry, and what expires then.
 pub type Timed = (u64, Vec<u8>);
 
 /// What is in a file.
@@ -20,7 +20,7 @@ pub type Timed = (u64, Vec<u8>);
 pub struct Entry {
     pub key: Vec<u8>,
     pub value: Option<Timed>,
-    /// By their names.
+    /// The records, by their names.
     pub records: BTreeMap<Vec<u8>, Timed>,
 }
 

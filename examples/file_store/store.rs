@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// All records of one item are in its file, which is read and written whole.
 const FILE_BYTES_MAX: usize = 16 << 20;
-/// What a file costs at least.
+/// A file is counted with this many bytes at least.
 const BLOCK_BYTES: usize = 4096;
 /// Files that one command looks at to see whether they have expired, and one page for its keys.
 const SWEEP_MAX: usize = 16;
@@ -40,7 +40,7 @@ struct Table {
     directory: PathBuf,
     /// Held for as long as the store exists.
     _lock: File,
-    /// Of each file its bytes, and when the last thing in it expires.
+    /// By the name of a file: its bytes, and when the last thing in it expires.
     files: BTreeMap<String, (usize, u64)>,
     bytes: usize,
     bytes_max: usize,
@@ -120,7 +120,7 @@ impl Session for FileSession {
         }
     }
 
-    /// Every command has its answer when `submit` returns, so nobody gives up waiting for one.
+    /// Every command has its answer when `submit` returns, so none is ever abandoned.
     fn abandon(&mut self, _: Instant, _: Tag) -> StoreError {
         StoreError::Timeout
     }
@@ -374,10 +374,10 @@ impl Table {
     }
 }
 
-/// Of a key, in the name of its file: names have 255 bytes at the most.
+/// So many bytes of a key are in the name of its file, in hexadecimal: names have 255 bytes at the most.
 const NAMED_BYTES: usize = 100;
 
-/// Nothing of a key is taken as it is: it may be `../../etc/passwd`, or differ from another in upper and lower case.
+/// No byte of a key is used as it is: keys may be `../../etc/passwd`, or differ in upper and lower case only.
 fn file_name(key: &[u8]) -> String {
     format!("{:016x}-{}", cursor::hash(key), hex(&key[..key.len().min(NAMED_BYTES)]))
 }
@@ -386,7 +386,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Enough until the year 2554.
+/// Nanoseconds in 64 bits, which last until the year 2554.
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

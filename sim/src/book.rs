@@ -1,4 +1,4 @@
-//! What was asked and answered, and whether it kept the promises of API.md.
+//! What was asked and answered, and whether it kept the promises in docs/simulation.md.
 //!
 //! The history of each key must be linearizable (Herlihy and Wing): there must be one moment for each operation, between
 //! its call and its return, such that one after the other they explain every answer. The search is that of Wing and Gong,

@@ -9,7 +9,7 @@
 //!                │             cluster   who says which server has a key
 //!                ├▶ client    what is asked, and what each answer must be
 //!                ├▶ net       time, bytes on their way, chance
-//!                └▶ book      what happened, and whether it kept the promises of API.md
+//!                └▶ book      what happened, and whether it kept the promises in docs/simulation.md
 //! ```
 //!
 //! One thread, one seed, no clock but the virtual one: a world that broke a promise breaks it again, every time.

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 pub struct Exchange {
     /// Where each part of the head is; `None` when the head could not be parsed.
     index: Option<HeadIndex>,
-    /// The worker's request count, also for the request id that is made when the client sent none.
+    /// Its number among the requests of its worker: a part of its tag in the store, and of the request id that is made
+    /// when the client sent none.
     pub number: u64,
     /// When the head was complete.
     began: Instant,
@@ -42,13 +43,13 @@ pub struct Exchange {
     pub next: Option<Next>,
     /// Why the protocol refused the request, if it did.
     refused: Option<Cow<'static, str>>,
-    /// How the rules have refused it, if it is still to be counted.
+    /// How the rules have refused it, while it is still to be counted for `RATE_LIMIT`.
     refusal: Option<Box<Refusal>>,
     /// The status of the response; 0 before there is one.
     status: u16,
     /// And its size.
     bytes: usize,
-    /// Who has sent it, where tokens are wanted.
+    /// Who has sent it, where tokens are required.
     token: Option<Arc<Token>>,
     count: Count,
     /// The command that is under way, and since when; and how long the store has taken in all, in microseconds.
@@ -63,7 +64,7 @@ struct Refusal {
     keep: bool,
 }
 
-/// Where a request is on its way through `RATE_LIMIT`.
+/// How far the counting of a request for `RATE_LIMIT` is.
 #[derive(Debug, PartialEq, Eq)]
 enum Count {
     /// Not counted yet, and perhaps never.
@@ -166,8 +167,8 @@ impl Exchange {
         service.perform(self.route.ok_or(Problem::INTERNAL)?, &cx, now)
     }
 
-    /// A request without a route is one for a path that is none, say, or with a token that is none: the very ones that a
-    /// limit is for.
+    /// Whether it counts for `RATE_LIMIT`. A request without a route has, for example, an unknown path or an invalid
+    /// token: such requests are to be limited most of all.
     fn is_counted(&self) -> bool {
         self.route.is_none_or(Route::is_counted)
     }
@@ -215,7 +216,8 @@ impl Exchange {
         );
     }
 
-    /// Takes the store's answer if it is to the question how often this client has asked; then the request begins.
+    /// Takes the store's answer if it is to the count of `RATE_LIMIT`, and returns true: then the request itself
+    /// begins.
     #[inline]
     pub fn counted(&mut self, service: &Service, worker: &Worker, reply: &Reply) -> bool {
         let is_count = self.count == Count::Asked;
@@ -302,7 +304,7 @@ impl Exchange {
     }
 }
 
-/// Most of what is asked here takes no time: it begins and ends in one tick.
+/// The time between two moments, which most often are in one tick, and equal.
 fn since(then: Instant, now: Instant) -> Duration {
     if then == now { Duration::ZERO } else { now.saturating_duration_since(then) }
 }

@@ -2,7 +2,7 @@
 //!
 //! Two of them carry the same service. [`tiny`] is the plain one, one thread for each request in progress; read it
 //! first. The other is built to face a network directly: a few loops that never block (`poll`, with the feature of that
-//! name). [`pace`] says how slow one of its clients may be, and `accept` hands new clients to the loops.
+//! name). There `pace` says how slow a client may be, and `accept` hands new clients to the loops.
 //!
 //! Both share [`exchange`], the life of one request; [`access_log`], its line in the log; and their options, here.
 

@@ -29,14 +29,14 @@ impl Front {
 pub struct Options {
     /// Where to listen.
     pub listen: Listen,
-    /// Loops, or threads (`WORKERS`).
+    /// Event loops, or threads with tiny_http (`WORKERS`; half of the processors, or 16).
     pub workers: usize,
     /// From the end of the request, its body included, to the store's answer, all waiting and retries included
     /// (`REQUEST_TIMEOUT`, 2 s).
     pub request_timeout: Duration,
-    /// Limits of a request head (`MAX_HEAD_BYTES`).
+    /// Limits of a request head (`MAX_HEAD_BYTES`, 16 KiB): 431, or 414 for its target.
     pub head: HeadLimits,
-    /// The largest body (`MAX_BODY_BYTES`, 1 MiB).
+    /// The largest body (`MAX_BODY_BYTES`, 1 MiB): one byte more is 413.
     pub body_bytes_max: usize,
     /// From the first byte of a head to its end (`HEAD_TIMEOUT`, 10 s): 408.
     pub head_timeout: Duration,
@@ -53,8 +53,9 @@ pub struct Options {
     /// Connections at a time (`MAX_CONNECTIONS`, 10000): one more gets 503 and is closed.
     pub connections_max: usize,
     /// Bytes buffered for all clients together: bodies that are incomplete and responses not yet read
-    /// (`MAX_BUFFERED_BYTES`). Beyond it a client that is sending gets 503, and one that does not read is closed. Each
-    /// worker has its share, which must be able to hold two of the largest bodies.
+    /// (`MAX_BUFFERED_BYTES`, 256 MiB, but a quarter of the memory limit at most). Beyond it a client that is sending
+    /// gets 503, and one that does not read is closed. Each worker has its share, which must be able to hold two of the
+    /// largest bodies.
     pub buffered_bytes_max: usize,
     /// Which requests are logged (`ACCESS_LOG`).
     pub access_log: AccessLog,

@@ -1,8 +1,8 @@
-//! `METRICS_LISTEN`: `/metrics` at an address of its own, for scrapers that have no token and come even when the workers
-//! are stuck or the house is full.
+//! `METRICS_LISTEN`: `/metrics` at an address of its own, for scrapers without a token. It answers even when the
+//! workers are stuck, or there are too many clients.
 //!
-//! A thread accepts, and each scraper has one of its own for a second at the most: there are few of them, a scrape is made
-//! in a millisecond, and who connects and says nothing holds up nobody. It knows nothing but `/metrics`.
+//! A thread accepts, and each scraper has a thread of its own for a second at the most: there are few of them, a scrape
+//! takes a millisecond, and one that connects and is silent delays no other. There is no other path here.
 
 use super::listen::{Bound, Listen};
 use crate::http::{self, Cors, DateCache, Head, HeadLimits, Method, Parsed, Printing};

@@ -76,7 +76,7 @@ pub struct Client {
     pub stream: Stream,
     /// Its address; `None` on a Unix socket.
     pub peer: Option<IpAddr>,
-    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks, but whether the process lives.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 to every request but `/livez`.
     pub refused: bool,
 }
 

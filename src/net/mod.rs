@@ -6,7 +6,7 @@
 //! resolver threads ─ Found ─────┘   StdWorld ─ &mut dyn World ─▶ a store session that is waited for
 //! ```
 //!
-//! [`MioWorld`] waits for any number of sockets (feature `poll`, on by default). [`StdWorld`] is for one thread that
+//! `MioWorld` waits for any number of sockets (feature `poll`, on by default). [`StdWorld`] is for one thread that
 //! waits on one socket, with nothing but std. Both look names up on threads of their own (`look_up`), and identify
 //! sockets by keys of a [`Slab`], which are never given out twice. The meaning of the bytes is left to the callers.
 

@@ -13,11 +13,12 @@
 //! ```
 //!
 //! A try has three outcomes, not two: it did not reach the server, the server proved that it did not run, or it is
-//! unknown whether it ran. After the first two any command may be tried again; after the third only a read. Deadlines are
-//! the requester's: at its deadline it [abandons](Client::abandon) a request. One that is parked is forgotten then; of
-//! one on a connection the slot stays, and its reply is dropped in its turn.
+//! unknown whether it ran. After the first two any command may be tried again; after the third only a read. Deadlines
+//! are the requester's: at its deadline it [abandons](Client::abandon) a request. One that is *parked* (it waits for a
+//! connection, for a map of the cluster, or for its next try) is forgotten then; of one on a connection the slot stays,
+//! and its reply is dropped in its turn.
 //!
-//! Where a command goes is here; what becomes of one that was refused or lost is in `again`.
+//! This file decides where a command goes; `again` decides what becomes of one that was refused or lost.
 
 mod again;
 
@@ -66,15 +67,17 @@ pub struct Client {
     /// A command was pushed into a connection since the nodes were last driven.
     pushed: bool,
     backoff: Backoff,
-    /// The servers do not support `#!lua`.
+    /// The servers do not support `#!lua`: scripts are sent without that line.
     plain_scripts: bool,
     counts: Counts,
+    /// Requests that have failed and are handed out by the next `progress`.
     done: Vec<(Ticket, ReplyType, Failure)>,
     /// As of the last turn: when the next one has something to do.
     next: Option<Instant>,
 }
 
-/// Receives the outcomes: whose, the type of the reply, the result; and of a command that was refused, the command.
+/// Receives the outcomes: whose it is, the type of the reply, the result, and, if the server refused the command, the
+/// command's bytes.
 pub type Sink<'a> = &'a mut dyn FnMut(Ticket, ReplyType, Result<Received<'_>, Failure>, &[u8]);
 
 impl Client {
@@ -135,7 +138,7 @@ impl Client {
         self.topology.masters(&mut self.nodes, now)
     }
 
-    /// Another node than that of a key, which is known to be away, while others are not.
+    /// If the node of this key is known to be away: another node of the cluster that has a connection.
     pub fn instead_of(&self, now: Instant, key: &[u8]) -> Option<u64> {
         let node = self.node_of(self.route_of(key)).and_then(|key| self.nodes.get(key))?;
         node.known_away(now).filter(|_| self.topology.has_slots())?;
@@ -307,7 +310,7 @@ impl Client {
                         sink(ticket, slot.reply_type, Ok(reply), &[]);
                         node.answered(slot.has_written() && !old);
                     }
-                    // What the one before this one says of itself, it says of another server, perhaps.
+                    // The old connection may lead to another server, so its role does not count.
                     (Asker::Role, _) if old => {}
                     (asker, reply) => {
                         let reply = reply.into_reply();
@@ -323,7 +326,7 @@ impl Client {
         match asker {
             Asker::Topology(question) => {
                 self.topology.on_answer(&mut self.nodes, now, (key, question), Some(reply));
-                // There may be a node now for what is parked; what was sent elsewhere, and was not told where, may know.
+                // There may be a node now for what is parked, also for what was redirected without being told where to.
                 let is_lost = |e: &ErrorReply| error_action(e) == ErrorAction::Moved;
                 let parked = self.parked.list.iter_mut();
                 let moved = parked.filter(|parked| parked.error.as_ref().is_some_and(is_lost));
@@ -365,7 +368,7 @@ impl Client {
         }
     }
 
-    /// The commands of nodes that a topology has closed.
+    /// Finds another place for the commands of nodes that a topology has closed.
     fn place_orphans(&mut self, world: &mut dyn World, now: Instant) {
         while let Some((key, mut node)) = self.nodes.closed.pop() {
             let failure = Failure::Broken("the master was replaced".to_owned());
@@ -398,8 +401,8 @@ impl Client {
         }
     }
 
-    /// Finds the node for a command, and gives it to its connection; or parks it, with the `error` that it was refused
-    /// with.
+    /// Finds the node for a command and pushes it into that node's connection, or parks it. `error` is what it was
+    /// refused with before, if it was.
     #[inline]
     fn place(&mut self, now: Instant, mut slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
         if let Route::Ask { node, slot: number } = slot.route
@@ -418,7 +421,7 @@ impl Client {
         let too_long = node.too_long(now, words.longest()).cloned();
         let Some(connection) = node.up() else {
             let away = node.known_away(now).cloned();
-            // Where a slot goes is no reason to doubt where it is.
+            // ASK says where a slot is going: that this node is away is no reason to doubt the map.
             if !matches!(slot.route, Route::Ask { .. }) {
                 self.topology.on_change(&mut self.nodes, now, key);
             }
@@ -435,7 +438,7 @@ impl Client {
         }
         let asking = match slot.route {
             Route::Slot(_) => false,
-            // What reads a whole node reads slots that are on their way to it as well.
+            // A command for a whole node (a page of a list) has to see slots that are on their way to it, too.
             Route::Node(_) => self.topology.has_slots(),
             Route::Ask { slot: number, .. } => {
                 slot.route = Route::Slot(number);
@@ -456,7 +459,7 @@ impl Client {
         self.pushed = true;
     }
 
-    /// No node is known for this command: it waits, but not without limit.
+    /// No node is known for this command: it is parked, but not without limit.
     fn unrouted(&mut self, now: Instant, slot: Slot, words: Words<'_>, error: Option<ErrorReply>) {
         let long = now.saturating_duration_since(self.began) >= PATIENCE;
         let why = match slot.route {

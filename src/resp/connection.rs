@@ -35,14 +35,15 @@ use std::time::{Duration, Instant};
 /// Replies are read in pieces of this size. Low idle memory is part of the promise, so not more.
 const READ_BYTES: usize = 16 * 1024;
 
-/// This long after it was emptied: at once would mean to allocate it again for each of many large values.
+/// A large buffer is freed this long after it was emptied: if it were freed at once, it would be allocated again for
+/// each of many large values.
 const KEPT_FOR: Duration = Duration::from_secs(1);
 
-/// So many bytes of values may be on their way, going by the last reply: Redis keeps them until we have read them, counts
-/// them to its memory, and may have a limit for them (`client-output-buffer-limit`).
+/// So many bytes of replies may be on their way, if they are as long as the last one: Redis keeps them until we have
+/// read them, counts them to its memory, and may have a limit for them (`client-output-buffer-limit`).
 const REPLIES_BYTES_MAX: usize = 6 * 1024 * 1024;
 
-/// The window of a connection of which nothing is known.
+/// How many reads may be on their way (the *window*) while nothing is known of the length of their replies.
 pub const WINDOW_FIRST: usize = 32;
 
 /// How Redis begins to say that it reads no more from us.
@@ -128,7 +129,7 @@ pub struct Connection {
     /// The peer has closed, or the socket has an error: read on until the end of the stream.
     ended: bool,
     out: Output,
-    /// Bytes that were read and not taken yet: those between these two.
+    /// What was read is in `input[..filled]`; what of it was not decoded yet is in `input[taken..filled]`.
     input: Vec<u8>,
     taken: usize,
     filled: usize,
@@ -136,16 +137,17 @@ pub struct Connection {
     left: usize,
     decoder: Decoder,
     slots: VecDeque<Slot>,
-    /// How many reads may be on their way; the next, and what is behind it, waits here.
+    /// How many reads may be on their way; the next one waits, and so does every command behind it.
     window: usize,
     /// How many of the slots may be sent by now, and how many of these are reads.
     admitted: usize,
     reads: usize,
-    /// Bytes of input that were taken, since the last reply.
+    /// Bytes decoded since the last reply.
     reply_bytes: usize,
     /// So many of the first slots are known to be abandoned.
     abandoned: usize,
-    /// The server has refused to read on: it has not run what was sent behind.
+    /// The server has said that it reads no more (a protocol error), so it does not run what was sent after that
+    /// command.
     is_deaf: bool,
     /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
@@ -205,7 +207,8 @@ impl Connection {
         self.readable = true;
     }
 
-    /// Queues one command, which `write` appends. Nothing between its bytes and its slot can fail, so they stay together.
+    /// Queues one command, which `write` appends. Nothing between its bytes and its slot can fail, so they stay
+    /// together.
     #[inline]
     pub fn push(&mut self, now: Instant, mut slot: Slot, write: impl FnOnce(&mut Vec<u8>)) {
         if self.slots.is_empty() {
@@ -342,7 +345,7 @@ impl Connection {
         Ok((slot, std::mem::replace(&mut self.out.answered_to, slot.end)))
     }
 
-    /// Large replies narrow the window at once; while they are small, it is widened by each that makes room for another.
+    /// A large reply narrows the window at once; a small one widens it by one, if commands wait for that.
     fn adapt_window(&mut self) {
         let bytes = std::mem::take(&mut self.reply_bytes);
         let most = REPLIES_BYTES_MAX / bytes.max(1);
@@ -435,8 +438,8 @@ impl Connection {
             }
         }
         if from < oldest && from < self.out.sent {
-            // It has not had all of the command that it would answer next, so its silence begins here at the earliest: a
-            // process may stand still between two steps, or two pieces.
+            // The server had not got all of the command that it has to answer next, so its silence begins here at the
+            // earliest: this process may have stood still before it sent these bytes.
             (self.answered, self.heard) = (now, now);
         }
         if let Some(tls) = &mut self.tls
@@ -455,7 +458,8 @@ impl Connection {
         Ok(())
     }
 
-    /// What is there already, or half there, before anything was asked, is no answer to what is sent now.
+    /// While no reply is awaited, the socket is read to its end before a command is sent: bytes that are there by then
+    /// cannot be taken for its reply.
     #[inline]
     fn may_send(&self) -> bool {
         self.is_asked() || !self.readable && self.taken == self.filled
@@ -504,7 +508,8 @@ impl Connection {
         self.window = window;
     }
 
-    /// The window of the connection after this one, which is dead: so many replies may be what Redis has closed it for.
+    /// The window for the connection that replaces this one, which is dead: perhaps Redis closed it because so many
+    /// replies were on their way.
     pub fn next_window(&self) -> usize {
         if self.reads == 0 { WINDOW_FIRST } else { (self.reads.min(WINDOW_FIRST) / 4).max(1) }
     }
@@ -519,7 +524,7 @@ impl Connection {
         self.slots.len()
     }
 
-    /// How many of these somebody has asked for, or had.
+    /// How many of these are a requester's, abandoned ones included, and not questions of our own.
     pub fn requests(&self) -> usize {
         let is_ours = |slot: &&Slot| matches!(slot.asker, Asker::Requester(_) | Asker::Nobody);
         self.slots.iter().filter(is_ours).count()
@@ -535,9 +540,9 @@ impl Connection {
         self.out.held()
     }
 
-    /// When commands wait: since when none has been answered. Bytes that move are no answer, but for those of the oldest
-    /// command: the kernel takes our commands long after the server is gone, and a reply that trickles in for longer than any request waits for it is
-    /// of no use either.
+    /// When commands wait: since when none has been answered. The clock starts anew while the oldest command is still
+    /// being sent, but not when later ones are (the kernel takes them long after the server is gone), nor when a part
+    /// of a reply comes: one that trickles in for longer than a request waits is of no use.
     pub fn waiting_since(&self) -> Option<Instant> {
         (!self.slots.is_empty()).then_some(self.answered)
     }
@@ -558,8 +563,8 @@ impl Connection {
         Some(std::mem::replace(slot, Slot { asker: Asker::Nobody, ..*slot }))
     }
 
-    /// Takes out the commands that another connection is to have: those that were not sent, and, if this one is
-    /// `silent`, the reads that were. The replies to these are dropped if they come.
+    /// Takes out the commands that another connection is to get: those that were not sent, and, if this one is
+    /// `silent`, the reads that were. Replies to the latter are dropped if they still come.
     pub fn withdraw(&mut self, silent: bool) -> Vec<Lost> {
         let from = self.out.sent.max(self.out.answered_to);
         let mut lost = Vec::new();

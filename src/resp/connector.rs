@@ -12,8 +12,9 @@
 //!
 //! A failed look-up is no reason to lose a server that is running: when a name cannot be resolved, or not within the
 //! connect timeout, the address that was connected last is tried (RFC 8767). At most one errand for a name is under
-//! way, however often the connector tries meanwhile, so a dead name server costs one waiting thread for each. And a
-//! name is looked up now and then while all is well: it may stand for another server by now.
+//! way, however often the connector tries meanwhile, so a dead name server costs one waiting thread for each name. And
+//! a name is looked up now and then while all is well: it may stand for another server by now. (An *errand* is a
+//! look-up of a name, or the reading of a file, on a thread of the world.)
 
 use super::advice::advice;
 use super::attempt::Attempt;
@@ -47,7 +48,7 @@ const RETRY_CAP: Duration = Duration::from_secs(1);
 /// No wait is longer than this while requests still wait for the server to come back.
 const RETRY_SOON: Duration = Duration::from_millis(100);
 
-/// For this many attempts since the last healthy connection.
+/// [`RETRY_SOON`] holds for this many attempts since the last healthy connection.
 const SOON_TRIES: u32 = 12;
 
 /// After a refusal: a wrong password stays wrong, some servers lock out clients that retry fast, and retries do not
@@ -63,7 +64,7 @@ const LOOK_UP_EVERY: Duration = Duration::from_secs(45);
 const NOT_RESOLVED: &str = "the name is not resolved yet";
 const NO_ADDRESS: &str = "the name has no address";
 
-/// Whether it will be the same next time, if nobody changes our settings or the server's.
+/// Whether the next attempt will fail in the same way unless somebody changes our settings or the server's.
 fn is_final(error: &Failure) -> bool {
     matches!(error, Failure::Refused(e) if !is_passing(e))
 }
@@ -75,10 +76,10 @@ pub struct Connector {
     /// The owner of the sockets, for the world.
     owner: u64,
     state: State,
-    /// Addresses that are to be tried, with the protocol to begin in; the next at that time.
+    /// Addresses that are still to be tried, with the protocol to begin in; and when the next of them is.
     rest: VecDeque<(Address, Protocol)>,
     next: Instant,
-    /// Those that are being tried.
+    /// Addresses that are being tried.
     attempts: Vec<Attempt>,
     backoff: Backoff,
     /// Since when there has been no connection, and why the last attempt failed.
@@ -97,11 +98,11 @@ pub struct Connector {
     tls: Option<Renewal>,
     /// The address that was connected last.
     good: Option<SocketAddr>,
-    /// Why that address is tried although the name is not resolved.
+    /// If that address is tried because the name is not resolved: why it is not.
     unresolved: Option<String>,
-    /// This was logged, and no name was resolved since.
+    /// That was logged, and the name was not resolved since.
     fell_back: bool,
-    /// Of the next connection.
+    /// The window that the next connection begins with.
     window: usize,
 }
 
@@ -113,14 +114,14 @@ enum State {
     },
     Resolving {
         until: Instant,
-        /// That it is late was noted.
+        /// It takes longer than it should, and that was noted.
         is_late: bool,
     },
     Racing,
 }
 
 impl Connector {
-    /// One that has not begun. Its sockets belong to `owner`.
+    /// A connector that has not begun. Its sockets belong to `owner`.
     pub fn new(
         endpoint: Endpoint,
         options: Rc<Options>,
@@ -175,8 +176,8 @@ impl Connector {
         (long && self.failures > 0 || is_final(error)).then_some(error)
     }
 
-    /// Begins, if it has not begun yet. The first attempt is made at once; if the last connection was of no use for
-    /// long, after a while.
+    /// Begins, if it has not begun yet. The first attempt is made at once, or after a wait if the last connection did
+    /// not last (`last_was_good` is false).
     pub fn start(&mut self, world: &mut dyn World, now: Instant, last_was_good: bool) {
         if !self.is_idle() {
             return;
@@ -187,7 +188,7 @@ impl Connector {
         let at_once = self.backoff.tries() == 0 && self.failing.is_none();
         let wait = self.wait(now);
         self.state = State::Waiting { until: if at_once { now } else { now + wait } };
-        // What errands have brought before now was for an attempt that was given up.
+        // What errands have brought by now was for an attempt that was given up.
         self.reading = self.reading.filter(|errand| world.looked_up(*errand).is_none());
         self.resolving = self.resolving.filter(|(errand, _)| world.looked_up(*errand).is_none());
         if let Some(tls) = &mut self.tls {
@@ -195,7 +196,7 @@ impl Connector {
         }
     }
 
-    /// A connection that was in use has died. The next has such a window.
+    /// Notes that a connection that was in use has died. The next one begins with this window.
     pub fn lost(&mut self, now: Instant, fault: &Fault, window: usize) {
         self.window = window;
         // A wait that was set while there was a connection is over.
@@ -224,7 +225,7 @@ impl Connector {
         self.attempts.iter_mut().for_each(|attempt| attempt.connection.look());
     }
 
-    /// Whether the name does not stand any more for the address that is in use. Looks it up now and then.
+    /// Whether the name no longer stands for the address that is in use. Looks it up now and then.
     pub fn has_moved(&mut self, world: &mut dyn World, now: Instant) -> bool {
         let (State::Idle, Endpoint::Tcp { host, port }) = (&self.state, &self.endpoint) else {
             return false;
@@ -266,8 +267,8 @@ impl Connector {
         match self.state {
             State::Idle => None,
             State::Waiting { until } => Some(until),
-            // The errand's end wakes the loop; this deadline only fails waiting requests, or starts the try of the last
-            // address.
+            // The end of an errand wakes the loop. This deadline is for the requests that wait, which fail then, and
+            // for the last good address, which is tried then.
             State::Resolving { until, .. } => {
                 let falls_back = match self.rest.is_empty() {
                     true => self.good.is_some(),
@@ -414,7 +415,7 @@ impl Connector {
     }
 
     fn race(&mut self, world: &mut dyn World, now: Instant) -> Option<(Connection, Server)> {
-        // The name is resolved after its last address was tried: the new ones come next.
+        // The name was resolved only after its last good address was tried: the new ones come next.
         if let Some(Ok(late)) = self.take_addresses(world) {
             self.add(late);
         }
@@ -439,7 +440,7 @@ impl Connector {
                     if attempt.has_hung_up_on_hello(&e) {
                         self.rest.push_back((attempt.address, Protocol::Resp2));
                     }
-                    // What one refuses, all do.
+                    // Such a refusal (of a password, say) would be the same at every address.
                     if is_final(&e) {
                         self.rest.clear();
                     }
@@ -496,7 +497,7 @@ impl Connector {
         if let Address::Tcp(address) = address {
             self.good = Some(address);
         }
-        // One beside another, or in its place, is no news.
+        // Only the first connection, and the first after a failure, is news; one that replaces another is not.
         let is_news = self.failing.is_some() || self.backoff.tries() <= 1;
         let level = if is_news { log::Level::Info } else { log::Level::Debug };
         log::log!(level, "redis {}: connected", self.endpoint);

@@ -28,43 +28,47 @@ use std::time::{Duration, Instant};
 const HEALTHY_AFTER: Duration = Duration::from_secs(5);
 
 /// Each connection is asked this often whether the server is there, and a master. A firewall or a NAT forgets idle
-/// connections without a word; and who only reads would never hear that a server is a replica now.
+/// connections without a word; and a worker that only reads would never notice that its server has become a replica.
 const ROLE_EVERY: Duration = Duration::from_secs(5);
 
-/// The same of one that has said that it is a replica.
+/// How often a server is asked that has said that it is a replica.
 const ROLE_SOON: Duration = Duration::from_secs(1);
 
-/// A server that has hung up on HELLO gets another try after so long: perhaps it had another reason, and it tells its role.
+/// A server that has hung up on HELLO (it is *touchy*) is asked for nothing optional, its role included. After this
+/// time HELLO is tried again: it may have hung up for another reason.
 const TOUCHY_FOR: Duration = Duration::from_secs(60);
 
 /// A connection that says nothing for so long, while commands wait, gets a successor; half of the stall timeout if that
 /// is less.
 const SILENT_AFTER: Duration = Duration::from_millis(800);
 
-/// What Redis refused as too long is refused here for so long: somebody may have raised its limit.
+/// After Redis has refused a value as too long, values as long are refused here, for this time: then somebody may have
+/// raised its limit.
 const TOO_LONG_FOR: Duration = Duration::from_secs(60);
 
-/// No server's limit is lower: that of Redis is a mebibyte at the least.
+/// Shorter values are not refused here. No server has so low a limit: that of Redis is a mebibyte at least.
 const TOO_LONG_MIN: usize = 64 * 1024;
 
 /// A server.
 pub struct Node {
     connector: Connector,
+    /// The connection that is used, and the one before it, from which replies may still come.
     live: Option<Live>,
     old: Option<Live>,
     /// Since when the connection is in use, and when its server is asked for its role.
     since: Instant,
     role_at: Instant,
+    /// A connection is given up when commands wait for so long and none is answered.
     stall: Duration,
-    /// The connection is of no use for long.
+    /// The connection is to be replaced, though it lives.
     renew: bool,
     /// What it has told of itself.
     pub server: Server,
     /// What is known of whether it is the node that was expected at this address.
     pub identity: Identity,
-    /// What it refused commands with, since it last answered one.
+    /// The error that it last refused a command with, if it has answered none since.
     pub refusal: Option<ErrorReply>,
-    /// Words from this length on it refuses, with this error, since then.
+    /// It refuses words of this length and more, with this error; refused here until then.
     too_long: Option<(usize, ErrorReply, Instant)>,
     /// Pays for second tries.
     pub budget: Budget,
@@ -73,13 +77,13 @@ pub struct Node {
 /// Whether a node is the one that a cluster has at this address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Identity {
-    /// It was not asked; it need not be doubted.
+    /// It was not asked, and there is no reason for doubt: it gets requests.
     Unknown,
-    /// It does not tell its name, but will tell its map.
+    /// It does not tell its name. It gets no requests before it has told its map.
     Asked,
-    /// It is.
+    /// It is: it gets requests.
     Ours,
-    /// It is not.
+    /// It is not: it gets none.
     Stranger,
 }
 
@@ -93,7 +97,7 @@ struct Live {
 pub struct Ended {
     /// Those that are to be sent again, or to fail.
     pub commands: Vec<Lost>,
-    /// As far as the connection is concerned, they may be sent again even though they have been sent.
+    /// Whether reads among them that were sent may be sent again: not after nonsense, which they may have caused.
     pub again: bool,
     /// Why they have no reply.
     pub failure: Failure,
@@ -189,7 +193,7 @@ impl Node {
         (self.is_up(), self.connector.failures())
     }
 
-    /// What keeps it from taking writes.
+    /// What keeps it from taking writes, as far as is known.
     pub fn trouble(&self, now: Instant) -> Option<Failure> {
         if self.server.is_replica {
             let why = format!("READONLY {} says that it is a replica", self.endpoint());
@@ -208,7 +212,7 @@ impl Node {
         if self.is_up() { None } else { self.connector.known_away(now) }
     }
 
-    /// Makes a new connection beside this one: the server may be another by now.
+    /// Has the connection replaced: behind its address there may be another server by now.
     pub fn renew(&mut self) {
         self.renew = true;
     }
@@ -218,7 +222,8 @@ impl Node {
         matches!(self.identity, Identity::Unknown | Identity::Ours)
     }
 
-    /// It is another than was expected: its name may lead to the right one soon.
+    /// Notes that it is another server than was expected. Its name may soon lead to the right one, so the connection is
+    /// replaced.
     pub fn estrange(&mut self) {
         if std::mem::replace(&mut self.identity, Identity::Stranger) != Identity::Stranger {
             log::warn!(
@@ -229,13 +234,13 @@ impl Node {
         self.renew = true;
     }
 
-    /// The same, because the server does not accept this one any more. One that was made a moment ago is kept, or a
-    /// server that always refuses would have us sign on without end.
+    /// Has the connection replaced because the server does not accept it any more. One that was made a moment ago is
+    /// kept, or we would sign on without end to a server that always refuses.
     pub fn renew_if_old(&mut self, now: Instant) {
         self.renew |= self.was_healthy(now);
     }
 
-    /// A command was answered, and not with an error; a write, perhaps.
+    /// Notes that a command was answered, and not with an error; `wrote`: that a write was.
     #[inline]
     pub fn answered(&mut self, wrote: bool) {
         self.budget.earn();
@@ -245,14 +250,14 @@ impl Node {
         }
     }
 
-    /// The server has refused a word of this length as too long. What is short was not, whatever it says.
+    /// Notes that the server has refused a word of this length as too long, if it was not short.
     pub fn note_too_long(&mut self, now: Instant, length: usize, e: ErrorReply) {
         if length >= TOO_LONG_MIN {
             self.too_long = Some((length, e, now + TOO_LONG_FOR));
         }
     }
 
-    /// With what the server would refuse a word of this length.
+    /// The error with which the server would refuse a word of this length.
     pub fn too_long(&self, now: Instant, length: usize) -> Option<&ErrorReply> {
         let (most, e, until) = self.too_long.as_ref()?;
         (length >= *most && now < *until).then_some(e)
@@ -276,8 +281,8 @@ impl Node {
         self.connector.look();
     }
 
-    /// The next reply or push, of the connection that is used or of the one before it. `None` when there is no more now;
-    /// then call [`progress`](Node::progress).
+    /// The next reply or push, of the connection that is used or of the one before it. `None` when there is no more
+    /// now; then call [`progress`](Node::progress).
     #[inline]
     pub fn hear(&mut self, world: &mut dyn World, now: Instant, old: bool) -> Option<Heard<'_>> {
         let live = if old { &mut self.old } else { &mut self.live };
@@ -293,7 +298,7 @@ impl Node {
         }
     }
 
-    /// Asks the server something that is of no use later: nothing, if there is no connection.
+    /// Asks the server a question of our own. False, and nothing is kept, if there is no connection.
     pub fn ask(&mut self, now: Instant, asker: Asker, words: &[&[u8]]) -> bool {
         let slot = Slot::new(asker, ReplyType::Any, Route::Slot(0), true);
         let Some(connection) = self.up() else {
@@ -336,7 +341,8 @@ impl Node {
         let (connection, server) = self.connector.progress(world, now)?;
         let silent = self.is_silent(now);
         self.server = server;
-        // It is judged anew; who does not tell its name is not trusted before it has told its map.
+        // Its identity is judged anew, but a stranger that tells its name stays one until its name is found to be
+        // right.
         if self.identity != Identity::Stranger || self.server.id.is_none() {
             self.identity = Identity::Unknown;
         }
@@ -418,8 +424,8 @@ impl Live {
 }
 
 /// Tries beyond the first are paid for by successes, ten for one, so that an outage cannot double the load on the
-/// remaining servers; and by time, one in a second, so that a service with little traffic survives a short failure. Each
-/// server has a budget of its own: one that is loading must not spend what the others need.
+/// remaining servers; and by time, one in a second, so that a service with little traffic survives a short failure.
+/// Each server has a budget of its own: one that is loading must not spend what the others need.
 #[derive(Debug)]
 pub struct Budget {
     tenths: u32,

@@ -1,7 +1,7 @@
 //! The servers of a client.
 //!
-//! There is one node, or a handful, or at most a thousand; they are added and removed rarely, but every request looks one
-//! up and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
+//! There is one node, or a handful, or at most a thousand; they are added and removed rarely, but every request looks
+//! one up and every tick walks over all. So they are a sorted list. Keys count up and are never given out twice.
 //!
 //! Topologies add and close nodes here, and do no I/O for that: a new one connects, and a closed one gives its sockets
 //! back, when the client drives them next.
@@ -31,12 +31,12 @@ pub struct Nodes {
     pub are_new: bool,
     /// Those that were closed, with their sockets and commands.
     pub closed: Vec<(u64, Box<Node>)>,
-    /// What a server has said that should know where the data is, and does not.
+    /// The answer of a server that should know where the data is, and does not.
     pub complaint: Option<String>,
 }
 
 impl Nodes {
-    /// None yet.
+    /// A list without nodes.
     pub fn new(options: Options, owner: u64, random: u64) -> Nodes {
         Nodes {
             list: Vec::new(),
@@ -82,7 +82,7 @@ impl Nodes {
         self.list.get_mut(place).map(|(_, node)| &mut **node)
     }
 
-    /// As [`get`](Nodes::get), if requests may be sent to it, as far as its identity matters.
+    /// As [`get`](Nodes::get), but only a node that its identity does not keep from getting requests.
     pub fn trusted(&self, key: u64) -> Option<&Node> {
         self.get(key).filter(|node| node.is_trusted())
     }
@@ -94,7 +94,7 @@ impl Nodes {
         }
     }
 
-    /// Notes what the server under `key` has answered that does not know where the data is, and logs it, once, though
+    /// Notes the answer of the server under `key`, which does not know where the data is. It is logged once, though
     /// each server may send its own.
     pub fn complain(&mut self, what: &str, key: u64, answer: &Reply) {
         let Some(node) = self.get(key) else {
@@ -110,7 +110,7 @@ impl Nodes {
         }
     }
 
-    /// Why no node is known for a request, if that is no matter of a moment: a complaint, or all servers are away.
+    /// Why no node is known for a request, if that will last: a complaint, or all servers are away.
     pub fn why_none(&self, now: Instant) -> Option<Failure> {
         let refused = |why: &String| Failure::Refused(ErrorReply::parse(why.as_bytes()));
         let errors: Option<Vec<_>> = self.iter().map(|(_, node)| node.known_away(now)).collect();

@@ -52,19 +52,21 @@ pub enum Purpose {
 /// How one server is reached, and the limits for its commands and replies.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// For one address; a name with several has them raced.
+    /// To connect to one address; then as long again to sign on, and 1 s at least (`REDIS_CONNECT_TIMEOUT`; default:
+    /// 500 ms). The addresses of a name are raced.
     pub connect_timeout: Duration,
-    /// A connection on which commands wait and none is answered for this long is replaced.
+    /// A connection on which commands wait and none is answered for this long is replaced. Default: 2 s; the service
+    /// sets `REQUEST_TIMEOUT`.
     pub stall_timeout: Duration,
     /// User and password, if there are any.
     pub credentials: Credentials,
     /// Where the password is; read again for every connection, so that it can be changed.
     pub password_file: Option<PathBuf>,
-    /// For SELECT; 0 needs none.
+    /// For SELECT. Default: 0, which needs none.
     pub database: u16,
-    /// Our name in `CLIENT LIST`.
+    /// Our name in `CLIENT LIST`. Default: `kioskd`.
     pub client_name: String,
-    /// The newest protocol to ask for.
+    /// The newest protocol to ask for. Default: RESP3.
     pub protocol: Protocol,
     /// What kind of server is required. The target decides it, whatever is set here.
     pub purpose: Purpose,
@@ -72,13 +74,14 @@ pub struct Options {
     pub tls: Option<tls::Config>,
     /// Limits of a reply.
     pub limits: Limits,
-    /// Bytes of commands that may be under way on one connection, and as many that may wait for one; one more is
-    /// refused. Those of abandoned requests count until their replies have come.
+    /// Bytes of commands that may be under way on one connection, and as many that may wait for one. A command beyond
+    /// that fails as [`Overloaded`](super::request::Failure::Overloaded). Commands of abandoned requests count until
+    /// their replies have come. Default: 64 MiB.
     pub queue_bytes_max: usize,
 }
 
 impl Default for Options {
-    /// One server without a password, in the newest protocol, and the times of API.md.
+    /// One server without a password, in the newest protocol, and the default times of docs/configuration.md.
     fn default() -> Options {
         Options {
             connect_timeout: Duration::from_millis(500),

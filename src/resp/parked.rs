@@ -5,7 +5,7 @@ use super::request::Slot;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// What waits for a connection is looked at this often: it may be known by now that there will be none.
+/// Commands that wait for a connection are looked at this often: by then it may be known that there will be none.
 const EVERY: Duration = Duration::from_millis(100);
 
 /// A command that no connection has.
@@ -14,23 +14,24 @@ pub struct Parked {
     pub slot: Slot,
     /// Its bytes.
     pub command: Vec<u8>,
-    /// It is not tried before. `None`: it waits for a connection.
+    /// It is not tried before this time. `None`: it waits for a connection.
     pub until: Option<Instant>,
-    /// What it was refused with.
+    /// The error that it was refused with, if it was.
     pub error: Option<ErrorReply>,
 }
 
-/// All of them, in their order.
+/// The parked commands of a client.
 pub struct ParkedList {
-    /// In no order of times.
+    /// In the order in which they were parked, and not of `until`.
     pub list: VecDeque<Parked>,
     /// The bytes of their commands.
     pub bytes: usize,
+    /// When they are looked at next.
     at: Instant,
 }
 
 impl ParkedList {
-    /// None yet.
+    /// An empty list.
     pub fn new(now: Instant) -> ParkedList {
         ParkedList { list: VecDeque::new(), bytes: 0, at: now }
     }
@@ -56,7 +57,7 @@ impl ParkedList {
         std::mem::take(&mut self.list)
     }
 
-    /// They may be sent now, or go elsewhere.
+    /// Has all of them looked at now: they may be sent, or go elsewhere.
     pub fn hurry(&mut self, now: Instant) {
         self.at = now;
     }

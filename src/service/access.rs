@@ -7,7 +7,8 @@
 //! 403 forbidden                                         a token that may not do this
 //! ```
 //!
-//! Probes want no token, nor do preflights, which browsers send without one. A name is for the log, a secret for nobody.
+//! Probes need no token, nor do preflights, which browsers send without one. The log has a token's name, never its
+//! secret.
 
 use super::problem::Problem;
 use crate::http::{self, Extra, Field, Head, Method};
@@ -134,7 +135,7 @@ impl Tokens {
         self.0.len()
     }
 
-    /// There is at least one.
+    /// Whether there is none; never after [`parse`](Tokens::parse).
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,7 +1,7 @@
 //! Describes the service: `/version`, and `/openapi.json`, the contract for programs.
 //!
 //! The OpenAPI document is a file beside this one and is served as it is, byte for byte, but for one number: the
-//! largest `?ttl=` is set by the operator. It must agree with API.md and with the code: tests walk over its paths,
+//! largest `?ttl=` is set by the operator. It must agree with docs/api.md and with the code: tests walk over its paths,
 //! methods and codes and compare.
 //!
 //! All of it is in the binary, which has to stay small. So the responses that every request can get are described once,

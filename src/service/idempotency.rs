@@ -1,10 +1,10 @@
 //! `Idempotency-Key`: a request that may arrive twice, and late, and takes effect once, over all replicas.
 //!
 //! ```text
-//! PUT /items/7, Idempotency-Key: k    ─▶ Set item:7 …, once { name: ":k", fingerprint, … }
-//!   no record        ─▶ done and recorded, in one step of the store
-//! the same request ─▶ the outcome again, built from the record: Idempotency-Replayed: true
-//! another request  ─▶ 422
+//! PUT /items/7, Idempotency-Key: k  ─▶ Set item:7 …, once { name: ":k", fingerprint, … }
+//!   there is no record              ─▶ done and recorded, in one step of the store
+//!   a record of the same request    ─▶ its outcome, built from the record: Idempotency-Replayed: true
+//!   a record of another request     ─▶ 422
 //! ```
 //!
 //! There is no lock to take and none to release: the key is a property of the write ([`Once`]). So it does not matter
@@ -44,7 +44,7 @@ const UNREADABLE: Problem = Problem::new(
 const KEY_BYTES_MAX: usize = 255;
 
 /// The identity of a request that must be done once; `None` without the field. `ttl` is the time to live as requested.
-/// Before the body has arrived only the errors count.
+/// Before the body has arrived the fingerprint is not the right one: then only the errors are of use.
 ///
 /// # Errors
 /// The key is empty, too long, given twice, or not printable ASCII.
@@ -54,7 +54,7 @@ pub fn once<'a>(cx: &Cx<'a>, ttl: Option<Duration>) -> Result<Option<Once<'a>>, 
     };
     let key = key(value).filter(|_| !cx.head.is_repeated(Field::IdempotencyKey)).ok_or(BAD_KEY)?;
     Ok(Some(Once {
-        // A key belongs to its token: two of them may choose the same.
+        // A key belongs to the token of its client: clients with other tokens may choose the same key.
         name: [cx.token.map_or("", |token| &token.name), ":", &key].concat().into_bytes().into(),
         fingerprint: fingerprint(cx, ttl),
         ttl: cx.options.idempotency_ttl,

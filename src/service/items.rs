@@ -1,4 +1,4 @@
-//! Items and sessions: JSON objects under an id, with a time to live (API.md, "Items").
+//! Items and sessions: JSON objects under an id, with a time to live (docs/api.md).
 //!
 //! ```text
 //! POST /items?id=7&ttl=60  {"name":"Bob"}   ─▶ Set item:7 … for 60 s       ─▶ 201, Location, ETag
@@ -6,14 +6,14 @@
 //! PUT  /items/7  If-Match: "t"              ─▶ Get; Set if unchanged; …    ─▶ 204 | 412
 //! PATCH /items/7 {"name":null}              ─▶ Get; Set if unchanged; …    ─▶ 200
 //! GET  /sess/abc                            ─▶ Get sess:abc, renewing its time to live
-//! DELETE /items/7, Idempotency-Key: k       ─▶ Delete item:7, once           ─▶ 204
+//! DELETE /items/7, Idempotency-Key: k       ─▶ Delete item:7, once         ─▶ 204
 //! ```
 //!
 //! A write that must know the document first (an entity tag, a patch) reads it, checks it, and writes under the
-//! condition that the document is still the same, byte for byte. When it is not, it starts again: with a tag that ends
-//! in 412, with a patch no other client's change is lost. Some writer always succeeds, and the request's deadline ends
-//! the others. With an Idempotency-Key every command of the request carries it ([`idempotency`]), and an answer that
-//! contains its record ends the request.
+//! condition that the document is still the same, byte for byte. When it is not, it starts again: so a write under an
+//! entity tag ends in 412, and a patch loses no other client's change. Of several writers one always succeeds; the
+//! others try until their deadlines. With an Idempotency-Key every command of the request carries it ([`idempotency`]),
+//! and an answer that contains its record ends the request.
 
 use super::condition::{Conditions, Plan};
 use super::content;
@@ -39,6 +39,7 @@ struct Item<'a> {
     id: Id<'a>,
     /// The item's time to live, as requested or the collection's default.
     ttl: Duration,
+    /// Whether the request gives a time to live (`?ttl=`).
     asked: bool,
     conditions: Conditions<'a>,
     /// Every write of this request must happen once.
@@ -170,8 +171,9 @@ fn write<'a>(cx: &Cx<'a>, item: Item<'a>) -> Outcome<'a> {
     }
 }
 
-/// Without a condition and without a record, two commands have the effect of a script: the likelier one comes first.
-/// When the item was created or deleted in between, they are repeated.
+/// A PUT without condition and record has to know whether it creates (201) or replaces (204). Two plain commands tell
+/// that more cheaply than a script: SET if there, then SET if not. When the item was created or deleted in between,
+/// they are repeated.
 fn replace<'a>(cx: &Cx<'a>, item: &Item<'a>) -> Outcome<'a> {
     ask(item.command(cx, When::Present), |cx, reply| match reply? {
         Answer::Stored => done(replaced(cx)),
@@ -197,7 +199,8 @@ fn written_directly<'a>(cx: &Cx<'a>, reply: Reply<'a>) -> Outcome<'a> {
     }
 }
 
-/// That there was no item is an outcome of a DELETE, too, and may have to be recorded.
+/// The write that follows a look. A DELETE is sent even where there is no item: that outcome may have to be recorded,
+/// too.
 fn write_looked<'a>(cx: &Cx<'a>, item: Item<'a>, old: Option<&'a [u8]>) -> Outcome<'a> {
     let there = old.is_some();
     ask(item.command(cx, unchanged(old)), move |cx, reply| match reply? {
@@ -251,8 +254,8 @@ fn look<'a>(item: &Item<'a>, then: Looked) -> Outcome<'a> {
     })
 }
 
-/// The response to every answer that means the same for all writes: done, or done before. `there` is whether the item
-/// existed as far as the conditions tell.
+/// The response to the answers that mean the same for all writes: done, or done before. `there`, which holds where the
+/// answer does not say it, is whether the item existed as far as the conditions tell.
 fn ended<'a>(cx: &Cx<'a>, item: &Item<'a>, there: bool, answer: Answer<&'a [u8]>) -> Outcome<'a> {
     let deletes = cx.head.method() == Method::Delete;
     match (answer, &item.once) {

@@ -44,11 +44,14 @@ const BAD_CURSOR: Problem = Problem::new(400, "bad_cursor", "bad cursor");
 const BAD_IDS: Problem =
     Problem::new(400, "bad_ids", "bad ids: {\"ids\":[…]} with 1 to 1000 of them");
 
-/// Ids in a page, and documents in a bulk read.
+/// The most ids in a page, and documents in a bulk read; one more is 400.
 pub const LIMIT_MAX: usize = 1000;
+
+/// Ids in a page, unless `?limit=` says otherwise.
 const LIMIT: usize = 100;
 
-/// All documents of a bulk read together, at the most; one byte more is 413. Sixteen of the largest.
+/// All documents of a bulk read together, at the most; one byte more is 413. Room for sixteen documents of the default
+/// `MAX_BODY_BYTES`.
 pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A cursor is never longer than this: it has to fit into a request target.
@@ -160,8 +163,8 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
     Response { extra, ..Response::json(200, body).no_store() }
 }
 
-/// `DELETE /sess?prefix=…`: "log out everywhere", a page at a time. A part of a page that fails leaves the rest as it is,
-/// and the same request goes on with it.
+/// `DELETE /sess?prefix=…`: "log out everywhere", a page at a time. If it fails in the middle of a page, the sessions
+/// that are left stay, and the same request, sent again, ends them.
 ///
 /// # Errors
 /// 400 for a malformed query, and for the empty prefix: that would be everybody.
@@ -170,7 +173,7 @@ pub fn purge<'a>(cx: &Cx<'a>) -> Outcome<'a> {
     if prefix.is_empty() {
         return Err(NO_PREFIX);
     }
-    // Many documents have no tag in common.
+    // An entity tag is of one document, so `If-Match` cannot hold here.
     let conditions = Conditions::of(&cx.head)?;
     if !conditions.is_matched(None) {
         return Err(conditions.failed());

@@ -53,10 +53,10 @@ use step::{Cx, Outcome, done};
 /// The rules, for all workers.
 pub struct Service {
     options: Options,
-    /// The tokens that are wanted, if any are.
+    /// The valid tokens, if tokens are required.
     guard: Option<Arc<Guard>>,
     metrics: Arc<Metrics>,
-    /// The state of the process: all of it, or what costs nothing.
+    /// The state of the process: all of it for `true`, or what costs nothing to find out.
     status: Box<dyn Fn(bool) -> Status + Send + Sync>,
     openapi: Cow<'static, str>,
 }
@@ -68,7 +68,8 @@ impl fmt::Debug for Service {
 }
 
 impl Service {
-    /// The rules with these options; probes read `status` as far as it costs nothing, scrapes all of it.
+    /// The rules with these options. `status` gives the state of the process: all of it for `true` (scrapes), or what
+    /// costs nothing to find out (probes).
     pub fn new(
         options: Options,
         metrics: Arc<Metrics>,
@@ -78,7 +79,7 @@ impl Service {
         Service { options, guard: None, metrics, status: Box::new(status), openapi }
     }
 
-    /// The same rules, for those who have one of these tokens.
+    /// The same rules, for clients that have one of these tokens.
     #[must_use]
     pub fn guarded_by(self, guard: Arc<Guard>) -> Service {
         Service { guard: Some(guard), ..self }
@@ -99,8 +100,8 @@ impl Service {
         Arc::clone(&self.metrics)
     }
 
-    /// The token of a request, where tokens are wanted. Probes need none, nor do browsers that ask whether they may ask,
-    /// or for the page that then asks its reader for one.
+    /// The token of a request, where tokens are required. Probes need none, nor do preflights of browsers, and the
+    /// status page, which asks its reader for one.
     ///
     /// # Errors
     /// 401: it has none.

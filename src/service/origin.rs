@@ -1,4 +1,4 @@
-//! Writes that a browser sends for a page of another site: 403 (API.md, "Items").
+//! Writes that a browser sends for a page of another site: 403 (docs/api.md).
 //!
 //! By default kioskd requires no sign-in, so where a browser can reach it, on a developer's machine or in an intranet,
 //! so can the script of any page that is open there. CORS keeps such a page from *reading* the answer; a POST of

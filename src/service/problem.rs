@@ -1,4 +1,4 @@
-//! An error as a value: the texts and codes of API.md, "Errors", in one place.
+//! An error as a value: every status, code and text, in one place.
 //!
 //! A problem stays a plain value as long as possible, so that rules can return it with `?` and tests compare it;
 //! [`Problem::respond`] prints it as `application/problem+json` (RFC 9457).

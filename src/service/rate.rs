@@ -6,8 +6,9 @@
 //!                                 ─▶ no answer              ─▶ as if there were no limit
 //! ```
 //!
-//! A client is its token, else its address, of an IPv6 address the first half: whoever has one has them all. A store that
-//! cannot count must not stop those that it could serve, so the count has a tenth of the request's time.
+//! A client is known by its token, or else by its address, of which only the first half counts for IPv6 (who has one
+//! address of a /64 has all). A store that is too slow to count must not stop requests that it could serve, so the
+//! count has a tenth of the request's time, and a request that is not counted by then passes.
 
 use super::access::Token;
 use super::problem::Problem;

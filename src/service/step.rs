@@ -27,7 +27,7 @@ pub struct Cx<'a> {
     pub body: &'a [u8],
     /// The operator's settings.
     pub options: &'a Options,
-    /// Who has sent it, where tokens are wanted.
+    /// Who has sent it, where tokens are required.
     pub token: Option<&'a Token>,
 }
 

@@ -28,8 +28,8 @@ const BODY_BYTES_MAX: usize = 100;
 
 // ---- Store trouble ----------------------------------------------------------------------------
 
-/// The table of API.md, "Errors". The store's own message is in the error and must not be in the response: it reveals
-/// internals.
+/// The table of errors in docs/api.md. The store's own message is in the error and must not be in the response: it
+/// reveals internals.
 #[test]
 fn every_store_error_has_its_status_code_and_retry_after() {
     let said = || "said by redis.internal:6379".to_owned();

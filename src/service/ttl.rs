@@ -1,4 +1,4 @@
-//! `?ttl=SECONDS`: how long an item is to live, or a session at least (API.md, "TTL").
+//! `?ttl=SECONDS`: how long an item is to live, or a session at least (docs/api.md).
 //!
 //! ```text
 //! POST /items/7?ttl=60      ─▶ 60 s        GET   /sess/a?ttl=60    ─▶ 60 s at least

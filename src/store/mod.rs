@@ -419,7 +419,7 @@ impl<B> Answer<B> {
     }
 }
 
-/// Why there is no answer. Each variant leads to its own status (API.md, Errors).
+/// Why there is no answer. Each variant leads to its own status (docs/api.md).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreError {
     /// No answer by the deadline. Whether the command ran is unknown: 504.

@@ -133,8 +133,8 @@ impl Store for Redis {
     }
 }
 
-/// A worker's connection to Redis. A command has its entry there, under its tag; here is only what its reply needs
-/// beside that.
+/// A worker's session with Redis. The client knows each command by its tag; here is only what must be known beside that
+/// to answer it.
 pub struct RedisSession {
     client: Client,
     /// Bulk reads under way.
@@ -142,16 +142,17 @@ pub struct RedisSession {
     /// Pages under way, and those for which the servers are not all known yet.
     pages: Vec<(Scan, List)>,
     unplanned: Vec<List>,
-    /// Writes that were refused because memory is full, and have to be followed by another request.
+    /// Writes that were refused because memory is full, and are to be followed by a second request.
     full: Vec<(Tag, ErrorReply, Vec<u8>)>,
-    /// Those that were, and wait to hear whether there is a record all the same, because they were done before.
+    /// Of these, the ones whose second request is under way: it looks for a record, because they may have been done
+    /// before.
     seen: Vec<(Tag, ErrorReply)>,
     /// Probes under way, and those whose server has answered well.
     pings: Vec<Tag>,
     pongs: Vec<Tag>,
     /// Finished commands.
     replies: Replies,
-    /// Before every key.
+    /// Stands before every key.
     key_prefix: Rc<[u8]>,
     /// See [`NO_ITEM`].
     no_item: Rc<[u8]>,
@@ -166,14 +167,14 @@ pub struct RedisSession {
     health: Arc<Health>,
 }
 
-/// Which request of a command it is: the only one; the one after a refusal because memory is full; a page; and from
-/// there on the parts of a bulk.
+/// Which request of a command a reply is for: its only one; the second one, after a refusal because memory is full; a
+/// page; and, from [`PARTS`] on, the parts of a bulk.
 const WHOLE: u32 = 0;
 const AGAIN: u32 = 1;
 const PAGE: u32 = 2;
 const PARTS: u32 = 3;
 
-/// What was asked for, and since when.
+/// A page that was asked for, and since when.
 struct List {
     call: Call,
     prefix: Vec<u8>,
@@ -181,7 +182,7 @@ struct List {
     limit: usize,
 }
 
-/// For so long a page waits until all servers are known.
+/// How long a page waits until all servers are known.
 const UNPLANNED_FOR: Duration = Duration::from_secs(1);
 
 /// When a command was submitted, and its tag.
@@ -314,7 +315,7 @@ impl Session for RedisSession {
                     let Some((scan, list)) = at.map(|at| pages.swap_remove(at)) else {
                         return;
                     };
-                    // Its successor is asked, as soon as it is known.
+                    // The master was replaced: its successor is asked, as soon as it is known.
                     if matches!(result, Err(Failure::Left)) {
                         return unplanned.push(list);
                     }
@@ -333,7 +334,7 @@ impl Session for RedisSession {
             }
         });
         while let Some(tag) = self.pongs.pop() {
-            // This one is ready; the others may not be.
+            // This worker is ready; others may not be.
             let trouble = self.health.trouble(now).map_or(Ok(()), Err);
             self.replies.push(tag, trouble.map(|()| self.pong(now)));
         }
@@ -376,7 +377,7 @@ impl Session for RedisSession {
             self.unplanned.remove(at);
             why = Some(not_all_known());
         }
-        // The parts of a bulk have the same tag. One that has not been sent knows more than one that has.
+        // The parts of a bulk have the same tag. Why one was not sent says more than the timeout of one that was.
         let was_bulk = self.bulks.end(tag).is_some();
         while let Some(failure) = self.client.abandon(tag) {
             why = why.filter(|why| *why != StoreError::Timeout).or(Some(without_reply(failure)));
@@ -410,7 +411,8 @@ impl Session for RedisSession {
 }
 
 impl RedisSession {
-    /// How many entries its tables have: none when every command is answered or abandoned, and has been replied to.
+    /// How many entries its tables have, for tests and the simulator: none when every command was answered or abandoned
+    /// and no reply is awaited.
     pub fn waiting(&self) -> usize {
         let (requests, bytes) = self.client.waiting();
         let bulks = usize::from(!self.bulks.is_empty()) + self.bulks.counted();
@@ -430,7 +432,7 @@ impl RedisSession {
         keys
     }
 
-    /// Begins a bulk.
+    /// Begins a bulk and sends its first requests, or refuses it.
     fn begun(
         &mut self,
         now: Instant,
@@ -558,8 +560,8 @@ impl RedisSession {
             let (call, words) = (Call { now, tag }, words_of(&command));
             let (route, words) = (self.client.route_of(words[3]), &words[2..]);
             if words.len() == DELETE_WORDS {
-                // When memory is full this script still runs, and records a delete only if it removed something: deletes
-                // that remove nothing could be sent without end, and each would leave a record.
+                // When memory is full this script still runs, and records a delete only if it removed something:
+                // deletes that remove nothing could be sent without end, and each would leave a record.
                 let words = [&words[..DELETE_WORDS - 1], &[b"removed"]].concat();
                 let words = Words::script(&scripts::DELETE_WHEN_FULL, &words);
                 self.send(call, AGAIN, ReplyType::Once, route, words);
@@ -605,8 +607,8 @@ impl RedisSession {
         while let Some((tag, place, key, removes)) = self.bulks.ask() {
             let (route, part) = (self.client.route_of(key), PARTS + place as u32);
             let asker = Asker::Requester(Ticket { tag, part });
-            // A removal is sent again as little as any write: of two, one may come after the answer, and remove what was
-            // stored since.
+            // Like any write, a removal that was sent is not sent again: the first could come after the answer, and
+            // remove what was stored since.
             let reply_type = if removes { ReplyType::Count } else { ReplyType::Value };
             let slot = Slot::new(asker, reply_type, route, !removes);
             let words: [&[u8]; 2] = [b"DEL", key];

@@ -1,4 +1,5 @@
-//! Items and sessions as API.md has them: verbs, documents, conditions, concurrency, and two replicas on one Redis.
+//! Items and sessions as docs/api.md has them: verbs, documents, conditions, concurrency, and two replicas on one
+//! Redis.
 //!
 //! What the fronts do with bytes is in `contract.rs` and the suites beside it; here a request is taken for granted, and
 //! what it means is looked at, on both fronts, on the memory store and on Redis. With `BY_HAND=1` in the environment the

@@ -1,4 +1,5 @@
-//! Each limit at n-1, n and n+1: of the head, its fields, its target, the body and the connections (API.md, "HTTP").
+//! Each limit at n-1, n and n+1: of the head, its fields, its target, the body and the connections
+//! (docs/configuration.md).
 //!
 //! At n a request passes and the next one on its connection is answered too. At n+1 it is refused, the connection ends in
 //! order, and a client that declares a size pays for it, not we: nothing is waited for and nothing is reserved.

@@ -1,4 +1,4 @@
-//! Lists of ids and bulk reads (API.md, "Items"; `src/service/list.rs`): pages that lose nothing, and reads in one write.
+//! Lists of ids and bulk reads (docs/api.md; `src/service/list.rs`): pages that lose nothing, and reads in one write.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

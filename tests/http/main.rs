@@ -1,5 +1,5 @@
-//! What a client sees: the contract of API.md, and HTTP itself, on both fronts and on each store that keeps what it is
-//! given.
+//! What a client sees: the contract of docs/api.md, and HTTP itself, on both fronts and on each store that keeps what
+//! it is given.
 //!
 //! ```text
 //! contract  items  lists  idempotency  openapi  page     what a request means

@@ -28,7 +28,7 @@ use crate::support::{
     Balancer, ByHand, Kind, Kioskd, PATIENCE, Port, Redis, Reply, SetOnDrop, eventually,
 };
 
-/// As `deploy/` has it, and as API.md asks for.
+/// As `deploy/` has it, and as docs/production.md asks for.
 const DRAIN_DELAY: &str = "1s";
 const REPLICAS: usize = 3;
 const CLIENTS: usize = 12;

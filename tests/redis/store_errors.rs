@@ -1,6 +1,7 @@
-//! Every row of API.md's table of store trouble, from a real cause, for every verb: what `store_down.rs` has for reading and
-//! writing one item, here for the rest of the contract (conditions, patches, keys, lists, bulk reads) and the causes that
-//! are missing there: read-only, cut off from its master, loading, busy, not permitted, not a string, full.
+//! Every row of docs/api.md's table of store trouble, from a real cause, for every verb: what `store_down.rs` has for
+//! reading and writing one item, here for the rest of the contract (conditions, patches, keys, lists, bulk reads) and
+//! the causes that are missing there: read-only, cut off from its master, loading, busy, not permitted, not a string,
+//! full.
 
 use crate::support::{Act, FakeRedis, Kioskd, Redis, Reply, eventually, for_each_front};
 

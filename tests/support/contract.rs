@@ -544,8 +544,8 @@ pub fn unchanged_compares_every_byte_of_a_large_binary_value(store: &dyn Store) 
 
 // ---- Many at once -----------------------------------------------------------------------------
 
-/// API.md: of 32 concurrent writers with one ETag exactly one succeeds. The same for the two other conditions that only
-/// one can meet.
+/// The promise of `If-Match`: of 32 concurrent writers with one ETag exactly one succeeds. The same for the two other
+/// conditions that only one can meet.
 pub fn of_many_racing_conditional_writers_exactly_one_wins(store: &dyn Store) {
     const WRITERS: usize = 32;
     type Race = fn(Vec<u8>) -> Command;

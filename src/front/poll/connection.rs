@@ -10,19 +10,23 @@
 //!
 //! Each phase has one deadline ([`timers`](super::timers)). Where many bytes may have to move (*) the deadline moves
 //! with them, for as long as they keep the [`pace`]; else it is set when the phase begins, and no byte renews it. At
-//! most one request is in flight; what a client sends behind it waits, first in `input` and then, when that holds a
-//! scratch buffer's worth, in the kernel. This file knows no rule of the service and reads no clock.
+//! most one request is in flight; what a client sends behind it waits: in `input`, if it came with the last bytes of
+//! the request, else in the kernel. This file knows no rule of the service and reads no clock.
 //!
-//! An idle connection has no buffers: [`Work`] is lent by the worker's pool while there are bytes to hold. The bytes of
-//! a request stay where they were read, at the front of `input`, until its response is out: its head is an index into
-//! them.
+//! An idle connection has no buffers: [`Work`], a request with its buffers, is lent by the worker's pool while there is
+//! a request, or bytes to hold. The bytes of a head stay in `input` where they were read until the response is out,
+//! because the parsed head is an index into them.
 //!
 //! A request refused by its head ends the connection, unless its whole body has already arrived: later bytes could be
 //! taken for a body by one reader and for a request by another.
 //!
-//! A connection the server closes is closed in two steps (RFC 9112 §9.6): our half first, then a
-//! bounded time of reading and dropping. Closing with unread bytes in the socket would send a
-//! reset, and a reset can destroy the response before the client has read it.
+//! A connection that we close is closed in two steps (RFC 9112 §9.6): our half first, then the rest, after a bounded
+//! time of reading and dropping. Closing with unread bytes in the socket would send a reset, and a reset can destroy
+//! the response before the client has read it.
+//!
+//! *In doubt* is a response to a client that had shut down its sending half: it may have closed altogether, and nothing
+//! tells until the kernel refuses bytes or acknowledges them. Whether such a request was answered is accounted for only
+//! when that is known.
 
 use super::pool::{Body, Pool, Work};
 use super::timers::{Link, Linked};
@@ -38,8 +42,8 @@ use std::time::{Duration, Instant};
 const LINGER_TIME: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 * 1024 * 1024;
 
-/// How long a client above `MAX_CONNECTIONS` may take to begin a request, and then for its head, before it is refused:
-/// a response to HEAD has no body, and a probe gets its answer.
+/// How long a client above `MAX_CONNECTIONS` may take to begin a request, and then for its head, before it is refused.
+/// It is not refused at once, because its request decides how: a refused HEAD gets no body, and `/livez` is answered.
 const REFUSAL_TIME: Duration = Duration::from_millis(100);
 
 /// Scratch buffers' worth of bytes that are read from one client before the others have their turn.
@@ -52,27 +56,28 @@ pub struct Connection {
     link: Link,
     work: Option<Box<Work>>,
     phase: Phase,
-    /// The client is above `MAX_CONNECTIONS`: it gets 503 whatever it asks, but whether the process lives.
+    /// The client is above `MAX_CONNECTIONS`: it gets 503 to every request but `/livez`.
     pub refused: bool,
     /// The client has a turn in this tick or the next, whatever its socket says.
     pub queued: bool,
+    /// There may be bytes to read.
     readable: bool,
     /// The peer has shut down its sending half: read on until the end of the stream. It may still read.
     ended: bool,
     age: Age,
     /// Both directions are dead; a response would not be read.
     broken: bool,
-    /// The peer had shut down its sending half when the last response was written: it may have closed altogether.
+    /// The last response is in doubt: see the module's text.
     doubt: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
-    /// No event has been reported for it yet, and so no end of the stream either.
+    /// No event has been reported yet, so the client may have ended its stream without our knowing.
     Fresh,
-    /// It has had no response yet.
+    /// Events have been reported, but no response was written yet.
     Heard,
-    /// It has had one, and was told if it ends.
+    /// A response was written. It has said whether the connection closes.
     Used,
 }
 
@@ -136,7 +141,7 @@ impl Connection {
         }
     }
 
-    /// From when on its responses end it.
+    /// The age, in the units of [`Ages`](super::timers::Ages), from which on a response ends the connection.
     pub fn old_at(&self) -> u16 {
         self.link.old_at
     }
@@ -232,7 +237,7 @@ impl Connection {
         matches!(self.phase, Phase::Idle | Phase::Head)
     }
 
-    /// Whether it was opened a moment ago, perhaps, and not used yet.
+    /// Whether it has had no response, sent no whole head, and is still open: it may be only a moment old.
     pub fn is_new(&self) -> bool {
         self.age != Age::Used && !self.ended && !self.broken && self.awaits_head()
     }
@@ -260,8 +265,8 @@ impl Connection {
                 return Progress::Gone;
             }
         }
-        // A client that has ended its sending half, and sent more requests before that, is taken to be there still: had
-        // it closed, the response before would have been refused by now, and an event have reported it.
+        // A client that has ended its sending half, and had sent more requests before, is taken to be still there: if
+        // it had closed, its kernel would have refused the last response by now, and an event would have reported that.
         if self.is_answered() || self.phase == Phase::Idle && self.has_pipelined() {
             return Progress::Answered;
         }
@@ -276,11 +281,11 @@ impl Connection {
             reads += 1;
             match self.read(world, scratch) {
                 Ok(Some(0)) if self.phase == Phase::Idle => {
-                    // If it is in doubt whether the last response arrived, shutting down our half will show it.
+                    // If the last response is in doubt, shutting down our half will show whether it arrived.
                     if self.doubt && self.exchange().is_some() && self.end(world) {
                         return self.linger(world, scratch);
                     }
-                    // No more bytes come, as if its time were up.
+                    // No more bytes will come: the same as if its time were up.
                     return self.expired();
                 }
                 Ok(Some(0)) => return Progress::Truncated,
@@ -304,7 +309,7 @@ impl Connection {
         match (self.phase, work) {
             (Phase::Answering | Phase::Writing | Phase::Lingering, _) => Some(Progress::Wait),
             (Phase::Idle | Phase::Head, None) => None,
-            // The last response is in doubt.
+            // The last response is in doubt: the next request begins when that is resolved.
             (Phase::Idle, Some(work)) if work.exchange.is_some() => None,
             (Phase::Idle | Phase::Head, Some(work)) => {
                 match http::parse(&work.input[work.at..], &options.head) {
@@ -462,7 +467,7 @@ impl Connection {
         }
     }
 
-    /// Makes the next turn read from the socket itself, whatever events were reported.
+    /// Makes the next turn read from the socket, whatever events were reported.
     pub fn look(&mut self) {
         self.readable = true;
     }

@@ -1,4 +1,4 @@
-//! Buffers for clients that are in the middle of a request or a response. An idle client has none.
+//! Requests and buffers of clients that are in the middle of a request or a response. An idle client has none.
 //!
 //! Returned buffers are kept for the next client, for a while: each [`trim`](Pool::trim), once a second, frees those
 //! that were not needed since the one before. So a steady load allocates nothing, and after a burst the memory is given
@@ -11,7 +11,7 @@ use std::time::Instant;
 /// A buffer whose capacity is larger than this is not kept.
 const KEPT_BYTES: usize = 8 * 1024;
 
-/// Nor is this much spare capacity, beyond the bytes in the buffer.
+/// A buffer in use may have a capacity of twice its bytes and this much more; if it has more, that is freed.
 const FIT_BYTES: usize = 8 * 1024;
 
 /// The request of one client, and its buffers.
@@ -32,7 +32,7 @@ pub struct Work {
     pub began: Instant,
     /// When it last moved.
     pub moved: Instant,
-    /// The exchange whose response is not out, or in doubt.
+    /// The request in hand, until its response is known to have arrived or failed.
     pub exchange: Option<Exchange>,
     /// Bytes that the worker has counted for this client.
     pub counted: usize,
@@ -227,7 +227,7 @@ impl Pool {
         self.free.push(work);
     }
 
-    /// Frees the buffers that were not needed since the last time. Whether some are left, for the next trim.
+    /// Frees the buffers that were not needed since the last time. True if some are left for the next trim.
     pub fn trim(&mut self) -> bool {
         self.free.truncate(self.free.len() - self.least.min(self.free.len()));
         self.free.shrink_to(2 * self.free.len());

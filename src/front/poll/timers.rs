@@ -1,14 +1,14 @@
 //! The deadline of each client's phase, without visiting clients that are not due.
 //!
 //! ```text
-//! 16 ms   a            a client joins at the end: all waits in one list are equally long, so the next to look at
-//! 128 ms  c ─ b        is at the front. Then it is due, or joins the list for the time that is left.
-//! …
+//! 16 ms   a             Each list has one length of wait, and clients join at its end: so the client to look at
+//! 128 ms  c ─ b         next is the first of a list. When its wait is over, its deadline has passed, or it joins
+//! …                     the list that fits the time that is left.
 //! 65 s    d ─ e ─ …
 //! ```
 //!
-//! Most deadlines move on before they come, and a client whose new deadline is later than its next look stays in its
-//! place. So a request on a busy connection costs two comparisons here, and a wait of 75 s some eight looks.
+//! Most deadlines are moved before they come. A client whose new deadline is later than its next look stays where it
+//! is, so a request on a busy connection costs two comparisons here, and a wait of 75 s some eight looks.
 //!
 //! The lists are linked through the connections themselves. Times are milliseconds since the worker began, modulo 2³²:
 //! of two times, the later is less than 2³¹ ahead, and so no wait is longer than 24 days.
@@ -23,7 +23,7 @@ const LENGTHS: [u32; 5] = [16, 128, 1024, 8192, 65_536];
 /// The longest wait.
 const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// The null of the list links.
+/// The place of no client: the end of a list.
 const NONE: u32 = u32::MAX;
 
 /// A connection's links and times.
@@ -35,11 +35,12 @@ pub struct Link {
     set: u32,
     /// When the connection is looked at next.
     look: u32,
+    /// The places of its neighbours in the list.
     before: u32,
     behind: u32,
     /// Which list it is in, counted from 1.
     list: Option<NonZeroU8>,
-    /// From when on the connection is old; see [`Ages`]. (It is here because here are two bytes.)
+    /// From when on the connection is old; see [`Ages`]. (It is kept here because two bytes are free here.)
     pub old_at: u16,
     /// The phase has begun, and has no deadline yet.
     pub begun: bool,
@@ -53,8 +54,8 @@ impl Link {
     }
 }
 
-/// How old connections are, in two bytes for each: time is counted in 64ths of `KEEPALIVE_TIME`, modulo 2¹⁶. One that has
-/// been idle for 512 times that long would pass for young again; `IDLE_TIMEOUT` comes before.
+/// How old connections are, in two bytes for each: time is counted in 64ths of `KEEPALIVE_TIME`, modulo 2¹⁶. One that
+/// has been idle for 512 times that long would pass for young again; `IDLE_TIMEOUT` comes before.
 #[derive(Debug)]
 pub struct Ages {
     beginning: Instant,
@@ -98,8 +99,9 @@ pub trait Linked {
 pub struct Timers {
     beginning: Instant,
     tick: Instant,
-    /// The present tick in milliseconds, rounded down: so no client is due too early.
+    /// The present tick in milliseconds, rounded up: deadlines are set from here.
     now: u32,
+    /// The same, rounded down: deadlines up to here have passed. So no client is due too early.
     past: u32,
     /// First and last client of each list.
     lists: [(u32, u32); LENGTHS.len()],
@@ -237,8 +239,6 @@ mod tests {
         due
     }
 
-    /// Many clients whose deadlines are set, moved later, moved earlier and removed at random; beside them a plain
-    /// table of when each is due. No client is found too early, and none more than a step too late.
     #[test]
     fn a_connection_is_old_after_its_time_a_tenth_more_or_less() {
         let (start, hour) = (Instant::now(), Duration::from_secs(3600));
@@ -264,6 +264,8 @@ mod tests {
         }
     }
 
+    /// Many clients whose deadlines are set, moved later, moved earlier and removed at random; beside them a plain
+    /// table of when each is due. No client is found too early, and none more than a step too late.
     #[test]
     fn who_is_due_is_found_and_no_other() {
         let start = Instant::now();

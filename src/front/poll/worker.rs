@@ -12,7 +12,8 @@
 //! requests share a write to Redis. A client has at most one request in each tick, however many it has sent, so no
 //! client starves.
 //!
-//! Here is the tick, and a client's turn in it; what becomes of a request is in `request`, and time in `deadlines`.
+//! This file has the tick, and a client's turn in it. The steps of a request are in `request`, deadlines in
+//! `deadlines`.
 
 mod deadlines;
 mod request;
@@ -37,10 +38,11 @@ use std::time::{Duration, Instant};
 /// Clients accepted in one tick: a flood of them must not hold up those already connected.
 const ACCEPTED_PER_TICK: usize = 256;
 
-/// About as many events as one wait reports: allocated early, lest the list be placed behind what a burst leaves.
+/// Room for about as many events as one wait reports. It is allocated at the start: later, it could be placed behind
+/// the memory of a burst of clients, which could then not be given back.
 const READY_PER_TICK: usize = 256;
 
-/// Bytes read in one call, for whichever client is next.
+/// The size of the buffer that every client is read into, and so the most that one call reads.
 const SCRATCH_BYTES: usize = 64 * 1024;
 
 /// A tick that took longer was interrupted: the process was stopped, or had no processor. Clients could not use the
@@ -58,6 +60,7 @@ const ENDED_EARLY: Problem = Problem::new(400, "bad_request", "request ended ear
 
 /// See the module's text.
 pub struct Worker {
+    /// Which worker it is, counted from 0.
     n: usize,
     options: Arc<Options>,
     service: Arc<Service>,
@@ -68,23 +71,26 @@ pub struct Worker {
     timers: Timers,
     ages: Ages,
     pool: Pool,
+    /// When buffers that are not needed are freed; `None` when there are none.
     trim_at: Option<Instant>,
     /// Bytes buffered for all clients, and the most there may be.
     held: usize,
     held_max: usize,
     /// Clients that get a turn in the next tick, whether or not their sockets are ready.
     again: Vec<u64>,
-    /// The list of [`tick`](Worker::tick): kept for its capacity.
+    /// Clients that get a turn in this tick; kept between ticks for its capacity.
     turns: Vec<u64>,
-    /// Clients whose store deadline has passed.
+    /// Clients whose request has waited for the store until its deadline.
     late: Vec<u64>,
-    /// More clients may have been accepted, and no event will wake us for them.
+    /// The acceptor may have sent more clients than this tick has taken in, and no event will report them.
     more_clients: bool,
     /// The acceptor may still send clients.
     accepting: bool,
     /// When the service was seen to have stopped.
     stopped_at: Option<Instant>,
+    /// Every client is read into this first.
     scratch: Box<[u8]>,
+    /// Responses are printed into this.
     printed: Vec<u8>,
     printer: Printer,
 }
@@ -168,7 +174,7 @@ impl Worker {
         }
     }
 
-    /// What is in its tables.
+    /// What is in its tables, for tests and the simulator.
     pub fn left(&self) -> Left {
         Left {
             clients: self.clients.len(),
@@ -211,8 +217,8 @@ impl Worker {
         self.accept(world, &mut turns);
         for key in turns.drain(..) {
             self.turn(world, key, now);
-            // For a store that answers at once: the documents of all ready clients, each small enough, would together
-            // be too much to hold.
+            // A store that answers at once has the document already. Those of all ready clients, each within its limit,
+            // would together be too much to hold, so each response is made before the next client's turn.
             if self.session.is_immediate() {
                 self.follow_store(world, now);
             }
@@ -373,15 +379,15 @@ impl Worker {
         }
     }
 
-    /// Refuses or closes a client whose bytes exceed what all clients may hold.
+    /// Refuses or closes a client whose bytes exceed what all clients together may hold.
     fn too_much(&mut self, world: &mut dyn World, key: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.is_writing() {
             return self.remove(world, key, End::Cut("too many bytes wait to be taken"), now);
         }
         if client.exchange().is_some() && !client.is_sending() {
-            // Its request is under way, perhaps done by now: the client gets its response, and what it has sent behind
-            // the request is dropped.
+            // Its request is under way and may have had its effect, so the client gets the response; what it has sent
+            // behind the request is dropped.
             client.forget_the_rest();
             let held = client.held();
             self.held = self.held - client.count(held) + held;

@@ -1,8 +1,8 @@
 //! What becomes of a command that was refused, or has lost its connection: it is tried again, or fails.
 //!
-//! An error reply proves that it did not run, and so does a connection that was lost before it was sent: then any command
-//! may be tried again. Where it is not known whether it ran, only a read may. Every try beyond the first is paid for out
-//! of the budget of its node, and redirects have a number.
+//! An error reply proves that it did not run, and so does a connection that was lost before it was sent: then any
+//! command may be tried again. Where it is not known whether it ran, only a read may. Every try beyond the first is
+//! paid for out of the budget of its node, and redirects have a number.
 
 use super::{AGAIN_CAP, Client, Sink};
 use crate::resp::codec::{ErrorReply, Received, Reply};
@@ -18,14 +18,15 @@ use std::time::Instant;
 /// refused is tried again until it is abandoned, or until its node's budget is spent.)
 const TRIES_MAX: u8 = 16;
 
-/// How often a read is sent: it may be what ends the connection, and with it what others have there.
+/// How often a read is sent, at the most: it may be the cause that the connection ends, and with it the commands of
+/// others.
 const SENT_MAX: u8 = 3;
 
 /// Redirects that one request follows; a sound cluster needs one or two.
 const HOPS_MAX: u8 = 5;
 
 impl Client {
-    /// A request was answered with an error.
+    /// Handles a request that was answered with an error.
     pub(super) fn refused(
         &mut self,
         now: Instant,
@@ -75,7 +76,7 @@ impl Client {
                             };
                         }
                         Redirect::To(_) => return self.place(now, slot, words, None),
-                        // There are but a few hops, so it need not be paid for.
+                        // Hops are few, so this need not be paid for by the budget.
                         Redirect::Later => {
                             self.note_refusal(key, &e);
                             return self.park(now, slot, words, Some(now + AGAIN_CAP), Some(e));
@@ -113,7 +114,8 @@ impl Client {
         }
     }
 
-    /// A command has lost its connection.
+    /// Handles a command that has lost its connection: it is placed anew, or fails. `again` says whether a read that
+    /// was sent may be sent again.
     pub(super) fn lost(
         &mut self,
         now: Instant,

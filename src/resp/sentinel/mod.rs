@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 /// Sentinels that are asked at the same time; the URL may name more.
 const SENTINELS_MAX: usize = 32;
 
-/// Between questions for the other sentinels of the group.
+/// The time between questions for the other sentinels of the group.
 const OTHERS_EVERY: Duration = Duration::from_secs(10);
 
 const MASTER: u8 = 0;

@@ -1,9 +1,9 @@
 //! Who is believed: what the sentinels say in rounds, weighed together.
 //!
-//! The highest configuration epoch wins: a sentinel that was cut off still names the old master, but with its old epoch.
-//! Under one epoch the master that is followed stays, as long as one of them names it: sentinels that were set up to
-//! watch different servers would have us scatter the data over all. Without one, most of them decide. Pure: time and the
-//! state of the links are arguments, sentinels are numbers.
+//! The highest configuration epoch wins: a sentinel that was cut off still names the old master, but with its old
+//! epoch. Under one epoch the master that is followed stays, as long as one of them names it: otherwise sentinels that
+//! were set up to watch different servers would have us scatter the data over all. Where no epoch is told, most of them
+//! decide. Pure: time and the state of the links are arguments, sentinels are numbers.
 
 use super::reply::{Master, most_named};
 use crate::resp::endpoint::Endpoint;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 /// How long a round of questions to the sentinels may take.
 pub const ROUND: Duration = Duration::from_millis(300);
-/// As long as no master is followed: the links to the sentinels are still being made, and workers that decide by the
-/// answers of only some sentinels might choose different masters.
+/// The same as long as no master is followed: the links to the sentinels are still being made, and workers that decide
+/// by the answers of only some sentinels might choose different masters.
 const ROUND_AT_FIRST: Duration = Duration::from_millis(600);
-/// Between rounds while a master is followed. `+switch-master` and any trouble begin one at once.
+/// The time between rounds while a master is followed. `+switch-master` and any trouble begin one at once.
 const ROUND_EVERY: Duration = Duration::from_secs(1);
-/// Between rounds while there is no master.
+/// The time between rounds while there is no master.
 const ROUND_SOON: Duration = Duration::from_millis(100);
-/// Sentinels that agree for this long on an older epoch than ours were set up anew.
+/// Sentinels that agree for this long on an older epoch than ours were set up anew, and are believed.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// See the module's text.
@@ -28,7 +28,7 @@ pub struct SentinelMonitor {
     pub name: String,
     /// The keys of the sentinels.
     pub sentinels: Vec<u64>,
-    /// Its endpoint.
+    /// The endpoint of the master that is followed.
     followed: Option<Endpoint>,
     /// The highest epoch seen.
     epoch: u64,
@@ -123,7 +123,7 @@ impl SentinelMonitor {
         }
         let nobody_to_come =
             self.sentinels.iter().all(|s| round.asked.contains(s) || state(*s) == Some(false));
-        // A higher epoch is not waited with; nor, at first, what most of them say.
+        // A higher epoch ends the round at once; so does, at first, a master that most of them name.
         let is_new = |m: &Master| m.sure && m.epoch > self.epoch;
         let votes = |of: &Master| self.said.iter().filter(|(_, m)| m == of).count();
         let news = self.said.iter().any(|(_, m)| match self.followed {
@@ -144,7 +144,8 @@ impl SentinelMonitor {
         let master = self.weigh(now, standing, refused)?;
         let is_said = |m: &(u64, Master)| m.1.endpoint == master.endpoint;
         if self.followed.as_ref() == Some(&master.endpoint) {
-            // Who has named the new master goes back to the old one only if it is one again.
+            // When all have named the new master, one that names the old address again is believed: it is a master
+            // anew.
             let all = self.said.iter().all(is_said) && 2 * self.said.len() > self.sentinels.len();
             self.replaced = self.replaced.take().filter(|_| !all);
         } else {
@@ -176,7 +177,7 @@ impl SentinelMonitor {
         let newest: Vec<&Master> = newest.collect();
         let followed = self.followed.as_ref();
         let away = standing == Standing::Away || refused;
-        // Who says nothing of epochs may be behind.
+        // A sentinel that tells no epoch may be behind, so it alone does not keep the master.
         let stays = newest.iter().find(|m| m.sure && followed == Some(&m.endpoint));
         let chosen = match stays {
             Some(stays) if !away => *stays,
@@ -220,8 +221,8 @@ impl SentinelMonitor {
         (agreed || was_old || long).then_some(most)
     }
 
-    /// Logs, once, that the sentinels do not monitor the same server. (Not at once: while a failover spreads, an address
-    /// may be a moment ahead of its epoch.)
+    /// Logs, once, that the sentinels do not monitor the same server. (Not at once: while a failover spreads, an
+    /// address may be a moment ahead of its epoch.)
     fn note_split(&mut self, epoch: u64, newest: &[&Master]) {
         let mut places: Vec<String> = newest.iter().map(|m| m.endpoint.to_string()).collect();
         places.sort_unstable();

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// Twice as long as a session that is in use is silent at the most, and a little.
+/// What a session said longer ago than this does not count. A session that is in use repeats its trouble twice in this
+/// time, and asks its server every 5 s.
 const STALE: Duration = Duration::from_secs(11);
 
 /// A probe that failed counts for so long, unless another one comes.

@@ -14,13 +14,13 @@
 //! the first bytes of SHA-1, which every Redis offers in scripts, so they are the same on all replicas of kioskd and
 //! after every restart.
 //!
-//! The cursor says which masters were read to their end, by hashes of their names, and not how far we came in some order:
-//! slots that move change every order, and a master that nobody touched would be passed over. When the current master has
-//! been replaced its successor is read from the start, because SCAN's position means nothing to another server. Nor does
-//! it after a restart, for Redis then hashes its keys anew; so the cursor says in which run of the server it was made, by
-//! the first digits of the `run_id` that INFO tells. (Where a user may not ask that, a restart is not noticed.) So a key
-//! that exists throughout is returned at least once, whatever fails over; a key that moves from a master not yet read to
-//! one that was can be missed; no scan over several servers can promise more.
+//! The cursor says which masters were read to their end, by hashes of their names, and not how far we came in some
+//! order: slots that move change every order, and a master that nobody touched would be passed over. When the current
+//! master has been replaced its successor is read from the start, because SCAN's position means nothing to another
+//! server. Nor does it after a restart, for Redis then hashes its keys anew; so the cursor says in which run of the
+//! server it was made, by the first digits of the `run_id` that INFO tells. (Where a user may not ask that, a restart
+//! is not noticed.) So a key that exists throughout is returned at least once, whatever fails over; a key that moves
+//! from a master not yet read to one that was can be missed; no scan over several servers can promise more.
 
 use crate::resp::codec::Reply;
 use crate::resp::command::{Decimal, Script, Words};
@@ -37,13 +37,14 @@ const HASHES_MAX: usize = 200;
 /// however many keys there are beside the wanted ones. (10,000 steps of one key took 85 ms.) The page is then short, or
 /// empty, and the next continues from there.
 ///
-/// A position of another run of the server is none, and the script begins with the first.
+/// A position from another run of the server means nothing: the script then begins from the start.
 ///
-/// The prefix itself is read first: a server that would refuse every key does so even when it has no keys. The one
-/// error that is ignored is a cluster's for keys that are moving to or from this node, or were left behind when their slots
-/// had gone (a replica may not have heard that before it took its master's place). A node that has such keys and no others
-/// is asked for one in a slot that should be its own, of the same prefix, since a user may be let see no others: unless
-/// that is here, the node has lost its slots and does not report it. (A prefix with braces of its own cannot be helped.)
+/// The prefix itself is read first, as a key: a server that would refuse every key says so even when it has none of
+/// them. One error is ignored, that of a cluster's node for a key whose slot is elsewhere: keys that are moving to or
+/// from this node, or were left behind when their slots moved (to a replica, which had not heard of it before it took
+/// its master's place). If all keys of the page are such, the script reads one more key, in a slot that should be this
+/// node's own, with the same prefix since the user may be allowed no other: if that is elsewhere, too, the node has
+/// lost its slots, and the page is an error. (A prefix with braces decides its own slot, so this does not work there.)
 ///
 /// Without `#!lua`: with it, a cluster refuses scripts that read keys of different slots. The first line is a comment
 /// to all but Dragonfly, which otherwise refuses keys that are not among the arguments.

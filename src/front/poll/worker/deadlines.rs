@@ -8,8 +8,8 @@ use crate::front::access_log::End;
 use crate::net::World;
 use std::time::{Duration, Instant};
 
-/// So long after the end of accepting, a client that has had no response yet may begin a request: a proxy that has just
-/// connected, and could not know, would answer its own client with 502.
+/// For this long after accepting has ended, a client that has had no response yet may begin a request. A proxy that has
+/// just connected could not know of the end, and would have to answer its own client with 502.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// A store session that panics is replaced after this at the latest, and one that panics every time costs no more than
@@ -33,9 +33,9 @@ impl Worker {
 
     /// Handles the clients whose deadlines have passed.
     ///
-    /// Bytes that have arrived by now count, so each of these clients has a turn first: the loop may not have been
-    /// given their events yet. A process that was stopped for a while resumes in a wait that was interrupted, with no
-    /// events, and finds deadlines long past; and one wait reports only so many clients.
+    /// Bytes that have arrived by now count, so each of these clients has a turn first: their events may not have been
+    /// reported yet. A process that was stopped for a while resumes in a wait that was interrupted, with no events, and
+    /// finds deadlines long past; and one wait reports only so many clients.
     pub(super) fn check_deadlines(&mut self, world: &mut dyn World, now: Instant) {
         while let Some(key) = self.timers.next_look(&mut self.clients) {
             self.timers.wait_on(&mut self.clients, key);
@@ -101,8 +101,8 @@ impl Worker {
         }
     }
 
-    /// The service has stopped: a connection without a complete head by now is closed, or a single byte would hold up
-    /// every restart; one that is new, after [`GRACE`]. The other requests are finished.
+    /// The service has stopped. A connection without a complete head is closed, or a client that has sent one byte
+    /// would hold up a restart; a new one, after [`GRACE`]. Requests whose head is complete are finished.
     pub(super) fn send_home(&mut self, world: &mut dyn World, now: Instant) {
         // A client with a turn queued has sent more than was read yet.
         let grace = now < *self.stopped_at.get_or_insert(now) + GRACE;

@@ -22,7 +22,7 @@ use crate::store::{Reply, StoreError, Tag};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Counting a request may take so much of its time: a tenth.
+/// The store may take a tenth of a request's time to count it for `RATE_LIMIT`.
 const COUNT_PART: u32 = 10;
 
 /// The print buffer is freed when a response has made it larger than this.
@@ -60,8 +60,8 @@ impl Worker {
         let service = &self.service;
         let admitted = guarded(worker, || {
             let admitted = request.admit(service, bytes);
-            // No restart cures a crowd of clients, and most of all not one that the supervisor makes for lack of an
-            // answer.
+            // Above `MAX_CONNECTIONS` only the liveness probe is answered: without an answer a supervisor would restart
+            // the process, which cures no crowd of clients.
             if refused && (has_body || !request.is_liveness()) {
                 return Err(TOO_MANY);
             }
@@ -98,7 +98,8 @@ impl Worker {
         }
     }
 
-    /// Takes a client's request one step further: begins it, or continues it with the store's `reply`.
+    /// Takes a client's request one step further: begins it, or continues it with the store's `reply`. Unless it
+    /// `may_wait`, because the buffers are full, it is refused where it needs the store. A panic in a rule is a 500.
     pub(super) fn step(
         &mut self,
         world: &mut dyn World,
@@ -133,7 +134,7 @@ impl Worker {
         let mut counted = false;
         if let (Some(reply), Some(_)) = (&reply, &next) {
             exchange.replied(worker, reply, now);
-            // The answer was for the exchange, perhaps: the request begins now.
+            // If it was the answer to the count of `RATE_LIMIT`, the request itself begins now.
             counted = exchange.counted(service, worker, reply);
         }
         let request = &*exchange;
@@ -141,7 +142,7 @@ impl Worker {
             (Some(reply), Some(next)) if !counted => {
                 request.resume(service, bytes, body, next, reply)
             }
-            // It has been answered without this reply.
+            // The request has been answered without this reply.
             (Some(_), None) => return,
             _ => request.perform(service, (bytes, body), || world.peer(socket), now),
         };
@@ -154,7 +155,7 @@ impl Worker {
                     let kind = Kind::of(&command);
                     if self.session.submit(now, tag, command) {
                         exchange.asked(kind, next, now);
-                        // A store that cannot count must not stop who it could serve.
+                        // A request that is not counted in time is served uncounted.
                         let time = match kind {
                             Kind::TAKE => (exchange.deadline - now) / COUNT_PART,
                             _ if counted => exchange.deadline - now,
@@ -164,8 +165,7 @@ impl Worker {
                     }
                     break Err(Problem::INTERNAL);
                 }
-                // The last answer came in time, but the next would come too late. A command that is not sent certainly
-                // does not run.
+                // No time is left for another command. One that is not sent certainly does not run.
                 Ok(Step::Ask(_, next)) => {
                     let late = Err(StoreError::Timeout);
                     step = request.resume(service, bytes, body, next, late);
@@ -254,7 +254,7 @@ impl Worker {
         }
     }
 
-    /// Ends the exchange of a client, if it has one.
+    /// Counts and logs the request of a client, if it has one, and ends it.
     pub(super) fn close_account(
         &mut self,
         world: &mut dyn World,
