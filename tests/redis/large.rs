@@ -104,6 +104,30 @@ fn a_foreign_value_of_a_hundred_megabytes_ends_nobody_elses_writes() {
     assert!(!kioskd.log().contains("commands were in flight"), "{}", kioskd.log());
 }
 
+/// A thousand keys of 20 KB are more than a reply may have: a list of them ended the connection, and what others had on it.
+/// One key of more than the longest document was no key to us, and no list came past it.
+#[test]
+fn keys_longer_than_any_of_ours_spoil_no_list_and_end_nobody_elses_writes() {
+    let redis = Redis::start();
+    redis.command(&["SET", "item:ours", "{}"]);
+    redis.command(&["SET", &format!("item:{}", "x".repeat(2 * MIB)), "{}"]);
+    for n in 0..900 {
+        redis.command(&["SET", &format!("item:{n:x<20000}"), "{}"]);
+    }
+    let kioskd = Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "1")]);
+    write_meanwhile(&kioskd, || {
+        let (mut client, mut next, mut seen) = (kioskd.connect(), Some(String::new()), 0);
+        while let Some(cursor) = next {
+            let page = client.get(&format!("/items?limit=1000&cursor={cursor}"));
+            assert_eq!(page.status, 200, "{page:?}");
+            seen += page.text().matches("\"ours\"").count();
+            next = page.json()["cursor"].as_str().map(str::to_owned);
+        }
+        assert_eq!(seen, 1);
+    });
+    assert!(!kioskd.log().contains("in flight"), "{}", kioskd.log());
+}
+
 /// `proto-max-bulk-len` is below what is taken from clients. Redis says so, and closes the connection.
 #[test]
 fn a_document_that_redis_does_not_read_ends_nobody_elses_writes() {
