@@ -145,7 +145,7 @@ pub struct Connection {
     reply_bytes: usize,
     /// So many of the first slots are known to be abandoned.
     abandoned: usize,
-    /// The server has refused to read on: it has not run what was sent behind.
+    /// The server has refused to read on, and has not run what was sent behind.
     is_deaf: bool,
     /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
@@ -300,10 +300,15 @@ impl Connection {
 
     fn reply(&mut self, now: Instant, reply: Reply) -> Result<Heard<'_>, Fault> {
         if let Reply::Error(e) = &reply {
+            let is_deaf = e.message.starts_with(PROTOCOL_ERROR);
+            self.is_deaf |= is_deaf;
+            // What it refuses so it need not have had to the end, and it takes no more of it.
+            if is_deaf && self.out.sent > self.out.answered_to {
+                self.out.sent = self.slots.front().map_or(0, |slot| slot.end).max(self.out.sent);
+            }
             if !self.is_asked() {
                 return Err(Fault::Dismissed(e.clone()));
             }
-            self.is_deaf |= e.message.starts_with(PROTOCOL_ERROR);
         }
         let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
         let command = self.out.between(from, slot.end);
@@ -455,10 +460,11 @@ impl Connection {
         Ok(())
     }
 
-    /// What is there already, or half there, before anything was asked, is no answer to what is sent now.
+    /// What is there already, or half there, before anything was asked, is no answer to what is sent now. And who reads no
+    /// more is sent no more.
     #[inline]
     fn may_send(&self) -> bool {
-        self.is_asked() || !self.readable && self.taken == self.filled
+        !self.is_deaf && (self.is_asked() || !self.readable && self.taken == self.filled)
     }
 
     /// Whether commands wait until the socket has been read.

@@ -1036,6 +1036,34 @@ fn what_redis_finds_too_long_costs_nobody_else_and_is_not_tried_again() {
     assert!(rig.world.heard().contains("item:6"));
 }
 
+/// Redis says so as soon as it has read how long the word is.
+#[test]
+fn what_redis_finds_too_long_before_all_of_it_was_sent_is_not_tried_again() {
+    let mut rig = Rig::up();
+    let long = vec![b'x'; 100_000];
+    rig.world.give_room(Some(50_000));
+    rig.set(1, &long, When::Always);
+    rig.set(2, b"{}", When::Always);
+    rig.turn();
+    rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
+    rig.turn();
+    let refused = "error: answered with an error: ERR Protocol error: invalid bulk length";
+    assert_eq!(rig.done(), one(1, refused));
+    rig.world.heard();
+    rig.world.give_room(None);
+    rig.turn();
+    assert_eq!(rig.world.heard(), "", "nothing more is sent there");
+    rig.world.hang_up(false);
+    rig.turn();
+    rig.later(100 * MS);
+    rig.sign_on();
+    rig.turn();
+    assert!(rig.world.heard().contains("item:2"));
+    rig.set(3, &long, When::Always);
+    rig.turn();
+    assert_eq!((rig.world.heard(), rig.done()), (String::new(), one(3, refused)));
+}
+
 /// A server that calls a short word too long is not believed for the next ones.
 #[test]
 fn what_is_short_is_sent_again_though_it_was_called_too_long() {
@@ -1043,9 +1071,11 @@ fn what_is_short_is_sent_again_though_it_was_called_too_long() {
     rig.set(1, b"{}", When::Always);
     rig.turn();
     rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
+    rig.world.hang_up(false);
     rig.turn();
     assert!(rig.done()[0].1.contains("invalid bulk length"));
-    rig.world.heard();
+    rig.later(100 * MS);
+    rig.sign_on();
     rig.set(2, b"{}", When::Always);
     rig.turn();
     assert!(rig.world.heard().contains("item:2"));
