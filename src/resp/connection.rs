@@ -117,6 +117,8 @@ pub struct Lost {
     pub command: Vec<u8>,
     /// Whether it may have run: the kernel had taken all of it.
     pub sent: bool,
+    /// Whether it may be what ended the connection: the kernel had taken some of it.
+    pub begun: bool,
 }
 
 /// See the module's text.
@@ -574,7 +576,7 @@ impl Connection {
             let unsent = begin >= from;
             if unsent || silent && slot.read_only && slot.end <= self.out.sent {
                 let command = self.out.between(begin, slot.end).to_vec();
-                lost.push(Lost { slot, command, sent: !unsent });
+                lost.push(Lost { slot, command, sent: !unsent, begun: !unsent });
                 self.slots[at].asker = Asker::Nobody;
             }
         }
@@ -594,7 +596,8 @@ impl Connection {
     pub fn lost(&self) -> Vec<Lost> {
         let lost = self.begins().into_iter().zip(&self.slots).map(|(begin, slot)| {
             let command = self.out.between(begin, slot.end).to_vec();
-            Lost { slot: *slot, command, sent: slot.end <= self.out.sent && !self.is_deaf }
+            let sent = slot.end <= self.out.sent && !self.is_deaf;
+            Lost { slot: *slot, command, sent, begun: begin < self.out.sent && !self.is_deaf }
         });
         lost.collect()
     }

@@ -150,3 +150,23 @@ fn a_document_that_redis_does_not_read_ends_nobody_elses_writes() {
     assert!(info(&redis, "stats", "total_connections_received") < 30, "not one for each");
     assert_eq!(kioskd.connect().post("/items/short", document(MIB / 2)).status, 201);
 }
+
+/// `client-query-buffer-limit`: Redis closes the connection without a word when it has read so much of one command. The
+/// kernel does not take all of this one before that, so it was certain that it had not run, and it went out 16 times.
+#[test]
+fn a_document_at_which_redis_hangs_up_is_not_sent_without_end() {
+    let redis = Redis::start_with(&["--client-query-buffer-limit", "1mb"]);
+    let kioskd = Kioskd::start(&[
+        ("REDIS_ADDR", &redis.addr()),
+        ("WORKERS", "1"),
+        ("MAX_BODY_BYTES", "32000000"),
+        ("MAX_BUFFERED_BYTES", "256000000"),
+        ("REQUEST_TIMEOUT", "20s"),
+    ]);
+    eventually("an answer", || kioskd.connect().get("/items/1").status == 404);
+    let before = info(&redis, "stats", "total_connections_received");
+    assert_eq!(kioskd.connect().post("/items/long", document(24 * MIB)).status, 502);
+    // Those that `info` itself makes are among them.
+    assert!(info(&redis, "stats", "total_connections_received") - before < 8);
+    assert_eq!(kioskd.connect().post("/items/short", "{}").status, 201);
+}
