@@ -1081,6 +1081,20 @@ fn what_is_short_is_sent_again_though_it_was_called_too_long() {
     assert!(rig.world.heard().contains("item:2"));
 }
 
+/// A name server may give any number; each cost a piece of the stack.
+#[test]
+fn of_five_thousand_addresses_that_refuse_none_is_left_out() {
+    let all: Vec<String> =
+        (0..5000).map(|n| format!("10.0.{}.{}:6379", n / 250, n % 250)).collect();
+    let mut world = Fake::new();
+    world.refusing = all.iter().map(|address| address.parse().unwrap()).collect();
+    world.found.push_back(Some(addresses(&all.iter().map(String::as_str).collect::<Vec<_>>())));
+    let mut rig = Rig::over(world, "redis.example", Options::default());
+    rig.turn();
+    assert_eq!(rig.world.sockets.len(), 5000);
+    assert!(rig.world.sockets.iter().all(|socket| socket.closed));
+}
+
 /// Of the addresses of a name, one is a replica.
 #[test]
 fn of_several_addresses_a_master_is_preferred_and_a_replica_is_better_than_nothing() {
