@@ -571,9 +571,8 @@ impl RedisSession {
         let Some((scan, node)) = Scan::begin(prefix, cursor.as_deref(), &masters) else {
             return self.replies.push(tag, Ok(Answer::BadCursor));
         };
-        let scan = scan.ask(*limit, |scan, words| {
+        scan.ask(*limit, |words| {
             self.send(Call { now, tag }, PAGE, ReplyType::Any, Route::Node(node), words);
-            scan
         });
         self.pages.push((scan, list));
     }

@@ -153,16 +153,16 @@ impl Scan {
     }
 
     /// The command that asks for at most `limit` keys.
-    pub fn ask<T>(self, limit: usize, ask: impl FnOnce(Scan, Words<'_>) -> T) -> T {
+    pub fn ask(&self, limit: usize, ask: impl FnOnce(Words<'_>)) {
         let (position, limit) = (Decimal::new(self.position), Decimal::new(limit as u64));
         let given: String = self.given.iter().map(|hash| format!("{hash:016x}")).collect();
-        let (pattern, prefix) = (pattern(&self.prefix), self.prefix.clone());
+        let (pattern, prefix) = (pattern(&self.prefix), &self.prefix);
         let run = format!("{:08x}", self.run);
-        let own = [&self.prefix, &b"{"[..], &tag_in(self.slot), b"}"].concat();
+        let own = [prefix, &b"{"[..], &tag_in(self.slot), b"}"].concat();
         let [position, limit, given, run] =
             [position.as_bytes(), limit.as_bytes(), given.as_bytes(), run.as_bytes()];
-        let words: [&[u8]; 8] = [b"0", position, &pattern, &prefix, limit, given, run, &own];
-        ask(self, Words::script(&SCAN, &words))
+        let words: [&[u8]; 8] = [b"0", position, &pattern, prefix, limit, given, run, &own];
+        ask(Words::script(&SCAN, &words));
     }
 
     /// Reads the reply: the page, and the cursor of the next; the first `before` bytes of each key are left out. `None`
@@ -298,10 +298,7 @@ mod tests {
     fn asked(cursor: Option<&[u8]>, masters: &[Master]) -> (u64, Vec<String>, Scan) {
         let (scan, port) = Scan::begin(b"item:a", cursor, masters).unwrap();
         let mut wire = Vec::new();
-        let scan = scan.ask(2, |scan, words| {
-            words.write(&mut wire, Spelling::default());
-            scan
-        });
+        scan.ask(2, |words| words.write(&mut wire, Spelling::default()));
         let wire = String::from_utf8_lossy(&wire);
         let words = wire.split("\r\n").skip(2).step_by(2);
         (port, words.skip(2).map(str::to_owned).collect(), scan)
