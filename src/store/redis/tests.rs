@@ -1064,21 +1064,29 @@ fn what_redis_finds_too_long_before_all_of_it_was_sent_is_not_tried_again() {
     assert_eq!((rig.world.heard(), rig.done()), (String::new(), one(3, refused)));
 }
 
-/// A server that calls a short word too long is not believed for the next ones.
+/// A server that calls a short word too long is not believed for the next ones. One that does not hang up after it is left.
 #[test]
 fn what_is_short_is_sent_again_though_it_was_called_too_long() {
-    let mut rig = Rig::up();
-    rig.set(1, b"{}", When::Always);
-    rig.turn();
-    rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
-    rig.world.hang_up(false);
-    rig.turn();
-    assert!(rig.done()[0].1.contains("invalid bulk length"));
-    rig.later(100 * MS);
-    rig.sign_on();
-    rig.set(2, b"{}", When::Always);
-    rig.turn();
-    assert!(rig.world.heard().contains("item:2"));
+    for hangs_up in [true, false] {
+        let mut rig = Rig::up();
+        rig.set(1, b"{}", When::Always);
+        rig.turn();
+        rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
+        if hangs_up {
+            rig.world.hang_up(false);
+        }
+        rig.turn();
+        assert!(rig.done()[0].1.contains("invalid bulk length"));
+        rig.world.heard();
+        rig.set(2, b"{}", When::Always);
+        rig.turn();
+        assert_eq!(rig.world.heard(), "");
+        rig.later(if hangs_up { 0 * MS } else { 800 * MS });
+        rig.later(100 * MS);
+        rig.sign_on();
+        rig.turn();
+        assert!(rig.world.heard().contains("item:2"));
+    }
 }
 
 /// A name server may give any number; each cost a piece of the stack.
