@@ -142,7 +142,7 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
     *password = first_password(env, of_file, password.take());
     // Without AUTH we would be the default user, who may have other rights.
     if user.is_some() && password.is_none() && options.password_file.is_none() {
-        let expected = "its user has no password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (any, where it has `nopass`)";
+        let expected = "its user has no password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (any for `nopass`)";
         env.wrong("REDIS_URL", expected);
     }
     StoreChoice::Redis(target, Box::new(options))

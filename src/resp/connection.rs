@@ -462,8 +462,8 @@ impl Connection {
         Ok(())
     }
 
-    /// What is there already, or half there, before anything was asked, is no answer to what is sent now. And who reads no
-    /// more is sent no more.
+    /// What is there already, or half there, before anything was asked, is no answer to what is sent now. And who reads
+    /// no more is sent no more.
     #[inline]
     fn may_send(&self) -> bool {
         !self.is_deaf && (self.is_asked() || !self.readable && self.taken == self.filled)

@@ -198,9 +198,9 @@ impl Handshake {
     }
 }
 
-/// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our user, may
-/// let all else pass. But what is said of passwords would be said again, and a full server is full. (NOAUTH says nothing of
-/// ours: Valkey 9 answers so to any command that it does not know, and whoever has none hears it again.)
+/// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our user,
+/// may let all else pass. But what is said of passwords would be said again, and a full server is full. (NOAUTH says
+/// nothing of ours: Valkey 9 answers so to any command that it does not know, and whoever has none hears it again.)
 fn is_final(e: &ErrorReply) -> bool {
     // Redis before 6 repeats the words it does not know, the password among them.
     let text = e.to_string();

@@ -1582,8 +1582,8 @@ fn a_connection_that_lost_its_standing_is_an_error_and_not_a_storm() {
     assert!(hellos <= 2, "{hellos} connections");
 }
 
-/// A user who may not PEXPIRE leaves a count without an end, and an hour's window outlives the setting: whoever was counted
-/// there was refused for ever, or for an hour.
+/// A user who may not PEXPIRE leaves a count without an end, and an hour's window outlives the setting: whoever was
+/// counted there was refused for ever, or for an hour.
 #[test]
 fn a_count_that_outlives_its_window_gets_one() {
     let redis = Redis::start();

@@ -104,8 +104,8 @@ fn a_foreign_value_of_a_hundred_megabytes_ends_nobody_elses_writes() {
     assert!(!kioskd.log().contains("commands were in flight"), "{}", kioskd.log());
 }
 
-/// A thousand keys of 20 KB are more than a reply may have: a list of them ended the connection, and what others had on it.
-/// One key of more than the longest document was no key to us, and no list came past it.
+/// A thousand keys of 20 KB are more than a reply may have: a list of them ended the connection, and what others had on
+/// it. One key of more than the longest document was no key to us, and no list came past it.
 #[test]
 fn keys_longer_than_any_of_ours_spoil_no_list_and_end_nobody_elses_writes() {
     let redis = Redis::start();

@@ -102,8 +102,8 @@ impl Bulks {
         self.under_way + self.there + self.waiting
     }
 
-    /// The next key to read or to remove, which is under way from now on, with the tag of its bulk, its place there, and
-    /// whether it is to be removed; `None` while enough commands are under way.
+    /// The next key to read or to remove, which is under way from now on, with the tag of its bulk, its place there,
+    /// and whether it is to be removed; `None` while enough commands are under way.
     pub fn ask(&mut self) -> Option<(Tag, usize, &[u8], bool)> {
         let Bulks { bulks, under_way, there, .. } = self;
         if *under_way >= OF_ALL_MAX {

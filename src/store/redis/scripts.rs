@@ -97,8 +97,8 @@ return {0, redis.call('GET', KEYS[1])}",
     plain_sha: "d29c9a0a7e110cef1dfb368b39e0a8fa9ed5813e",
 };
 
-/// One use of a limit: the count, and the rest of its window. A count that would last longer than a window, or for ever,
-/// gets one: it was begun under another `RATE_LIMIT`, or by a user who may not PEXPIRE.
+/// One use of a limit: the count, and the rest of its window. A count that would last longer than a window, or for
+/// ever, gets one: it was begun under another `RATE_LIMIT`, or by a user who may not PEXPIRE.
 pub static TAKE: Script = Script {
     text: "#!lua
 local n, left, window = redis.call('INCR', KEYS[1]), redis.call('PTTL', KEYS[1]), tonumber(ARGV[1])

@@ -1064,7 +1064,7 @@ fn what_redis_finds_too_long_before_all_of_it_was_sent_is_not_tried_again() {
     assert_eq!((rig.world.heard(), rig.done()), (String::new(), one(3, refused)));
 }
 
-/// A server that calls a short word too long is not believed for the next ones. One that does not hang up after it is left.
+/// A server that calls a short word too long is not believed for the next ones. One that does not hang up is left.
 #[test]
 fn what_is_short_is_sent_again_though_it_was_called_too_long() {
     for hangs_up in [true, false] {
