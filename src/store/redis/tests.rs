@@ -1081,7 +1081,7 @@ fn what_is_short_is_sent_again_though_it_was_called_too_long() {
         rig.set(2, b"{}", When::Always);
         rig.turn();
         assert_eq!(rig.world.heard(), "");
-        rig.later(if hangs_up { 0 * MS } else { 800 * MS });
+        rig.later(if hangs_up { MS } else { 800 * MS });
         rig.later(100 * MS);
         rig.sign_on();
         rig.turn();
