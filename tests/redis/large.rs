@@ -128,6 +128,17 @@ fn keys_longer_than_any_of_ours_spoil_no_list_and_end_nobody_elses_writes() {
     assert!(!kioskd.log().contains("in flight"), "{}", kioskd.log());
 }
 
+#[test]
+fn the_longest_key_of_ours_is_in_a_list() {
+    let redis = Redis::start();
+    let (prefix, id) = (format!("{}:", "p".repeat(64)), "x".repeat(512));
+    let kioskd =
+        Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "1"), ("KEY_PREFIX", &prefix)]);
+    let mut client = kioskd.connect();
+    assert_eq!(client.post(&format!("/items/{id}"), "{}").status, 201);
+    assert!(client.get("/items?limit=9").text().contains(&id));
+}
+
 /// `proto-max-bulk-len` is below what is taken from clients. Redis says so, and closes the connection.
 #[test]
 fn a_document_that_redis_does_not_read_ends_nobody_elses_writes() {
