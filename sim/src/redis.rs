@@ -321,8 +321,9 @@ impl Db {
         } else if is(&scripts::TAKE) {
             self.may_write(true)?;
             let n = self.get(keys[0]).map_or(Ok(0), |value| parse(&value))? + 1;
-            let ttl = Some(self.left(keys[0])).filter(|left| *left >= 0);
-            self.put(keys[0], n.to_string().into_bytes(), if n == 1 { Some(parse(args[0])?) } else { ttl });
+            let (left, window) = (self.left(keys[0]), parse(args[0])?);
+            let left = if (0..=window).contains(&left) { left } else { window };
+            self.put(keys[0], n.to_string().into_bytes(), Some(left));
             Ok(Reply::Array(vec![Reply::Integer(n), Reply::Integer(self.left(keys[0]))]))
         } else {
             self.scan(args)

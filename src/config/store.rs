@@ -10,7 +10,7 @@ use super::service_link::is_service_link;
 use super::system::System;
 use crate::front;
 use crate::net::read_file;
-use crate::resp::credentials::{PASSWORD_BYTES_MAX, Secret, parse_password};
+use crate::resp::credentials::{Credentials, PASSWORD_BYTES_MAX, Secret, parse_password};
 use crate::resp::options::{self, Target};
 use crate::resp::tls;
 use crate::store::memory;
@@ -138,8 +138,13 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
         env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
     }
     options.password_file = env.text("REDIS_PASSWORD_FILE").map(PathBuf::from);
-    let password = &mut options.credentials.password;
+    let Credentials { user, password } = &mut options.credentials;
     *password = first_password(env, of_file, password.take());
+    // Without AUTH we would be the default user, who may have other rights.
+    if user.is_some() && password.is_none() && options.password_file.is_none() {
+        let expected = "its user has no password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (any for `nopass`)";
+        env.wrong("REDIS_URL", expected);
+    }
     StoreChoice::Redis(target, Box::new(options))
 }
 

@@ -118,6 +118,8 @@ pub struct Lost {
     pub command: Vec<u8>,
     /// Whether it may have run: the kernel had taken all of it.
     pub sent: bool,
+    /// Whether it may be what ended the connection: the kernel had taken some of it.
+    pub begun: bool,
 }
 
 /// See the module's text.
@@ -147,7 +149,7 @@ pub struct Connection {
     /// So many of the first slots are known to be abandoned.
     abandoned: usize,
     /// The server has said that it reads no more (a protocol error), so it does not run what was sent after that
-    /// command.
+    /// command, and nothing more is sent to it.
     is_deaf: bool,
     /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
@@ -303,10 +305,15 @@ impl Connection {
 
     fn reply(&mut self, now: Instant, reply: Reply) -> Result<Heard<'_>, Fault> {
         if let Reply::Error(e) = &reply {
+            let is_deaf = e.message.starts_with(PROTOCOL_ERROR);
+            self.is_deaf |= is_deaf;
+            // What it refuses so it need not have had to the end, and it takes no more of it.
+            if is_deaf && self.out.sent > self.out.answered_to {
+                self.out.sent = self.slots.front().map_or(0, |slot| slot.end).max(self.out.sent);
+            }
             if !self.is_asked() {
                 return Err(Fault::Dismissed(e.clone()));
             }
-            self.is_deaf |= e.message.starts_with(PROTOCOL_ERROR);
         }
         let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
         let command = self.out.between(from, slot.end);
@@ -459,10 +466,10 @@ impl Connection {
     }
 
     /// While no reply is awaited, the socket is read to its end before a command is sent: bytes that are there by then
-    /// cannot be taken for its reply.
+    /// cannot be taken for its reply. A server that reads no more is sent no more.
     #[inline]
     fn may_send(&self) -> bool {
-        self.is_asked() || !self.readable && self.taken == self.filled
+        !self.is_deaf && (self.is_asked() || !self.readable && self.taken == self.filled)
     }
 
     /// Whether commands wait until the socket has been read.
@@ -573,7 +580,7 @@ impl Connection {
             let unsent = begin >= from;
             if unsent || silent && slot.read_only && slot.end <= self.out.sent {
                 let command = self.out.between(begin, slot.end).to_vec();
-                lost.push(Lost { slot, command, sent: !unsent });
+                lost.push(Lost { slot, command, sent: !unsent, begun: !unsent });
                 self.slots[at].asker = Asker::Nobody;
             }
         }
@@ -593,7 +600,8 @@ impl Connection {
     pub fn lost(&self) -> Vec<Lost> {
         let lost = self.begins().into_iter().zip(&self.slots).map(|(begin, slot)| {
             let command = self.out.between(begin, slot.end).to_vec();
-            Lost { slot: *slot, command, sent: slot.end <= self.out.sent && !self.is_deaf }
+            let sent = slot.end <= self.out.sent && !self.is_deaf;
+            Lost { slot: *slot, command, sent, begun: begin < self.out.sent && !self.is_deaf }
         });
         lost.collect()
     }

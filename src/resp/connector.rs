@@ -420,6 +420,40 @@ impl Connector {
             self.add(late);
         }
         let mut error = None;
+        let mut won = self.look_at(world, now, &mut error);
+        while won.is_none()
+            && now >= self.next
+            && let Some((address, protocol)) = self.rest.pop_front()
+        {
+            match self.attempt(world, now, address, protocol) {
+                Ok(attempt) => {
+                    self.attempts.push(attempt);
+                    self.next = now + RACE;
+                    // It may be connected by now.
+                    won = self.look_at(world, now, &mut error);
+                }
+                Err(e) => error = Some(Failure::Unreachable(e.to_string())),
+            }
+        }
+        if won.is_none()
+            && self.rest.is_empty()
+            && self.attempts.iter().all(|attempt| attempt.is_spare)
+        {
+            if !self.attempts.is_empty() {
+                return Some(self.won(world, 0));
+            }
+            self.failed(now, error.unwrap_or(Failure::Unreachable(NO_ADDRESS.to_owned())));
+        }
+        won
+    }
+
+    /// Goes on with all attempts: the connection of one that has won, or why one has failed.
+    fn look_at(
+        &mut self,
+        world: &mut dyn World,
+        now: Instant,
+        error: &mut Option<Failure>,
+    ) -> Option<(Connection, Server)> {
         let mut at = 0;
         while let Some(attempt) = self.attempts.get_mut(at) {
             let answer = if attempt.is_spare { Ok(false) } else { attempt.progress(world, now) };
@@ -445,28 +479,9 @@ impl Connector {
                         self.rest.clear();
                     }
                     self.next = now;
-                    error = Some(e);
+                    *error = Some(e);
                 }
             }
-        }
-        while now >= self.next
-            && let Some((address, protocol)) = self.rest.pop_front()
-        {
-            match self.attempt(world, now, address, protocol) {
-                Ok(attempt) => {
-                    self.attempts.push(attempt);
-                    self.next = now + RACE;
-                    // It may be connected by now.
-                    return self.race(world, now);
-                }
-                Err(e) => error = Some(Failure::Unreachable(e.to_string())),
-            }
-        }
-        if self.rest.is_empty() && self.attempts.iter().all(|attempt| attempt.is_spare) {
-            if !self.attempts.is_empty() {
-                return Some(self.won(world, 0));
-            }
-            self.failed(now, error.unwrap_or(Failure::Unreachable(NO_ADDRESS.to_owned())));
         }
         None
     }

@@ -198,12 +198,13 @@ impl Handshake {
     }
 }
 
-/// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our user, may
-/// let all else pass. But what is said of passwords would be said again, and a full server is full.
+/// A server that refuses HELLO is spoken to in RESP2, whatever its words for that are: a proxy, or a rule for our user,
+/// may let all else pass. But what is said of passwords would be said again, and a full server is full. (NOAUTH says
+/// nothing of ours: Valkey 9 answers so to any command that it does not know, and whoever has none hears it again.)
 fn is_final(e: &ErrorReply) -> bool {
     // Redis before 6 repeats the words it does not know, the password among them.
     let text = e.to_string();
-    let is_final = matches!(e.code.as_str(), "WRONGPASS" | "NOAUTH")
+    let is_final = e.code == "WRONGPASS"
         || text.contains("password")
         || error_action::is_max_clients(e)
         || error_action::is_passing(e);
@@ -275,6 +276,8 @@ mod tests {
         for no in [
             "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `a password`, ",
             "NOPROTO unsupported protocol version",
+            // Valkey 9, to any command that it does not know.
+            "NOAUTH Authentication required.",
             // Envoy, old and new.
             "unsupported command 'hello'",
             "ERR unsupported command",
@@ -294,7 +297,6 @@ mod tests {
         for no in [
             "WRONGPASS invalid username-password pair",
             "LOADING Redis is loading the dataset in memory",
-            "NOAUTH HELLO must be called with the client already authenticated",
             "ERR max number of clients reached",
             "ERR AUTH <password> called without any password configured",
         ] {

@@ -237,14 +237,8 @@ impl Session for RedisSession {
                 let prefix = prefix.join(&self.key_prefix, &mut buffer).to_vec();
                 self.scan(now, List { call, prefix, cursor, limit });
             }
-            Command::GetMany { keys, bytes_max } => {
-                let keys = self.prefixed(keys);
-                self.begun(now, tag, |bulks| bulks.begin(tag, keys, bytes_max));
-            }
-            Command::DeleteMany { keys } => {
-                let keys = self.prefixed(keys);
-                self.begun(now, tag, |bulks| bulks.begin_removal(tag, keys));
-            }
+            Command::GetMany { keys, bytes_max } => self.begin(call, keys, bytes_max, false),
+            Command::DeleteMany { keys } => self.begin(call, keys, usize::MAX, true),
         }
         self.key = buffer;
     }
@@ -285,8 +279,7 @@ impl Session for RedisSession {
                     full.push((tag, e, command.to_vec()));
                 }
                 (AGAIN, result) if reply_type == ReplyType::Look => {
-                    let at = seen.iter().position(|(of, _)| *of == tag);
-                    let Some((_, e)) = at.map(|at| seen.swap_remove(at)) else {
+                    let Some((_, e)) = take(seen, |(of, _)| *of == tag) else {
                         return;
                     };
                     let received = reply(result);
@@ -311,8 +304,7 @@ impl Session for RedisSession {
                     }
                 }
                 (PAGE, result) => {
-                    let at = pages.iter().position(|(_, list)| list.call.tag == tag);
-                    let Some((scan, list)) = at.map(|at| pages.swap_remove(at)) else {
+                    let Some((scan, list)) = take(pages, |(_, list)| list.call.tag == tag) else {
                         return;
                     };
                     // The master was replaced: its successor is asked, as soon as it is known.
@@ -368,15 +360,11 @@ impl Session for RedisSession {
 
     fn abandon(&mut self, now: Instant, tag: Tag) -> StoreError {
         self.pages.retain(|(_, list)| list.call.tag != tag);
-        if let Some(at) = self.pings.iter().position(|ping| *ping == tag) {
-            self.pings.swap_remove(at);
+        if take(&mut self.pings, |ping| *ping == tag).is_some() {
             self.health.probed(now, false);
         }
-        let mut why = None;
-        if let Some(at) = self.unplanned.iter().position(|page| page.call.tag == tag) {
-            self.unplanned.remove(at);
-            why = Some(not_all_known());
-        }
+        let unplanned = take(&mut self.unplanned, |list| list.call.tag == tag);
+        let mut why = unplanned.map(|_| not_all_known());
         // The parts of a bulk have the same tag. Why one was not sent says more than the timeout of one that was.
         let was_bulk = self.bulks.end(tag).is_some();
         while let Some(failure) = self.client.abandon(tag) {
@@ -386,8 +374,8 @@ impl Session for RedisSession {
             }
         }
         // A write was refused because memory is full, and there was no time left to look for a record.
-        if let Some(at) = self.seen.iter().position(|(of, _)| *of == tag) {
-            why = Some(error(&self.seen.swap_remove(at).1));
+        if let Some((_, e)) = take(&mut self.seen, |(of, _)| *of == tag) {
+            why = Some(error(&e));
         }
         let why = why.unwrap_or(StoreError::Timeout);
         self.trouble.hear(now, &Replies::of(Err(why.clone())));
@@ -426,22 +414,13 @@ impl RedisSession {
             + bulks
     }
 
-    fn prefixed(&self, mut keys: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    /// Begins a bulk.
+    fn begin(&mut self, call: Call, mut keys: Vec<Vec<u8>>, bytes_max: usize, removes: bool) {
         let before = &self.key_prefix;
         keys.iter_mut().for_each(|key| drop(key.splice(..0, before.iter().copied())));
-        keys
-    }
-
-    /// Begins a bulk and sends its first requests, or refuses it.
-    fn begun(
-        &mut self,
-        now: Instant,
-        tag: Tag,
-        begin: impl FnOnce(&mut Bulks) -> Result<(), StoreError>,
-    ) {
-        match begin(&mut self.bulks) {
-            Ok(()) => drop(self.ask_parts(now)),
-            Err(e) => self.replies.push(tag, Err(e)),
+        match self.bulks.begin(call.tag, keys, bytes_max, removes) {
+            Ok(()) => drop(self.ask_parts(call.now)),
+            Err(e) => self.replies.push(call.tag, Err(e)),
         }
     }
 
@@ -594,9 +573,8 @@ impl RedisSession {
         let Some((scan, node)) = Scan::begin(prefix, cursor.as_deref(), &masters) else {
             return self.replies.push(tag, Ok(Answer::BadCursor));
         };
-        let scan = scan.ask(*limit, |scan, words| {
+        scan.ask(*limit, |words| {
             self.send(Call { now, tag }, PAGE, ReplyType::Any, Route::Node(node), words);
-            scan
         });
         self.pages.push((scan, list));
     }
@@ -616,7 +594,6 @@ impl RedisSession {
                 true => self.client.submit(now, slot, Words::plain(&words)),
                 false => self.client.submit(now, slot, Words::get(&[key])),
             }
-            self.bulks.asked(tag);
             asked = true;
         }
         asked
@@ -625,6 +602,11 @@ impl RedisSession {
 
 fn not_all_known() -> StoreError {
     StoreError::Unavailable("not all of its servers are known".to_owned())
+}
+
+/// Takes the first out for which this holds.
+fn take<T>(list: &mut Vec<T>, is_meant: impl FnMut(&T) -> bool) -> Option<T> {
+    list.iter().position(is_meant).map(|at| list.remove(at))
 }
 
 /// How a script spells a condition, and the bytes to compare with.

@@ -126,6 +126,7 @@ fn what_would_start_another_service_is_exit_2() {
         (&[("LISTEN", "unix:@kioskd")], "LISTEN=\"unix:@kioskd\"", "unix:/path"),
         (&[("LISTEN", "[fe80::1%eth0]:80")], "LISTEN=\"[fe80::1%eth0]:80\"", "number"),
         (&[("REDIS_ADDR", "[fe80::1%eth0]")], "REDIS_ADDR=\"[fe80::1%eth0]\"", "zone"),
+        (&[("REDIS_URL", "redis://kiosk@h")], "REDIS_URL=\"***\"", "no password"),
         (&[("REDIS_ADDR", "h"), ("REDIS_URL", "redis://h")], "REDIS_ADDR=\"h\"", "not both"),
         (&[("REQUEST_TIMEOUT", "0ms")], "REQUEST_TIMEOUT=\"0ms\"", "above zero"),
         (

@@ -1582,6 +1582,32 @@ fn a_connection_that_lost_its_standing_is_an_error_and_not_a_storm() {
     assert!(hellos <= 2, "{hellos} connections");
 }
 
+/// A user who may not PEXPIRE leaves a count without an end, and an hour's window outlives the setting: whoever was
+/// counted there was refused for ever, or for an hour.
+#[test]
+fn a_count_that_outlives_its_window_gets_one() {
+    let redis = Redis::start();
+    let set = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        assert_eq!(redis.command(&words), "OK");
+    };
+    set("ACL SETUSER kiosk on >pw ~* +@all -pexpire");
+    let url = format!("redis://kiosk:pw@{}", redis.addr());
+    let kioskd = Kioskd::start(&[("REDIS_URL", &url), ("RATE_LIMIT", "2/s")]);
+    let mut client = kioskd.connect();
+    for _ in 0..9 {
+        assert_eq!(client.get("/items/1").status, 404, "the store does not count");
+    }
+    set("ACL SETUSER kiosk +pexpire");
+    for before in ["", "SET rate:a:127.0.0.1 1000 PX 3600000"] {
+        if !before.is_empty() {
+            set(before);
+        }
+        assert_eq!(client.get("/items/1").status, 429);
+        eventually("a new window", || client.get("/items/1").status == 404);
+    }
+}
+
 /// Row 48. WRONGTYPE is one request's trouble, whichever command meets it.
 #[test]
 fn a_key_of_another_type_is_store_error_for_each_command() {

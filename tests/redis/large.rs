@@ -104,6 +104,41 @@ fn a_foreign_value_of_a_hundred_megabytes_ends_nobody_elses_writes() {
     assert!(!kioskd.log().contains("commands were in flight"), "{}", kioskd.log());
 }
 
+/// A thousand keys of 20 KB are more than a reply may have: a list of them ended the connection, and what others had on
+/// it. One key of more than the longest document was no key to us, and no list came past it.
+#[test]
+fn keys_longer_than_any_of_ours_spoil_no_list_and_end_nobody_elses_writes() {
+    let redis = Redis::start();
+    redis.command(&["SET", "item:ours", "{}"]);
+    redis.command(&["SET", &format!("item:{}", "x".repeat(2 * MIB)), "{}"]);
+    for n in 0..900 {
+        redis.command(&["SET", &format!("item:{n:x<20000}"), "{}"]);
+    }
+    let kioskd = Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "1")]);
+    write_meanwhile(&kioskd, || {
+        let (mut client, mut next, mut seen) = (kioskd.connect(), Some(String::new()), 0);
+        while let Some(cursor) = next {
+            let page = client.get(&format!("/items?limit=1000&cursor={cursor}"));
+            assert_eq!(page.status, 200, "{page:?}");
+            seen += page.text().matches("\"ours\"").count();
+            next = page.json()["cursor"].as_str().map(str::to_owned);
+        }
+        assert_eq!(seen, 1);
+    });
+    assert!(!kioskd.log().contains("in flight"), "{}", kioskd.log());
+}
+
+#[test]
+fn the_longest_key_of_ours_is_in_a_list() {
+    let redis = Redis::start();
+    let (prefix, id) = (format!("{}:", "p".repeat(64)), "x".repeat(512));
+    let kioskd =
+        Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "1"), ("KEY_PREFIX", &prefix)]);
+    let mut client = kioskd.connect();
+    assert_eq!(client.post(&format!("/items/{id}"), "{}").status, 201);
+    assert!(client.get("/items?limit=9").text().contains(&id));
+}
+
 /// `proto-max-bulk-len` is below what is taken from clients. Redis says so, and closes the connection.
 #[test]
 fn a_document_that_redis_does_not_read_ends_nobody_elses_writes() {
@@ -125,4 +160,24 @@ fn a_document_that_redis_does_not_read_ends_nobody_elses_writes() {
     kioskd.wait_for_log("invalid bulk length");
     assert!(info(&redis, "stats", "total_connections_received") < 30, "not one for each");
     assert_eq!(kioskd.connect().post("/items/short", document(MIB / 2)).status, 201);
+}
+
+/// `client-query-buffer-limit`: Redis closes the connection without a word when it has read so much of one command. The
+/// kernel does not take all of this one before that, so it was certain that it had not run, and it went out 16 times.
+#[test]
+fn a_document_at_which_redis_hangs_up_is_not_sent_without_end() {
+    let redis = Redis::start_with(&["--client-query-buffer-limit", "1mb"]);
+    let kioskd = Kioskd::start(&[
+        ("REDIS_ADDR", &redis.addr()),
+        ("WORKERS", "1"),
+        ("MAX_BODY_BYTES", "32000000"),
+        ("MAX_BUFFERED_BYTES", "256000000"),
+        ("REQUEST_TIMEOUT", "20s"),
+    ]);
+    eventually("an answer", || kioskd.connect().get("/items/1").status == 404);
+    let before = info(&redis, "stats", "total_connections_received");
+    assert_eq!(kioskd.connect().post("/items/long", document(24 * MIB)).status, 502);
+    // Those that `info` itself makes are among them.
+    assert!(info(&redis, "stats", "total_connections_received") - before < 8);
+    assert_eq!(kioskd.connect().post("/items/short", "{}").status, 201);
 }

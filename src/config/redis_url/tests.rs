@@ -37,7 +37,7 @@ fn shown(url: &RedisUrl) -> String {
     let tls = if url.tls { "s" } else { "" };
     let user = url.options.credentials.user.as_deref().unwrap_or_default();
     let who = match &url.options.credentials.password {
-        Some(password) => format!("{user}:{password}@"),
+        Some(password) => format!("{user}:{password:?}@"),
         None if user.is_empty() => String::new(),
         None => format!("{user}@"),
     };

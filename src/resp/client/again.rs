@@ -18,8 +18,8 @@ use std::time::Instant;
 /// refused is tried again until it is abandoned, or until its node's budget is spent.)
 const TRIES_MAX: u8 = 16;
 
-/// How often a read is sent, at the most: it may be the cause that the connection ends, and with it the commands of
-/// others.
+/// How often a read is sent, and a write that was not sent whole, at the most: it may be the cause that the connection
+/// ends, and with it the commands of others.
 const SENT_MAX: u8 = 3;
 
 /// Redirects that one request follows; a sound cluster needs one or two.
@@ -120,7 +120,7 @@ impl Client {
         &mut self,
         now: Instant,
         key: u64,
-        Lost { mut slot, command, sent }: Lost,
+        Lost { mut slot, command, sent, begun }: Lost,
         again: bool,
         failure: &Failure,
     ) {
@@ -136,7 +136,7 @@ impl Client {
         let may = if sent && again && slot.read_only && slot.lost < SENT_MAX {
             self.pays(key, now)
         } else {
-            !sent && slot.tries < TRIES_MAX
+            !sent && slot.tries < if begun { SENT_MAX } else { TRIES_MAX }
         };
         match may {
             true => self.place(now, slot, Words::again(&command, slot.script), None),

@@ -62,28 +62,11 @@ pub struct Bulk {
 }
 
 impl Bulks {
-    /// Adds a bulk read that may have `bytes_max` bytes of values.
+    /// Adds a bulk that reads its keys, and may have `bytes_max` bytes of values; or one that removes them.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many keys wait already.
     pub fn begin(
-        &mut self,
-        tag: Tag,
-        keys: Vec<Vec<u8>>,
-        bytes_max: usize,
-    ) -> Result<(), StoreError> {
-        self.add(tag, keys, bytes_max, false)
-    }
-
-    /// Adds a bulk that removes its keys.
-    ///
-    /// # Errors
-    /// As [`begin`](Bulks::begin).
-    pub fn begin_removal(&mut self, tag: Tag, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
-        self.add(tag, keys, usize::MAX, true)
-    }
-
-    fn add(
         &mut self,
         tag: Tag,
         keys: Vec<Vec<u8>>,
@@ -119,33 +102,23 @@ impl Bulks {
         self.under_way + self.there + self.waiting
     }
 
-    /// The next key to read or to remove, with the tag of its bulk, its place there, and whether it is to be removed; `None`
-    /// while enough commands are under way. When the command is sent, call [`asked`](Bulks::asked).
+    /// The next key to read or to remove, which is under way from now on, with the tag of its bulk, its place there,
+    /// and whether it is to be removed; `None` while enough commands are under way.
     pub fn ask(&mut self) -> Option<(Tag, usize, &[u8], bool)> {
-        if self.under_way >= OF_ALL_MAX {
+        let Bulks { bulks, under_way, there, .. } = self;
+        if *under_way >= OF_ALL_MAX {
             return None;
         }
-        for (n, bulk) in self.bulks.iter().enumerate() {
-            // The oldest bulk always goes on. The others do while all together hold no more than one may.
-            if n > 0 && self.there > bulk.bytes_max {
-                return None;
-            }
-            if bulk.under_way < OF_ONE_MAX
-                && let Some(key) = bulk.keys.get(bulk.next)
-            {
-                return Some((bulk.tag, bulk.next, key, bulk.removes));
-            }
-        }
-        None
-    }
-
-    /// Notes that the next GET of a bulk is under way.
-    pub fn asked(&mut self, tag: Tag) {
-        if let Some(bulk) = self.bulks.iter_mut().find(|bulk| bulk.tag == tag) {
-            self.under_way += 1;
-            bulk.next += 1;
-            bulk.under_way += 1;
-        }
+        // The oldest bulk always goes on. The others do while all together hold no more than one may.
+        let go_on = |(n, bulk): &(usize, &mut Bulk)| *n == 0 || *there <= bulk.bytes_max;
+        let is_next = |bulk: &&mut Bulk| bulk.under_way < OF_ONE_MAX && bulk.next < bulk.keys.len();
+        let mut bulks = bulks.iter_mut().enumerate().take_while(go_on).map(|(_, bulk)| bulk);
+        let bulk = bulks.find(is_next)?;
+        *under_way += 1;
+        bulk.under_way += 1;
+        bulk.next += 1;
+        let place = bulk.next - 1;
+        Some((bulk.tag, place, bulk.keys.get(place)?, bulk.removes))
     }
 
     /// Takes the answer to the GET of one key; gives the result of its bulk, if that has ended with it.
@@ -225,9 +198,8 @@ mod tests {
     /// Asks for every part that may be under way now.
     fn ask(bulks: &mut Bulks) -> Vec<(usize, String)> {
         std::iter::from_fn(|| {
-            let (tag, place, key, _) = bulks.ask()?;
+            let (_, place, key, _) = bulks.ask()?;
             let key = String::from_utf8(key.to_vec()).unwrap();
-            bulks.asked(tag);
             Some((place, key))
         })
         .collect()
@@ -240,7 +212,7 @@ mod tests {
     #[test]
     fn an_answer_makes_room_for_a_question_and_values_stand_in_order() {
         let mut bulks = Bulks::default();
-        bulks.begin(7, keys(40), 1000).unwrap();
+        bulks.begin(7, keys(40), 1000, false).unwrap();
         let mut under_way = ask(&mut bulks);
         assert_eq!(under_way.len(), 16);
         let (mut order, mut ended) = (Vec::new(), None);
@@ -263,7 +235,7 @@ mod tests {
     fn a_bulk_beyond_its_bytes_is_over_and_asks_nothing_more() {
         for (bytes_max, over) in [(4, false), (3, true)] {
             let mut bulks = Bulks::default();
-            bulks.begin(7, keys(17), bytes_max).unwrap();
+            bulks.begin(7, keys(17), bytes_max, false).unwrap();
             let parts = ask(&mut bulks);
             assert_eq!(bulks.answered(7, parts[0].0, value("xx")), None);
             let ended = bulks.answered(7, parts[1].0, value("xx"));
@@ -292,7 +264,7 @@ mod tests {
             (Err(Failure::Timeout), true),
         ] {
             let mut bulks = Bulks::default();
-            bulks.begin(7, keys(2), 1000).unwrap();
+            bulks.begin(7, keys(2), 1000, false).unwrap();
             let parts = ask(&mut bulks);
             let shown = format!("{result:?}");
             let first = bulks.answered(7, parts[0].0, result);
@@ -310,7 +282,7 @@ mod tests {
     fn many_bulks_share_a_few_places_and_the_oldest_goes_on() {
         let mut bulks = Bulks::default();
         for tag in 0..100 {
-            bulks.begin(tag, keys(20), 10).unwrap();
+            bulks.begin(tag, keys(20), 10, false).unwrap();
         }
         assert_eq!(ask(&mut bulks).len(), OF_ALL_MAX);
         // The received bytes of two bulks reach the limit of one: then only the oldest sends more.
@@ -329,14 +301,13 @@ mod tests {
         let long = || vec![vec![b'x'; 512]; 1000];
         let fit = WAITING_BYTES_MAX / (1000 * (512 + KEY_BYTES));
         for tag in 0..fit as Tag {
-            bulks.begin(tag, long(), 10).unwrap();
+            bulks.begin(tag, long(), 10, false).unwrap();
         }
-        assert_eq!(bulks.begin(99, long(), 10), Err(StoreError::Overloaded));
+        assert_eq!(bulks.begin(99, long(), 10, false), Err(StoreError::Overloaded));
         let (tag, place, ..) = bulks.ask().unwrap();
         assert_eq!((tag, place), (0, 0));
-        bulks.asked(tag);
         bulks.end(tag);
-        assert!(bulks.begin(99, long(), 10).is_ok());
+        assert!(bulks.begin(99, long(), 10, false).is_ok());
         // The answer to its part is dropped.
         assert_eq!(bulks.answered(tag, place, Err(Failure::Timeout)), None);
         assert_eq!(bulks.under_way, 0);

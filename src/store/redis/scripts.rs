@@ -97,14 +97,16 @@ return {0, redis.call('GET', KEYS[1])}",
     plain_sha: "d29c9a0a7e110cef1dfb368b39e0a8fa9ed5813e",
 };
 
-/// One use of a limit: the count, and the rest of its window.
+/// One use of a limit: the count, and the rest of its window. A count that would last longer than a window, or for
+/// ever, gets one: it was begun under another `RATE_LIMIT`, or by a user who may not PEXPIRE.
 pub static TAKE: Script = Script {
     text: "#!lua
-local n = redis.call('INCR', KEYS[1])
-if n == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
-return {n, redis.call('PTTL', KEYS[1])}",
-    sha: "4fbf5b3ecc36c7085db564721f2e95ca526ec1d6",
-    plain_sha: "3c0f0d807263a8bbf46db6ddccd5c54844fee588",
+local n, left, window = redis.call('INCR', KEYS[1]), redis.call('PTTL', KEYS[1]), tonumber(ARGV[1])
+if left >= 0 and left <= window then return {n, left} end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+return {n, window}",
+    sha: "f653ddfd1f5e198a7f5e3d4f096998d8288e611b",
+    plain_sha: "f811f7bba783623db9676497f62d6dc3655d4a65",
 };
 
 /// All scripts, for the test that asks a real server for their SHA-1 names.

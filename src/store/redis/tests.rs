@@ -1036,19 +1036,71 @@ fn what_redis_finds_too_long_costs_nobody_else_and_is_not_tried_again() {
     assert!(rig.world.heard().contains("item:6"));
 }
 
-/// A server that calls a short word too long is not believed for the next ones.
+/// Redis says so as soon as it has read how long the word is.
 #[test]
-fn what_is_short_is_sent_again_though_it_was_called_too_long() {
+fn what_redis_finds_too_long_before_all_of_it_was_sent_is_not_tried_again() {
     let mut rig = Rig::up();
-    rig.set(1, b"{}", When::Always);
+    let long = vec![b'x'; 100_000];
+    rig.world.give_room(Some(50_000));
+    rig.set(1, &long, When::Always);
+    rig.set(2, b"{}", When::Always);
     rig.turn();
     rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
     rig.turn();
-    assert!(rig.done()[0].1.contains("invalid bulk length"));
+    let refused = "error: answered with an error: ERR Protocol error: invalid bulk length";
+    assert_eq!(rig.done(), one(1, refused));
     rig.world.heard();
-    rig.set(2, b"{}", When::Always);
+    rig.world.give_room(None);
+    rig.turn();
+    assert_eq!(rig.world.heard(), "", "nothing more is sent there");
+    rig.world.hang_up(false);
+    rig.turn();
+    rig.later(100 * MS);
+    rig.sign_on();
     rig.turn();
     assert!(rig.world.heard().contains("item:2"));
+    rig.set(3, &long, When::Always);
+    rig.turn();
+    assert_eq!((rig.world.heard(), rig.done()), (String::new(), one(3, refused)));
+}
+
+/// A server that calls a short word too long is not believed for the next ones. One that does not hang up is left.
+#[test]
+fn what_is_short_is_sent_again_though_it_was_called_too_long() {
+    for hangs_up in [true, false] {
+        let mut rig = Rig::up();
+        rig.set(1, b"{}", When::Always);
+        rig.turn();
+        rig.world.say("-ERR Protocol error: invalid bulk length\r\n");
+        if hangs_up {
+            rig.world.hang_up(false);
+        }
+        rig.turn();
+        assert!(rig.done()[0].1.contains("invalid bulk length"));
+        rig.world.heard();
+        rig.set(2, b"{}", When::Always);
+        rig.turn();
+        assert_eq!(rig.world.heard(), "");
+        rig.later(if hangs_up { MS } else { 800 * MS });
+        rig.later(100 * MS);
+        rig.sign_on();
+        rig.turn();
+        assert!(rig.world.heard().contains("item:2"));
+    }
+}
+
+/// A name server may give any number; each cost a piece of the stack.
+#[test]
+fn of_five_thousand_addresses_that_refuse_none_is_left_out() {
+    let all: Vec<String> =
+        (0..5000).map(|n| format!("10.0.{}.{}:6379", n / 250, n % 250)).collect();
+    let mut world = Fake::new();
+    world.refusing = all.iter().map(|address| address.parse().unwrap()).collect();
+    world.found.push_back(Some(addresses(&all.iter().map(String::as_str).collect::<Vec<_>>())));
+    let mut rig = Rig::over(world, "redis.example", Options::default());
+    rig.turn();
+    assert_eq!(rig.world.sockets.len(), 5000);
+    assert!(rig.world.sockets.iter().all(|socket| socket.closed));
 }
 
 /// Of the addresses of a name, one is a replica.
