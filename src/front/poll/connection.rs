@@ -275,7 +275,8 @@ impl Connection {
             }
             reads += 1;
             match self.read(world, scratch) {
-                Ok(Some(0)) if self.phase == Phase::Idle => {
+                // What follows bytes that were dropped begins no request: that stream has ended, too.
+                Ok(Some(n)) if self.phase == Phase::Idle && (n == 0 || self.has_forgotten()) => {
                     // If it is in doubt whether the last response arrived, shutting down our half will show it.
                     if self.doubt && self.exchange().is_some() && self.end(world) {
                         return self.linger(world, scratch);
