@@ -229,7 +229,8 @@ fn who_pipelines_beyond_the_buffers_and_falls_silent_is_not_misread() {
     let mut client = kioskd.connect();
     assert_eq!(client.get("/livez").status, 200);
     kioskd.stop();
-    let one = |n| format!("GET /livez?{n:0>11} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {n:0>4}\r\n\r\n");
+    let one =
+        |n| format!("GET /livez?{n:0>11} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {n:0>4}\r\n\r\n");
     client.send((0..1040).map(one).collect::<String>());
     client.close_write();
     kioskd.cont();

@@ -145,7 +145,7 @@ impl Worker {
         Worker {
             n,
             timers: Timers::new(now),
-            ages: Ages::new(now, options.keepalive_time),
+            ages: Ages::new(now, options.keepalive_time, options.idle_timeout),
             held_max: options.worker_share(),
             options,
             service,
