@@ -212,11 +212,9 @@ fn one<'a>(
     parameter: Parameter,
     problem: &Problem,
 ) -> Result<Option<Cow<'a, [u8]>>, Problem> {
-    let value = query.first(parameter).map(|raw| http::percent_decode(raw, true)).transpose();
-    match value {
-        Ok(value) if !query.is_repeated(parameter) => Ok(value),
-        _ => Err(problem.clone()),
-    }
+    let Some(raw) = query.first(parameter) else { return Ok(None) };
+    let value = http::percent_decode(raw, true).filter(|_| !query.is_repeated(parameter));
+    value.ok_or_else(|| problem.clone()).map(Some)
 }
 
 /// `POST /items/_get`.
