@@ -25,7 +25,7 @@
 //! reset, and a reset can destroy the response before the client has read it.
 
 use super::pool::{Body, Pool, Work};
-use super::timers::{Link, Linked};
+use super::timers::{Ages, Link, Linked};
 use crate::front::exchange::Exchange;
 use crate::front::options::Options;
 use crate::front::pace;
@@ -136,11 +136,6 @@ impl Connection {
         }
     }
 
-    /// From when on its responses end it.
-    pub fn old_at(&self) -> u16 {
-        self.link.old_at
-    }
-
     /// Takes an event that was reported for its socket.
     pub fn ready(&mut self, ready: &Ready) {
         if self.age == Age::Fresh {
@@ -218,8 +213,13 @@ impl Connection {
     }
 
     /// Whether bytes that the client sent were dropped.
-    pub fn has_forgotten(&self) -> bool {
+    fn has_forgotten(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.forgotten)
+    }
+
+    /// Whether its next response is its last, whatever that is.
+    pub fn ends(&self, ages: &Ages) -> bool {
+        self.refused || self.has_forgotten() || ages.is_old(self.link.old_at)
     }
 
     /// Whether the client is in the middle of sending a request.

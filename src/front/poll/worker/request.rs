@@ -84,7 +84,7 @@ impl Worker {
                 false
             }
             Err(problem) => {
-                let keep = client.drop_body(index.framing(), expects) && !refused;
+                let keep = client.drop_body(index.framing(), expects);
                 let Some((request, ..)) = client.request() else { return false };
                 match request.refuse_counted(&self.service, problem, keep) {
                     None => self.step(world, key, now, None, !full),
@@ -124,7 +124,7 @@ impl Worker {
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let socket = client.socket;
-        let ends = client.refused || client.has_forgotten() || self.ages.is_old(client.old_at());
+        let ends = client.ends(&self.ages);
         let Some((exchange, bytes, body)) = client.request() else { return };
         let tag = tag(key, exchange.number);
         let next = exchange.next.take();
@@ -229,7 +229,7 @@ impl Worker {
         now: Instant,
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let keep = keep && !client.has_forgotten() && !self.ages.is_old(client.old_at());
+        let keep = keep && !client.ends(&self.ages);
         let Some((exchange, bytes, _)) = client.request() else { return };
         exchange.next = None;
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
