@@ -242,6 +242,20 @@ fn who_pipelines_beyond_the_buffers_and_falls_silent_is_not_misread() {
     let _ = std::fs::remove_dir_all(dir);
 }
 
+/// Who pipelines within them is served, and what it has sent is counted once: it was refused as if it were two.
+#[test]
+fn who_pipelines_within_the_buffers_is_served_to_the_end() {
+    let room = [("MAX_BODY_BYTES", "1024"), ("MAX_BUFFERED_BYTES", "60000"), ("WORKERS", "1")];
+    let kioskd = Kioskd::start(&room);
+    let mut client = kioskd.connect();
+    kioskd.stop();
+    client.send("GET /items/none HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000));
+    kioskd.cont();
+    for n in 0..1000 {
+        assert_eq!(client.read_response().status, 404, "{n}");
+    }
+}
+
 /// A JSON object of this many bytes, 8 at least.
 fn document(length: usize) -> String {
     format!("{{\"a\":\"{}\"}}", "x".repeat(length - 8))

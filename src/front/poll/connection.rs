@@ -184,6 +184,11 @@ impl Connection {
         self.work.as_ref().map_or(0, |work| work.held())
     }
 
+    /// How many bytes the worker counts for it.
+    pub fn counted(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.counted)
+    }
+
     /// Records that the worker now counts `held` bytes for it; gives the number before.
     pub fn count(&mut self, held: usize) -> usize {
         self.work.as_mut().map_or(0, |work| std::mem::replace(&mut work.counted, held))

@@ -51,7 +51,7 @@ impl Worker {
         // A request that can be answered at once is answered. One that would have to wait, for a body or for the store,
         // is refused when the buffers are full; but a single client is never refused for that.
         let held = client.held();
-        let full = self.held + held > self.held_max.max(held);
+        let full = self.held - client.counted() + held > self.held_max.max(held);
         let refused = client.refused;
         let Some((request, bytes, _)) = client.request() else { return false };
         let head = Head::new(&index, bytes);
