@@ -212,7 +212,7 @@ fn split_credentials(rest: &str) -> Result<(Credentials, &str), &'static str> {
     let escapes = "in user and password `%` must begin a %XX; in UTF-8, the user without control \
                    characters; write `%` itself as %25";
     let decode = |text: &str| {
-        let bytes = percent_decode(text.as_bytes(), false).map_err(|_| escapes)?;
+        let bytes = percent_decode(text.as_bytes(), false).ok_or(escapes)?;
         String::from_utf8(bytes.into()).map_err(|_| escapes)
     };
     let user = decode(user)?;

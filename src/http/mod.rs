@@ -42,4 +42,4 @@ pub use print::{
 };
 pub use query::{Parameter, Query};
 pub use response::{ContentType, Extra, Location, Response, Tag, reason};
-pub use target::{BadEscape, percent_decode};
+pub use target::percent_decode;

@@ -32,7 +32,7 @@ impl Parameter {
     fn of(raw: &[u8]) -> Option<Parameter> {
         match Parameter::named(raw) {
             // None of these names has a space in it, so a `+` cannot stand for one.
-            None if raw.contains(&b'%') => Parameter::named(&percent_decode(raw, false).ok()?),
+            None if raw.contains(&b'%') => Parameter::named(&percent_decode(raw, false)?),
             known_or_not => known_or_not,
         }
     }

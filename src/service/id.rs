@@ -103,7 +103,7 @@ impl Collection {
             Some(raw) => http::percent_decode(raw, false),
             None => http::percent_decode(in_query.ok_or_else(|| names.missing.clone())?, true),
         };
-        let id = id.map_err(|_| BAD_ID)?;
+        let id = id.ok_or(BAD_ID)?;
         // Checked once decoded: to a proxy that decodes paths, `%5Fget` is `_get`.
         if in_path.is_some() && id.first() == Some(&b'_') {
             return Err(RESERVED);

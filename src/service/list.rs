@@ -54,8 +54,9 @@ const LIMIT: usize = 100;
 /// `MAX_BODY_BYTES`.
 pub const BULK_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// A cursor is never longer than this: it has to fit into a request target.
-const CURSOR_BYTES_MAX: usize = 4096;
+/// A cursor has no more digits than this. The longest of Redis has 3,227 bytes, and fits into a request target with the
+/// longest prefix.
+const CURSOR_DIGITS_MAX: usize = 2 * 3227;
 
 /// A page of ids, as the query asks for it.
 struct Wanted<'a> {
@@ -142,8 +143,8 @@ fn print_page<'a>(wanted: &Wanted, page: &Page) -> Response<'a> {
         push_string(&mut body, id);
         body.extend_from_slice(b",\"ttl\":");
         match left {
-            // Rounded up, so that every key has at least one second left.
-            Some(left) => push_number(&mut body, left.as_millis().div_ceil(1000) as usize),
+            // Rounded up, so that every key has at least one second left, in its last millisecond too.
+            Some(left) => push_number(&mut body, left.as_millis().div_ceil(1000).max(1) as usize),
             None => body.extend_from_slice(b"null"),
         }
         body.push(b'}');
@@ -214,11 +215,9 @@ fn one<'a>(
     parameter: Parameter,
     problem: &Problem,
 ) -> Result<Option<Cow<'a, [u8]>>, Problem> {
-    let value = query.first(parameter).map(|raw| http::percent_decode(raw, true)).transpose();
-    match value {
-        Ok(value) if !query.is_repeated(parameter) => Ok(value),
-        _ => Err(problem.clone()),
-    }
+    let Some(raw) = query.first(parameter) else { return Ok(None) };
+    let value = http::percent_decode(raw, true).filter(|_| !query.is_repeated(parameter));
+    value.ok_or_else(|| problem.clone()).map(Some)
 }
 
 /// `POST /items/_get`.
@@ -329,7 +328,7 @@ fn to_hex(bytes: &[u8]) -> String {
 }
 
 fn from_hex(hex: &[u8]) -> Option<Vec<u8>> {
-    if hex.len() > CURSOR_BYTES_MAX || !hex.len().is_multiple_of(2) {
+    if hex.len() > CURSOR_DIGITS_MAX || !hex.len().is_multiple_of(2) {
         return None;
     }
     let digit = |b: u8| char::from(b).to_digit(16).map(|n| n as u8);
@@ -347,6 +346,8 @@ mod tests {
         for bad in ["0", "0g", "zz"] {
             assert_eq!(from_hex(bad.as_bytes()), None);
         }
-        assert_eq!(from_hex(&vec![b'0'; CURSOR_BYTES_MAX + 2]), None);
+        for (bytes, fits) in [(3227, true), (3228, false)] {
+            assert_eq!(from_hex(&vec![b'0'; 2 * bytes]).is_some(), fits);
+        }
     }
 }

@@ -21,7 +21,7 @@ pub fn asked(query: &Query, options: &Options, obeyed: bool) -> Result<Option<Du
     let Some(raw) = query.first(Parameter::Ttl) else {
         return Ok(None);
     };
-    let value = http::percent_decode(raw, true).ok();
+    let value = http::percent_decode(raw, true);
     let seconds = value.as_deref().and_then(http::decimal).map(Duration::from_secs);
     let ttl = seconds.filter(|ttl| !ttl.is_zero() && *ttl <= options.max_ttl);
     if ttl.is_none() || query.is_repeated(Parameter::Ttl) || !obeyed {

@@ -4,7 +4,7 @@
 //! At n a request passes and the next one on its connection is answered too. At n+1 it is refused, the connection ends in
 //! order, and a client that declares a size pays for it, not we: nothing is waited for and nothing is reserved.
 
-use crate::support::{Client, Kioskd, Redis, Reply, eventually};
+use crate::support::{Client, Kioskd, Redis, Reply, eventually, temp_dir};
 
 #[test]
 fn the_head_limit_is_exact() {
@@ -215,6 +215,45 @@ fn who_pipelines_beyond_the_buffers_has_an_answer() {
         }
         assert_eq!(kioskd.connect().get("/items/1").text(), "{}");
         assert!(!kioskd.log().contains(" cut "), "{}", kioskd.log());
+    }
+}
+
+/// Nor is any request passed over that comes behind an answered one in more bytes than there is room for, if its client
+/// has said all it wants to say: half of a request was once read as the next. Each is 64 bytes long, and 64 KiB are read
+/// at once.
+#[test]
+fn who_pipelines_beyond_the_buffers_and_falls_silent_is_not_misread() {
+    let dir = temp_dir();
+    let listen = format!("unix:{}/socket", dir.display());
+    let tight = [("MAX_BODY_BYTES", "1024"), ("MAX_BUFFERED_BYTES", "4096"), ("WORKERS", "1")];
+    let kioskd = Kioskd::start(&[&tight[..], &[("LISTEN", &listen)]].concat());
+    let mut client = kioskd.connect();
+    assert_eq!(client.get("/livez").status, 200);
+    kioskd.stop();
+    let one =
+        |n| format!("GET /livez?{n:0>11} HTTP/1.1\r\nHost: x\r\nX-Request-Id: {n:0>4}\r\n\r\n");
+    client.send((0..1040).map(one).collect::<String>());
+    client.close_write();
+    kioskd.cont();
+    let all = String::from_utf8(client.read_to_clean_end()).expect("heads and bodies are text");
+    let ids = all.lines().filter_map(|line| line.strip_prefix("X-Request-Id: "));
+    let given: Vec<&str> = ids.filter(|id| id.len() == 4).collect();
+    let wanted: Vec<String> = (0..given.len()).map(|n| format!("{n:0>4}")).collect();
+    assert!(!given.is_empty() && given == wanted, "{given:?}");
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Who pipelines within them is served, and what it has sent is counted once: it was refused as if it were two.
+#[test]
+fn who_pipelines_within_the_buffers_is_served_to_the_end() {
+    let room = [("MAX_BODY_BYTES", "1024"), ("MAX_BUFFERED_BYTES", "60000"), ("WORKERS", "1")];
+    let kioskd = Kioskd::start(&room);
+    let mut client = kioskd.connect();
+    kioskd.stop();
+    client.send("GET /items/none HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000));
+    kioskd.cont();
+    for n in 0..1000 {
+        assert_eq!(client.read_response().status, 404, "{n}");
     }
 }
 

@@ -49,6 +49,28 @@ fn a_cluster_is_a_store_like_any_other() {
     }
 }
 
+/// Where the server that counts for `RATE_LIMIT` does not answer, who wants an item of another server asks for it when the
+/// time for the count is over, and not at whatever happens next: that was a look at the clock 16 ms later, each time.
+#[test]
+fn a_count_that_does_not_come_holds_up_no_item_elsewhere() {
+    let cluster = Cluster::start();
+    let counter = cluster.master_of(slot(b"rate:a:127.0.0.1"));
+    let id = Cluster::id_in(|slot| cluster.master_of(slot) != counter);
+    let settings = [("RATE_LIMIT", "1000/s"), ("REQUEST_TIMEOUT", "1s"), ("WORKERS", "1")];
+    let url = cluster.url();
+    let kioskd = Kioskd::start(&[&settings[..], &[("REDIS_URL", &url)]].concat());
+    let mut client = kioskd.connect();
+    assert_eq!(client.get(&format!("/items/{id}")).status, 404);
+    cluster.nodes[counter].stop();
+    for _ in 0..10 {
+        assert_eq!(client.get(&format!("/items/{id}")).status, 404);
+    }
+    let metrics = client.get("/metrics").text();
+    let quick = "kioskd_store_duration_seconds_bucket{command=\"get\",le=\"0.01\"} ";
+    let count = metrics.lines().find_map(|line| line.strip_prefix(quick)?.parse::<u32>().ok());
+    assert!(count.is_some_and(|count| count > 5), "{count:?} of 11 within 10 ms");
+}
+
 #[test]
 fn any_node_leads_to_the_whole_cluster() {
     let cluster = Cluster::start();

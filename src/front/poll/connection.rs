@@ -29,7 +29,7 @@
 //! when that is known.
 
 use super::pool::{Body, Pool, Work};
-use super::timers::{Link, Linked};
+use super::timers::{Ages, Link, Linked};
 use crate::front::exchange::Exchange;
 use crate::front::options::Options;
 use crate::front::pace;
@@ -141,11 +141,6 @@ impl Connection {
         }
     }
 
-    /// The age, in the units of [`Ages`](super::timers::Ages), from which on a response ends the connection.
-    pub fn old_at(&self) -> u16 {
-        self.link.old_at
-    }
-
     /// Takes an event that was reported for its socket.
     pub fn ready(&mut self, ready: &Ready) {
         if self.age == Age::Fresh {
@@ -194,6 +189,11 @@ impl Connection {
         self.work.as_ref().map_or(0, |work| work.held())
     }
 
+    /// How many bytes the worker counts for it.
+    pub fn counted(&self) -> usize {
+        self.work.as_ref().map_or(0, |work| work.counted)
+    }
+
     /// Records that the worker now counts `held` bytes for it; gives the number before.
     pub fn count(&mut self, held: usize) -> usize {
         self.work.as_mut().map_or(0, |work| std::mem::replace(&mut work.counted, held))
@@ -223,8 +223,13 @@ impl Connection {
     }
 
     /// Whether bytes that the client sent were dropped.
-    pub fn has_forgotten(&self) -> bool {
+    fn has_forgotten(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.forgotten)
+    }
+
+    /// Whether its next response is its last, whatever that is.
+    pub fn ends(&self, ages: &Ages) -> bool {
+        self.refused || self.has_forgotten() || ages.is_old(self.link.old_at)
     }
 
     /// Whether the client is in the middle of sending a request.
@@ -280,7 +285,8 @@ impl Connection {
             }
             reads += 1;
             match self.read(world, scratch) {
-                Ok(Some(0)) if self.phase == Phase::Idle => {
+                // What follows bytes that were dropped begins no request: for us that stream has ended, too.
+                Ok(Some(n)) if self.phase == Phase::Idle && (n == 0 || self.has_forgotten()) => {
                     // If the last response is in doubt, shutting down our half will show whether it arrived.
                     if self.doubt && self.exchange().is_some() && self.end(world) {
                         return self.linger(world, scratch);

@@ -151,7 +151,7 @@ impl Worker {
         Worker {
             n,
             timers: Timers::new(now),
-            ages: Ages::new(now, options.keepalive_time),
+            ages: Ages::new(now, options.keepalive_time, options.idle_timeout),
             held_max: options.worker_share(),
             options,
             service,
@@ -229,8 +229,9 @@ impl Worker {
         if stopped {
             self.send_home(world, now);
         }
-        self.follow_store(world, now);
+        // What is asked now because something else was not answered in time goes out, too.
         self.time_out(world, now);
+        self.follow_store(world, now);
         if self.trim_at.is_some_and(|at| at <= now) {
             self.trim_at = self.pool.trim().then_some(now + TRIM_EVERY);
             for list in [&mut self.again, &mut self.turns, &mut self.late] {

@@ -402,6 +402,7 @@ mod tests {
         let cursor = scan.end(reply("1", &["item:abc"], &hashes), 0).unwrap().next;
         let cursor = cursor.unwrap();
         assert_eq!(cursor.len(), 9 + 4 + 4 + 8 + 2 + 8 * HASHES_MAX);
+        assert_eq!(cursor.len() + 4 * SERVERS_MAX, 3227, "which the service takes");
         for key in [&b"item"[..], b"abc"] {
             assert!(!cursor.windows(key.len()).any(|part| part == key));
         }

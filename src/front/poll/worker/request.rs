@@ -51,7 +51,7 @@ impl Worker {
         // A request that can be answered at once is answered. One that would have to wait, for a body or for the store,
         // is refused when the buffers are full; but a single client is never refused for that.
         let held = client.held();
-        let full = self.held + held > self.held_max.max(held);
+        let full = self.held - client.counted() + held > self.held_max.max(held);
         let refused = client.refused;
         let Some((request, bytes, _)) = client.request() else { return false };
         let head = Head::new(&index, bytes);
@@ -84,7 +84,7 @@ impl Worker {
                 false
             }
             Err(problem) => {
-                let keep = client.drop_body(index.framing(), expects) && !refused;
+                let keep = client.drop_body(index.framing(), expects);
                 let Some((request, ..)) = client.request() else { return false };
                 match request.refuse_counted(&self.service, problem, keep) {
                     None => self.step(world, key, now, None, !full),
@@ -125,7 +125,7 @@ impl Worker {
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
         let socket = client.socket;
-        let ends = client.refused || client.has_forgotten() || self.ages.is_old(client.old_at());
+        let ends = client.ends(&self.ages);
         let Some((exchange, bytes, body)) = client.request() else { return };
         let tag = tag(key, exchange.number);
         let next = exchange.next.take();
@@ -229,7 +229,7 @@ impl Worker {
         now: Instant,
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let keep = keep && !client.has_forgotten() && !self.ages.is_old(client.old_at());
+        let keep = keep && !client.ends(&self.ages);
         let Some((exchange, bytes, _)) = client.request() else { return };
         exchange.next = None;
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
