@@ -131,6 +131,23 @@ fn healthcheck_asks_at_a_link_local_address_too() {
     });
 }
 
+/// As in most containers: there is an IPv6 to listen with, and no address of it. IPv4 comes to the same socket.
+#[test]
+fn healthcheck_asks_where_it_is_heard_if_there_is_no_ipv6() {
+    needs_namespaces();
+    let kioskd = Path::new(env!("CARGO_BIN_EXE_kioskd"));
+    for_each_front(|front| {
+        let stage = Stage::new(temp_dir(), &[("kioskd", kioskd)]);
+        let said = stage.play(&format!(
+            "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+             export LISTEN=[::]:8080 FRONT={front}
+             ./kioskd >log & until grep -qs listening log; do sleep 0.05; done
+             ./kioskd healthcheck; echo $?; unset LISTEN; ./kioskd healthcheck; echo $?"
+        ));
+        assert_eq!(said, "0\n0\n");
+    });
+}
+
 /// All ids, read in pages.
 fn ids(client: &mut Client, limit: usize) -> Vec<String> {
     let (mut ids, mut cursor) = (Vec::new(), String::new());
