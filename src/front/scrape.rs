@@ -7,7 +7,7 @@
 use super::listen::{Bound, Listen};
 use crate::http::{self, Cors, DateCache, Head, HeadLimits, Method, Parsed, Printing};
 use crate::lifecycle::Lifecycle;
-use crate::net::Random;
+use crate::net::{Random, undisturbed};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::trace::{given_id, made_id};
@@ -108,7 +108,7 @@ fn serve(
             Err(e) => break Err(e),
         }
         set()?;
-        match stream.read(&mut bytes)? {
+        match undisturbed(|| stream.read(&mut bytes))? {
             0 => return Ok(()),
             n => input.extend_from_slice(&bytes[..n]),
         }

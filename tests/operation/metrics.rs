@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::{
     Client, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
@@ -231,10 +231,7 @@ fn metrics_have_an_address_of_their_own() {
             ("AUTH_TOKENS", "a:secret-a"),
             ("METRICS_LISTEN", "127.0.0.1:0"),
         ]);
-        kioskd.wait_for_log("metrics at ");
-        let log = kioskd.log();
-        let (_, rest) = log.split_once("metrics at ").expect("it was waited for");
-        let at = rest.lines().next().expect("an address").to_owned();
+        let at = metrics_at(&mut kioskd);
         assert_eq!(kioskd.connect().get("/metrics").status, 401);
         let reply = Client::connect(&at).get("/metrics");
         assert_eq!((reply.status, reply.says_close()), (200, true));
@@ -258,7 +255,7 @@ fn metrics_have_an_address_of_their_own() {
         bad.send("GET /metrics HTTP/1.1\r\n\r\n");
         assert_eq!(bad.read_response().status, 400);
         // Those who say nothing, or begin and do not end, hold up nobody.
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let mut idle: Vec<TcpStream> =
             (0..20).map(|_| TcpStream::connect(&at).expect("it listens")).collect();
         idle[1].write_all(b"GET /metrics HT").expect("it is taken");
@@ -276,4 +273,34 @@ fn metrics_have_an_address_of_their_own() {
         kioskd.signal("TERM");
         assert_eq!(kioskd.wait_exit().code(), Some(0));
     });
+}
+
+fn metrics_at(kioskd: &mut Kioskd) -> String {
+    told(kioskd, "metrics at ")
+}
+
+/// What stands in the log behind these words.
+fn told(kioskd: &mut Kioskd, words: &str) -> String {
+    kioskd.wait_for_log(words);
+    let log = kioskd.log();
+    let (_, rest) = log.split_once(words).expect("it was waited for");
+    rest.split([',', '\n']).next().expect("something").to_owned()
+}
+
+/// A debugger, or a machine that sleeps, interrupts whoever reads from a socket.
+#[test]
+fn a_scrape_that_a_pause_interrupts_is_answered() {
+    let mut kioskd = Kioskd::start(&[("METRICS_LISTEN", "127.0.0.1:0")]);
+    let at = metrics_at(&mut kioskd);
+    for _ in 0..5 {
+        let (began, mut scraper) = (Instant::now(), Client::connect(&at));
+        scraper.send("GET /metrics HTTP/1.1\r\n");
+        kioskd.stop();
+        kioskd.cont();
+        let _ = scraper.try_send("Host: k\r\n\r\n");
+        // It has a second, which goes on in the pause.
+        if scraper.status_or_end() != Some(200) {
+            assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+        }
+    }
 }
