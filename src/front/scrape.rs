@@ -24,6 +24,9 @@ const TIME: Duration = Duration::from_secs(1);
 /// Scrapers that are served at the same time.
 const SCRAPERS_MAX: usize = 32;
 
+/// Open files for all of this: the listener, the scrapers, and one of `/proc` that is being read.
+pub const FILES: usize = 2 + SCRAPERS_MAX;
+
 /// After an accept that failed, and while too many are served.
 const PAUSE: Duration = Duration::from_millis(10);
 

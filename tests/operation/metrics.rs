@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::{
-    Client, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
+    Client, FRONTS, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
 };
 
 /// The value of a series; 0 where there is none.
@@ -303,4 +303,35 @@ fn a_scrape_that_a_pause_interrupts_is_answered() {
             assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
         }
     }
+}
+
+/// Who is served and who is refused leave scrapers what they need: the listener, their own, and the files of `/proc`.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "/proc is Linux's")]
+fn a_full_house_leaves_scrapers_their_descriptors() {
+    if !FRONTS.contains(&"poll") {
+        return; // tiny_http accepts every client.
+    }
+    let mut kioskd = Kioskd::start_under(
+        &["prlimit", "--nofile=160:160"],
+        &[("METRICS_LISTEN", "127.0.0.1:0"), ("WORKERS", "1")],
+    );
+    let at = metrics_at(&mut kioskd);
+    let clients = told(&mut kioskd, "MAX_CONNECTIONS is ").parse::<usize>().expect("a number");
+    let mut served: Vec<Client> = (0..clients).map(|_| kioskd.connect()).collect();
+    for client in &mut served {
+        assert_eq!(client.get("/livez").status, 200);
+    }
+    // Those refused linger for two seconds, and a scraper that says nothing for one: only a machine that is slow lets them
+    // end before the last one is answered.
+    eventually("a scrape among all of them", || {
+        let began = Instant::now();
+        let mut refused: Vec<Client> = (0..64).map(|_| kioskd.connect()).collect();
+        let all = refused.iter_mut().all(|client| client.status_or_end() == Some(503));
+        let _idle: Vec<Client> = (0..31).map(|_| Client::connect(&at)).collect();
+        let text = Client::connect(&at).get("/metrics").text();
+        let open = value(&text, "process_open_fds");
+        assert_eq!(value(&text, "kioskd_connections_refused_total{reason=\"descriptors\"}"), 0.0);
+        all && began.elapsed() < Duration::from_secs(1) && open > (clients + 64 + 31) as f64
+    });
 }
