@@ -309,9 +309,12 @@ fn a_port_in_use_exits_1_and_says_which() {
     for_each_front(|front| {
         let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = taken.local_addr().expect("a bound socket has an address").to_string();
-        let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address)], &[]);
-        assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(all(&ended).contains(&address), "the message does not name {address}: {ended:?}");
+        for log in ["info", "off"] {
+            let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address), ("LOG", log)], &[]);
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            let said = all(&ended);
+            assert_eq!(said.matches(&address).count(), 1, "it is to be named once: {ended:?}");
+        }
     });
 }
 
