@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A value that was set stays. Where two that were set contradict each other, or one of them the system, the start
-//! fails; where one is a default, the default is changed, and the log says so once.
+//! fails; where one is a default, the default is changed, and the log says so once. MAX_CONNECTIONS alone is lowered by
+//! the system though it was set: it is a bound, and promises no room.
 
 use super::env::{Env, count, time};
 use super::settings::default_of;
