@@ -123,6 +123,7 @@ fn healthcheck_asks_at_a_link_local_address_too() {
         let stage = Stage::new(temp_dir(), &[("kioskd", kioskd)]);
         let said = stage.play(&format!(
             "ip address add fe80::1/64 dev lo nodad
+             until ip -6 route get fe80::1 oif lo | grep -q ^local; do sleep 0.05; done
              export LISTEN=[fe80::1%1]:8080 FRONT={front}
              ./kioskd >log & until grep -qs listening log; do sleep 0.05; done
              ./kioskd healthcheck; echo $?; ./kioskd healthcheck http://$LISTEN/livez; echo $?"
