@@ -24,6 +24,8 @@ const PATH: &str = "/readyz";
 #[derive(Debug, PartialEq, Eq)]
 enum Place {
     Tcp(String, u16),
+    /// The first of these that can be reached.
+    Own(Vec<SocketAddr>),
     Unix(PathBuf),
 }
 
@@ -67,42 +69,32 @@ fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
             Some((address, _)) if host.starts_with('[') => format!("{address}]:{port}"),
             _ => format!("{host}:{port}"),
         },
-        Place::Unix(_) => "localhost".to_owned(),
+        Place::Own(_) | Place::Unix(_) => "localhost".to_owned(),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let is_enough = is_whole;
     match place {
         Place::Tcp(host, port) => {
             let host = host.trim_matches(['[', ']']);
-            call_tcp(host, *port, request.as_bytes(), TIMEOUT, is_enough)
+            call_tcp((host, *port), request.as_bytes(), TIMEOUT, is_enough)
         }
+        Place::Own(all) => call_tcp(&**all, request.as_bytes(), TIMEOUT, is_enough),
         Place::Unix(path) => call_unix(path, request.as_bytes(), TIMEOUT, is_enough),
     }
 }
 
-/// How we reach ourselves.
+/// How we reach ourselves. Who listens on `[::]` accepts IPv4, too, wherever the system has not forbidden it; and a
+/// container without IPv6 lets us listen there, and has no `::1`.
 fn own(listen: Listen) -> Place {
-    match listen {
-        // It accepts IPv4, too, wherever there is IPv6.
-        Listen::Port(port) => Place::Tcp("127.0.0.1".to_owned(), port),
-        Listen::Tcp(address) => {
-            let ip = match address.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            let host = match (ip, address) {
-                // Without its zone such an address leads nowhere.
-                (IpAddr::V6(ip), SocketAddr::V6(address)) if ip.is_unicast_link_local() => {
-                    format!("[{ip}%{}]", address.scope_id())
-                }
-                (IpAddr::V6(ip), _) => format!("[{ip}]"),
-                (IpAddr::V4(ip), _) => ip.to_string(),
-            };
-            Place::Tcp(host, address.port())
-        }
-        Listen::Unix(path) => Place::Unix(path),
-    }
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let (ips, port) = match listen {
+        Listen::Port(port) => (vec![v4, v6], port),
+        Listen::Tcp(address) if !address.ip().is_unspecified() => return Place::Own(vec![address]),
+        Listen::Tcp(address) if address.is_ipv4() => (vec![v4], address.port()),
+        Listen::Tcp(address) => (vec![v6, v4], address.port()),
+        Listen::Unix(path) => return Place::Unix(path),
+    };
+    Place::Own(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
 }
 
 fn parse(url: &str) -> Option<(Place, String)> {
@@ -166,15 +158,16 @@ mod tests {
 
     #[test]
     fn we_reach_ourselves_at_an_address_that_is_one() {
-        for (listen, host) in [
-            ("0.0.0.0:81", "127.0.0.1"),
-            ("[::]:81", "[::1]"),
-            ("127.0.0.2:81", "127.0.0.2"),
-            ("[fe80::1%7]:81", "[fe80::1%7]"),
-            ("[::%7]:81", "[::1]"),
+        for (listen, places) in [
+            ("0.0.0.0:81", &["127.0.0.1:81"][..]),
+            ("[::]:81", &["[::1]:81", "127.0.0.1:81"]),
+            ("[::%7]:81", &["[::1]:81", "127.0.0.1:81"]),
+            ("127.0.0.2:81", &["127.0.0.2:81"]),
+            ("[fe80::1%7]:81", &["[fe80::1%7]:81"]),
         ] {
             let place = own(Listen::Tcp(listen.parse().unwrap()));
-            assert_eq!(place, Place::Tcp(host.to_owned(), 81));
+            let places = places.iter().map(|place| place.parse().unwrap());
+            assert_eq!(place, Place::Own(places.collect()), "{listen}");
         }
     }
 }

@@ -76,11 +76,12 @@ enum Message {
 
 /// Whether `filter` is a level, or a list of levels for targets: `warn,kioskd::resp=debug`.
 ///
-/// Stricter than env_logger, which takes a misspelt level for the name of a target, and then logs nothing.
+/// Stricter than env_logger, which takes a misspelt level for the name of a target, and what is behind a `/` for words that
+/// a line must have, and then logs nothing.
 pub fn is_filter(filter: &str) -> bool {
     filter.split(',').all(|part| {
         let level = part.split_once('=').map_or(part, |(_, level)| level);
-        level.parse::<log::LevelFilter>().is_ok()
+        level.parse::<log::LevelFilter>().is_ok() && !part.contains('/')
     })
 }
 
@@ -471,6 +472,7 @@ mod tests {
             ("", false),
             ("info,", false),
             ("a=b", false),
+            ("a/b=debug", false),
         ] {
             assert_eq!(is_filter(filter), yes, "{filter}");
         }

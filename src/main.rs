@@ -60,6 +60,10 @@ fn run(config: Config, log: &Log) -> ExitCode {
         Ok(started) => started,
         Err(e) => {
             log::error!("failed to start: {e}");
+            // LOG=off, or a RUST_LOG for every program on this host: an exit code alone does not say why.
+            if !log::log_enabled!(log::Level::Error) {
+                complain(format_args!("failed to start: {e}"));
+            }
             return ExitCode::FAILURE;
         }
     };

@@ -172,7 +172,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 /// is shown only if the name says that it is an address, and no part of the name says that it is a secret.
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let is_secret = match name {
-        "REDIS_PASSWORD_FILE" | "REDIS_CONNECT_TIMEOUT" | "REDIS_SERVER_NAME" => false,
+        "REDIS_CONNECT_TIMEOUT" | "REDIS_SERVER_NAME" => false,
+        // Instead of its path, what is in the file.
+        "REDIS_PASSWORD_FILE" | "AUTH_TOKENS_FILE" => !value.starts_with(['/', '.']),
         // The two of a pair are easily taken for each other.
         "REDIS_CA_FILE" | "REDIS_CERT_FILE" | "REDIS_KEY_FILE" => is_key(value),
         "AUTH_TOKENS" => true,
@@ -243,6 +245,9 @@ mod tests {
             ("REDIS_PASSWORD", "hunter2", false),
             ("REDIS_AUTH", "hunter2", false),
             ("REDIS_PASSWORD_FILE", "/run/secrets/redis", true),
+            ("REDIS_PASSWORD_FILE", "hunter2", false),
+            ("AUTH_TOKENS_FILE", "./tokens", true),
+            ("AUTH_TOKENS_FILE", "ci:hunter2", false),
             ("REDIS_URL", "redis://localhost", false),
             ("REDIS_CERT_FILE", "/run/secrets/redis.pem", true),
             ("REDIS_KEY_FILE", "/run/secrets/redis.key", true),

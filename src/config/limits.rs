@@ -1,19 +1,20 @@
 //! Limits that depend on each other, and on the limits of the system.
 //!
 //! ```text
-//! files    own + WORKERS × (3 + links to Redis) + clients being refused + MAX_CONNECTIONS  ≤ ulimit -n
+//! files    own + WORKERS × (3 + links to Redis) + clients being refused + scrapers + MAX_CONNECTIONS  ≤ ulimit -n
 //! memory   WORKERS × 2 × MAX_BODY_BYTES ≤ MAX_BUFFERED_BYTES ≤ a quarter of what the process may use
 //! ```
 //!
 //! A value that was set stays. Where two that were set contradict each other, or one of them the system, the start
-//! fails; where one is a default, the default is changed, and the log says so once.
+//! fails; where one is a default, the default is changed, and the log says so once. MAX_CONNECTIONS alone is lowered by
+//! the system though it was set: it is a bound, and promises no room.
 
 use super::env::{Env, count, time};
 use super::settings::default_of;
 use super::system::System;
 #[cfg(feature = "poll")]
 use crate::front::accept::REFUSALS_MAX;
-use crate::front::{Front, Options};
+use crate::front::{Front, Options, scrape};
 use std::time::Duration;
 
 /// Only the poll front sends refusals.
@@ -62,7 +63,8 @@ fn fit_files(env: &mut Env, limits: &mut Options, kind: Front, links: usize, sys
     let Some(files_max) = system.files_max else { return };
     // tiny_http accepts every client, and MAX_CONNECTIONS does not limit it.
     let refused = if kind == Front::Poll { REFUSALS_MAX } else { 0 };
-    let own = system.files_open + OWN_FILES + refused;
+    let scrapers = if env.is_set("METRICS_LISTEN") { scrape::FILES } else { 0 };
+    let own = system.files_open + OWN_FILES + refused + scrapers;
     let each = WORKER_FILES + links;
     let fitting = files_max.saturating_sub(own + 1) / each;
     let workers = limits.workers;

@@ -342,12 +342,14 @@ mod tests {
         let redis = ("REDIS_ADDR", "redis");
         let sentinels = ("REDIS_URL", "redis+sentinel://a,b,c/m");
         let cluster = ("REDIS_URL", "redis+cluster://a,b,c");
+        let scraped = ("METRICS_LISTEN", "127.0.0.1:0");
         let two = ("WORKERS", "2");
         for (settings, own) in [
             (&[two][..], 76 + 2 * 3),
             (&[two, redis], 76 + 2 * 4),
             (&[two, sentinels], 76 + 2 * 7),
             (&[two, cluster], 76 + 2 * 19),
+            (&[two, scraped], 76 + 2 * 3 + 34),
         ] {
             let config = on(1024, settings).unwrap();
             assert_eq!(config.front.connections_max, 1024 - own, "{settings:?}");

@@ -257,5 +257,5 @@ pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options
 fn read_password(path: &Path) -> Result<Secret, String> {
     let bytes = read_file(path, PASSWORD_BYTES_MAX + 1).map_err(|e| e.to_string());
     let password = bytes.and_then(|bytes| parse_password(&bytes).map_err(str::to_owned));
-    password.map_err(|e| format!("failed to read the password file {}: {e}", path.display()))
+    password.map_err(|e| format!("failed to read the password file: {e}"))
 }

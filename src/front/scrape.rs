@@ -7,7 +7,7 @@
 use super::listen::{Bound, Listen};
 use crate::http::{self, Cors, DateCache, Head, HeadLimits, Method, Parsed, Printing};
 use crate::lifecycle::Lifecycle;
-use crate::net::Random;
+use crate::net::{Random, undisturbed};
 use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::trace::{given_id, made_id};
@@ -23,6 +23,9 @@ const TIME: Duration = Duration::from_secs(1);
 
 /// Scrapers that are served at the same time.
 const SCRAPERS_MAX: usize = 32;
+
+/// Open files for all of this: the listener, the scrapers, and one of `/proc` that is being read.
+pub const FILES: usize = 2 + SCRAPERS_MAX;
 
 /// After an accept that failed, and while too many are served.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -108,7 +111,7 @@ fn serve(
             Err(e) => break Err(e),
         }
         set()?;
-        match stream.read(&mut bytes)? {
+        match undisturbed(|| stream.read(&mut bytes))? {
             0 => return Ok(()),
             n => input.extend_from_slice(&bytes[..n]),
         }

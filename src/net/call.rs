@@ -5,19 +5,18 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Sends `request` to a name and port, and reads until `is_enough`, the end, or 64 KiB. In all it takes no longer than
-/// `timeout`, after the name has been resolved.
+/// Sends `request` to the first address that can be reached, and reads until `is_enough`, the end, or 64 KiB. In all it
+/// takes no longer than `timeout`, after the name has been resolved.
 ///
 /// # Errors
-/// As the operating system says: for a name with several addresses, of the last one.
+/// As the operating system says: of several addresses, of the last one.
 pub fn call_tcp(
-    host: &str,
-    port: u16,
+    to: impl ToSocketAddrs,
     request: &[u8],
     timeout: Duration,
     is_enough: impl Fn(&[u8]) -> bool,
 ) -> io::Result<Vec<u8>> {
-    let addresses = (host, port).to_socket_addrs()?;
+    let addresses = to.to_socket_addrs()?;
     let until = Instant::now() + timeout;
     let mut failed = io::Error::other("the name has no address");
     for address in addresses {

@@ -27,7 +27,7 @@ pub use call::{call_tcp, call_unix};
 pub use look_up::read_file;
 pub use random::Random;
 pub use slab::Slab;
-pub use system::failed;
+pub use system::{failed, undisturbed};
 pub use world::{Accepted, Address, Errand, Found, Ready, Socket, World};
 
 use ::std::io;

@@ -19,8 +19,8 @@ macro_rules! either {
 }
 pub(super) use either;
 
-/// Repeats a read or write that a signal interrupted.
-pub(super) fn undisturbed<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+/// Repeats a read or write that a signal interrupted, or the pause of a process that was stopped.
+pub fn undisturbed<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

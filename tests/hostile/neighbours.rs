@@ -112,6 +112,7 @@ struct InProcess {
     server: Server,
     events: Receiver<Event>,
     lifecycle: Arc<Lifecycle>,
+    metrics: Arc<Metrics>,
 }
 
 impl InProcess {
@@ -131,11 +132,11 @@ impl InProcess {
         let config = Config::read(settings, &System::look()).expect("these are good settings");
         let (lifecycle, events) = Lifecycle::new();
         let metrics = Arc::new(Metrics::new(1, Duration::ZERO, Instant::now()));
-        let service = Arc::new(Service::new(config.service, metrics, status));
+        let service = Service::new(config.service, Arc::clone(&metrics), status).into();
         let server = front::start(config.kind, config.front, service, store, &lifecycle)
             .expect("loopback has a free port");
         lifecycle.advance(State::Ready);
-        InProcess { server, events, lifecycle }
+        InProcess { server, events, lifecycle, metrics }
     }
 
     fn connect(&self) -> Client {
@@ -148,6 +149,12 @@ impl InProcess {
         for _ in 0..self.server.threads {
             let event = self.events.recv_timeout(PATIENCE);
             assert!(matches!(event, Ok(Event::Ended { panicked: false, .. })), "{event:?}");
+        }
+        // Others may go on, and scrapers come: who has ended is not stuck, and holds nothing.
+        let later = Instant::now() + Duration::from_secs(60);
+        let text = self.metrics.render(&Status::default(), later);
+        for wanted in ["kioskd_worker_tick_seconds 0", "kioskd_buffered_bytes 0"] {
+            assert!(text.lines().any(|line| line == wanted), "no `{wanted}` in\n{text}");
         }
     }
 }

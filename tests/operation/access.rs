@@ -123,9 +123,27 @@ fn healthcheck_asks_at_a_link_local_address_too() {
         let stage = Stage::new(temp_dir(), &[("kioskd", kioskd)]);
         let said = stage.play(&format!(
             "ip address add fe80::1/64 dev lo nodad
+             until ip -6 route get fe80::1 oif lo | grep -q ^local; do sleep 0.05; done
              export LISTEN=[fe80::1%1]:8080 FRONT={front}
              ./kioskd >log & until grep -qs listening log; do sleep 0.05; done
              ./kioskd healthcheck; echo $?; ./kioskd healthcheck http://$LISTEN/livez; echo $?"
+        ));
+        assert_eq!(said, "0\n0\n");
+    });
+}
+
+/// As in most containers: there is an IPv6 to listen with, and no address of it. IPv4 comes to the same socket.
+#[test]
+fn healthcheck_asks_where_it_is_heard_if_there_is_no_ipv6() {
+    needs_namespaces();
+    let kioskd = Path::new(env!("CARGO_BIN_EXE_kioskd"));
+    for_each_front(|front| {
+        let stage = Stage::new(temp_dir(), &[("kioskd", kioskd)]);
+        let said = stage.play(&format!(
+            "ip address del ::1/128 dev lo
+             export LISTEN=[::]:8080 FRONT={front}
+             ./kioskd >log & until grep -qs listening log; do sleep 0.05; done
+             ./kioskd healthcheck; echo $?; unset LISTEN; ./kioskd healthcheck; echo $?"
         ));
         assert_eq!(said, "0\n0\n");
     });

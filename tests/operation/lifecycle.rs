@@ -3,7 +3,9 @@
 //! A request is known to be in flight when [`FakeRedis`] has received its command and holds the reply; a drain is known
 //! to have begun when the log says so. Nothing here guesses how long either takes.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -307,9 +309,12 @@ fn a_port_in_use_exits_1_and_says_which() {
     for_each_front(|front| {
         let taken = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = taken.local_addr().expect("a bound socket has an address").to_string();
-        let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address)], &[]);
-        assert_eq!(ended.code, Some(1), "{ended:?}");
-        assert!(all(&ended).contains(&address), "the message does not name {address}: {ended:?}");
+        for log in ["info", "off"] {
+            let ended = Kioskd::run(&[("FRONT", front), ("LISTEN", &address), ("LOG", log)], &[]);
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            let said = all(&ended);
+            assert_eq!(said.matches(&address).count(), 1, "it is to be named once: {ended:?}");
+        }
     });
 }
 
@@ -683,6 +688,48 @@ fn json_logs_are_one_object_a_line() {
                 assert!(members.values().any(|value| value == wanted), "no {wanted} in: {line}");
             }
         }
+    });
+}
+
+/// A worker that has ended has counted, too: whoever adds counters up takes one that falls for a new process.
+#[test]
+fn no_counter_falls_while_one_worker_after_the_other_ends() {
+    for_each_front(|front| {
+        let settings =
+            [("METRICS_LISTEN", "127.0.0.1:0"), ("WORKERS", "2"), ("DRAIN_TIMEOUT", "2s")];
+        let (mut kioskd, _fake, _client) = with_a_request_in_flight(front, &settings);
+        let log = kioskd.log();
+        let (_, at) = log.split_once("metrics at ").expect("it is said before the start");
+        let at = at.lines().next().expect("an address");
+        let mut last = BTreeMap::new();
+        let mut compare = |text: &str| {
+            // The end of the process may cut the last line.
+            let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
+            for line in
+                whole.lines().filter(|line| line.contains("_total") && !line.starts_with('#'))
+            {
+                let (series, n) = line.rsplit_once(' ').expect("a name and a number");
+                let n: f64 = n.parse().expect("a number");
+                let before = last.insert(series.to_owned(), n).unwrap_or(0.0);
+                assert!(n >= before, "{series} was {before} and is {n}");
+            }
+        };
+        // Only the poll front's workers connect before they have a request.
+        let links = if front == "poll" { 2 } else { 1 };
+        eventually("every worker's link", || {
+            let text = Client::connect(at).get("/metrics").text();
+            compare(&text);
+            text.contains(&format!("kioskd_redis_connects_total {links}\n"))
+        });
+        kioskd.signal("TERM");
+        // To the end of the process.
+        while let Ok(mut stream) = TcpStream::connect(at) {
+            let mut text = String::new();
+            let asked = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: k\r\n\r\n");
+            let _ = asked.and_then(|()| stream.read_to_string(&mut text));
+            compare(&text);
+        }
+        assert_eq!(kioskd.wait_exit().code(), Some(1), "its request was cut");
     });
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::support::{
-    Client, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
+    Client, FRONTS, IN_A_CONTAINER, Kioskd, Redis, eventually, for_each_front, needs_namespaces,
 };
 
 /// The value of a series; 0 where there is none.
@@ -231,10 +231,7 @@ fn metrics_have_an_address_of_their_own() {
             ("AUTH_TOKENS", "a:secret-a"),
             ("METRICS_LISTEN", "127.0.0.1:0"),
         ]);
-        kioskd.wait_for_log("metrics at ");
-        let log = kioskd.log();
-        let (_, rest) = log.split_once("metrics at ").expect("it was waited for");
-        let at = rest.lines().next().expect("an address").to_owned();
+        let at = metrics_at(&mut kioskd);
         assert_eq!(kioskd.connect().get("/metrics").status, 401);
         let reply = Client::connect(&at).get("/metrics");
         assert_eq!((reply.status, reply.says_close()), (200, true));
@@ -258,7 +255,7 @@ fn metrics_have_an_address_of_their_own() {
         bad.send("GET /metrics HTTP/1.1\r\n\r\n");
         assert_eq!(bad.read_response().status, 400);
         // Those who say nothing, or begin and do not end, hold up nobody.
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let mut idle: Vec<TcpStream> =
             (0..20).map(|_| TcpStream::connect(&at).expect("it listens")).collect();
         idle[1].write_all(b"GET /metrics HT").expect("it is taken");
@@ -275,5 +272,65 @@ fn metrics_have_an_address_of_their_own() {
         assert!(idle[1].read_to_end(&mut rest).is_ok() && rest.is_empty());
         kioskd.signal("TERM");
         assert_eq!(kioskd.wait_exit().code(), Some(0));
+    });
+}
+
+fn metrics_at(kioskd: &mut Kioskd) -> String {
+    told(kioskd, "metrics at ")
+}
+
+/// What stands in the log behind these words.
+fn told(kioskd: &mut Kioskd, words: &str) -> String {
+    kioskd.wait_for_log(words);
+    let log = kioskd.log();
+    let (_, rest) = log.split_once(words).expect("it was waited for");
+    rest.split([',', '\n']).next().expect("something").to_owned()
+}
+
+/// A debugger, or a machine that sleeps, interrupts whoever reads from a socket.
+#[test]
+fn a_scrape_that_a_pause_interrupts_is_answered() {
+    let mut kioskd = Kioskd::start(&[("METRICS_LISTEN", "127.0.0.1:0")]);
+    let at = metrics_at(&mut kioskd);
+    for _ in 0..5 {
+        let (began, mut scraper) = (Instant::now(), Client::connect(&at));
+        scraper.send("GET /metrics HTTP/1.1\r\n");
+        kioskd.stop();
+        kioskd.cont();
+        let _ = scraper.try_send("Host: k\r\n\r\n");
+        // It has a second, which goes on in the pause.
+        if scraper.status_or_end() != Some(200) {
+            assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
+        }
+    }
+}
+
+/// Who is served and who is refused leave scrapers what they need: the listener, their own, and the files of `/proc`.
+#[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "/proc is Linux's")]
+fn a_full_house_leaves_scrapers_their_descriptors() {
+    if !FRONTS.contains(&"poll") {
+        return; // tiny_http accepts every client.
+    }
+    let mut kioskd = Kioskd::start_under(
+        &["prlimit", "--nofile=160:160"],
+        &[("METRICS_LISTEN", "127.0.0.1:0"), ("WORKERS", "1")],
+    );
+    let at = metrics_at(&mut kioskd);
+    let clients = told(&mut kioskd, "MAX_CONNECTIONS is ").parse::<usize>().expect("a number");
+    let mut served: Vec<Client> = (0..clients).map(|_| kioskd.connect()).collect();
+    for client in &mut served {
+        assert_eq!(client.get("/livez").status, 200);
+    }
+    // Those refused linger for two seconds, and a scraper that says nothing for one: only a machine that is slow lets them
+    // end before the last one is answered.
+    eventually("a scrape among all of them", || {
+        let mut refused: Vec<Client> = (0..64).map(|_| kioskd.connect()).collect();
+        let all = refused.iter_mut().all(|client| client.status_or_end() == Some(503));
+        let _idle: Vec<Client> = (0..31).map(|_| Client::connect(&at)).collect();
+        let text = Client::connect(&at).get("/metrics").text();
+        let open = value(&text, "process_open_fds");
+        assert_eq!(value(&text, "kioskd_connections_refused_total{reason=\"descriptors\"}"), 0.0);
+        all && open > (clients + 64 + 31) as f64
     });
 }

@@ -179,6 +179,7 @@ fn a_secret_in_the_wrong_place_is_not_told() {
         &[("REDIS_ADDR", "redis://:hunter2@redis")],
         &[("REDIS_ADDR", ":hunter2@redis"), ("REDIS_URL", "redis://redis")],
         &[("AUTH_TOKENS", "ci:hunter2:x")],
+        &[("AUTH_TOKENS_FILE", "ci:hunter2")],
         &[("REDIS_SERVER_PASSWORD", "hunter2")],
         &[("REDIS_HOST_KEY", "hunter2")],
         &[("REDIS_SERVICE_PORT_PASSWORD", "hunter2")],
@@ -189,11 +190,16 @@ fn a_secret_in_the_wrong_place_is_not_told() {
         &[("PORT", "redis://u:hunter2@h")],
         &[("MAX_TTL", "redis://u:hunter2@h")],
         &[("REDIS_PASSWORD_FILE", "redis://u:hunter2@h"), ("REDIS_ADDR", "h")],
+        &[("REDIS_PASSWORD_FILE", "hunter2"), ("REDIS_ADDR", "h")],
     ] {
         let ended = Kioskd::run(settings, &[]);
         assert_is_told(&ended, &format!("{}=\"***\"", settings[0].0), "");
         assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
     }
+    let sentinel = "redis+sentinel://h/m?sentinel_password_file=hunter2";
+    let ended = Kioskd::run(&[("REDIS_URL", sentinel)], &[]);
+    assert_is_told(&ended, "REDIS_URL=\"…?sentinel_password_file=…\"", "No such file");
+    assert!(!ended.stderr.contains("hunter2"), "{ended:?}");
 }
 
 /// One that `std::env::var` would take for unset, and start with the default.

@@ -133,7 +133,7 @@ impl Worker {
             };
             worker.service.metrics().begin(n, now);
             if worker.tick(&mut world, now, &mut ready).is_break() {
-                return;
+                return worker.service.metrics().wait(n);
             }
         }
     }
@@ -238,10 +238,10 @@ impl Worker {
                 list.shrink_to_fit();
             }
         }
+        self.service.metrics().worker(self.n).buffered(self.held);
         if stopped && !self.accepting && self.clients.is_empty() {
             return ControlFlow::Break(());
         }
-        self.service.metrics().worker(self.n).buffered(self.held);
         let took = world.now().saturating_duration_since(now);
         if took > LONG_TICK {
             self.timers.postpone(&mut self.clients, took);

@@ -7,7 +7,7 @@
 use crate::resp::counts::Counts;
 use crate::store::{Measure, StoreError};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a session said longer ago than this does not count. A session that is in use repeats its trouble twice in this
@@ -41,7 +41,7 @@ const NAMES: [(&str, &str, bool); 5] = [
 /// What all sessions say.
 #[derive(Debug, Default)]
 pub struct Health {
-    all: Mutex<Vec<Weak<Said>>>,
+    all: Mutex<Vec<Arc<Said>>>,
     /// When the last probe was answered, and whether well.
     probed: Mutex<Option<(Instant, bool)>>,
 }
@@ -51,23 +51,29 @@ pub struct Health {
 pub struct Voice {
     said: Arc<Said>,
     is_well: bool,
+    /// What had been counted in its place.
+    before: [usize; NAMES.len()],
     counted: (Counts, usize),
 }
 
 impl Health {
-    /// For another session.
+    /// For another session. It takes the place of one that has ended, if there is one, and what that has counted stays:
+    /// who adds counters up takes one that falls for a new process.
     pub fn join(&self) -> Voice {
-        let voice = Voice { said: Arc::default(), is_well: true, counted: Default::default() };
         let mut all = lock(&self.all);
-        all.retain(|said| said.strong_count() > 0);
-        all.push(Arc::downgrade(&voice.said));
-        voice
+        let free = all.iter().find(|said| Arc::strong_count(said) == 1).cloned();
+        let said = free.unwrap_or_else(|| {
+            all.push(Arc::default());
+            Arc::clone(&all[all.len() - 1])
+        });
+        let before = said.counts.each_ref().map(|count| count.load(Ordering::Relaxed));
+        Voice { said, is_well: true, before, counted: Default::default() }
     }
 
     /// The trouble of some session, if any has one.
     pub fn trouble(&self, now: Instant) -> Option<StoreError> {
         let all = lock(&self.all);
-        let mut said = all.iter().filter_map(|said| lock(&said.upgrade()?.trouble).clone());
+        let mut said = all.iter().filter_map(|said| lock(&said.trouble).clone());
         let fresh = said.find(|(at, _)| now.saturating_duration_since(*at) < STALE);
         fresh.map(|(_, e)| e)
     }
@@ -87,7 +93,6 @@ impl Health {
     /// What all sessions have counted.
     pub fn measures(&self) -> Vec<Measure> {
         let all = lock(&self.all);
-        let all: Vec<Arc<Said>> = all.iter().filter_map(Weak::upgrade).collect();
         let measure =
             |(n, &(name, help, is_counter)): (usize, &(&'static str, &'static str, bool))| {
                 let value =
@@ -110,8 +115,8 @@ impl Voice {
             self.counted = (counts, waiting);
             let Counts { connected, retries, unpaid, redirects } = counts;
             let values = [connected, retries, unpaid, redirects, waiting as u64];
-            for (said, value) in self.said.counts.iter().zip(values) {
-                said.store(value as usize, Ordering::Relaxed);
+            for ((said, value), before) in self.said.counts.iter().zip(values).zip(self.before) {
+                said.store(before.wrapping_add(value as usize), Ordering::Relaxed);
             }
         }
     }
@@ -122,6 +127,13 @@ impl Voice {
             self.is_well = trouble.is_none();
             *lock(&self.said.trouble) = trouble.map(|e| (now, e));
         }
+    }
+}
+
+impl Drop for Voice {
+    fn drop(&mut self) {
+        self.count(self.counted.0, 0);
+        *lock(&self.said.trouble) = None;
     }
 }
 
@@ -150,5 +162,25 @@ mod tests {
         other.say(now, Some(StoreError::Timeout));
         drop(other);
         assert_eq!(health.trouble(now), None);
+    }
+
+    #[test]
+    fn what_was_counted_stays_and_what_waits_does_not() {
+        let health = Health::default();
+        let told = || health.measures().iter().map(|one| one.value).collect::<Vec<_>>();
+        let count = |voice: &mut Voice, connected, waiting| {
+            voice.count(Counts { connected, ..Counts::default() }, waiting);
+        };
+        let (mut one, mut other) = (health.join(), health.join());
+        count(&mut one, 3, 5);
+        count(&mut other, 4, 1);
+        assert_eq!(told(), [7, 0, 0, 0, 6]);
+        drop(one);
+        assert_eq!(told(), [7, 0, 0, 0, 1]);
+        for n in 1..100 {
+            count(&mut health.join(), 1, 7);
+            assert_eq!(told(), [7 + n, 0, 0, 0, 1]);
+        }
+        assert_eq!(lock(&health.all).len(), 2, "a place is taken again");
     }
 }
