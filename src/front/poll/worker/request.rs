@@ -229,9 +229,10 @@ impl Worker {
         now: Instant,
     ) {
         let Some(client) = self.clients.get_mut(key) else { return };
-        let keep = keep && !client.ends(&self.ages);
+        let ends = client.ends(&self.ages);
         let Some((exchange, bytes, _)) = client.request() else { return };
         exchange.next = None;
+        let keep = keep && exchange.keeps() && !ends;
         let printing = (&mut self.printer, &mut self.printed, &*self.lifecycle, &*self.service);
         let (status, close) = print(printing, exchange, bytes, &outcome, keep);
         self.send(world, key, status, close, now);
