@@ -478,8 +478,12 @@ fn the_nodes_of_a_cluster_have_the_one_name_and_are_shown_our_certificate() {
     let certificates = Certificates::new("DNS:redis.internal");
     let directory = temp_dir();
     let conf = directory.join("nodes.conf").display().to_string();
+    // Unless it is told, it takes the port 10,000 above, which may be anybody's.
+    let bus = Port::take();
+    let bus = bus.number().to_string();
     let more = ["--cluster-enabled", "yes", "--tls-cluster", "yes", "--cluster-config-file", &conf];
-    let (redis, port) = start(&certificates, &[&ASKS[..], &more].concat());
+    let more = [&ASKS[..], &more, &["--cluster-port", &bus]].concat();
+    let (redis, port) = start(&certificates, &more);
     redis.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let (ca, certificate, key) = (
         certificates.path("ca.pem"),
