@@ -28,7 +28,7 @@ pub struct Limits {
     pub elements_total_max: usize,
     /// Payload bytes kept for one reply, of all its elements together. Default: 16 MiB.
     pub bytes_total_max: usize,
-    /// The text of a simple string or an error. Default: 64 KiB, of which 256 bytes are kept.
+    /// The text of a simple string or an error. Default: 64 KiB, of which 320 bytes are kept.
     pub line_bytes_max: usize,
     /// Pushes and attributes between two replies. Default: 1000. A connection that subscribes
     /// should PING now and then, or have a higher limit.

@@ -8,9 +8,9 @@
 
 use std::fmt;
 
-/// How much of an error's text is kept. Redis writes at most a line or two; a Lua script can make
-/// it as long as it likes.
-pub const ERROR_MESSAGE_BYTES_MAX: usize = 256;
+/// How much of an error's text is kept. Redis writes at most a line or two; a Lua script can make it as long as it
+/// likes. A MOVED to the longest name there may be, of 255 bytes, has 274.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 320;
 
 /// The longest error code. Redis's own longest, `UNKILLABLE`, is 10.
 const ERROR_CODE_BYTES_MAX: usize = 32;
@@ -29,7 +29,7 @@ pub enum Frame {
 pub enum Reply {
     /// `+OK`
     Ok,
-    /// Another status, and any other type that is a text in a line. Only the first 256 bytes are kept; no status we ask
+    /// Another status, and any other type that is a text in a line. Only the first 320 bytes are kept; no status we ask
     /// for comes near.
     Simple(Vec<u8>),
     /// `-ERR …` or its bulk form `!`. Inside an aggregate it is a value like any other: a failed
@@ -97,7 +97,7 @@ impl Received<'_> {
 pub struct ErrorReply {
     /// The first word if it looks like a code (1–32 of `A-Z`, `0-9`, `_`), otherwise `ERR`.
     pub code: String,
-    /// The text as sent, code included, cut to 256 bytes. It may contain control bytes and whatever a script was given:
+    /// The text as sent, code included, cut to 320 bytes. It may contain control bytes and whatever a script was given:
     /// escape it (as `Display` does) before it goes into a log or a header.
     pub message: Vec<u8>,
 }
@@ -179,8 +179,8 @@ mod tests {
     }
 
     #[test]
-    fn error_message_is_cut_at_256_bytes() {
-        for (sent, kept) in [(255, 255), (256, 256), (257, 256)] {
+    fn error_message_is_cut_at_320_bytes() {
+        for (sent, kept) in [(319, 319), (320, 320), (321, 320)] {
             assert_eq!(ErrorReply::parse(&vec![b'x'; sent]).message.len(), kept);
         }
     }

@@ -221,7 +221,10 @@ mod tests {
 
     #[test]
     fn redirects_point_where_they_say() {
+        let longest = format!("{}:65535", "a".repeat(255));
+        let moved = format!("MOVED 16383 {longest}");
         for (text, slot, to) in [
+            (&*moved, Some(16_383), Some(&*longest)),
             ("MOVED 3999 127.0.0.1:6381", Some(3999), Some("127.0.0.1:6381")),
             ("ASK 0 redis-1.local:6381", Some(0), Some("redis-1.local:6381")),
             ("MOVED 16383 :6381", Some(16_383), Some("asked:6381")),
