@@ -219,9 +219,10 @@ impl Conversation {
             Some("an answer after the last")
         } else if up.is_empty() {
             Some("an answer that nobody has asked for")
-        } else if ids.len() != 1 {
+        } else if ids.len() > 1 || ids.is_empty() && !is_whole {
             Some("not one request between two answers")
-        } else if answer.id != ids[0] && !(is_refusal && has_own_id) {
+        } else if ids.first() != Some(&answer.id) && !((is_refusal || ids.is_empty()) && has_own_id)
+        {
             Some("an answer to something else")
         } else if !is_whole && !is_refusal {
             Some("an answer to what is not exactly one whole request")
