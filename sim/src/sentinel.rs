@@ -124,6 +124,11 @@ impl World {
         let mut pushed = NEVER;
         for told in self.truth.told.iter().filter(|told| told.host == host) {
             let Some(came) = self.net.arrival(told.end, told.upto) else { continue };
+            // Where addresses have no epoch, that of a sentinel which has gone since is not weighed against another's.
+            let end = &self.net.ends[told.end];
+            if self.truth.strict && !told.push && (end.closed || end.ended || end.reset) {
+                continue;
+            }
             let young = !FIRST_PUSHES_COUNT && came < self.book.starts[&host] + SECOND;
             if told.push && !young {
                 pushed = pushed.min(came + HEARD[0]);
