@@ -15,8 +15,9 @@ use crate::replica::{Names, Replica, address};
 use crate::sentinel::{MASTER, Seen};
 use crate::servers::{Server, Shape, Truth};
 use crate::tell;
-use kioskd::config::{Config, System};
+use kioskd::config::{Config, StoreChoice, System};
 use kioskd::lifecycle::State;
+use kioskd::resp::options::Target;
 use kioskd::resp::slot::{SLOTS, slot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -690,6 +691,13 @@ impl World {
         self.idle.remove(&host);
         self.forget(host);
         self.book.starts.insert(host, self.net.now);
+        // Who can reach none of the servers that it was told of knows of no other.
+        if let StoreChoice::Redis(Target::Cluster { seeds }, _) = &self.config.store {
+            let soonest = self.servers[..seeds.len()].iter().map(|server| server.troubled).min().unwrap_or(0);
+            if soonest > self.net.now {
+                self.outage(soonest - self.net.now, Lost::Some);
+            }
+        }
         self.stall.remove(&host);
         self.net.sites[host].frozen = 0;
         let replica = Replica::start(host, &self.config, &mut self.net, &self.names);
