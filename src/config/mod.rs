@@ -433,6 +433,15 @@ mod tests {
         }
     }
 
+    /// The queue to Redis is a worker's share and some room, 64 MiB at most; that sum once overflowed.
+    #[test]
+    fn buffers_may_be_as_large_as_a_number() {
+        let most = usize::MAX.to_string();
+        let settings = [("MAX_BUFFERED_BYTES", &*most), ("WORKERS", "1"), ("REDIS_ADDR", "h")];
+        let StoreChoice::Redis(_, options) = read(&settings).unwrap().store else { panic!() };
+        assert_eq!(options.queue_bytes_max, options::Options::default().queue_bytes_max);
+    }
+
     #[cfg(feature = "poll")]
     #[test]
     fn limits_that_were_set_must_agree_and_a_default_gives_way() {

@@ -246,7 +246,9 @@ pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options
             // A document that was stored must be readable again, whatever its size.
             replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
             // And the two documents of a compare-and-set must fit into the queue.
-            options.queue_bytes_max = (front.worker_share() + AROUND_DOCUMENTS_BYTES)
+            options.queue_bytes_max = front
+                .worker_share()
+                .saturating_add(AROUND_DOCUMENTS_BYTES)
                 .min(options.queue_bytes_max)
                 .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);
         }
