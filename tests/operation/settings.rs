@@ -648,6 +648,33 @@ fn what_is_wrong_is_exit_2_though_nobody_can_be_told() {
     assert_eq!(status.expect("it starts").code(), Some(2));
 }
 
+/// Settings that cannot be used, a start that fails though the log is off, and one that is muted: each has something to say
+/// on stderr, and that is a pipe without room. It once waited there for ever, and SIGTERM for it.
+#[test]
+fn a_stderr_that_nobody_reads_holds_up_neither_start_nor_end() {
+    let dir = temp_dir();
+    let listen = format!("unix:{}", dir.join("s").display());
+    // `sleep` keeps the pipe open, and `yes` fills it.
+    let full = "mkfifo \"$0\" && { sleep 60 <\"$0\" & exec 2>\"$0\"; timeout 1 yes >&2; \
+                \"$@\"; code=$?; kill $!; exit $code; }";
+    let ended_by_signal = ["timeout", "-k", "10", "-s", "TERM", "2"];
+    for_each_front(|front| {
+        for (settings, under, code) in [
+            (&[("REQUEST_TIMEOUT", "0s"), ("ITEM_TTL", "0s")][..], &[][..], 2),
+            (&[("LOG", "off"), ("LISTEN", "unix:/does/not/exist")], &[], 1),
+            // The code is that of `timeout`; it would be another if SIGTERM had not been enough.
+            (&[("RUST_LOG", "off"), ("LISTEN", &listen)], &ended_by_signal, 124),
+        ] {
+            let pipe = dir.join("pipe").display().to_string();
+            let settings = [&[("FRONT", front)], settings].concat();
+            let ended = Kioskd::run_under(&[&["sh", "-c", full, &pipe], under].concat(), &settings);
+            assert_eq!(ended.code, Some(code), "{settings:?}: {ended:?}");
+            let _ = std::fs::remove_file(pipe);
+        }
+    });
+    let _ = std::fs::remove_dir_all(dir);
+}
+
 // ---- Helpers ----------------------------------------------------------------------------------
 
 fn say(arguments: &[&OsStr], stdout: Stdio, stderr: Stdio) -> Output {
