@@ -128,7 +128,7 @@ pub enum Value {
     /// A whole number.
     Whole(u64),
     /// Millionths.
-    Micros(usize),
+    Micros(u64),
 }
 
 /// Why a connection was refused at once.
@@ -265,7 +265,7 @@ impl Metrics {
         ] {
             one(&mut out, GAUGE, name, help, value);
         }
-        let tick = Micros(self.longest_tick(now) * 1000);
+        let tick = Micros(self.longest_tick(now) as u64 * 1000);
         let name = "kioskd_worker_tick_seconds";
         family(
             &mut out,

@@ -280,7 +280,7 @@ pub(super) fn family(out: &mut String, kind: &str, name: &str, help: &str) {
 }
 
 /// A number of millionths, as a decimal. (The formatting of floating-point numbers is 60 KiB of code.)
-pub struct Micros(pub usize);
+pub struct Micros(pub u64);
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,10 +327,10 @@ impl Sum {
         let mut below = 0;
         for (bound, n) in BOUNDS.iter().zip(&self.buckets) {
             below += n;
-            let le = Micros(*bound);
+            let le = Micros(*bound as u64);
             let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {below}");
         }
-        let seconds = Micros(self.micros);
+        let seconds = Micros(self.micros as u64);
         let _ = write!(
             out,
             "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {count}\n"
