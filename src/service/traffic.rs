@@ -22,6 +22,7 @@ use std::time::Duration;
 const BOUNDS: [usize; 11] =
     [1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
 
+/// In the order of [`Method`].
 const METHODS: [&str; 11] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY",
     "other",
@@ -176,19 +177,7 @@ impl Kind {
 fn pair(route: Option<Route>, method: Option<Method>) -> usize {
     const NONE: usize = 29;
     let Some(method) = method else { return PAIRS - 1 };
-    let method = match method {
-        Method::Get => 0,
-        Method::Head => 1,
-        Method::Post => 2,
-        Method::Put => 3,
-        Method::Patch => 4,
-        Method::Delete => 5,
-        Method::Options => 6,
-        Method::Connect => 7,
-        Method::Trace => 8,
-        Method::Query => 9,
-        Method::Other => 10,
-    };
+    let method = method as usize;
     match route {
         Some(Route::Item(Collection::Items)) => method,
         Some(Route::Item(Collection::Sessions)) => 6 + method,
