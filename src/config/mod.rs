@@ -413,6 +413,10 @@ mod tests {
             assert!(front.worker_share() * front.workers <= front.buffered_bytes_max);
             assert!(2 * front.body_bytes_max <= front.worker_share());
         }
+        let lowered = read_on(&System { memory_max: Some(64 * MIB), ..SYSTEM }, &[]).unwrap().notes;
+        let wanted =
+            "MAX_BUFFERED_BYTES is 16777216, not 268435456: a quarter of what this process may use";
+        assert!(lowered.iter().any(|note| note == wanted), "{lowered:?}");
         let raised = read(&[("MAX_BODY_BYTES", "268435456"), ("STORE", "noop")]).unwrap().notes;
         let wanted = "MAX_BUFFERED_BYTES is 536870912, not 268435456: MAX_BODY_BYTES is 268435456, for 1 workers";
         assert!(raised.iter().any(|note| note == wanted), "{raised:?}");
