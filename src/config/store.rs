@@ -137,6 +137,11 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
     {
         env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
     }
+    if env.read_set("REDIS_CONNECT_TIMEOUT", time).is_some_and(|set| set != options.connect_timeout)
+    {
+        let note = "connect_timeout in REDIS_URL is used, not REDIS_CONNECT_TIMEOUT";
+        env.notes.push(note.to_owned());
+    }
     options.password_file = env.text("REDIS_PASSWORD_FILE").map(PathBuf::from);
     let Credentials { user, password } = &mut options.credentials;
     *password = first_password(env, of_file, password.take());

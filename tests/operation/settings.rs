@@ -239,6 +239,13 @@ fn what_gives_way_and_what_is_not_used_is_told_once() {
                 &["REDIS_PASSWORD is used, not the password in REDIS_URL"],
             ),
             (
+                &[
+                    ("REDIS_URL", "redis://127.0.0.1:1?connect_timeout=1s"),
+                    ("REDIS_CONNECT_TIMEOUT", "2s"),
+                ],
+                &["connect_timeout in REDIS_URL is used, not REDIS_CONNECT_TIMEOUT"],
+            ),
+            (
                 &[("MAX_TTL", "1m")],
                 &[
                     "ITEM_TTL is 1m, not 30m: MAX_TTL is 1m",
