@@ -511,6 +511,13 @@ mod tests {
         }
     }
 
+    /// docs/production.md has it.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn the_counters_of_a_worker_take_26_kib() {
+        assert_eq!(size_of::<Worker>() / 1024, 26);
+    }
+
     #[test]
     fn every_code_of_the_parser_has_its_own_series() {
         for e in [
