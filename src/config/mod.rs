@@ -111,7 +111,7 @@ fn read(env: &mut Env, system: &System) -> Config {
             head_bytes_max: env.read("MAX_HEAD_BYTES", count(256..=1024 * 1024)),
             ..HeadLimits::default()
         },
-        body_bytes_max: env.read("MAX_BODY_BYTES", count(1..=VALUE_BYTES_MAX)),
+        body_bytes_max: env.read("MAX_BODY_BYTES", count("{}".len()..=VALUE_BYTES_MAX)),
         head_timeout: env.read("HEAD_TIMEOUT", time),
         body_timeout: env.read("BODY_TIMEOUT", time),
         idle_timeout: env.read("IDLE_TIMEOUT", time),

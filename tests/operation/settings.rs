@@ -79,6 +79,7 @@ fn what_would_start_another_service_is_exit_2() {
             "MAX_BUFFERED_BYTES",
         ),
         (&[("MEMORY_MAX_BYTES", "237")], "MEMORY_MAX_BYTES=\"237\"", "from 238"),
+        (&[("MAX_BODY_BYTES", "1")], "MAX_BODY_BYTES=\"1\"", "from 2"),
         (&[("MAX_TTL", "999ms")], "MAX_TTL=\"999ms\"", "a second"),
         (
             &[("STORE", "memory"), ("REDIS_ADDR", "h"), ("REDIS_PASSWORD_FILE", "/dev/null")],
