@@ -123,8 +123,15 @@ fn read(env: &mut Env, system: &System) -> Config {
     };
     limits::fit(env, &mut front, kind, store.links(), system);
     store::fit(env, &mut store, &front, system);
-    let metrics_listen = env.read_set("METRICS_LISTEN", |text| {
-        text.parse().map_err(|_| "an address and a port: 127.0.0.1:9090, [::]:9090")
+    let is_clients = |at: SocketAddr| match front.listen {
+        Listen::Port(port) => port != 0 && at.port() == port,
+        Listen::Tcp(address) => address.port() != 0 && at == address,
+        Listen::Unix(_) => false,
+    };
+    let metrics_listen = env.read_set("METRICS_LISTEN", |text| match text.parse() {
+        Ok(at) if is_clients(at) => Err("another port than that of clients"),
+        Ok(at) => Ok(at),
+        Err(_) => Err("an address and a port: 127.0.0.1:9090, [::]:9090"),
     });
     let access = access::read(env, &front.listen, &store);
     let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);

@@ -118,6 +118,16 @@ fn what_would_start_another_service_is_exit_2() {
         (&[("TRUSTED_PROXIES", "10.0.0.0/33")], "TRUSTED_PROXIES=\"10.0.0.0/33\"", "networks"),
         (&[("TRUSTED_PROXIES", "10.0.0.0/+8")], "TRUSTED_PROXIES=\"10.0.0.0/+8\"", "networks"),
         (&[("METRICS_LISTEN", "9090")], "METRICS_LISTEN=\"9090\"", "an address and a port"),
+        (
+            &[("LISTEN", ""), ("PORT", "8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
+            "METRICS_LISTEN=\"127.0.0.1:8080\"",
+            "another port",
+        ),
+        (
+            &[("LISTEN", "127.0.0.1:8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
+            "METRICS_LISTEN=\"127.0.0.1:8080\"",
+            "another port",
+        ),
         (&[("KEY_PREFIX", "a")], "KEY_PREFIX=\"a\"", "then a colon"),
         (&[("KEY_PREFIX", ":")], "KEY_PREFIX=\":\"", "1 to 64"),
         (&[("KEY_PREFIX", "a b:")], "KEY_PREFIX=\"a b:\"", "letters"),
