@@ -6,9 +6,15 @@ use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
 
 /// The name and the version.
 pub const VERSION: &str = concat!("kioskd ", env!("CARGO_PKG_VERSION"));
+
+/// For whoever reads stderr.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Does what the arguments ask for; `None` when there are none, and the service is to run.
 pub fn follow() -> Option<ExitCode> {
@@ -63,8 +69,19 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Prints a line on stderr, for messages that cannot go to the log. When stderr fails, there is no other place to
-/// report it.
+/// Prints on stderr what cannot go to the log. When stderr fails, there is no other place to report it; and where nobody
+/// takes what is written there, neither the start nor the end waits longer than a second.
 pub fn complain(what: impl fmt::Display) {
-    let _ = writeln!(io::stderr(), "kioskd: {what}");
+    let text = format!("kioskd: {what}\n");
+    let (done, is_done) = sync_channel(1);
+    let written = text.clone();
+    let write = move || {
+        let _ = io::stderr().write_all(written.as_bytes());
+        let _ = done.send(());
+    };
+    if thread::Builder::new().name("stderr".to_owned()).spawn(write).is_ok() {
+        let _ = is_done.recv_timeout(PATIENCE);
+    } else {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
 }

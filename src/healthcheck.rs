@@ -72,14 +72,13 @@ fn ask(place: &Place, path: &str) -> io::Result<Vec<u8>> {
         Place::Own(_) | Place::Unix(_) => "localhost".to_owned(),
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    let is_enough = is_whole;
     match place {
         Place::Tcp(host, port) => {
             let host = host.trim_matches(['[', ']']);
-            call_tcp((host, *port), request.as_bytes(), TIMEOUT, is_enough)
+            call_tcp((host, *port), request.as_bytes(), TIMEOUT, is_whole)
         }
-        Place::Own(all) => call_tcp(&**all, request.as_bytes(), TIMEOUT, is_enough),
-        Place::Unix(path) => call_unix(path, request.as_bytes(), TIMEOUT, is_enough),
+        Place::Own(all) => call_tcp(&**all, request.as_bytes(), TIMEOUT, is_whole),
+        Place::Unix(path) => call_unix(path, request.as_bytes(), TIMEOUT, is_whole),
     }
 }
 

@@ -137,14 +137,15 @@ impl Lifecycle {
 }
 
 /// From now on these signals do nothing: one from a log rotation, one from a tool that checks whether the process
-/// exists, and one for a file that has reached `ulimit -f`, which the write reports as an error.
+/// exists, one for a file that has reached `ulimit -f`, which the write reports as an error; and SIGHUP, which may come
+/// before there is anything to read again.
 ///
 /// # Errors
 /// When the operating system refuses the handlers.
 pub fn ignore_signals() -> io::Result<()> {
     // The handler sets a flag that is never read; std and signal-hook have no call for "ignore".
     let unread = Arc::new(AtomicBool::new(false));
-    [SIGUSR1, SIGUSR2, SIGXFSZ]
+    [SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ]
         .into_iter()
         .try_for_each(|signal| signal_hook::flag::register(signal, Arc::clone(&unread)).map(|_| ()))
 }
@@ -161,6 +162,15 @@ mod tests {
             lifecycle.advance(state);
         }
         assert_eq!(lifecycle.state(), State::Stopped);
+    }
+
+    /// One that is not ignored ends this process.
+    #[test]
+    fn no_signal_that_is_ignored_ends_the_process() {
+        ignore_signals().unwrap();
+        for signal in [SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ] {
+            signal_hook::low_level::raise(signal).unwrap();
+        }
     }
 
     #[test]

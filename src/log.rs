@@ -17,7 +17,7 @@
 use env_logger::{Builder, Target};
 use log::Record;
 use log::kv::{self, Key, Value, VisitSource};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -246,13 +246,8 @@ impl<W: Write> Writer<W> {
         for flood in over.iter().filter(|flood| flood.count > FLOOD_LINES) {
             let (more, text) = (flood.count - FLOOD_LINES, String::from_utf8_lossy(&flood.line));
             let args = format_args!("{more} more in {} s of {}", FLOOD_TIME.as_secs(), text.trim());
-            let record =
-                Record::builder().level(log::Level::Warn).target("kioskd::log").args(args).build();
-            let mut notice = Vec::new();
-            if self.options.write(&mut notice, SystemTime::now(), &record).is_ok() {
-                // A failure shows with the next line.
-                let _ = self.put(&notice);
-            }
+            // A failure shows with the next line.
+            let _ = self.say(args);
         }
     }
 
@@ -269,20 +264,20 @@ impl<W: Write> Writer<W> {
             Some(e) => format!(": {e}"),
             None => " in time".to_owned(),
         };
-        let mut notice = Vec::new();
-        let written = self.options.write(
-            &mut notice,
-            SystemTime::now(),
-            &Record::builder()
-                .level(log::Level::Warn)
-                .target("kioskd::log")
-                .args(format_args!("{n} log lines were dropped: stdout did not take them{why}"))
-                .build(),
-        );
-        if written.and_then(|()| self.put(&notice)).is_ok() {
+        let lost = format_args!("{n} log lines were dropped: stdout did not take them{why}");
+        if self.say(lost).is_ok() {
             self.told = dropped;
             self.failure = None;
         }
+    }
+
+    /// Writes a warning of our own.
+    fn say(&mut self, args: fmt::Arguments) -> io::Result<()> {
+        let record =
+            Record::builder().level(log::Level::Warn).target("kioskd::log").args(args).build();
+        let mut line = Vec::new();
+        self.options.write(&mut line, SystemTime::now(), &record)?;
+        self.put(&line)
     }
 
     /// Writes one line, after a line end if the previous line was cut. A full pipe is waited for as long as it takes,
@@ -375,7 +370,7 @@ impl<'kvs, W: Write> VisitSource<'kvs> for Fields<'_, W> {
             None => write!(self.0, ",\"{key}\":")
                 .and_then(|()| serde_json::to_writer(&mut *self.0, text).map_err(io::Error::other)),
         };
-        written.map_err(|_| std::fmt::Error.into())
+        written.map_err(|_| fmt::Error.into())
     }
 }
 
@@ -401,7 +396,7 @@ fn escape_controls(text: String) -> String {
 struct Timestamp(SystemTime);
 
 impl Display for Timestamp {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
         let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
         let (year, month, day) = civil(days);
@@ -440,7 +435,7 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_millis(951_782_400_042);
         let context = vec![("pod", "a\"b".to_owned())];
         let options = Options { filter: String::new(), json, context };
-        let mut write = |args: std::fmt::Arguments| {
+        let mut write = |args: fmt::Arguments| {
             let record = Record::builder().level(Level::Warn).target("kioskd").args(args).build();
             options.write(&mut out, now, &record)
         };

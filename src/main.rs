@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     let config = match Config::read(std::env::vars_os(), &System::look()) {
         Ok(config) => config,
         Err(errors) => {
-            errors.into_iter().for_each(complain);
+            complain(errors.join("\nkioskd: "));
             return ExitCode::from(2);
         }
     };

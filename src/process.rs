@@ -11,7 +11,7 @@ use std::fs;
 use std::time::Duration;
 
 /// A tick of `/proc`: Linux shows a hundred in a second to every program, whatever its own clock does.
-const TICK_MICROS: usize = 10_000;
+const TICK_MICROS: u64 = 10_000;
 
 /// Limits, to be seen beside what they limit.
 pub fn limits(config: &Config) -> Vec<Sample> {
@@ -50,11 +50,11 @@ fn samples(began: Duration) -> Vec<Sample> {
     // The name in brackets may hold spaces, and brackets.
     let fields: Vec<&str> =
         stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<usize>().ok());
+    let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<u64>().ok());
     let status = read("status");
     let kib = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.split_ascii_whitespace().next()?.parse::<usize>().ok()? * 1024)
+        Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? * 1024)
     };
     let limits = read("limits");
     let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
@@ -70,7 +70,7 @@ fn samples(began: Duration) -> Vec<Sample> {
         ("process_resident_memory_bytes", "Memory in use.", gauge, kib("VmRSS:")),
         ("process_virtual_memory_bytes", "Address space.", gauge, kib("VmSize:")),
         ("process_threads", "Threads.", gauge, field(20)),
-        ("process_open_fds", "Open file descriptors.", gauge, open.ok()),
+        ("process_open_fds", "Open file descriptors.", gauge, open.ok().map(|n| n as u64)),
         (
             "process_max_fds",
             "The limit on open file descriptors.",
@@ -81,13 +81,13 @@ fn samples(began: Duration) -> Vec<Sample> {
             "process_start_time_seconds",
             "When the process started, since 1970.",
             gauge,
-            Some(began.as_micros() as usize),
+            Some(began.as_micros() as u64),
         ),
     ];
     let known = all.into_iter().filter_map(|(name, help, kind, value)| {
         let value = match name.contains("_seconds") {
             true => Value::Micros(value?),
-            false => Value::Whole(value? as u64),
+            false => Value::Whole(value?),
         };
         Some(Sample { name, help, kind, value })
     });
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn linux_tells_all_of_it() {
-        let samples = samples(Duration::from_secs(7));
+        let samples = samples(Duration::from_secs(1_800_000_000));
         assert_eq!(samples.len(), 7);
         let started = samples.iter().find(|sample| sample.name == "process_start_time_seconds");
-        assert!(started.is_some_and(|sample| sample.value == Value::Micros(7_000_000)));
+        assert!(started.is_some_and(|sample| sample.value == Value::Micros(1_800_000_000_000_000)));
     }
 }

@@ -49,9 +49,9 @@ pub(super) fn workers(env: &mut Env, kind: Front, system: &System) -> usize {
 /// Fits `limits` to each other and to the system, for a front whose workers have `links` connections to Redis each.
 pub(super) fn fit(env: &mut Env, limits: &mut Options, kind: Front, links: usize, system: &System) {
     fit_files(env, limits, kind, links, system);
-    if !env.is_set("MAX_BUFFERED_BYTES") {
-        let quarter = system.memory_max.map_or(usize::MAX, |bytes| bytes / 4);
-        limits.buffered_bytes_max = limits.buffered_bytes_max.min(quarter);
+    if let Some(bytes) = system.memory_max.filter(|_| !env.is_set("MAX_BUFFERED_BYTES")) {
+        let why = "a quarter of what this process may use";
+        at_most(env, "MAX_BUFFERED_BYTES", &mut limits.buffered_bytes_max, bytes / 4, why);
     }
     if kind == Front::Poll {
         fit_buffers(env, limits, system);

@@ -111,7 +111,7 @@ fn read(env: &mut Env, system: &System) -> Config {
             head_bytes_max: env.read("MAX_HEAD_BYTES", count(256..=1024 * 1024)),
             ..HeadLimits::default()
         },
-        body_bytes_max: env.read("MAX_BODY_BYTES", count(1..=VALUE_BYTES_MAX)),
+        body_bytes_max: env.read("MAX_BODY_BYTES", count("{}".len()..=VALUE_BYTES_MAX)),
         head_timeout: env.read("HEAD_TIMEOUT", time),
         body_timeout: env.read("BODY_TIMEOUT", time),
         idle_timeout: env.read("IDLE_TIMEOUT", time),
@@ -123,8 +123,15 @@ fn read(env: &mut Env, system: &System) -> Config {
     };
     limits::fit(env, &mut front, kind, store.links(), system);
     store::fit(env, &mut store, &front, system);
-    let metrics_listen = env.read_set("METRICS_LISTEN", |text| {
-        text.parse().map_err(|_| "an address and a port: 127.0.0.1:9090, [::]:9090")
+    let is_clients = |at: SocketAddr| match front.listen {
+        Listen::Port(port) => port != 0 && at.port() == port,
+        Listen::Tcp(address) => address.port() != 0 && at == address,
+        Listen::Unix(_) => false,
+    };
+    let metrics_listen = env.read_set("METRICS_LISTEN", |text| match text.parse() {
+        Ok(at) if is_clients(at) => Err("another port than that of clients"),
+        Ok(at) => Ok(at),
+        Err(_) => Err("an address and a port: 127.0.0.1:9090, [::]:9090"),
     });
     let access = access::read(env, &front.listen, &store);
     let [item_ttl, session_ttl, max_ttl] = limits::ttls(env);
@@ -413,6 +420,10 @@ mod tests {
             assert!(front.worker_share() * front.workers <= front.buffered_bytes_max);
             assert!(2 * front.body_bytes_max <= front.worker_share());
         }
+        let lowered = read_on(&System { memory_max: Some(64 * MIB), ..SYSTEM }, &[]).unwrap().notes;
+        let wanted =
+            "MAX_BUFFERED_BYTES is 16777216, not 268435456: a quarter of what this process may use";
+        assert!(lowered.iter().any(|note| note == wanted), "{lowered:?}");
         let raised = read(&[("MAX_BODY_BYTES", "268435456"), ("STORE", "noop")]).unwrap().notes;
         let wanted = "MAX_BUFFERED_BYTES is 536870912, not 268435456: MAX_BODY_BYTES is 268435456, for 1 workers";
         assert!(raised.iter().any(|note| note == wanted), "{raised:?}");
@@ -431,6 +442,15 @@ mod tests {
             assert_eq!(errors.len(), 1, "{errors:?}");
             assert!(errors[0].starts_with(&format!("{name}=")), "{errors:?}");
         }
+    }
+
+    /// The queue to Redis is a worker's share and some room, 64 MiB at most; that sum once overflowed.
+    #[test]
+    fn buffers_may_be_as_large_as_a_number() {
+        let most = usize::MAX.to_string();
+        let settings = [("MAX_BUFFERED_BYTES", &*most), ("WORKERS", "1"), ("REDIS_ADDR", "h")];
+        let StoreChoice::Redis(_, options) = read(&settings).unwrap().store else { panic!() };
+        assert_eq!(options.queue_bytes_max, options::Options::default().queue_bytes_max);
     }
 
     #[cfg(feature = "poll")]

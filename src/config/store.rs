@@ -137,6 +137,11 @@ fn redis(env: &mut Env, url: RedisUrl, of_file: Option<Secret>) -> StoreChoice {
     {
         env.fail("REDIS_URL", "…?sentinel_password_file=…".to_owned(), &e);
     }
+    if env.read_set("REDIS_CONNECT_TIMEOUT", time).is_some_and(|set| set != options.connect_timeout)
+    {
+        let note = "connect_timeout in REDIS_URL is used, not REDIS_CONNECT_TIMEOUT";
+        env.notes.push(note.to_owned());
+    }
     options.password_file = env.text("REDIS_PASSWORD_FILE").map(PathBuf::from);
     let Credentials { user, password } = &mut options.credentials;
     *password = first_password(env, of_file, password.take());
@@ -246,7 +251,9 @@ pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options
             // A document that was stored must be readable again, whatever its size.
             replies.bytes_total_max = replies.bytes_total_max.max(2 * replies.value_bytes_max);
             // And the two documents of a compare-and-set must fit into the queue.
-            options.queue_bytes_max = (front.worker_share() + AROUND_DOCUMENTS_BYTES)
+            options.queue_bytes_max = front
+                .worker_share()
+                .saturating_add(AROUND_DOCUMENTS_BYTES)
                 .min(options.queue_bytes_max)
                 .max(2 * body_bytes_max + AROUND_DOCUMENTS_BYTES);
         }

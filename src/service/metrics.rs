@@ -128,7 +128,7 @@ pub enum Value {
     /// A whole number.
     Whole(u64),
     /// Millionths.
-    Micros(usize),
+    Micros(u64),
 }
 
 /// Why a connection was refused at once.
@@ -191,22 +191,27 @@ impl Metrics {
 
     /// Open connections of all workers, those of refused clients excluded.
     pub fn connections(&self) -> usize {
-        self.workers.iter().map(|w| w.connections.load(Ordering::Relaxed)).sum()
+        self.sum(&|w| &w.connections)
     }
 
     /// Connections beyond the limit, open only for their 503.
     pub fn refusals(&self) -> usize {
-        self.workers.iter().map(|w| w.refusals.load(Ordering::Relaxed)).sum()
+        self.sum(&|w| &w.refusals)
     }
 
     /// Requests in flight on all workers.
     pub fn in_flight(&self) -> usize {
-        self.workers.iter().map(|w| w.in_flight.load(Ordering::Relaxed)).sum()
+        self.sum(&|w| &w.in_flight)
     }
 
     /// Panics that were caught.
     pub fn panics(&self) -> usize {
-        self.workers.iter().map(|w| w.panics.load(Ordering::Relaxed)).sum()
+        self.sum(&|w| &w.panics)
+    }
+
+    /// A count, added up over all workers.
+    fn sum(&self, pick: &dyn Fn(&Worker) -> &AtomicUsize) -> usize {
+        self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
     }
 
     /// The worker with the fewest connections; ties are broken in rotation, from `turn` on.
@@ -233,9 +238,6 @@ impl Metrics {
 
     /// The text of a scrape.
     pub fn render(&self, status: &Status, now: Instant) -> String {
-        let sum = |pick: &dyn Fn(&Worker) -> &AtomicUsize| -> usize {
-            self.workers.iter().map(|w| pick(w).load(Ordering::Relaxed)).sum()
-        };
         let mut out = String::with_capacity(64 * 1024);
         let name = "kioskd_build_info";
         family(&mut out, GAUGE, name, "The version that runs.");
@@ -247,7 +249,6 @@ impl Metrics {
             "{name}{{version=\"{version}\",revision=\"{revision}\",front=\"{}\"}} 1",
             status.front
         );
-        let buffered: usize = self.workers.iter().map(|w| w.buffered.load(Ordering::Relaxed)).sum();
         for (name, help, value) in [
             (
                 "kioskd_ready",
@@ -261,11 +262,15 @@ impl Metrics {
                 status.store_up.into(),
             ),
             ("kioskd_requests_in_flight", "Requests begun and not answered.", self.in_flight()),
-            ("kioskd_buffered_bytes", "Bodies and responses of clients in memory.", buffered),
+            (
+                "kioskd_buffered_bytes",
+                "Bodies and responses of clients in memory.",
+                self.sum(&|w| &w.buffered),
+            ),
         ] {
             one(&mut out, GAUGE, name, help, value);
         }
-        let tick = Micros(self.longest_tick(now) * 1000);
+        let tick = Micros(self.longest_tick(now) as u64 * 1000);
         let name = "kioskd_worker_tick_seconds";
         family(
             &mut out,
@@ -278,27 +283,27 @@ impl Metrics {
             (
                 "kioskd_http_cut_total",
                 "Responses cut off because the client did not take them.",
-                sum(&|w| &w.cut),
+                self.sum(&|w| &w.cut),
             ),
             (
                 "kioskd_idempotency_replays_total",
                 "Responses built from the record of an earlier request.",
-                sum(&|w| &w.replayed),
+                self.sum(&|w| &w.replayed),
             ),
             (
                 "kioskd_rate_limited_total",
                 "Requests that were over RATE_LIMIT.",
-                sum(&|w| &w.limited),
+                self.sum(&|w| &w.limited),
             ),
             (
                 "kioskd_rate_limit_skipped_total",
                 "Requests that passed because the store has not counted them in time.",
-                sum(&|w| &w.uncounted),
+                self.sum(&|w| &w.uncounted),
             ),
             (
                 "kioskd_panics_total",
                 "Panics in a rule or in a session of the store, each of them caught: bugs.",
-                sum(&|w| &w.panics),
+                self.panics(),
             ),
             (
                 "kioskd_log_lines_dropped_total",
@@ -312,7 +317,7 @@ impl Metrics {
             let (name, help) = ("kioskd_connections", "Open connections of clients.");
             one(&mut out, GAUGE, name, help, self.connections());
             let name = "kioskd_connections_total";
-            one(&mut out, COUNTER, name, "Connections accepted.", sum(&|w| &w.connected));
+            one(&mut out, COUNTER, name, "Connections accepted.", self.sum(&|w| &w.connected));
             let name = "kioskd_connections_refused_total";
             family(&mut out, COUNTER, name, "Connections refused at once, by reason.");
             for (reason, n) in ["limit", "descriptors"].iter().zip(&self.turned_away) {
@@ -327,7 +332,7 @@ impl Metrics {
             "Responses, by status; 499: the client was gone before it.",
         );
         for i in 0..STATUSES {
-            let n = sum(&|w| &w.responses.0[i]);
+            let n = self.sum(&|w| &w.responses.0[i]);
             if n > 0 {
                 line(&mut out, name, Some(("status", &(i + 100).to_string())), n);
             }
@@ -340,7 +345,7 @@ impl Metrics {
             "Requests refused before a rule saw them, by problem code.",
         );
         for (i, code) in REFUSALS.iter().enumerate() {
-            line(&mut out, name, Some(("code", code)), sum(&|w| &w.refused[i]));
+            line(&mut out, name, Some(("code", code)), self.sum(&|w| &w.refused[i]));
         }
         traffic::render(&mut out, self.workers.iter().map(|worker| &worker.traffic));
         for Sample { name, help, kind, value } in &status.others {
@@ -418,8 +423,7 @@ impl Worker {
 
     /// A request has a complete head.
     pub fn request_began(&self) {
-        let n = self.in_flight.load(Ordering::Relaxed);
-        self.in_flight.store(n + 1, Ordering::Relaxed);
+        add(&self.in_flight, 1);
     }
 
     /// A request is over.
@@ -505,6 +509,13 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
+    }
+
+    /// docs/production.md has it.
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn the_counters_of_a_worker_take_26_kib() {
+        assert_eq!(size_of::<Worker>() / 1024, 26);
     }
 
     #[test]

@@ -22,6 +22,7 @@ use std::time::Duration;
 const BOUNDS: [usize; 11] =
     [1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000];
 
+/// In the order of [`Method`].
 const METHODS: [&str; 11] = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE", "QUERY",
     "other",
@@ -176,19 +177,7 @@ impl Kind {
 fn pair(route: Option<Route>, method: Option<Method>) -> usize {
     const NONE: usize = 29;
     let Some(method) = method else { return PAIRS - 1 };
-    let method = match method {
-        Method::Get => 0,
-        Method::Head => 1,
-        Method::Post => 2,
-        Method::Put => 3,
-        Method::Patch => 4,
-        Method::Delete => 5,
-        Method::Options => 6,
-        Method::Connect => 7,
-        Method::Trace => 8,
-        Method::Query => 9,
-        Method::Other => 10,
-    };
+    let method = method as usize;
     match route {
         Some(Route::Item(Collection::Items)) => method,
         Some(Route::Item(Collection::Sessions)) => 6 + method,
@@ -280,7 +269,7 @@ pub(super) fn family(out: &mut String, kind: &str, name: &str, help: &str) {
 }
 
 /// A number of millionths, as a decimal. (The formatting of floating-point numbers is 60 KiB of code.)
-pub struct Micros(pub usize);
+pub struct Micros(pub u64);
 
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,10 +316,10 @@ impl Sum {
         let mut below = 0;
         for (bound, n) in BOUNDS.iter().zip(&self.buckets) {
             below += n;
-            let le = Micros(*bound);
+            let le = Micros(*bound as u64);
             let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {below}");
         }
-        let seconds = Micros(self.micros);
+        let seconds = Micros(self.micros as u64);
         let _ = write!(
             out,
             "{name}_bucket{{{labels},le=\"+Inf\"}} {count}\n{name}_sum{{{labels}}} {seconds}\n{name}_count{{{labels}}} {count}\n"

@@ -74,6 +74,7 @@ const ASKED: [Asked; 5] = [
         ],
         by: &[
             WORLD,
+            ("arguments.rs", "a stderr that nobody reads holds up nobody"),
             ("log.rs", "its writer, so that a slow stdout holds up nobody"),
             ("lifecycle.rs", "all that live as long as the process, and the one for signals"),
             ("front/listen.rs", "the start waits for the lock of a socket's file"),

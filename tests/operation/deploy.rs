@@ -103,6 +103,16 @@ fn every_file_says_what_to_change() {
     }
 }
 
+/// Who takes the comment's `#` away means nginx to be believed, so it must have that address.
+#[test]
+fn compose_would_trust_the_address_of_its_nginx() {
+    let mut lines = COMPOSE.lines();
+    let trusted = lines.find_map(|line| line.trim_start().strip_prefix("# TRUSTED_PROXIES: "));
+    let (_, nginx) = COMPOSE.split_once("\n  nginx:\n").expect("one of the services");
+    let address = format!("ipv4_address: {}}}", trusted.expect("an example"));
+    assert!(nginx.contains(&address), "no `{address}`");
+}
+
 // ---- Times -------------------------------------------------------------------------------------
 
 /// A restart without a failed request wants a second of `DRAIN_DELAY`; and whoever kills at the end of a grace period must

@@ -532,6 +532,31 @@ fn an_access_line_in_json_has_fields() {
     });
 }
 
+/// Who writes a parser begins with the line in the documentation. Numbers differ, and so does the time.
+#[test]
+fn the_access_line_that_the_documentation_shows_is_one_of_ours() {
+    let shape = |line: &str| -> String {
+        line.split(|c: char| c.is_ascii_digit()).filter(|part| !part.is_empty()).collect()
+    };
+    let production = include_str!("../../docs/production.md");
+    let shown = production.lines().find(|line| line.starts_with("{\"time\":")).expect("an example");
+    for_each_front(|front| {
+        let mut kioskd = Kioskd::start(&[
+            ("FRONT", front),
+            ("POD_NAME", "kiosk-7"),
+            ("ACCESS_LOG", "all"),
+            ("LOG_FORMAT", "json"),
+        ]);
+        let mut client = kioskd.connect();
+        let reply = client.request("GET", "/items/none", &[("X-Request-Id", "demo-1")], b"");
+        assert_eq!(reply.status, 404);
+        kioskd.wait_for_log("\"demo-1\"");
+        let log = kioskd.log();
+        let line = log.lines().find(|line| line.contains("\"demo-1\"")).expect("it has come");
+        assert_eq!(shape(line), shape(shown));
+    });
+}
+
 /// What somebody looks for who has a connection that ends, or a request that is slow.
 #[test]
 fn debug_tells_the_life_of_a_connection_and_of_a_command() {

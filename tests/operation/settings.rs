@@ -79,6 +79,7 @@ fn what_would_start_another_service_is_exit_2() {
             "MAX_BUFFERED_BYTES",
         ),
         (&[("MEMORY_MAX_BYTES", "237")], "MEMORY_MAX_BYTES=\"237\"", "from 238"),
+        (&[("MAX_BODY_BYTES", "1")], "MAX_BODY_BYTES=\"1\"", "from 2"),
         (&[("MAX_TTL", "999ms")], "MAX_TTL=\"999ms\"", "a second"),
         (
             &[("STORE", "memory"), ("REDIS_ADDR", "h"), ("REDIS_PASSWORD_FILE", "/dev/null")],
@@ -117,6 +118,16 @@ fn what_would_start_another_service_is_exit_2() {
         (&[("TRUSTED_PROXIES", "10.0.0.0/33")], "TRUSTED_PROXIES=\"10.0.0.0/33\"", "networks"),
         (&[("TRUSTED_PROXIES", "10.0.0.0/+8")], "TRUSTED_PROXIES=\"10.0.0.0/+8\"", "networks"),
         (&[("METRICS_LISTEN", "9090")], "METRICS_LISTEN=\"9090\"", "an address and a port"),
+        (
+            &[("LISTEN", ""), ("PORT", "8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
+            "METRICS_LISTEN=\"127.0.0.1:8080\"",
+            "another port",
+        ),
+        (
+            &[("LISTEN", "127.0.0.1:8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
+            "METRICS_LISTEN=\"127.0.0.1:8080\"",
+            "another port",
+        ),
         (&[("KEY_PREFIX", "a")], "KEY_PREFIX=\"a\"", "then a colon"),
         (&[("KEY_PREFIX", ":")], "KEY_PREFIX=\":\"", "1 to 64"),
         (&[("KEY_PREFIX", "a b:")], "KEY_PREFIX=\"a b:\"", "letters"),
@@ -237,6 +248,13 @@ fn what_gives_way_and_what_is_not_used_is_told_once() {
             (
                 &[("REDIS_URL", "redis://:hunter2@127.0.0.1:1"), ("REDIS_PASSWORD", "hunter2")],
                 &["REDIS_PASSWORD is used, not the password in REDIS_URL"],
+            ),
+            (
+                &[
+                    ("REDIS_URL", "redis://127.0.0.1:1?connect_timeout=1s"),
+                    ("REDIS_CONNECT_TIMEOUT", "2s"),
+                ],
+                &["connect_timeout in REDIS_URL is used, not REDIS_CONNECT_TIMEOUT"],
             ),
             (
                 &[("MAX_TTL", "1m")],
@@ -646,6 +664,33 @@ fn what_is_wrong_is_exit_2_though_nobody_can_be_told() {
     let mut bad_setting = Command::new(env!("CARGO_BIN_EXE_kioskd"));
     let status = bad_setting.env("FRONT", "nginx").stderr(full()).status();
     assert_eq!(status.expect("it starts").code(), Some(2));
+}
+
+/// Settings that cannot be used, a start that fails though the log is off, and one that is muted: each has something to say
+/// on stderr, and that is a pipe without room. It once waited there for ever, and SIGTERM for it.
+#[test]
+fn a_stderr_that_nobody_reads_holds_up_neither_start_nor_end() {
+    let dir = temp_dir();
+    let listen = format!("unix:{}", dir.join("s").display());
+    // `sleep` keeps the pipe open, and `yes` fills it.
+    let full = "mkfifo \"$0\" && { sleep 60 <\"$0\" & exec 2>\"$0\"; timeout 1 yes >&2; \
+                \"$@\"; code=$?; kill $!; exit $code; }";
+    let ended_by_signal = ["timeout", "-k", "10", "-s", "TERM", "2"];
+    for_each_front(|front| {
+        for (settings, under, code) in [
+            (&[("REQUEST_TIMEOUT", "0s"), ("ITEM_TTL", "0s")][..], &[][..], 2),
+            (&[("LOG", "off"), ("LISTEN", "unix:/does/not/exist")], &[], 1),
+            // The code is that of `timeout`; it would be another if SIGTERM had not been enough.
+            (&[("RUST_LOG", "off"), ("LISTEN", &listen)], &ended_by_signal, 124),
+        ] {
+            let pipe = dir.join("pipe").display().to_string();
+            let settings = [&[("FRONT", front)], settings].concat();
+            let ended = Kioskd::run_under(&[&["sh", "-c", full, &pipe], under].concat(), &settings);
+            assert_eq!(ended.code, Some(code), "{settings:?}: {ended:?}");
+            let _ = std::fs::remove_file(pipe);
+        }
+    });
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 // ---- Helpers ----------------------------------------------------------------------------------
