@@ -12,7 +12,7 @@
 //! valid for the same prefix only.
 //!
 //! A bulk read requests each id once, however often it is named. A value that is not a document (written by another
-//! program) has an `error` in its place, with the `code` that it would get alone.
+//! program) has an `error` in its place, for it would spoil the others; alone it is given as it is.
 
 use super::condition::Conditions;
 use super::document::{FOREIGN, document, judge};
