@@ -321,8 +321,8 @@ fn keys_that_were_left_behind_are_in_no_list_and_spoil_none() {
     }
 }
 
-/// Its worker hears MOVED only for a key that moved. A list and a purge have none: they were 200, and without what was on
-/// the new node, until the map was fetched as it is now and then, a minute later.
+/// A worker hears MOVED only for a key that moved. A list and a purge have none: they were 200, and without what was
+/// on the new node, until the map was fetched as it is now and then, a minute later.
 #[test]
 fn a_node_that_joined_is_in_lists_and_purges_although_nobody_was_sent_there() {
     let mut cluster = Cluster::start();
