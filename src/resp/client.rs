@@ -134,8 +134,8 @@ impl Client {
     }
 
     /// Every server that has keys of its own. See [`Topology::masters`].
-    pub fn masters(&mut self, now: Instant) -> Option<Vec<Master>> {
-        self.topology.masters(&mut self.nodes, now)
+    pub fn masters(&mut self, now: Instant, fresh: bool) -> Option<Vec<Master>> {
+        self.topology.masters(&mut self.nodes, now, fresh)
     }
 
     /// If the node of this key is known to be away: another node of the cluster that has a connection.

@@ -12,13 +12,13 @@
 //! valid for the same prefix only.
 //!
 //! A bulk read requests each id once, however often it is named. A value that is not a document (written by another
-//! program) has an `error` in its place, with the `code` that it would get alone.
+//! program) has an `error` in its place, for it would spoil the others; alone it is given as it is.
 
 use super::condition::Conditions;
 use super::document::{FOREIGN, document, judge};
 use super::etag::etag;
 use super::id::{BAD_ID, Collection, is_id};
-use super::patch::{elements, members, name};
+use super::patch::{Cut, name};
 use super::problem::{Problem, unexpected};
 use super::step::{Cx, Outcome, ask, done};
 use super::ttl;
@@ -265,9 +265,10 @@ fn ids(body: &[u8]) -> Result<Vec<String>, Problem> {
     if !text.starts_with('{') {
         return Err(BAD_IDS);
     }
-    let found = members(text).filter(|(raw, _)| *name(raw) == *b"ids").last();
+    let cut = Cut::of(text);
+    let found = cut.members(text).filter(|(raw, _)| *name(raw) == *b"ids").last();
     let (_, list) = found.filter(|(_, value)| value.starts_with('[')).ok_or(BAD_IDS)?;
-    let ids: Vec<&str> = elements(list).take(LIMIT_MAX + 1).collect();
+    let ids: Vec<&str> = cut.elements(list).take(LIMIT_MAX + 1).collect();
     if ids.is_empty() || ids.len() > LIMIT_MAX {
         return Err(BAD_IDS);
     }

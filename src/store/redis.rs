@@ -182,7 +182,7 @@ struct List {
     limit: usize,
 }
 
-/// How long a page waits until all servers are known.
+/// How long a page waits until all servers are known, and it was heard lately who they are.
 const UNPLANNED_FOR: Duration = Duration::from_secs(1);
 
 /// When a command was submitted, and its tag.
@@ -564,8 +564,9 @@ impl RedisSession {
     fn scan(&mut self, now: Instant, list: List) {
         let List { call, prefix, cursor, limit } = &list;
         let (tag, since) = (call.tag, call.now);
-        let Some(masters) = self.client.masters(now) else {
-            if now.saturating_duration_since(since) < UNPLANNED_FOR {
+        let waits = now.saturating_duration_since(since) < UNPLANNED_FOR;
+        let Some(masters) = self.client.masters(now, waits) else {
+            if waits {
                 return self.unplanned.push(list);
             }
             return self.replies.push(tag, Err(not_all_known()));

@@ -100,7 +100,11 @@ impl Topology for Cluster {
         owner.or_else(|| self.members().iter().copied().find(is_up))
     }
 
-    fn masters(&mut self, nodes: &mut Nodes, now: Instant) -> Option<Vec<Master>> {
+    fn masters(&mut self, nodes: &mut Nodes, now: Instant, fresh: bool) -> Option<Vec<Master>> {
+        // Only a request for one key is told that it has moved, and where.
+        if fresh && self.map.is_old(now) {
+            return None;
+        }
         let Some(owners) = self.map.owners() else {
             self.map.doubt(now, nodes.random.unit());
             return None;

@@ -15,6 +15,9 @@ const MAP_EVERY: Duration = Duration::from_secs(60);
 /// And never sooner than this after the last fetch.
 const MAP_GAP: Duration = Duration::from_millis(200);
 
+/// After so much longer a map does not prove that no other node has slots.
+const OLD_AFTER: Duration = Duration::from_secs(1);
+
 /// Another node is asked when there is no answer after this long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// When for so long only strangers have answered, their map is taken.
@@ -198,6 +201,15 @@ impl SlotMap {
         self.next_fetch = self.next_fetch.min(soon.max(self.not_before));
     }
 
+    /// Whether somebody else may have slots by now. If so, a map is fetched next, unless no node can be asked.
+    pub fn is_old(&mut self, now: Instant) -> bool {
+        let is_old = now > self.not_before + OLD_AFTER && !self.stuck;
+        if is_old {
+            self.next_fetch = now;
+        }
+        is_old
+    }
+
     /// When to fetch next; `None` while a fetch is under way, or waits for a node to ask.
     pub fn next_deadline(&self) -> Option<Instant> {
         let next = self.fetching.map_or(self.next_fetch, |since| since + ANSWER_TIMEOUT);
@@ -296,6 +308,22 @@ mod tests {
         map.fetched(now, true, 0.0);
         map.doubt(now + 1000 * MS, 0.5);
         assert!(!due(&map, 1099) && due(&map, 1100));
+    }
+
+    #[test]
+    fn an_old_map_is_fetched_for_who_needs_all_nodes_if_one_can_be_asked() {
+        let now = Instant::now();
+        let mut map = SlotMap::new(vec![at("seed")], now);
+        map.fetched(now, true, 0.0);
+        assert!(!map.is_old(now + 1200 * MS) && !map.is_due(now + 1201 * MS));
+        let later = now + 1201 * MS;
+        assert!(map.is_old(later) && map.is_due(later));
+        assert_eq!(map.fetch(later, &[]), None);
+        assert!(!map.is_old(later), "there is no newer one to wait for");
+        assert_eq!(map.fetch(later, &[1]), Some(1));
+        assert!(map.is_old(later) && !map.is_due(later), "it is under way");
+        map.fetched(later, true, 0.0);
+        assert!(!map.is_old(later));
     }
 
     #[test]

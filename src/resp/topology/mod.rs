@@ -46,8 +46,8 @@ pub trait Topology {
     }
 
     /// Every server that has keys of its own, in the order of their lowest slots. `None` while they are not all known:
-    /// a scan over only some of them would be incomplete.
-    fn masters(&mut self, nodes: &mut Nodes, _now: Instant) -> Option<Vec<Master>> {
+    /// a scan over only some of them would be incomplete. With `fresh` also while it was not heard lately who they are.
+    fn masters(&mut self, nodes: &mut Nodes, _now: Instant, _fresh: bool) -> Option<Vec<Master>> {
         let node = *self.members().first()?;
         let name = nodes.get(node)?.endpoint().to_string();
         Some(vec![Master { slot: 0, node, name }])

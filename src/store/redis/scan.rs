@@ -47,7 +47,7 @@ const HASHES_MAX: usize = 200;
 /// from this node, or were left behind when their slots moved (to a replica, which had not heard of it before it took
 /// its master's place). If all keys of the page are such, the script reads one more key, in a slot that should be this
 /// node's own, with the same prefix since the user may be allowed no other: if that is elsewhere, too, the node has
-/// lost its slots, and the page is an error. (A prefix with braces decides its own slot, so this does not work there.)
+/// lost its slots, and the page is an error. (Of a prefix with a brace it is the part before: the rest decides a slot.)
 ///
 /// Without `#!lua`: with it, a cluster refuses scripts that read keys of different slots. The first line is a comment
 /// to all but Dragonfly, which otherwise refuses keys that are not among the arguments.
@@ -159,7 +159,8 @@ impl Scan {
         let given: String = self.given.iter().map(|hash| format!("{hash:016x}")).collect();
         let (pattern, prefix) = (pattern(&self.prefix), &self.prefix);
         let run = format!("{:08x}", self.run);
-        let own = [prefix, &b"{"[..], &tag_in(self.slot), b"}"].concat();
+        let before = prefix.split(|byte| *byte == b'{').next().unwrap_or_default();
+        let own = [before, b"{", &tag_in(self.slot), b"}"].concat();
         let [position, limit, given, run] =
             [position.as_bytes(), limit.as_bytes(), given.as_bytes(), run.as_bytes()];
         let words: [&[u8]; 8] = [b"0", position, &pattern, prefix, limit, given, run, &own];
