@@ -40,7 +40,8 @@ impl Client {
         match action {
             // The spelling of this very request counts, for others were sent already when the first came back.
             ErrorAction::Report if is_shebang_unknown(&e) && !slot.spelling.plain => {
-                if !std::mem::replace(&mut self.plain_scripts, true) {
+                self.plain_scripts = true;
+                if !std::mem::replace(&mut self.said_plain, true) {
                     log::warn!(
                         "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
                     );
