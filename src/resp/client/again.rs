@@ -53,6 +53,11 @@ impl Client {
                 return self.place(now, slot, words, None);
             }
             ErrorAction::Report | ErrorAction::SendScript => {}
+            ErrorAction::Lost => {
+                let failure = Failure::Broken(e.to_string());
+                let lost = Lost { slot, command, sent: true, begun: true };
+                return self.lost(now, key, lost, true, &failure);
+            }
             ErrorAction::Wait => return self.try_again(now, key, slot, words, e),
             ErrorAction::Rediscover => {
                 self.topology.on_refusal(&mut self.nodes, now, key);

@@ -1108,6 +1108,27 @@ fn a_proxy_that_passes_on_that_a_word_is_too_long_is_no_server_that_reads_no_mor
     assert_eq!(rig.world.heard(), "", "no second time");
 }
 
+/// A proxy says so, and its server may have run the command.
+#[test]
+fn what_a_proxy_has_lost_is_as_unknown_as_what_we_have_lost() {
+    for said in ["upstream failure", "ERR Connection timed out", "ERR unknown"] {
+        let mut rig = Rig::up();
+        rig.set(1, b"{}", When::Always);
+        rig.set(2, b"{}", When::Unchanged(b"[]".into()));
+        rig.get(3);
+        rig.turn();
+        rig.world.heard();
+        rig.world.say(format!("-{said}\r\n").repeat(3));
+        rig.turn();
+        let broke = format!("error: connection broke: {said}");
+        assert_eq!(rig.done(), [(1, broke.clone()), (2, broke)]);
+        assert_eq!(rig.world.heard(), get_words(3), "only the read is sent again");
+        rig.world.say("$2\r\n{}\r\n");
+        rig.turn();
+        assert!(rig.done()[0].1.contains("{}"));
+    }
+}
+
 /// A name server may give any number; each cost a piece of the stack.
 #[test]
 fn of_five_thousand_addresses_that_refuse_none_is_left_out() {
