@@ -67,8 +67,11 @@ pub struct Client {
     /// A command was pushed into a connection since the nodes were last driven.
     pushed: bool,
     backoff: Backoff,
-    /// The servers do not support `#!lua`: scripts are sent without that line.
+    /// The servers do not support `#!lua`: scripts are sent without that line, until there is another connection. It
+    /// may lead to a newer server.
     plain_scripts: bool,
+    /// That was logged.
+    said_plain: bool,
     counts: Counts,
     /// Requests that have failed and are handed out by the next `progress`.
     done: Vec<(Ticket, ReplyType, Failure)>,
@@ -104,6 +107,7 @@ impl Client {
             pushed: false,
             backoff: Backoff::new(AGAIN_FLOOR, AGAIN_BASE, AGAIN_CAP, world.random()),
             plain_scripts: false,
+            said_plain: false,
             counts: Counts::default(),
             done: Vec::new(),
             next: Some(now),
@@ -355,6 +359,7 @@ impl Client {
             self.pushed |= ended.is_none() && node.hears_first();
             if before != node.state() || ended.is_some() {
                 self.counts.connected += u64::from(before != node.state() && node.is_up());
+                self.plain_scripts &= !node.is_up();
                 self.parked.hurry(now);
                 self.topology.on_change(&mut self.nodes, now, key);
                 self.place_parked(now);

@@ -148,9 +148,10 @@ pub struct Connection {
     reply_bytes: usize,
     /// So many of the first slots are known to be abandoned.
     abandoned: usize,
-    /// The server has said that it reads no more (a protocol error), so it does not run what was sent after that
-    /// command, and nothing more is sent to it.
-    is_deaf: bool,
+    /// The server has said that it reads no more (a protocol error), so nothing more is sent to it; and where the command
+    /// ends that it has said so of. If no other reply has come since, it does not run what was sent behind. (If one has,
+    /// this is a proxy, and only its server has read no more.)
+    deaf_behind: Option<u64>,
     /// When large buffers are freed, if they are empty then.
     trim_at: Option<Instant>,
     /// When a reply last came, or the first of the present commands was queued on an idle connection.
@@ -185,7 +186,7 @@ impl Connection {
             reads: 0,
             reply_bytes: 0,
             abandoned: 0,
-            is_deaf: false,
+            deaf_behind: None,
             trim_at: None,
             answered: now,
             heard: now,
@@ -304,9 +305,9 @@ impl Connection {
     }
 
     fn reply(&mut self, now: Instant, reply: Reply) -> Result<Heard<'_>, Fault> {
+        let mut is_deaf = false;
         if let Reply::Error(e) = &reply {
-            let is_deaf = e.message.starts_with(PROTOCOL_ERROR);
-            self.is_deaf |= is_deaf;
+            is_deaf = e.message.starts_with(PROTOCOL_ERROR);
             // What it refuses so it need not have had to the end, and it takes no more of it.
             if is_deaf && self.out.sent > self.out.answered_to {
                 self.out.sent = self.slots.front().map_or(0, |slot| slot.end).max(self.out.sent);
@@ -316,6 +317,9 @@ impl Connection {
             }
         }
         let (slot, from) = self.answer(now, |shape| shape.fits(&reply))?;
+        if is_deaf {
+            self.deaf_behind.get_or_insert(slot.end);
+        }
         let command = self.out.between(from, slot.end);
         Ok(Heard::Reply { slot, reply: Received::Other(reply), command })
     }
@@ -469,7 +473,8 @@ impl Connection {
     /// cannot be taken for its reply. A server that reads no more is sent no more.
     #[inline]
     fn may_send(&self) -> bool {
-        !self.is_deaf && (self.is_asked() || !self.readable && self.taken == self.filled)
+        self.deaf_behind.is_none()
+            && (self.is_asked() || !self.readable && self.taken == self.filled)
     }
 
     /// Whether commands wait until the socket has been read.
@@ -598,10 +603,11 @@ impl Connection {
 
     /// The commands of a connection that is dead.
     pub fn lost(&self) -> Vec<Lost> {
+        let is_deaf = self.deaf_behind == Some(self.out.answered_to);
         let lost = self.begins().into_iter().zip(&self.slots).map(|(begin, slot)| {
             let command = self.out.between(begin, slot.end).to_vec();
-            let sent = slot.end <= self.out.sent && !self.is_deaf;
-            Lost { slot: *slot, command, sent, begun: begin < self.out.sent && !self.is_deaf }
+            let sent = slot.end <= self.out.sent && !is_deaf;
+            Lost { slot: *slot, command, sent, begun: begin < self.out.sent && !is_deaf }
         });
         lost.collect()
     }

@@ -1,7 +1,7 @@
 //! What to do about an error reply: the table.
 //!
-//! An error reply proves that the command did not run, so sending it again is safe even for a write; whether it is also
-//! useful depends on the code. Texts and codes are those of Redis 7.0 (`grep addReplyError`); the last column is what
+//! An error reply of Redis proves that the command did not run, so sending it again is safe even for a write; whether it
+//! is also useful depends on the code. (That a proxy has lost its server proves nothing.) Texts and codes are those of Redis 7.0 (`grep addReplyError`); the last column is what
 //! they mean to a requester in the end.
 //!
 //! Scripts are covered too: ours begin with `#!lua`, so Redis judges their first write before it
@@ -26,6 +26,8 @@ pub enum ErrorAction {
     Ask,
     /// The server has never seen the script, or has forgotten it: send its text.
     SendScript,
+    /// A proxy has lost its server. The command may have run, as when our own connection is lost.
+    Lost,
 }
 
 struct Row {
@@ -67,8 +69,20 @@ const TABLE: &[Row] = &[
     row("CROSSSLOT", ErrorAction::Report, false),
 ];
 
+/// What Envoy 1.40 and twemproxy 0.5.0 say when their server hangs up, is silent for too long, or is not there.
+const LOST: &[&str] = &[
+    "upstream failure",
+    "ERR Connection timed out",
+    "ERR Connection reset by peer",
+    "ERR Connection refused",
+    "ERR unknown",
+];
+
 /// What to do about `e`.
 pub fn error_action(e: &ErrorReply) -> ErrorAction {
+    if LOST.iter().any(|said| *e.message == *said.as_bytes()) {
+        return ErrorAction::Lost;
+    }
     find(e).map_or(ErrorAction::Report, |row| row.action)
 }
 
@@ -187,6 +201,9 @@ mod tests {
                 false,
             ),
             ("ERR syntax error", ErrorAction::Report, false),
+            ("ERR unknown command 'GETEX'", ErrorAction::Report, false),
+            ("ERR unknown", ErrorAction::Lost, false),
+            ("upstream failure", ErrorAction::Lost, false),
             ("something else entirely", ErrorAction::Report, false),
         ] {
             let e = ErrorReply::parse(text.as_bytes());

@@ -250,8 +250,10 @@ impl Node {
         }
     }
 
-    /// Notes that the server has refused a word of this length as too long, if it was not short.
+    /// Notes that the server has refused a word of this length as too long, if it was not short. The connection is of no
+    /// more use: Redis closes it, but a proxy may not.
     pub fn note_too_long(&mut self, now: Instant, length: usize, e: ErrorReply) {
+        self.renew = true;
         if length >= TOO_LONG_MIN {
             self.too_long = Some((length, e, now + TOO_LONG_FOR));
         }

@@ -1685,6 +1685,40 @@ fn scripts_on_their_way_to_a_server_without_shebang_are_all_sent_again() {
     }
 }
 
+/// It was upgraded, or its master is a newer one now: what `#!lua` is good for is not given up until we are restarted.
+#[test]
+fn a_server_that_knows_the_shebang_by_now_gets_it_again() {
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let knows = Arc::clone(&upgraded);
+    let fake = FakeRedis::start(move |command| match &*command[0] {
+        "EVALSHA" => Act::Send(b"-NOSCRIPT No matching script. Please use EVAL.\r\n".to_vec()),
+        "EVAL" if command[1].starts_with("#!") && !knows.load(Ordering::Relaxed) => {
+            Act::Send(b"-ERR user_script:1: unexpected symbol near '#'\r\n".to_vec())
+        }
+        "EVAL" => Act::Send(b":1\r\n".to_vec()),
+        _ => Act::Usual,
+    });
+    let kioskd = start(&fake.addr(), "2s");
+    let mut client = kioskd.connect();
+    let mut sent = || {
+        let before = fake.commands().len();
+        let reply = client.request("DELETE", "/items/1", &[("If-Match", "*")], b"");
+        assert_eq!(reply.status, 204, "{reply:?}");
+        let scripts = fake.commands().split_off(before);
+        let with = |c: Vec<String>| (c[0] == "EVAL").then(|| c[1].starts_with("#!"));
+        scripts.into_iter().filter_map(with).collect::<Vec<bool>>()
+    };
+    assert_eq!(sent(), [true, false]);
+    assert_eq!(sent(), [false]);
+    fake.close_all();
+    assert_eq!(sent(), [true, false]);
+    upgraded.store(true, Ordering::Relaxed);
+    fake.close_all();
+    assert_eq!(sent(), [true]);
+    let log = kioskd.log();
+    assert_eq!(log.matches("does not know `#!lua`").count(), 1, "{log}");
+}
+
 // ---- Helpers --------------------------------------------------------------------------------------
 
 /// One worker, so that there is one connection to Redis and everybody shares it.

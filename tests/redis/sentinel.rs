@@ -311,6 +311,8 @@ fn sentinels_that_disagree_at_the_start_are_outvoted() {
     let group = Sentinels::start_apart(2, [0, 1, 1]);
     for (turn, front) in (0..3).zip(["poll", "tiny_http", "poll"]) {
         let mut list = group.addresses();
+        // Named more than once, the first has one vote all the same.
+        list.extend([list[0].clone(), list[0].clone()]);
         list.rotate_left(turn);
         let url = format!("redis+sentinel://{}/kiosk", list.join(","));
         let kioskd = Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "2"), ("FRONT", front)]);
@@ -482,6 +484,24 @@ fn sentinels_that_the_url_does_not_name_are_asked_when_its_own_have_gone() {
         assert_eq!(there, "1");
         assert_masters(kioskd, &reigns);
     }
+}
+
+/// Those that it names were silent for a while, and are back: here the same ones, which now have two names.
+#[test]
+fn sentinels_that_the_url_does_not_name_are_left_when_its_own_are_back() {
+    let group = Sentinels::start();
+    let url = group.url().replace("127.0.0.1", "localhost");
+    let kioskd = Kioskd::start(&[("REDIS_URL", &*url), ("WORKERS", "1")]);
+    recovered(&kioskd);
+    let joins = |n| kioskd.log().contains(&format!("redis 127.0.0.1:{}: ", group.port(n)));
+    (0..3).for_each(|n| group.signal_sentinel(n, "STOP"));
+    eventually("the others to be asked", || (0..3).any(joins));
+    (0..3).for_each(|n| group.signal_sentinel(n, "CONT"));
+    let connected = |n| format!("redis localhost:{}: connected", group.port(n));
+    let is_back = |n| kioskd.log().matches(&connected(n)).count() > 1;
+    eventually("its own to be back", || (0..3).all(is_back));
+    let connections = |n| group.ask(n, &["CLIENT", "LIST"]).matches("name=kioskd").count();
+    eventually("only its own to be asked", || [0, 1, 2].map(connections) == [1; 3]);
 }
 
 /// And it is not hammered with questions that nobody answers.

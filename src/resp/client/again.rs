@@ -40,7 +40,8 @@ impl Client {
         match action {
             // The spelling of this very request counts, for others were sent already when the first came back.
             ErrorAction::Report if is_shebang_unknown(&e) && !slot.spelling.plain => {
-                if !std::mem::replace(&mut self.plain_scripts, true) {
+                self.plain_scripts = true;
+                if !std::mem::replace(&mut self.said_plain, true) {
                     log::warn!(
                         "redis does not know `#!lua` (before 7.0, KeyDB, Dragonfly): scripts cannot tell a stale replica from its master"
                     );
@@ -52,6 +53,11 @@ impl Client {
                 return self.place(now, slot, words, None);
             }
             ErrorAction::Report | ErrorAction::SendScript => {}
+            ErrorAction::Lost => {
+                let failure = Failure::Broken(e.to_string());
+                let lost = Lost { slot, command, sent: true, begun: true };
+                return self.lost(now, key, lost, true, &failure);
+            }
             ErrorAction::Wait => return self.try_again(now, key, slot, words, e),
             ErrorAction::Rediscover => {
                 self.topology.on_refusal(&mut self.nodes, now, key);

@@ -15,6 +15,7 @@ pub mod reply;
 
 use super::codec::Reply;
 use super::endpoint::Endpoint;
+use super::node::Node;
 use super::nodes::Nodes;
 use super::options::Options;
 use super::request::Asker;
@@ -39,7 +40,9 @@ pub struct Sentinels {
     name: String,
     /// How sentinels are reached.
     options: Rc<Options>,
+    /// The sentinels of the URL, so many, and behind them others that have joined.
     monitor: SentinelMonitor,
+    seeds: usize,
     /// The node of the present master.
     master: Option<u64>,
     /// What sentinels have said of the master, before they say where it is.
@@ -58,9 +61,15 @@ impl Sentinels {
         nodes: &mut Nodes,
         now: Instant,
     ) -> Sentinels {
-        let mut open = |seed| nodes.add(seed, Rc::clone(&options), now);
-        let sentinels = seeds.iter().filter_map(&mut open).collect();
+        let mut sentinels: Vec<u64> = Vec::new();
+        for seed in seeds {
+            // One that is named twice has one vote.
+            if nodes.find(seed).is_none() {
+                sentinels.extend(nodes.add(seed, Rc::clone(&options), now));
+            }
+        }
         Sentinels {
+            seeds: sentinels.len(),
             monitor: SentinelMonitor::new(name.clone(), sentinels, now),
             name,
             options,
@@ -88,8 +97,17 @@ impl Sentinels {
         }
     }
 
-    /// When every sentinel that we ask is away, the others that they have named are asked, too.
+    /// When every sentinel that we ask is away, the others that they have named are asked, too: until one of the URL is
+    /// back. These may be the same under other names, or be gone for good.
     fn join_others(&mut self, nodes: &mut Nodes, now: Instant) {
+        let is_up = |s: &u64| nodes.get(*s).is_some_and(Node::is_up);
+        if self.monitor.sentinels.iter().take(self.seeds).any(is_up) {
+            for other in self.monitor.keep(self.seeds) {
+                self.said.retain(|(of, _)| *of != other);
+                nodes.close(other);
+            }
+            return;
+        }
         let is_away = |s: &u64| nodes.get(*s).is_none_or(|node| node.error().is_some());
         if self.others.is_empty() || !self.monitor.sentinels.iter().all(is_away) {
             return;

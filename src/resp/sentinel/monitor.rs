@@ -291,6 +291,13 @@ impl SentinelMonitor {
         }
     }
 
+    /// Only the first so many sentinels are asked from now on; gives the others.
+    pub fn keep(&mut self, many: usize) -> Vec<u64> {
+        let left = self.sentinels.split_off(many.min(self.sentinels.len()));
+        self.said.retain(|(s, _)| !left.contains(s));
+        left
+    }
+
     /// Begins a round now, because there is reason to ask again.
     pub fn hurry(&mut self, now: Instant) {
         self.next_round = self.next_round.min(now);

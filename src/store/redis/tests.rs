@@ -1081,11 +1081,51 @@ fn what_is_short_is_sent_again_though_it_was_called_too_long() {
         rig.set(2, b"{}", When::Always);
         rig.turn();
         assert_eq!(rig.world.heard(), "");
-        rig.later(if hangs_up { MS } else { 800 * MS });
         rig.later(100 * MS);
         rig.sign_on();
         rig.turn();
         assert!(rig.world.heard().contains("item:2"));
+    }
+}
+
+/// It was its server that read no more. What others have sent through the proxy may have been run.
+#[test]
+fn a_proxy_that_passes_on_that_a_word_is_too_long_is_no_server_that_reads_no_more() {
+    let mut rig = Rig::up();
+    rig.set(1, &vec![b'x'; 100_000], When::Always);
+    rig.set(2, b"{}", When::Always);
+    rig.set(3, b"{}", When::Always);
+    rig.turn();
+    rig.world.say("-ERR Protocol error: invalid bulk length\r\n+OK\r\n");
+    rig.world.hang_up(false);
+    rig.turn();
+    let done = rig.done();
+    assert_eq!(done[1], (2, "Stored".to_owned()));
+    assert!(done.len() == 3 && done[2].1.contains("connection broke"), "{done:?}");
+    rig.later(100 * MS);
+    rig.sign_on();
+    rig.turn();
+    assert_eq!(rig.world.heard(), "", "no second time");
+}
+
+/// A proxy says so, and its server may have run the command.
+#[test]
+fn what_a_proxy_has_lost_is_as_unknown_as_what_we_have_lost() {
+    for said in ["upstream failure", "ERR Connection timed out", "ERR unknown"] {
+        let mut rig = Rig::up();
+        rig.set(1, b"{}", When::Always);
+        rig.set(2, b"{}", When::Unchanged(b"[]".into()));
+        rig.get(3);
+        rig.turn();
+        rig.world.heard();
+        rig.world.say(format!("-{said}\r\n").repeat(3));
+        rig.turn();
+        let broke = format!("error: connection broke: {said}");
+        assert_eq!(rig.done(), [(1, broke.clone()), (2, broke)]);
+        assert_eq!(rig.world.heard(), get_words(3), "only the read is sent again");
+        rig.world.say("$2\r\n{}\r\n");
+        rig.turn();
+        assert!(rig.done()[0].1.contains("{}"));
     }
 }
 
