@@ -1,8 +1,8 @@
 //! What to do about an error reply: the table.
 //!
 //! An error reply of Redis proves that the command did not run, so sending it again is safe even for a write; whether it
-//! is also useful depends on the code. (That a proxy has lost its server proves nothing.) Texts and codes are those of Redis 7.0 (`grep addReplyError`); the last column is what
-//! they mean to a requester in the end.
+//! is also useful depends on the code. (That a proxy has lost its server proves nothing.) Texts and codes are those of
+//! Redis 7.0 (`grep addReplyError`); the last column is what they mean to a requester in the end.
 //!
 //! Scripts are covered too: ours begin with `#!lua`, so Redis judges their first write before it
 //! runs them, and those that do not write at all cannot half-run.
