@@ -12,7 +12,7 @@ use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::trace::{given_id, made_id};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -62,9 +62,22 @@ pub fn start(
             let (service, counted) = (Arc::clone(&service), Counted::new(&under_way));
             let serve = move || {
                 let _counted = counted;
-                let set = |left| stream.set_read_timeout(left).and(stream.set_write_timeout(left));
+                let until = Instant::now() + TIME;
+                let set = || match until.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+                    left => stream
+                        .set_read_timeout(Some(left))
+                        .and_then(|()| stream.set_write_timeout(Some(left))),
+                };
                 // A scraper that has gone costs nothing.
-                let _ = serve(&stream, set, &service, &made_id(maker, number));
+                let _ = serve(&stream, set, &service, &made_id(maker, number))
+                    .and_then(|()| stream.shutdown(Shutdown::Write));
+                // To close with unread bytes would be a reset, and could destroy the response (RFC 9112 §9.6).
+                let mut bytes = [0; 4096];
+                while set().is_ok()
+                    && matches!(undisturbed(|| (&stream).read(&mut bytes)), Ok(n) if n > 0)
+                {
+                }
             };
             if let Err(e) = thread::Builder::new().name("scrape".to_owned()).spawn(serve) {
                 log::debug!("failed to start a thread for a scraper: {e}");
@@ -91,18 +104,13 @@ impl Drop for Counted {
     }
 }
 
-/// Answers one request.
+/// Answers one request; `set` gives the socket the time that is left.
 fn serve(
     mut stream: impl Read + Write,
-    set_timeouts: impl Fn(Option<Duration>) -> io::Result<()>,
+    set: impl Fn() -> io::Result<()>,
     service: &Service,
     made_id: &[u8],
 ) -> io::Result<()> {
-    let until = Instant::now() + TIME;
-    let set = || match until.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-        left => set_timeouts(Some(left)),
-    };
     let (limits, mut input, mut bytes) = (HeadLimits::default(), Vec::new(), [0; 4096]);
     let parsed = loop {
         match http::parse(&input, &limits) {
