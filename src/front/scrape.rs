@@ -14,7 +14,6 @@ use crate::service::trace::{given_id, made_id};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,7 +41,8 @@ pub fn start(
     let (Bound::Tcp(listener), address) = Listen::Tcp(listen).bind()? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
-    let under_way = Arc::new(AtomicUsize::new(0));
+    // Each scraper that is being served has a clone of it.
+    let served = Arc::new(());
     let run = move || {
         let maker = Random::default().draw();
         for number in 1.. {
@@ -56,12 +56,12 @@ pub fn start(
                 }
             };
             // Beyond that many a scraper has to wait until one of them is done: a second at the most.
-            while under_way.load(Ordering::Relaxed) >= SCRAPERS_MAX {
+            while Arc::strong_count(&served) > SCRAPERS_MAX {
                 thread::sleep(PAUSE);
             }
-            let (service, counted) = (Arc::clone(&service), Counted::new(&under_way));
+            let (service, served) = (Arc::clone(&service), Arc::clone(&served));
             let serve = move || {
-                let _counted = counted;
+                let _served = served;
                 let until = Instant::now() + TIME;
                 let set = || match until.saturating_duration_since(Instant::now()) {
                     Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
@@ -86,22 +86,6 @@ pub fn start(
     };
     lifecycle.spawn("metrics".to_owned(), run)?;
     Ok(address)
-}
-
-/// A scraper that is being served.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(all: &Arc<AtomicUsize>) -> Counted {
-        all.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(all))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Answers one request; `set` gives the socket the time that is left.
@@ -138,9 +122,7 @@ fn serve(
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut date = DateCache::default();
     let how = Printing {
-        head_only: head
-            .as_ref()
-            .map_or(http::is_head(&input) == Some(true), |h| h.method() == Method::Head),
+        head_only: http::is_head(&input) == Some(true),
         close: true,
         keep_alive_1_0: false,
         date: date.at(unix.as_secs()),
