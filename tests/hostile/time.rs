@@ -469,6 +469,26 @@ fn a_byte_behind_a_large_body_keeps_no_memory_of_that_body() {
     });
 }
 
+/// Nor does a worker keep the memory of a large response until its next one, which may be the next day's.
+#[test]
+fn the_memory_of_a_large_response_is_given_back_without_another_request() {
+    const ITEMS: usize = 12;
+    let _alone = alone();
+    // glibc then gives back what is free and large, as the image's musl does.
+    let settings = [("WORKERS", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
+    for_each_store(&settings, |kioskd| {
+        let mut client = kioskd.connect();
+        let ids: Vec<String> = (0..ITEMS).map(|n| format!("big{n}")).collect();
+        for id in &ids {
+            assert_eq!(client.post(&format!("/items?id={id}"), big_item()).status, 201);
+        }
+        let before = kioskd.rss_kib();
+        let reply = client.post("/items/_get", serde_json::json!({ "ids": ids }).to_string());
+        assert!(reply.body.len() > ITEMS * big_item().len(), "{}", reply.status);
+        eventually("the memory to be back", || kioskd.rss_kib() < before + 8 * 1024);
+    });
+}
+
 const CROWD: usize = 1000;
 
 /// A thousand clients of one slow kind, and a good one that must not notice. `work` is what the crowd does between two
