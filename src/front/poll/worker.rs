@@ -74,7 +74,7 @@ pub struct Worker {
     timers: Timers,
     ages: Ages,
     pool: Pool,
-    /// When buffers that are not needed are freed; `None` when there are none.
+    /// When buffers that are not needed are freed; `None` when there are none, and no client has had a turn since.
     trim_at: Option<Instant>,
     /// Bytes buffered for all clients, and the most there may be.
     held: usize,
@@ -373,9 +373,9 @@ impl Worker {
         self.held = self.held - counted + held;
         if held == 0 {
             client.rest(&mut self.pool);
-            if self.trim_at.is_none() {
-                self.trim_at = Some(now + TRIM_EVERY);
-            }
+        }
+        if self.trim_at.is_none() {
+            self.trim_at = Some(now + TRIM_EVERY);
         }
         if let Some(time) = client.time(&self.options) {
             self.timers.set(&mut self.clients, key, time);
