@@ -12,9 +12,8 @@ use crate::service::Service;
 use crate::service::problem::Problem;
 use crate::service::trace::{given_id, made_id};
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,7 +41,8 @@ pub fn start(
     let (Bound::Tcp(listener), address) = Listen::Tcp(listen).bind()? else {
         return Err(io::ErrorKind::Unsupported.into());
     };
-    let under_way = Arc::new(AtomicUsize::new(0));
+    // Each scraper that is being served has a clone of it.
+    let served = Arc::new(());
     let run = move || {
         let maker = Random::default().draw();
         for number in 1.. {
@@ -56,15 +56,28 @@ pub fn start(
                 }
             };
             // Beyond that many a scraper has to wait until one of them is done: a second at the most.
-            while under_way.load(Ordering::Relaxed) >= SCRAPERS_MAX {
+            while Arc::strong_count(&served) > SCRAPERS_MAX {
                 thread::sleep(PAUSE);
             }
-            let (service, counted) = (Arc::clone(&service), Counted::new(&under_way));
+            let (service, served) = (Arc::clone(&service), Arc::clone(&served));
             let serve = move || {
-                let _counted = counted;
-                let set = |left| stream.set_read_timeout(left).and(stream.set_write_timeout(left));
+                let _served = served;
+                let until = Instant::now() + TIME;
+                let set = || match until.saturating_duration_since(Instant::now()) {
+                    Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
+                    left => stream
+                        .set_read_timeout(Some(left))
+                        .and_then(|()| stream.set_write_timeout(Some(left))),
+                };
                 // A scraper that has gone costs nothing.
-                let _ = serve(&stream, set, &service, &made_id(maker, number));
+                let _ = serve(&stream, set, &service, &made_id(maker, number))
+                    .and_then(|()| stream.shutdown(Shutdown::Write));
+                // To close with unread bytes would be a reset, and could destroy the response (RFC 9112 §9.6).
+                let mut bytes = [0; 4096];
+                while set().is_ok()
+                    && matches!(undisturbed(|| (&stream).read(&mut bytes)), Ok(n) if n > 0)
+                {
+                }
             };
             if let Err(e) = thread::Builder::new().name("scrape".to_owned()).spawn(serve) {
                 log::debug!("failed to start a thread for a scraper: {e}");
@@ -75,34 +88,13 @@ pub fn start(
     Ok(address)
 }
 
-/// A scraper that is being served.
-struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    fn new(all: &Arc<AtomicUsize>) -> Counted {
-        all.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(all))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Answers one request.
+/// Answers one request; `set` gives the socket the time that is left.
 fn serve(
     mut stream: impl Read + Write,
-    set_timeouts: impl Fn(Option<Duration>) -> io::Result<()>,
+    set: impl Fn() -> io::Result<()>,
     service: &Service,
     made_id: &[u8],
 ) -> io::Result<()> {
-    let until = Instant::now() + TIME;
-    let set = || match until.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(io::ErrorKind::TimedOut.into()),
-        left => set_timeouts(Some(left)),
-    };
     let (limits, mut input, mut bytes) = (HeadLimits::default(), Vec::new(), [0; 4096]);
     let parsed = loop {
         match http::parse(&input, &limits) {
@@ -130,9 +122,7 @@ fn serve(
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut date = DateCache::default();
     let how = Printing {
-        head_only: head
-            .as_ref()
-            .map_or(http::is_head(&input) == Some(true), |h| h.method() == Method::Head),
+        head_only: http::is_head(&input) == Some(true),
         close: true,
         keep_alive_1_0: false,
         date: date.at(unix.as_secs()),

@@ -16,6 +16,7 @@ use crate::http::{
     self, ChunkedDecoder, Framing, Head, HeadIndex, HeadLimits, ParseError, Parsed, Response,
 };
 use crate::lifecycle::{Lifecycle, State};
+use crate::net::undisturbed;
 use crate::service::Service;
 use crate::service::metrics;
 use crate::service::problem::Problem;
@@ -339,10 +340,7 @@ fn read_head(printed: &[u8], limits: &HeadLimits) -> Result<HeadIndex, ParseErro
 fn is_upgrade(request: &tiny_http::Request) -> bool {
     let mut headers = request.headers().iter();
     let connection = headers.find(|header| header.field.equiv("Connection"));
-    connection.is_some_and(|header| {
-        let options = header.value.as_str().to_ascii_lowercase();
-        options.contains("upgrade")
-    })
+    connection.is_some_and(|header| header.value.as_str().to_ascii_lowercase().contains("upgrade"))
 }
 
 /// Reads the body and nothing behind it; a chunked one to its end, keeping no more than the limit.
@@ -396,8 +394,7 @@ fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, Parse
     let mut is_too_large = false;
     loop {
         let mut scratch = [0; 4096];
-        let n = match reader.read(&mut scratch) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+        let n = match undisturbed(|| reader.read(&mut scratch)) {
             Err(_) | Ok(0) => return Err(ParseError::BadChunkEnd),
             Ok(n) => n,
         };
@@ -408,10 +405,8 @@ fn decode(reader: &mut dyn Read, body_bytes_max: usize) -> Result<Vec<u8>, Parse
             is_too_large = true;
             body.clear();
         }
-        match (whole, is_too_large) {
-            (false, _) => {}
-            (true, true) => return Err(ParseError::BodyTooLarge),
-            (true, false) => return Ok(body),
+        if whole {
+            return if is_too_large { Err(ParseError::BodyTooLarge) } else { Ok(body) };
         }
     }
 }

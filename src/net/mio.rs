@@ -21,7 +21,7 @@ use mio::net::{TcpStream, UnixStream};
 use mio::{Events, Interest, Poll, Registry, Token};
 use socket2::SockRef;
 use std::io::{self, Read, Write};
-use std::mem::{self, MaybeUninit};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, Shutdown};
 use std::path::Path;
 use std::sync::Arc;
@@ -45,8 +45,6 @@ pub struct MioWorld {
     sockets: Slab<Entry>,
     /// Where clients from the acceptor arrive; `None` where there is no acceptor.
     clients: Option<Receiver<Client>>,
-    /// Clients that could not be registered.
-    unwatched: Vec<Socket>,
     errands: Errands,
     random: Random,
 }
@@ -118,7 +116,6 @@ impl MioWorld {
             waker,
             sockets: Slab::default(),
             clients: None,
-            unwatched: Vec::new(),
             errands: Errands::default(),
             random: Random::default(),
         })
@@ -146,11 +143,7 @@ impl MioWorld {
 
 impl World for MioWorld {
     fn wait(&mut self, until: Option<Instant>, ready: &mut Vec<Ready>) -> io::Result<Instant> {
-        let time = match until {
-            _ if !self.unwatched.is_empty() => Some(Duration::ZERO),
-            Some(until) => Some(until.saturating_duration_since(Instant::now())),
-            None => None,
-        };
+        let time = until.map(|until| until.saturating_duration_since(Instant::now()));
         match self.poll.poll(&mut self.events, time) {
             // A signal interrupted the wait; there are no events then.
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -171,12 +164,6 @@ impl World for MioWorld {
                 });
             }
         }
-        for socket in mem::take(&mut self.unwatched) {
-            if let Some(Entry { owner, .. }) = self.sockets.get(socket.0) {
-                let (readable, writable, ended, broken) = (true, true, true, true);
-                ready.push(Ready { owner: *owner, socket, readable, writable, ended, broken });
-            }
-        }
         Ok(Instant::now())
     }
 
@@ -192,8 +179,8 @@ impl World for MioWorld {
         self.random.draw()
     }
 
-    /// A client that cannot be registered is delivered like any other, for it has been counted; the next wait reports
-    /// it as broken.
+    /// A client that cannot be registered is delivered like any other, for it has been counted; but it is closed, and the
+    /// first read tells.
     fn accepted(&mut self) -> Accepted {
         let client = match self.clients.as_ref().map(Receiver::try_recv) {
             Some(Ok(client)) => client,
@@ -205,7 +192,7 @@ impl World for MioWorld {
         let socket = self.add(client.stream, client.peer);
         if let Err(e) = self.watch(socket) {
             log::error!("failed to watch a client: {e}");
-            self.unwatched.push(socket);
+            self.close(socket);
         }
         Accepted::Client { socket, refused: client.refused }
     }
@@ -516,14 +503,16 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_cannot_be_watched_is_broken() {
+    #[cfg_attr(not(target_os = "linux"), ignore = "epoll refuses a directory, kqueue may not")]
+    fn a_client_that_cannot_be_watched_is_closed_and_delivered() {
         let (mut world, inbox) = MioWorld::new().unwrap();
-        let (socket, _near) = client(&mut world, &inbox);
-        world.set_owner(socket, 3);
-        // As `accepted` does when the registration fails.
-        world.unwatched.push(socket);
-        let ready = wait_for(&mut world, socket, |ready| ready.broken);
-        assert_eq!(ready.owner, 3);
+        let directory = std::fs::File::open("/").unwrap();
+        let stream = TcpStream::from(std::os::fd::OwnedFd::from(directory));
+        let stream = Stream::Tcp(mio::net::TcpStream::from_std(stream));
+        inbox.send(Client { stream, peer: None, refused: false });
+        let socket = accepted(&mut world);
+        assert!(world.sockets.is_empty());
+        assert_eq!(world.recv(socket, &mut [0]).unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 
     #[test]

@@ -443,6 +443,52 @@ fn a_client_that_never_reads_costs_one_response_of_memory() {
     });
 }
 
+/// The body was counted, and let go with its response; the byte behind it is all that is counted then.
+#[test]
+fn a_byte_behind_a_large_body_keeps_no_memory_of_that_body() {
+    const CLIENTS: usize = 100;
+    let _alone = alone();
+    for_each_store(&[("WORKERS", "1"), ("HEAD_TIMEOUT", LONG)], |kioskd| {
+        put_big_item(kioskd);
+        let before = kioskd.rss_kib();
+        let item = big_item();
+        let length = item.len();
+        let request = format!(
+            "PUT /items/big HTTP/1.1\r\nHost: k\r\nContent-Length: {length}\r\n\r\n{item}G"
+        );
+        let _clients: Vec<Client> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = kioskd.connect();
+                client.send(&request);
+                assert_eq!(client.read_response().status, 204);
+                client
+            })
+            .collect();
+        let grown = kioskd.rss_kib().saturating_sub(before);
+        assert!(grown < 20 * 1024, "{grown} KiB for {CLIENTS} clients");
+    });
+}
+
+/// Nor does a worker keep the memory of a large response until its next one, which may be the next day's.
+#[test]
+fn the_memory_of_a_large_response_is_given_back_without_another_request() {
+    const ITEMS: usize = 12;
+    let _alone = alone();
+    // glibc then gives back what is free and large, as the image's musl does.
+    let settings = [("WORKERS", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
+    for_each_store(&settings, |kioskd| {
+        let mut client = kioskd.connect();
+        let ids: Vec<String> = (0..ITEMS).map(|n| format!("big{n}")).collect();
+        for id in &ids {
+            assert_eq!(client.post(&format!("/items?id={id}"), big_item()).status, 201);
+        }
+        let before = kioskd.rss_kib();
+        let reply = client.post("/items/_get", serde_json::json!({ "ids": ids }).to_string());
+        assert!(reply.body.len() > ITEMS * big_item().len(), "{}", reply.status);
+        eventually("the memory to be back", || kioskd.rss_kib() < before + 8 * 1024);
+    });
+}
+
 const CROWD: usize = 1000;
 
 /// A thousand clients of one slow kind, and a good one that must not notice. `work` is what the crowd does between two

@@ -254,6 +254,14 @@ fn metrics_have_an_address_of_their_own() {
         let mut bad = Client::connect(&at);
         bad.send("GET /metrics HTTP/1.1\r\n\r\n");
         assert_eq!(bad.read_response().status, 400);
+        // What nobody reads does not reset the connection, which could destroy the answer.
+        let mut long = Client::connect(&at);
+        let body = "x".repeat(500_000);
+        let length = body.len();
+        let _ = long.try_send(format!(
+            "PUT /metrics HTTP/1.1\r\nHost: k\r\nContent-Length: {length}\r\n\r\n{body}"
+        ));
+        assert!(long.read_to_clean_end().starts_with(b"HTTP/1.1 405 "));
         // Those who say nothing, or begin and do not end, hold up nobody.
         let began = Instant::now();
         let mut idle: Vec<TcpStream> =

@@ -8,10 +8,8 @@ use crate::front::exchange::Exchange;
 use crate::http::{ChunkedDecoder, ParseError};
 use std::time::Instant;
 
-/// A buffer whose capacity is larger than this is not kept.
-const KEPT_BYTES: usize = 8 * 1024;
-
-/// A buffer in use may have a capacity of twice its bytes and this much more; if it has more, that is freed.
+/// A buffer may have a capacity of twice its bytes and this much more; if it has more, that is freed. Else a client with
+/// one byte behind a large message could keep the memory of that message, which nobody counts then.
 const FIT_BYTES: usize = 8 * 1024;
 
 /// The request of one client, and its buffers.
@@ -135,6 +133,7 @@ impl Work {
                 let Chunked { decoder, bytes } = &mut **chunked;
                 let (taken, whole) = decoder.decode(&self.input[at..], bytes, body_bytes_max)?;
                 self.input.drain(at..at + taken);
+                self.fit();
                 Ok(whole)
             }
         }
@@ -156,8 +155,10 @@ impl Work {
 
     /// Frees spare capacity, if that is much.
     fn fit(&mut self) {
-        if self.input.capacity() > 2 * self.input.len() + FIT_BYTES {
-            self.input.shrink_to_fit();
+        for buffer in [&mut self.input, &mut self.output] {
+            if buffer.capacity() > 2 * buffer.len() + FIT_BYTES {
+                buffer.shrink_to_fit();
+            }
         }
     }
 
@@ -170,12 +171,12 @@ impl Work {
         if self.at == self.input.len() {
             self.input.clear();
             self.at = 0;
-            self.fit();
         } else if self.at > self.input.len() / 2 {
             // Moving the rest to the front costs no more than the bytes before it.
             self.input.drain(..self.at);
             self.at = 0;
         }
+        self.fit();
     }
 
     /// Bytes in the buffers.
@@ -213,14 +214,8 @@ impl Pool {
         work
     }
 
-    /// Takes a client's buffers back.
+    /// Takes a client's buffers back, which are empty.
     pub fn put(&mut self, mut work: Box<Work>) {
-        if work.input.capacity() > KEPT_BYTES {
-            work.input = Vec::new();
-        }
-        if work.output.capacity() > KEPT_BYTES {
-            work.output = Vec::new();
-        }
         work.at = 0;
         work.close = false;
         work.forgotten = false;
@@ -268,6 +263,28 @@ mod tests {
         work.head_len = 5;
         work.finish();
         assert!(work.is_empty() && !work.has_input());
+    }
+
+    #[test]
+    fn a_byte_behind_a_large_message_keeps_no_large_buffer() {
+        let (large, small) = (1 << 20, 2 + FIT_BYTES);
+        for chunked in [false, true] {
+            let mut work = Work::new(Instant::now());
+            work.input = vec![b'x'; large];
+            work.body = Body::Length(large);
+            if chunked {
+                work.input = [b"100000\r\n", &work.input[..], b"\r\n0\r\n\r\n"].concat();
+                work.body = Body::Chunked(Box::default());
+            }
+            work.input.push(b'G');
+            assert_eq!(work.take_body(large), Ok(true));
+            assert!(!chunked || work.input.capacity() <= small);
+            // A response that was not taken at once, and is out now.
+            work.output = Vec::with_capacity(large);
+            work.finish();
+            assert_eq!((&work.input[..], work.at, work.held()), (&b"G"[..], 0, 1));
+            assert!(work.input.capacity() <= small && work.output.capacity() <= small);
+        }
     }
 
     /// An unfinished trailer line stays in the input until the rest of it arrives, and the next message stays behind

@@ -52,6 +52,9 @@ const LONG_TICK: Duration = Duration::from_millis(200);
 /// Buffers that are not needed are freed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 
+/// What is left of the print buffer then, if a response has made it larger than this.
+const PRINTED_KEPT_BYTES: usize = 256 * 1024;
+
 const TOO_MANY: Problem = Problem::overloaded("too many connections");
 const TOO_MANY_BYTES: Problem = Problem::overloaded("too many bytes are being received");
 const TOO_SLOW: Problem =
@@ -71,7 +74,7 @@ pub struct Worker {
     timers: Timers,
     ages: Ages,
     pool: Pool,
-    /// When buffers that are not needed are freed; `None` when there are none.
+    /// When buffers that are not needed are freed; `None` when there are none, and no client has had a turn since.
     trim_at: Option<Instant>,
     /// Bytes buffered for all clients, and the most there may be.
     held: usize,
@@ -237,6 +240,8 @@ impl Worker {
             for list in [&mut self.again, &mut self.turns, &mut self.late] {
                 list.shrink_to_fit();
             }
+            self.printed.clear();
+            self.printed.shrink_to(PRINTED_KEPT_BYTES);
         }
         self.service.metrics().worker(self.n).buffered(self.held);
         if stopped && !self.accepting && self.clients.is_empty() {
@@ -368,9 +373,9 @@ impl Worker {
         self.held = self.held - counted + held;
         if held == 0 {
             client.rest(&mut self.pool);
-            if self.trim_at.is_none() {
-                self.trim_at = Some(now + TRIM_EVERY);
-            }
+        }
+        if self.trim_at.is_none() {
+            self.trim_at = Some(now + TRIM_EVERY);
         }
         if let Some(time) = client.time(&self.options) {
             self.timers.set(&mut self.clients, key, time);

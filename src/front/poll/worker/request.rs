@@ -25,9 +25,6 @@ use std::time::{Duration, Instant};
 /// The store may take a tenth of a request's time to count it for `RATE_LIMIT`.
 const COUNT_PART: u32 = 10;
 
-/// The print buffer is freed when a response has made it larger than this.
-const PRINTED_KEPT_BYTES: usize = 256 * 1024;
-
 const TOO_MANY_WAIT: Problem = Problem::overloaded("too many requests are waiting");
 
 impl Worker {
@@ -298,6 +295,5 @@ fn print(
     let keep = keep && exchange.head(bytes).is_some_and(|head| head.keep_alive());
     let close = !keep || lifecycle.state() >= State::Draining;
     printed.clear();
-    printed.shrink_to(PRINTED_KEPT_BYTES);
     (printer.print(service, exchange, bytes, outcome, close, printed), close)
 }
