@@ -43,7 +43,9 @@ fn three_hundred_readers_of_one_large_document_evict_nothing() {
     for n in 0..1000 {
         redis.command(&["SET", &format!("other:{n}"), &"y".repeat(1000)]);
     }
-    let kioskd = Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "2")]);
+    // A busy machine may need more than two seconds for 300 MB.
+    let time = ("REQUEST_TIMEOUT", "30s");
+    let kioskd = Kioskd::start(&[("REDIS_ADDR", &redis.addr()), ("WORKERS", "2"), time]);
     assert_eq!(kioskd.connect().post("/items/1", document(1_000_000)).status, 201);
     assert_eq!(read_together(&kioskd, "/items/1", 300), 300);
     assert_eq!(info(&redis, "stats", "evicted_keys"), 0);
