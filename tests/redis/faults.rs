@@ -1148,7 +1148,7 @@ fn beyond_the_command_bound_a_request_is_refused_at_once() {
     });
     let mut turns = Loop::open(&redis_store(&server.addr(), Options::default()));
     for tag in 0..=COMMANDS_MAX as u64 {
-        turns.submit(tag, get("item:1"), Duration::from_secs(1));
+        turns.submit(tag, get("item:1"), Duration::from_secs(3));
     }
     let done = turns.turn_for(ms(300));
     assert_eq!(
