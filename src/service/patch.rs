@@ -7,8 +7,8 @@
 //! Building a tree and printing it again would round numbers and sort keys. So both texts, which are known to be JSON,
 //! are only cut into members; untouched members are copied. Names are compared by what they mean (`"\u0061"` is `"a"`),
 //! and a name that occurs twice means its last value, in target and patch: nearly every reader does the same, so a
-//! patch is applied to the last, and the others are removed. Work is linear in both texts: where the arrays and objects
-//! in them end is found once, and not on each level again.
+//! patch is applied to the last, and the others are removed. Work is nearly linear in both texts: where the arrays and
+//! objects in them end is found once, and not on each level again.
 
 use super::document::string_end;
 use std::borrow::Cow;
@@ -139,29 +139,32 @@ fn utf16(inner: &str) -> impl Iterator<Item = u16> {
 /// A JSON text, and how long each array and object in it is.
 pub struct Cut<'a> {
     text: &'a str,
-    /// By the place of the opening bracket.
-    lengths: Vec<u32>,
+    /// For each, in their order, the place of its opening bracket and its length.
+    spans: Vec<(u32, u32)>,
 }
 
 impl<'a> Cut<'a> {
     /// Looks through `text`, which must be JSON.
     pub fn of(text: &'a str) -> Cut<'a> {
         let bytes = text.as_bytes();
-        let (mut lengths, mut open, mut at) = (vec![0; bytes.len()], Vec::new(), 0);
+        let (mut spans, mut open, mut at): (Vec<(u32, u32)>, _, _) = (Vec::new(), Vec::new(), 0);
         while let Some(byte) = bytes.get(at) {
             match byte {
                 b'"' => at = string_end(bytes, at),
-                b'{' | b'[' => open.push(at),
+                b'{' | b'[' => {
+                    open.push(spans.len());
+                    spans.push((at as u32, 0));
+                }
                 b'}' | b']' => {
-                    if let Some(begin) = open.pop() {
-                        lengths[begin] = (at + 1 - begin) as u32;
+                    if let Some((begin, length)) = open.pop().map(|n| &mut spans[n]) {
+                        *length = at as u32 + 1 - *begin;
                     }
                 }
                 _ => {}
             }
             at += 1;
         }
-        Cut { text, lengths }
+        Cut { text, spans }
     }
 
     /// The members of an object in the text: names with their quotes, values without the space around them.
@@ -193,7 +196,8 @@ impl<'a> Cut<'a> {
             bytes @ [b'"', ..] => string_end(bytes, 0) + 1,
             [b'{' | b'[', ..] => {
                 let at = rest.as_ptr().addr() - self.text.as_ptr().addr();
-                self.lengths[at] as usize
+                let n = self.spans.partition_point(|&(begin, _)| (begin as usize) < at);
+                self.spans[n].1 as usize
             }
             bytes => bytes.iter().position(ends).unwrap_or(bytes.len()),
         }
