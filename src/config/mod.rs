@@ -125,7 +125,13 @@ fn read(env: &mut Env, system: &System) -> Config {
     store::fit(env, &mut store, &front, system);
     let is_clients = |at: SocketAddr| match front.listen {
         Listen::Port(port) => port != 0 && at.port() == port,
-        Listen::Tcp(address) => address.port() != 0 && at == address,
+        Listen::Tcp(clients) => {
+            let every = at.ip().is_unspecified() || clients.ip().is_unspecified();
+            let one_kind = at.is_ipv4() == clients.is_ipv4();
+            at.port() != 0
+                && at.port() == clients.port()
+                && (at.ip() == clients.ip() || every && one_kind)
+        }
         Listen::Unix(_) => false,
     };
     let metrics_listen = env.read_set("METRICS_LISTEN", |text| match text.parse() {

@@ -124,6 +124,16 @@ fn what_would_start_another_service_is_exit_2() {
             "another port",
         ),
         (
+            &[("LISTEN", "0.0.0.0:8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
+            "METRICS_LISTEN=\"127.0.0.1:8080\"",
+            "another port than that of clients",
+        ),
+        (
+            &[("LISTEN", "[::1]:8080"), ("METRICS_LISTEN", "[::]:8080")],
+            "METRICS_LISTEN=\"[::]:8080\"",
+            "another port than that of clients",
+        ),
+        (
             &[("LISTEN", "127.0.0.1:8080"), ("METRICS_LISTEN", "127.0.0.1:8080")],
             "METRICS_LISTEN=\"127.0.0.1:8080\"",
             "another port",
