@@ -170,21 +170,14 @@ impl Acceptor {
             match self.listener.accept() {
                 Ok((stream, peer)) => self.hand_over(stream, peer),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // The client has gone already, or a signal interrupted the call: accept the next one.
-                Err(e)
-                    if matches!(
-                        e.kind(),
-                        io::ErrorKind::ConnectionAborted
-                            | io::ErrorKind::ConnectionReset
-                            | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(e) => {
-                    // Most likely no descriptor is left. Linux checks for a descriptor before it checks for a client,
-                    // so the queue may be empty.
+                Err(e) if concerns_one(&e) => {}
+                Err(e) if lacks_descriptor(&e) => {
+                    // Linux checks for a descriptor before it checks for a client, so the queue may be empty.
                     if !self.turn_one_away(&e)? {
                         return Ok(());
                     }
                 }
+                Err(e) => return Err(e),
             }
         }
     }
@@ -244,6 +237,64 @@ fn turn_away(mut stream: Stream) {
     let _ = stream.shut_down();
 }
 
+/// Whether the client has gone already, or a signal interrupted the call: the next one can be accepted. Linux also
+/// reports here what the network has said of a connection in the queue (accept(2), "Error handling").
+fn concerns_one(e: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionReset, HostUnreachable, Interrupted, NetworkDown,
+        NetworkUnreachable,
+    };
+    matches!(
+        e.kind(),
+        ConnectionAborted
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkDown
+            | NetworkUnreachable
+    )
+}
+
+/// Whether the process (EMFILE) or the system (ENFILE) has no descriptor left: std has no stable name for these numbers,
+/// which are the same on every Unix.
+fn lacks_descriptor(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(23 | 24))
+}
+
 fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Only who could be helped by the reserved descriptor is turned away with it: an error of one connection once cost
+    /// the next client its place.
+    #[test]
+    fn an_error_of_one_connection_turns_nobody_else_away() {
+        let judged = |number| {
+            let e = io::Error::from_raw_os_error(number);
+            (concerns_one(&e), lacks_descriptor(&e))
+        };
+        const EINTR: i32 = 4;
+        const ENOMEM: i32 = 12;
+        const ENFILE: i32 = 23;
+        const EMFILE: i32 = 24;
+        const EPROTO: i32 = 71;
+        const ENETDOWN: i32 = 100;
+        const ENETUNREACH: i32 = 101;
+        const ECONNABORTED: i32 = 103;
+        const ECONNRESET: i32 = 104;
+        const EHOSTUNREACH: i32 = 113;
+        for one in [EINTR, ENETDOWN, ENETUNREACH, ECONNABORTED, ECONNRESET, EHOSTUNREACH] {
+            assert_eq!(judged(one), (true, false), "{one}");
+        }
+        for lack in [ENFILE, EMFILE] {
+            assert_eq!(judged(lack), (false, true), "{lack}");
+        }
+        for other in [ENOMEM, EPROTO] {
+            assert_eq!(judged(other), (false, false), "{other}");
+        }
+    }
 }
