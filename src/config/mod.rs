@@ -122,7 +122,7 @@ fn read(env: &mut Env, system: &System) -> Config {
         access_log: env.read("ACCESS_LOG", one_of(&access_logs)),
     };
     limits::fit(env, &mut front, kind, store.links(), system);
-    store::fit(env, &mut store, &front, system);
+    store::fit(env, &mut store, &mut front, system);
     let is_clients = |at: SocketAddr| match front.listen {
         Listen::Port(port) => port != 0 && at.port() == port,
         Listen::Tcp(clients) => {
@@ -486,6 +486,9 @@ mod tests {
         assert_eq!(memory("764", "1000"), Ok(1000));
         assert!(memory("765", "1000").is_err());
         assert_eq!(memory("", "1000"), Ok(1000));
+        let small = read(&[("MEMORY_MAX_BYTES", "1000")]).unwrap();
+        assert_eq!((small.front.body_bytes_max, small.service.body_bytes_max), (764, 764));
+        assert_eq!(small.notes, ["MAX_BODY_BYTES is 764, not 1048576: MEMORY_MAX_BYTES is 1000"]);
         assert_eq!(memory("100000000", ""), Ok(100_000_236));
         for (limit, expected) in [(1 << 27, 1 << 26), (1 << 26, 1 << 25), (4096, 1024 + 236)] {
             let system = System { memory_max: Some(limit), ..SYSTEM };

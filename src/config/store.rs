@@ -220,8 +220,13 @@ pub(super) fn key_prefix(env: &mut Env, store: &StoreChoice) -> String {
     prefix.unwrap_or_default()
 }
 
-/// Sets the limits of a store.
-pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options, system: &System) {
+/// Sets the limits of a store, and lowers a default MAX_BODY_BYTES to what the memory store could ever hold.
+pub(super) fn fit(
+    env: &mut Env,
+    store: &mut StoreChoice,
+    front: &mut front::Options,
+    system: &System,
+) {
     let body_bytes_max = front.body_bytes_max;
     let around = memory::ENTRY_BYTES + "item:i".len();
     let memory_max = env.read("MEMORY_MAX_BYTES", count(around + "{}".len()..=VALUE_BYTES_MAX));
@@ -237,12 +242,17 @@ pub(super) fn fit(env: &mut Env, store: &mut StoreChoice, front: &front::Options
                     false => "half of what this process may use".to_owned(),
                 };
                 gives_way(env, "MEMORY_MAX_BYTES", bytes_max, half.max(smallest), &why);
-            } else if env.is_set("MAX_BODY_BYTES") && smallest > memory_max {
+            } else if smallest > memory_max {
                 let most = memory_max.saturating_sub(around);
-                let expected = format!(
-                    "at most {most} with {memory_max} bytes for all items together (MEMORY_MAX_BYTES)"
-                );
-                env.wrong("MAX_BODY_BYTES", &expected);
+                if env.is_set("MAX_BODY_BYTES") {
+                    let expected = format!(
+                        "at most {most} with {memory_max} bytes for all items together (MEMORY_MAX_BYTES)"
+                    );
+                    env.wrong("MAX_BODY_BYTES", &expected);
+                } else {
+                    let why = format!("MEMORY_MAX_BYTES is {memory_max}");
+                    gives_way(env, "MAX_BODY_BYTES", &mut front.body_bytes_max, most, &why);
+                }
             }
         }
         StoreChoice::Redis(_, options) => {

@@ -183,7 +183,8 @@ fn masked(target: &str) -> Cow<'_, str> {
     let (path, query) =
         target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     let sessions = masked_path(path);
-    let is_secret = |pair: &str| decoded(pair).contains("sid=");
+    // `next=/sess/ID` tells it as well.
+    let is_secret = |pair: &str| decoded(pair).contains("sid=") || masked_path(pair).is_some();
     if sessions.is_none() && !query.is_some_and(|query| query.split('&').any(is_secret)) {
         return Cow::Borrowed(target);
     }
@@ -202,12 +203,14 @@ fn masked(target: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// The path up to its `/sess`, if it contains one.
+/// The path up to its `/sess`, if it contains one; nothing of a path with `sid=` in it, whose `?` is missing.
 fn masked_path(path: &str) -> Option<String> {
     let path = decoded(path);
     let is_end = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
-    let (at, _) =
-        path.match_indices("/sess").find(|(at, name)| is_end(&path[at + name.len()..]))?;
+    let found = path.match_indices("/sess").find(|(at, name)| is_end(&path[at + name.len()..]));
+    let Some((at, _)) = found else {
+        return path.contains("sid=").then(|| MASK.to_owned());
+    };
     // What comes before `/sess` is not shown: decoded, it could look like a field of the log line.
     let before = if at == 0 { "" } else { MASK };
     Some(match &path[at + "/sess".len()..] {
@@ -268,6 +271,11 @@ mod tests {
             ("/items?id=7&sid=SECRET", "/items?id=7&sid=…"),
             ("/items?id=7;sid=SECRET", "/items?…"),
             ("/?SID=SECRET&a=b", "/?sid=…&a=b"),
+            ("/items;sid=SECRET", "…"),
+            ("/sessions;s%69d=SECRET", "…"),
+            ("/items&sid=SECRET?a=b", "…?…"),
+            ("/?next=/sess/SECRET&a=b", "/?…&a=b"),
+            ("/?u=http%3A%2F%2Fkiosk%2Fsess%2FSECRET", "/?…"),
         ] {
             assert_eq!(masked(target), shown, "{target}");
         }

@@ -18,6 +18,9 @@ const fn row(kind: &'static str, writes_only: bool, text: &'static str) -> Advic
     Advice { kind, text, writes_only }
 }
 
+#[rustfmt::skip] // as the tables
+const NOPERM: Advice = row("NOPERM", false, "its user needs ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection (ACL SETUSER); with RATE_LIMIT also ~rate:*, and with KEY_PREFIX=a: only ~a:* in their place");
+
 /// By the code that an error begins with, or that a script has run into (in the middle of the text before Redis 7.0).
 #[rustfmt::skip] // a table
 const BY_CODE: &[Advice] = &[
@@ -32,7 +35,7 @@ const BY_CODE: &[Advice] = &[
     row("TRYAGAIN", false, "slots are being moved (CLUSTER NODES)"),
     row("NOAUTH", false, "it wants a password: set REDIS_PASSWORD_FILE or REDIS_PASSWORD (for sentinels sentinel_password_file)"),
     row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and the user in REDIS_URL (for sentinels sentinel_password_file)"),
-    row("NOPERM", false, "its user needs ~item:* ~sess:* ~idem:* +@read +@write +@scripting +@connection (ACL SETUSER)"),
+    NOPERM,
     row("WRONGTYPE", false, "a key of ours holds something that is no string: another program writes under item: or sess:"),
     row("MOVED", false, "it is part of a cluster: use redis+cluster://"),
 ];
@@ -44,6 +47,8 @@ const BY_WORDS: &[(&str, Advice)] = &[
     ("without any password configured", row("no password", false, "it has no password: give it one (requirepass), or do not give us one")),
     ("invalid password", row("WRONGPASS", false, "look at REDIS_PASSWORD_FILE, REDIS_PASSWORD and REDIS_URL")),
     ("DB index is out of range", row("database", false, "raise its `databases`, or name another in REDIS_URL")),
+    // What a script gets in place of `-NOPERM`, from Redis 7.0 on.
+    ("The user executing the script can't", NOPERM),
     ("unknown command", row("unknown command", false, "it is older than Redis 6.2, no Redis, or has commands renamed or switched off")),
     #[cfg(feature = "tls")]
     ("alert: CertificateRequired", row("no certificate", false, NO_CERTIFICATE)),
@@ -92,6 +97,14 @@ mod tests {
             ("ERR max number of clients reached", "max clients"),
             ("ERR invalid password", "WRONGPASS"),
             ("ERR unknown command 'GETEX', with args beginning with:…", "unknown command"),
+            (
+                "ERR The user executing the script can't run this command or subcommand script: 54af, on @user_script:10.",
+                "NOPERM",
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments",
+                "NOPERM",
+            ),
         ] {
             assert_eq!(advice(said).map(|row| row.kind), Some(kind), "{said}");
         }

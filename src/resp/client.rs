@@ -190,16 +190,17 @@ impl Client {
     ///
     /// A request that no connection has gets the reason for its wait: it certainly did not run. So does a read that is
     /// being tried again: for a server that answers LOADING now and then, LOADING is the better answer than a timeout.
-    pub fn abandon(&mut self, tag: u64) -> Option<Failure> {
+    pub fn abandon(&mut self, tag: u64) -> Option<(ReplyType, Failure)> {
         if let Some(parked) = self.parked.remove(tag) {
-            return Some(self.why_parked(&parked));
+            return Some((parked.slot.reply_type, self.why_parked(&parked)));
         }
         for node in self.nodes.iter_mut() {
             let mut connections = node.connections_mut();
             if let Some(slot) = connections.find_map(|connection| connection.abandon(tag)) {
                 drop(connections);
                 let refusal = node.refusal.clone().filter(|_| slot.read_only && slot.tries > 1);
-                return Some(refusal.map_or(Failure::Timeout, Failure::Refused));
+                let failure = refusal.map_or(Failure::Timeout, Failure::Refused);
+                return Some((slot.reply_type, failure));
             }
         }
         None

@@ -92,6 +92,7 @@ impl Redis {
             seen: Vec::new(),
             pings: Vec::new(),
             pongs: Vec::new(),
+            uncounted: Vec::new(),
             replies: Replies::default(),
             key_prefix: self.key_prefix.as_bytes().into(),
             no_item: [self.key_prefix.as_bytes(), NO_ITEM].concat().into(),
@@ -150,6 +151,8 @@ pub struct RedisSession {
     /// Probes under way, and those whose server has answered well.
     pings: Vec<Tag>,
     pongs: Vec<Tag>,
+    /// Of the finished commands those that were to count a request, and have not.
+    uncounted: Vec<Tag>,
     /// Finished commands.
     replies: Replies,
     /// Stands before every key.
@@ -261,6 +264,7 @@ impl Session for RedisSession {
             seen,
             pings,
             pongs,
+            uncounted,
             replies,
             health,
             ..
@@ -297,6 +301,9 @@ impl Session for RedisSession {
                     if reply_type == ReplyType::Probe {
                         pings.retain(|ping| *ping != tag);
                         health.probed(now, answer.is_ok());
+                    }
+                    if reply_type == ReplyType::Pair && answer.is_err() {
+                        uncounted.push(tag);
                     }
                     match answer {
                         Ok(Answer::Pong) => pongs.push(tag),
@@ -339,7 +346,8 @@ impl Session for RedisSession {
         }
         self.voice.count(self.client.counts(), self.client.in_flight());
         self.voice.say(now, self.client.trouble(now).map(without_reply));
-        self.trouble.hear(now, &self.replies);
+        self.trouble.hear(now, &self.replies, |tag| self.uncounted.contains(&tag));
+        self.uncounted.clear();
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
             self.replies.trim();
             self.trim_at = None;
@@ -367,7 +375,9 @@ impl Session for RedisSession {
         let mut why = unplanned.map(|_| not_all_known());
         // The parts of a bulk have the same tag. Why one was not sent says more than the timeout of one that was.
         let was_bulk = self.bulks.end(tag).is_some();
-        while let Some(failure) = self.client.abandon(tag) {
+        let mut is_count = false;
+        while let Some((reply_type, failure)) = self.client.abandon(tag) {
+            is_count = reply_type == ReplyType::Pair;
             why = why.filter(|why| *why != StoreError::Timeout).or(Some(without_reply(failure)));
             if !was_bulk {
                 break;
@@ -378,7 +388,7 @@ impl Session for RedisSession {
             why = Some(error(&e));
         }
         let why = why.unwrap_or(StoreError::Timeout);
-        self.trouble.hear(now, &Replies::of(Err(why.clone())));
+        self.trouble.hear(now, &Replies::of(Err(why.clone())), |_| is_count);
         why
     }
 

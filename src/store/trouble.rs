@@ -7,12 +7,15 @@
 //! INFO  redis: requests no longer fail (OOM): 330 did in 134 s
 //! ```
 //!
+//! A count for `RATE_LIMIT` that fails costs its request nothing, so that is told for itself: `RATE_LIMIT does not hold,
+//! requests pass uncounted: …`.
+//!
 //! One [`Trouble`] for all workers, so that each kind is logged once. Kinds are those of
 //! [`advice`](crate::resp::advice), and a few for failures without an error reply. Trouble is over when a request
 //! succeeds of the sort that would have failed, and none has failed in that way for `QUIET`: only part of a cluster may
 //! be in trouble. Probes count as requests: to the store they are. Each single failure is logged at `debug`.
 
-use super::{Answer, Replies, StoreError};
+use super::{Answer, Replies, StoreError, Tag};
 use crate::resp::advice::advice;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,20 +37,22 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Counts the failures and successes among a session's replies, abandoned commands included.
-    pub fn hear(&self, now: Instant, replies: &Replies) {
+    /// Counts the failures and successes among a session's replies, abandoned commands included; `is_count` tells of one
+    /// that failed whether it was to count a request for `RATE_LIMIT`.
+    pub fn hear(&self, now: Instant, replies: &Replies, is_count: impl Fn(Tag) -> bool) {
         let is_all_well = replies.is_empty() || !self.any.load(Ordering::Relaxed);
         if replies.has_failed() || !is_all_well {
-            self.judge(now, replies);
+            self.judge(now, replies, &is_count);
         }
     }
 
     #[cold]
-    fn judge(&self, now: Instant, replies: &Replies) {
+    fn judge(&self, now: Instant, replies: &Replies, is_count: &dyn Fn(Tag) -> bool) {
         let mut lines = Vec::new();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        for e in replies.iter().filter_map(|(_, reply)| reply.err()) {
-            lines.extend(ledger.failed(now, &e).map(|line| (log::Level::Warn, line)));
+        for (tag, e) in replies.iter().filter_map(|(tag, reply)| Some((tag, reply.err()?))) {
+            let line = ledger.failed(now, &e, is_count(tag));
+            lines.extend(line.map(|line| (log::Level::Warn, line)));
         }
         let is_write = |answer: Answer<&[u8]>| {
             matches!(
@@ -60,10 +65,11 @@ impl Trouble {
                     | Answer::Partial(_)
             )
         };
-        let mut successes = replies.iter().filter_map(|(_, reply)| reply.ok());
-        if let Some(first) = successes.next() {
-            let wrote = is_write(first) || successes.any(is_write);
-            let ended = ledger.succeeded(now, wrote);
+        let successes = || replies.iter().filter_map(|(_, reply)| reply.ok());
+        if successes().next().is_some() {
+            let wrote = successes().any(is_write);
+            let counted = successes().any(|answer| matches!(answer, Answer::Taken { .. }));
+            let ended = ledger.succeeded(now, wrote, counted);
             lines.extend(ended.into_iter().map(|line| (log::Level::Info, line)));
         }
         self.any.store(ledger.0.values().any(|kind| kind.open), Ordering::Relaxed);
@@ -74,9 +80,9 @@ impl Trouble {
     }
 }
 
-/// Every kind of trouble seen so far.
+/// Every kind of trouble seen so far, that of counts for `RATE_LIMIT` apart.
 #[derive(Debug, Default)]
-struct Ledger(HashMap<&'static str, Kind>);
+struct Ledger(HashMap<(&'static str, bool), Kind>);
 
 #[derive(Debug)]
 struct Kind {
@@ -93,9 +99,9 @@ struct Kind {
 
 impl Ledger {
     /// Notes a failed request; gives the line to log, if one is due.
-    fn failed(&mut self, now: Instant, e: &StoreError) -> Option<String> {
+    fn failed(&mut self, now: Instant, e: &StoreError, is_count: bool) -> Option<String> {
         let (name, text, writes_only) = recognise(e);
-        let kind = self.0.entry(name).or_insert(Kind {
+        let kind = self.0.entry((name, is_count)).or_insert(Kind {
             open: false,
             began: now,
             failed: now,
@@ -116,31 +122,45 @@ impl Ledger {
         kind.told = Some(now);
         if std::mem::replace(&mut kind.announced, true) {
             let (n, s) = (kind.requests, seconds(kind.began, now));
-            return Some(format!("requests still fail ({name}): {n} in {s} s"));
+            let still = if is_count { "still pass uncounted" } else { "still fail" };
+            return Some(format!("requests {still} ({name}): {n} in {s} s"));
         }
         let said = match e {
             StoreError::Unavailable(said) | StoreError::Refused(said) => said.clone(),
             e => e.to_string(),
         };
         let said = said.trim_end_matches('.');
+        let what = match is_count {
+            true => "RATE_LIMIT does not hold, requests pass uncounted",
+            false => "requests fail",
+        };
+        let text = match (is_count, e) {
+            (true, StoreError::Timeout) => Some("a count has a tenth of REQUEST_TIMEOUT"),
+            _ => text,
+        };
         Some(match text {
-            Some(text) => format!("requests fail: {said}; {text}"),
-            None => format!("requests fail: {said}"),
+            Some(text) => format!("{what}: {said}; {text}"),
+            None => format!("{what}: {said}"),
         })
     }
 
-    /// Notes a successful request; gives a line for each trouble that it ends.
-    fn succeeded(&mut self, now: Instant, wrote: bool) -> Vec<String> {
-        let is_over = |kind: &Kind| {
+    /// Notes that requests have succeeded, whether one of them wrote, and whether one was counted; gives a line for each
+    /// trouble that this ends.
+    fn succeeded(&mut self, now: Instant, wrote: bool, counted: bool) -> Vec<String> {
+        let is_over = |is_count: bool, kind: &Kind| {
             let quiet = now.saturating_duration_since(kind.failed) >= QUIET;
-            kind.open && quiet && (wrote || !kind.writes_only)
+            kind.open && quiet && if is_count { counted } else { wrote || !kind.writes_only }
         };
         let mut lines = Vec::new();
-        for (name, kind) in self.0.iter_mut().filter(|(_, kind)| is_over(kind)) {
+        for ((name, is_count), kind) in &mut self.0 {
+            if !is_over(*is_count, kind) {
+                continue;
+            }
             kind.open = false;
             if kind.announced {
                 let (n, s) = (kind.requests, seconds(kind.began, kind.failed));
-                lines.push(format!("requests no longer fail ({name}): {n} did in {s} s"));
+                let what = if *is_count { "pass uncounted" } else { "fail" };
+                lines.push(format!("requests no longer {what} ({name}): {n} did in {s} s"));
             }
         }
         lines
@@ -192,20 +212,20 @@ mod tests {
     fn trouble_is_told_when_it_begins_every_minute_and_when_it_ends() {
         let (mut ledger, zero) = (Ledger::default(), Instant::now());
         let at = |s| zero + Duration::from_secs(s);
-        let begun = ledger.failed(at(0), &oom()).unwrap();
+        let begun = ledger.failed(at(0), &oom(), false).unwrap();
         assert!(begun.starts_with("requests fail: OOM command not allowed; its memory is full"));
         for s in 1..60 {
-            assert_eq!(ledger.failed(at(s), &oom()), None, "{s}");
+            assert_eq!(ledger.failed(at(s), &oom(), false), None, "{s}");
         }
         let still = "requests still fail (OOM): 61 in 60 s";
-        assert_eq!(ledger.failed(at(60), &oom()).as_deref(), Some(still));
-        assert_eq!(ledger.failed(at(61), &oom()), None);
+        assert_eq!(ledger.failed(at(60), &oom(), false).as_deref(), Some(still));
+        assert_eq!(ledger.failed(at(61), &oom(), false), None);
         // Too soon after the failure; and then a read, which proves nothing about writes.
-        assert_eq!(ledger.succeeded(at(61), true), Vec::<String>::new());
-        assert_eq!(ledger.succeeded(at(62), false), Vec::<String>::new());
+        assert_eq!(ledger.succeeded(at(61), true, true), Vec::<String>::new());
+        assert_eq!(ledger.succeeded(at(62), false, false), Vec::<String>::new());
         let over = "requests no longer fail (OOM): 62 did in 61 s";
-        assert_eq!(ledger.succeeded(at(62), true), [over]);
-        assert_eq!(ledger.succeeded(at(63), true), Vec::<String>::new());
+        assert_eq!(ledger.succeeded(at(62), true, true), [over]);
+        assert_eq!(ledger.succeeded(at(63), true, true), Vec::<String>::new());
     }
 
     /// An end and a beginning every few seconds are two lines in a minute, not two every few seconds.
@@ -215,8 +235,8 @@ mod tests {
         let mut lines = Vec::new();
         for s in (0..120).step_by(2) {
             let at = |s| zero + Duration::from_secs(s);
-            lines.extend(ledger.failed(at(s), &StoreError::Timeout));
-            lines.extend(ledger.succeeded(at(s + 1), false));
+            lines.extend(ledger.failed(at(s), &StoreError::Timeout, false));
+            lines.extend(ledger.succeeded(at(s + 1), false, false));
         }
         assert_eq!(lines.len(), 4, "{lines:?}");
         assert!(lines[2].starts_with("requests fail: no answer in time; "));
@@ -237,7 +257,30 @@ mod tests {
             (refused("NOPERM no"), true),
             (oom(), false),
         ] {
-            assert_eq!(ledger.failed(now, &e).is_some(), told, "{e}");
+            assert_eq!(ledger.failed(now, &e, false).is_some(), told, "{e}");
         }
+    }
+
+    /// The request goes on uncounted: whoever looks for one that failed finds none.
+    #[test]
+    fn a_count_that_fails_is_no_request_that_fails() {
+        let (mut ledger, zero) = (Ledger::default(), Instant::now());
+        let at = |s| zero + Duration::from_secs(s);
+        let begun = ledger.failed(at(0), &StoreError::Timeout, true).unwrap();
+        assert_eq!(
+            begun,
+            "RATE_LIMIT does not hold, requests pass uncounted: no answer in time; a count has a tenth of \
+             REQUEST_TIMEOUT"
+        );
+        let still = "requests still pass uncounted (no answer in time): 2 in 60 s";
+        assert_eq!(ledger.failed(at(60), &StoreError::Timeout, true).as_deref(), Some(still));
+        assert!(
+            ledger.failed(at(60), &StoreError::Timeout, false).is_some(),
+            "it is another trouble"
+        );
+        let over = "requests no longer fail (no answer in time): 1 did in 0 s";
+        assert_eq!(ledger.succeeded(at(62), true, false), [over]);
+        let over = "requests no longer pass uncounted (no answer in time): 2 did in 60 s";
+        assert_eq!(ledger.succeeded(at(63), true, true), [over]);
     }
 }

@@ -429,7 +429,7 @@ fn what_is_refused_is_counted_too() {
 fn a_store_that_does_not_count_lets_all_pass() {
     let redis = Redis::start();
     for_each_front(|front| {
-        let kioskd = Kioskd::start(&[
+        let mut kioskd = Kioskd::start(&[
             ("FRONT", front),
             ("REDIS_ADDR", &redis.addr()),
             ("RATE_LIMIT", "1/h"),
@@ -442,6 +442,9 @@ fn a_store_that_does_not_count_lets_all_pass() {
             let reply = client.get("/items/7");
             assert_eq!((reply.status, reply.header("RateLimit")), (404, None), "{reply:?}");
         }
+        // None of them has failed, and the log must not say so.
+        kioskd.wait_for_log("redis: RATE_LIMIT does not hold, requests pass uncounted: ");
+        assert!(!kioskd.log().contains("requests fail"), "{}", kioskd.log());
         redis.command(&["ACL", "SETUSER", "default", "+incr"]);
         assert_eq!([client.get("/items/7").status, client.get("/items/7").status], [404, 429]);
         // Frozen: the count has a tenth of the time, and then the request has the rest of it.

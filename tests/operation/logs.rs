@@ -351,6 +351,20 @@ fn the_permissions_that_the_log_advises_are_enough() {
         let reply = client.request(method, path, &[kind, key], b"{}");
         assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
     }
+    // What these two need beside that is said with it.
+    for (setting, advised) in [
+        (("RATE_LIMIT", "1000/s"), "with RATE_LIMIT also ~rate:*"),
+        (("KEY_PREFIX", "a:"), "with KEY_PREFIX=a: only ~a:*"),
+    ] {
+        let mut kioskd = Kioskd::start(&[("REDIS_URL", &url), ("FRONT", "poll"), setting]);
+        let mut client = kioskd.connect();
+        client.get("/items/1");
+        kioskd.wait_for_log(advised);
+        set(advised.rsplit(' ').next().expect("it names keys"));
+        let reply = client.post("/items/1", "{}");
+        assert_eq!(reply.status, 201, "{reply:?}");
+        assert_eq!(reply.header("RateLimit").is_some(), setting.0 == "RATE_LIMIT", "{reply:?}");
+    }
 }
 
 #[test]

@@ -282,6 +282,10 @@ fn what_gives_way_and_what_is_not_used_is_told_once() {
                 &[("MAX_BODY_BYTES", "70000000")],
                 &["MEMORY_MAX_BYTES is 70000236, not 67108864: MAX_BODY_BYTES is 70000000"],
             ),
+            (
+                &[("MEMORY_MAX_BYTES", "100000")],
+                &["MAX_BODY_BYTES is 99764, not 1048576: MEMORY_MAX_BYTES is 100000"],
+            ),
         ] {
             let settings = [&[("FRONT", front)], settings].concat();
             let kioskd = Kioskd::start(&settings);
