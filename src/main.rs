@@ -223,9 +223,15 @@ fn drain(
     Started { server, metrics, .. }: &Started,
 ) -> Result<(), &'static str> {
     let mut threads = server.threads;
-    wait(events, first, config.drain_delay, &mut threads)?;
+    let delayed = wait(events, first, config.drain_delay, &mut threads);
     lifecycle.advance(State::Stopped);
     server.wake();
+    if delayed.is_err() {
+        // At once, but not before the listener is closed: with it goes the file of a Unix socket.
+        let until = Instant::now() + STEP;
+        while wait(events, first, STEP, &mut threads).is_err() && Instant::now() < until {}
+        return delayed;
+    }
     wait(events, first, config.drain_timeout, &mut threads)?;
     // Clients that have their responses and keep the connection open do not make a drain unclean.
     match threads > 0 && metrics.in_flight() > 0 {

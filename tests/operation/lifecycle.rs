@@ -223,9 +223,11 @@ fn drain_delay_passes() {
 fn a_second_signal_more_than_a_second_after_the_first_exits_at_once() {
     for_each_front(|front| {
         let start = Instant::now();
+        let dir = temp_dir();
         let delayed = [("TERM", "TERM"), ("INT", "QUIT")].map(|pair| {
-            let kioskd = Kioskd::start(&[("FRONT", front), ("DRAIN_DELAY", "50s")]);
-            (kioskd, pair, None)
+            let listen = format!("unix:{}/{}.sock", dir.display(), pair.0);
+            let settings = [("FRONT", front), ("LISTEN", &listen), ("DRAIN_DELAY", "50s")];
+            (Kioskd::start(&settings), pair, None)
         });
         let finishing = [("INT", "INT"), ("QUIT", "TERM")].map(|pair| {
             let (kioskd, fake, client) =
@@ -251,6 +253,9 @@ fn a_second_signal_more_than_a_second_after_the_first_exits_at_once() {
             );
             assert_eq!(kioskd.wait_exit().code(), Some(1), "{first} {second}: {log}");
         }
+        let left = std::fs::read_dir(&dir).expect("it is ours").count();
+        assert_eq!(left, 0, "sockets that nobody listens on");
+        let _ = std::fs::remove_dir_all(dir);
         assert!(start.elapsed() < Duration::from_secs(40), "it took {:?}", start.elapsed());
     });
 }
