@@ -341,14 +341,21 @@ mod tests {
         }
     }
 
-    /// It is read again every ten seconds.
+    /// It is read again every ten seconds. Ten times as many took a hundred times as long; the best of three, because
+    /// other tests run beside this one.
     #[test]
     fn a_file_of_many_tokens_is_soon_read() {
-        let line = |n| format!("u{n}:s{n}\n");
-        let text: String = (0..60_000).map(line).collect();
-        let began = std::time::Instant::now();
-        assert_eq!(Tokens::parse(&text).unwrap().len(), 60_000);
-        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+        let time = |count: usize| {
+            let text: String = (0..count).map(|n| format!("u{n}:s{n}\n")).collect();
+            let took = (0..3).map(|_| {
+                let began = std::time::Instant::now();
+                assert_eq!(Tokens::parse(&text).unwrap().len(), count);
+                began.elapsed()
+            });
+            took.min().unwrap_or_default()
+        };
+        let (few, many) = (time(6_000), time(60_000));
+        assert!(many < 40 * few, "{many:?}, and a tenth of them {few:?}");
     }
 
     #[test]
