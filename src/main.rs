@@ -88,6 +88,9 @@ fn run(config: Config, log: &Log) -> ExitCode {
             log::error!("shutdown failed: {why}; {cut} requests in flight were cut");
         }
     }
+    if lifecycle.state() < State::Stopped {
+        close(&lifecycle, &events, first, &started.server);
+    }
     if log.dropped() > 0 {
         log::warn!("{} log lines were dropped in all", log.dropped());
     }
@@ -223,21 +226,23 @@ fn drain(
     Started { server, metrics, .. }: &Started,
 ) -> Result<(), &'static str> {
     let mut threads = server.threads;
-    let delayed = wait(events, first, config.drain_delay, &mut threads);
+    wait(events, first, config.drain_delay, &mut threads)?;
     lifecycle.advance(State::Stopped);
     server.wake();
-    if delayed.is_err() {
-        // At once, but not before the listener is closed: with it goes the file of a Unix socket.
-        let until = Instant::now() + STEP;
-        while wait(events, first, STEP, &mut threads).is_err() && Instant::now() < until {}
-        return delayed;
-    }
     wait(events, first, config.drain_timeout, &mut threads)?;
     // Clients that have their responses and keep the connection open do not make a drain unclean.
     match threads > 0 && metrics.in_flight() > 0 {
         true => Err("DRAIN_TIMEOUT has passed"),
         false => Ok(()),
     }
+}
+
+/// Closes the listener of a server whose drain was cut short before that; with it goes the file of a Unix socket.
+fn close(lifecycle: &Lifecycle, events: &Receiver<Event>, first: Instant, server: &Server) {
+    let (mut threads, until) = (server.threads, Instant::now() + STEP);
+    lifecycle.advance(State::Stopped);
+    server.wake();
+    while wait(events, first, STEP, &mut threads).is_err() && Instant::now() < until {}
 }
 
 /// How long one step of a wait takes.

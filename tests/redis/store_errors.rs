@@ -171,11 +171,12 @@ fn a_key_that_is_no_string_or_no_document_is_store_error_and_can_be_replaced() {
 #[test]
 fn a_full_memory_store_is_507_and_still_deletes() {
     for_each_front(|front| {
-        let settings = [("FRONT", front), ("STORE", "memory"), ("MEMORY_MAX_BYTES", "4096")];
+        let settings = [("FRONT", front), ("STORE", "memory"), ("MEMORY_MAX_BYTES", "8192")];
         let kioskd = Kioskd::start(&settings);
         let mut client = kioskd.connect();
         assert_eq!(client.post("/items/1", r#"{"a":1}"#).status, 201);
         let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(5000));
+        assert_eq!(client.post("/items/3", &large).status, 201);
         for (method, path) in
             [("POST", "/items/2"), ("PUT", "/items/1"), ("PATCH", "/items/1"), ("POST", "/sess/1")]
         {
