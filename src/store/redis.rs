@@ -346,7 +346,9 @@ impl Session for RedisSession {
         }
         self.voice.count(self.client.counts(), self.client.in_flight());
         self.voice.say(now, self.client.trouble(now).map(without_reply));
-        self.trouble.hear(now, &self.replies, |tag| self.uncounted.contains(&tag));
+        // There may be thousands of both.
+        self.uncounted.sort_unstable();
+        self.trouble.hear(now, &self.replies, |tag| self.uncounted.binary_search(&tag).is_ok());
         self.uncounted.clear();
         if self.replies.is_empty() && self.trim_at.is_some_and(|t| now >= t) {
             self.replies.trim();
