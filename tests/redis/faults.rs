@@ -98,16 +98,23 @@ fn a_late_reply_never_answers_another_request() {
 /// Row 2. A command of which the server has a part is poison: what follows it goes out on a new connection.
 #[test]
 fn a_partly_written_command_is_never_continued() {
+    static IN: AtomicBool = AtomicBool::new(false);
     let server = ByHand::start(|caller| {
         if caller.number > 1 {
             return caller.serve();
         }
         caller.let_in()?;
+        IN.store(true, Ordering::SeqCst);
         std::thread::sleep(PATIENCE);
         Ok(())
     });
     let options = Options { stall_timeout: ms(3000), ..Options::default() };
     let mut turns = Loop::open(&redis_store(&server.addr(), options));
+    // What waits for a connection until its deadline was not sent at all.
+    eventually("the server to let it in", || {
+        assert_eq!(turns.turn_for(ms(10)), []);
+        IN.load(Ordering::SeqCst)
+    });
     for tag in 0..32 {
         turns.submit(tag, set("item:big", &vec![b'x'; MIB]), ms(2000));
     }
